@@ -1,0 +1,28 @@
+# Two commands need nothing but Python 3.11 and pip:
+#   make demo   the main job on the embedded model and data
+#   make test   the tests
+PYTHON ?= python3
+BIN := .venv/bin
+
+.PHONY: demo test venv check clean
+
+venv: .venv/installed
+
+.venv/installed: pyproject.toml constraints.txt
+	$(PYTHON) -m venv .venv
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev]'
+	touch $@
+
+demo: venv
+	$(BIN)/sandglass demo --out demo --force
+
+check: venv
+	$(BIN)/ruff check .
+	$(BIN)/ruff format --check .
+	$(BIN)/mypy
+
+test: venv
+	$(BIN)/python -m pytest -n 2 --dist loadfile
+
+clean:
+	rm -rf .venv demo build dist

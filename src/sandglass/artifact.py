@@ -1,0 +1,90 @@
+"""Artifacts: a folder with what one runtime loads, plus `sandglass.json` that says what it is and proves it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandglass import discover
+from sandglass.backends import Session
+from sandglass.card import Card
+from sandglass.errors import ArtifactError, CardError
+from sandglass.files import read_json, sha256, write_json
+
+MANIFEST = "sandglass.json"
+FORMAT = 1
+FIELDS = ("card", "backend", "precision", "files", "inputs", "graph_sha256", "check", "backend_notes")
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: `folder` and its parsed manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    card: Card
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that made it and runs it."""
+        return str(self.manifest["backend"])
+
+    @property
+    def precision(self) -> str:
+        """For example "fp32" or "int8"."""
+        return str(self.manifest["precision"])
+
+    @property
+    def input_name(self) -> str:
+        """The graph's name of its image input."""
+        return str(next(iter(self.manifest["inputs"])))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the runtime's files, without the manifest."""
+        return sum((self.folder / name).stat().st_size for name in self.manifest["files"])
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the manifest, which holds the hashes of all files."""
+        return sha256(self.folder / MANIFEST)
+
+    def open(self, threads: int) -> Session:
+        """Load it on its runtime; raises BackendUnavailable when that is not installed."""
+        backend = discover.load("backends", self.backend)
+        backend.available()
+        return backend.open(self.folder, self.manifest["backend_notes"], threads)
+
+
+def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
+    """Hash the files in `folder` and write its manifest, the last file of an artifact to appear."""
+    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    write_json(folder / MANIFEST, {"format": FORMAT, **fields, "files": {path.name: sha256(path) for path in files}})
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Read and verify an artifact.
+
+    Raises ArtifactError when the folder has no manifest, a manifest of another format, or a file that is missing
+    or was changed.
+    """
+    path = folder / MANIFEST
+    if not path.is_file():
+        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}", "make one with `sandglass deploy`")
+    manifest = read_json(path, ArtifactError)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{path} is not of format {FORMAT}", "deploy the model again with this version")
+    if missing := [name for name in FIELDS if name not in manifest]:
+        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "deploy the model again")
+    for name, expected in manifest["files"].items():
+        file = folder / name
+        if not file.is_file() or sha256(file) != expected:
+            state = "was changed" if file.is_file() else "is missing"
+            raise ArtifactError(f"{file} {state} since the artifact was made", "deploy the model again")
+    try:
+        card = Card.from_dict(manifest["card"], str(path), folder)
+    except CardError as error:
+        raise ArtifactError(error.message, "deploy the model again with this version") from error
+    return Artifact(folder, manifest, card)

@@ -1,0 +1,181 @@
+"""Speed of artifacts on their runtimes: warm-up, then short bursts of each in turn, so that ratios survive drift.
+
+Each artifact runs in a process of its own: its peak memory is its own, and no runtime's threads meet another's.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import resource
+import sys
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from multiprocessing.connection import Connection
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass import host
+from sandglass.artifact import Artifact, load_artifact
+from sandglass.errors import BackendError, SandglassError
+
+WARM_UP_SECONDS = 0.5
+BURST_SECONDS = 0.25
+
+
+@dataclass(frozen=True)
+class Speed:
+    """Latencies in milliseconds of one batch, pure inference; memory in MiB; throughput in images per second."""
+
+    artifact: Artifact
+    median: float
+    p90: float
+    p99: float
+    minimum: float
+    throughput: float
+    peak_memory: float
+    runs: int
+    threads: int
+    batch: int
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able result with the conditions of the measurement."""
+        return {
+            "model": self.artifact.card.name,
+            "input": list(self.artifact.card.input.size),
+            "backend": self.artifact.backend,
+            "precision": self.artifact.precision,
+            "latency_ms": {"median": self.median, "p90": self.p90, "p99": self.p99, "minimum": self.minimum},
+            "images_per_second": self.throughput,
+            "peak_memory_mib": self.peak_memory,
+            "runs": self.runs,
+            "threads": self.threads,
+            "batch": self.batch,
+            "artifact_sha256": self.artifact.sha256,
+            "host": host.describe(),
+            "command": host.command(),
+        }
+
+
+def benchmark(
+    artifacts: Sequence[Artifact],
+    *,
+    threads: int | None = None,
+    batch: int = 1,
+    seconds: float = 3.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[Speed]:
+    """Time each artifact for `seconds` of inference at `batch`, in interleaved bursts.
+
+    Raises the SandglassError of an artifact that cannot be loaded or run.
+    """
+    workers: list[_Worker] = []
+    threads = threads or host.threads()
+    try:
+        for artifact in artifacts:
+            workers.append(_Worker(artifact, threads, batch))
+            workers[-1].burst(WARM_UP_SECONDS)
+        rounds = max(1, round(seconds / BURST_SECONDS))
+        times: list[list[float]] = [[] for _ in workers]
+        for turn in range(rounds):
+            for worker, collected in zip(workers, times, strict=True):
+                collected.extend(worker.burst(BURST_SECONDS))
+            progress(turn + 1, rounds)
+        memory = [worker.peak_memory() for worker in workers]
+    finally:
+        for worker in workers:
+            worker.close()
+    return [_speed(*row, threads, batch) for row in zip(artifacts, times, memory, strict=True)]
+
+
+def _speed(artifact: Artifact, times: list[float], memory: float, threads: int, batch: int) -> Speed:
+    milliseconds = np.array(times) * 1e3
+    median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
+    return Speed(
+        artifact,
+        median=round(float(median), 4),
+        p90=round(float(p90), 4),
+        p99=round(float(p99), 4),
+        minimum=round(float(milliseconds.min()), 4),
+        throughput=round(batch * len(times) / sum(times), 2),
+        peak_memory=round(memory, 1),
+        runs=len(times),
+        threads=threads,
+        batch=batch,
+    )
+
+
+class _Worker:
+    """An artifact in its own process, which runs bursts on request."""
+
+    def __init__(self, artifact: Artifact, threads: int, batch: int) -> None:
+        context = multiprocessing.get_context("spawn")
+        self.name = str(artifact.folder)
+        self.pipe, other = context.Pipe()
+        self.process: BaseProcess = context.Process(
+            target=_serve, args=(other, artifact.folder, threads, batch), daemon=True
+        )
+        self.process.start()
+        other.close()
+        self._receive()
+
+    def burst(self, seconds: float) -> list[float]:
+        """Seconds of each run in a burst of about `seconds`, at least one."""
+        self.pipe.send(seconds)
+        return list(self._receive())
+
+    def peak_memory(self) -> float:
+        """The process's largest resident size so far, MiB."""
+        self.pipe.send("memory")
+        return float(self._receive())
+
+    def close(self) -> None:
+        """End the process."""
+        self.process.terminate()
+        self.process.join()
+        self.pipe.close()
+
+    def _receive(self) -> Any:
+        try:
+            answer = self.pipe.recv()
+        except EOFError as error:
+            raise BackendError(f"{self.name}: the runtime's process died", "try fewer threads or a smaller batch") from error
+        if isinstance(answer, SandglassError):
+            raise answer
+        return answer
+
+
+def _serve(pipe: Connection, folder: Path, threads: int, batch: int) -> None:
+    try:
+        artifact = load_artifact(folder)
+        session = artifact.open(threads)
+        generator = np.random.default_rng(0)
+        inputs = {
+            name: generator.standard_normal((batch, *shape[1:])).astype(np.float32)
+            for name, shape in artifact.manifest["inputs"].items()
+        }
+        session.run(inputs)
+    except SandglassError as error:
+        pipe.send(error)
+        return
+    pipe.send("ready")
+    while True:
+        request = pipe.recv()
+        if request == "memory":
+            unit = 1 if sys.platform == "darwin" else 1024
+            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+        else:
+            pipe.send(_burst(lambda: session.run(inputs), request))
+
+
+def _burst(run: Callable[[], object], seconds: float) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return times

@@ -1,0 +1,159 @@
+"""Model cards: TOML files that say what a model is. Zoo models and a user's own ONNX files share one format.
+
+The fields are described in docs/model-card.md.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import sys
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from sandglass import discover
+from sandglass.errors import CardError
+
+if sys.version_info >= (3, 11):
+    import tomllib
+else:
+    import tomli as tomllib
+
+ZOO = Path(__file__).parent / "cards"
+
+
+@dataclass(frozen=True)
+class Input:
+    """What the network eats: RGB or BGR pixels of 0..255, `(pixel - mean) / std`, resized to `size`."""
+
+    size: tuple[int, int]
+    mean: tuple[float, float, float]
+    std: tuple[float, float, float]
+    channels: str = "rgb"
+
+
+@dataclass(frozen=True)
+class Checkpoint:
+    """Where trained weights are published: file name, addresses, and SHA-256 (or its first hex digits)."""
+
+    file: str
+    urls: tuple[str, ...] = ()
+    sha256: str = ""
+
+
+@dataclass(frozen=True)
+class Card:
+    """A parsed model card. Exactly one of `model` (an architecture of Sandglass) and `graph` (an ONNX file) is set."""
+
+    name: str
+    task: str
+    input: Input
+    model: str | None = None
+    arguments: dict[str, Any] = field(default_factory=dict)
+    graph: Path | None = None
+    decode: dict[str, Any] = field(default_factory=dict)
+    checkpoint: Checkpoint | None = None
+    published: dict[str, Any] = field(default_factory=dict)
+
+    def to_dict(self) -> dict[str, Any]:
+        """The card as JSON-able data; `from_dict` reads it back."""
+        data = {key: value for key, value in dataclasses.asdict(self).items() if value not in (None, {})}
+        if self.graph:
+            data["graph"] = self.graph.name
+        return data
+
+    @staticmethod
+    def from_dict(data: Mapping[str, Any], where: str, folder: Path | None = None) -> Card:
+        """Check and convert the fields of a card; `where` names the file in errors, `folder` anchors its paths."""
+        return _Reader(data, where).card(folder)
+
+
+def zoo() -> dict[str, Path]:
+    """Cards shipped with Sandglass: name to path."""
+    return {path.stem: path for path in sorted(ZOO.glob("*.toml"))}
+
+
+def load_card(source: str | Path) -> Card:
+    """Read a card from a zoo name or a `.toml` path.
+
+    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type.
+    """
+    path = zoo().get(str(source), Path(source))
+    if path.suffix != ".toml":
+        raise CardError(
+            f"{source} is neither a zoo model nor a .toml model card", f"zoo models: {', '.join(zoo()) or 'none'}"
+        )
+    try:
+        data = tomllib.loads(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise CardError(f"cannot read model card {path}: {error.strerror}", "check the path") from error
+    except ValueError as error:
+        raise CardError(f"{path} is not a TOML file: {error}", "see docs/model-card.md") from error
+    return Card.from_dict(data, str(path), path.parent)
+
+
+class _Reader:
+    def __init__(self, data: Mapping[str, Any], where: str) -> None:
+        self.data, self.where = data, where
+
+    def fail(self, message: str) -> CardError:
+        return CardError(f"{self.where}: {message}", "see docs/model-card.md")
+
+    def get(self, table: Mapping[str, Any], key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
+        value = table.get(key, default)
+        if value is ...:
+            raise self.fail(f"the field {key!r} is missing")
+        if value is not default and not isinstance(value, kind):
+            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            raise self.fail(f"{key} is {value!r}, expected {names}")
+        return value
+
+    def numbers(self, table: Mapping[str, Any], key: str, count: int, positive: bool = False) -> tuple[Any, ...]:
+        values = self.get(table, key, (list, tuple))
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        if len(values) != count or not numeric or (positive and min(values) <= 0):
+            raise self.fail(f"{key} is {values!r}, expected {count} {'positive ' if positive else ''}numbers")
+        return tuple(values)
+
+    def only(self, table: Mapping[str, Any], allowed: set[str], name: str) -> None:
+        if unknown := sorted(set(table) - allowed):
+            raise self.fail(f"unknown field {unknown[0]!r} in {name}, expected {', '.join(sorted(allowed))}")
+
+    def card(self, folder: Path | None) -> Card:
+        self.only(self.data, {f.name for f in dataclasses.fields(Card)}, "the card")
+        model, graph = self.get(self.data, "model", str, None), self.get(self.data, "graph", str, None)
+        if (model is None) == (graph is None):
+            raise self.fail("a card has either `model` (an architecture) or `graph` (an ONNX file)")
+        for seam, name in (("tasks", self.get(self.data, "task", str)), ("models", model)):
+            if name is not None and name not in discover.names(seam):
+                raise self.fail(f"unknown {seam[:-1]} {name!r}, known: {', '.join(discover.names(seam))}")
+        return Card(
+            name=self.get(self.data, "name", str),
+            task=self.data["task"],
+            input=self.input(self.get(self.data, "input", dict)),
+            model=model,
+            arguments=self.get(self.data, "arguments", dict, {}),
+            graph=None if graph is None else (folder or Path()) / graph,
+            decode=self.get(self.data, "decode", dict, {}),
+            checkpoint=self.checkpoint(self.get(self.data, "checkpoint", dict, None)),
+            published=self.get(self.data, "published", dict, {}),
+        )
+
+    def input(self, table: Mapping[str, Any]) -> Input:
+        self.only(table, {f.name for f in dataclasses.fields(Input)}, "[input]")
+        size = self.numbers(table, "size", 2, positive=True)
+        if not all(isinstance(side, int) for side in size):
+            raise self.fail(f"size is {list(size)!r}, expected whole numbers: height, width")
+        channels = self.get(table, "channels", str, "rgb")
+        if channels not in ("rgb", "bgr"):
+            raise self.fail(f"channels is {channels!r}, expected 'rgb' or 'bgr'")
+        std = self.numbers(table, "std", 3, positive=True)
+        return Input(size=(size[0], size[1]), mean=self.numbers(table, "mean", 3), std=std, channels=channels)
+
+    def checkpoint(self, table: Mapping[str, Any] | None) -> Checkpoint | None:
+        if table is None:
+            return None
+        self.only(table, {f.name for f in dataclasses.fields(Checkpoint)}, "[checkpoint]")
+        urls = self.get(table, "urls", (list, tuple), ())
+        return Checkpoint(self.get(table, "file", str), tuple(urls), self.get(table, "sha256", str, ""))

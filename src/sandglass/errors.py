@@ -1,0 +1,81 @@
+"""Everything that Sandglass raises on purpose.
+
+    SandglassError
+    ├── InputError            what the user gave cannot be used: exit code 2
+    │   ├── CardError         a model card that does not parse or names unknown things
+    │   ├── CheckpointError   a weights file that is truncated, hostile or of another model
+    │   ├── GraphError        an ONNX file that is broken, dynamic or not supported
+    │   ├── DatasetError      images, annotations or detections
+    │   ├── PlanError         a quantization plan that does not fit its graph
+    │   ├── ArtifactError     an artifact folder that is missing, incomplete or changed
+    │   └── FormatError       a foreign model file (ncnn) that does not parse
+    ├── BackendError          a runtime refused or failed: exit code 2
+    │   ├── BackendUnavailable    its package is not installed here
+    │   └── UnsupportedOperator   it lacks an operator of the graph
+    └── ParityError           two stages that must agree do not: exit code 2
+"""
+
+from __future__ import annotations
+
+
+class SandglassError(Exception):
+    """A failure that has a cause a user can act on.
+
+    `message` names the file and the value and says what was expected; `fix` says what to do about it.
+    """
+
+    def __init__(self, message: str, fix: str = "") -> None:
+        super().__init__(message)
+        self.message = message
+        self.fix = fix
+
+    def __str__(self) -> str:
+        return f"{self.message} ({self.fix})" if self.fix else self.message
+
+
+class InputError(SandglassError):
+    """What the user gave cannot be used."""
+
+
+class CardError(InputError):
+    """A model card does not parse, lacks a field or names something unknown."""
+
+
+class CheckpointError(InputError):
+    """A weights file is truncated, hostile or belongs to another model."""
+
+
+class GraphError(InputError):
+    """An ONNX file is broken, has a dynamic shape or cannot be brought up."""
+
+
+class DatasetError(InputError):
+    """Images, annotations or detections cannot be used."""
+
+
+class PlanError(InputError):
+    """A quantization plan is malformed or does not fit its graph."""
+
+
+class ArtifactError(InputError):
+    """An artifact folder is missing, incomplete, changed, or in the way."""
+
+
+class FormatError(InputError):
+    """A model file of a foreign format does not parse."""
+
+
+class BackendError(SandglassError):
+    """A runtime refused or failed."""
+
+
+class BackendUnavailable(BackendError):
+    """A runtime's package is not installed here, or not for this processor."""
+
+
+class UnsupportedOperator(BackendError):
+    """A runtime lacks an operator that the graph uses."""
+
+
+class ParityError(SandglassError):
+    """Two stages that must agree (module and graph, graph and artifact) do not."""

@@ -1,0 +1,86 @@
+"""Every artifact beside its graph on the same inputs: one that disagrees is not published."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sandglass import host
+from sandglass.backends import Source
+from sandglass.errors import ParityError
+
+SAMPLES = 4
+# fp32: other orders of summation and Winograd transforms move a result by some 1e-4 of its largest value.
+# int8 is meant to differ; below this correlation the network is broken, not merely quantized.
+FLOAT_TOLERANCE = 2e-3
+INTEGER_CORRELATION = 0.9
+
+
+class Reference:
+    """The graph's outputs on up to four inputs: calibration samples, or seeded noise where there are none."""
+
+    def __init__(self, source: Source, samples: Sequence[np.ndarray]) -> None:
+        from sandglass.graph.execute import GraphSession
+        from sandglass.graph.load import load_graph, static_inputs
+
+        self.inputs = static_inputs(load_graph(source.graph))
+        self.kind = "calibration samples" if samples else "noise"
+        self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
+        session = GraphSession(source.graph)
+        self.expected = [session.run(feed) for feed in self.feeds]
+
+    def check(self, backend: ModuleType, folder: Path, notes: Mapping[str, Any], precision: str) -> dict[str, Any]:
+        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees.
+
+        Returns largest difference relative to the largest output, and the correlation, over all outputs and inputs.
+        """
+        session = backend.open(folder, notes, host.threads())
+        results = [session.run(feed) for feed in self.feeds]
+        if not getattr(backend, "COMPUTES", True):
+            return {"summary": "not compared: this backend computes nothing"}
+        pairs = [
+            (expected[name], actual[name].reshape(expected[name].shape))
+            for expected, actual in zip(self.expected, results, strict=True)
+            for name in expected
+        ]
+        difference = max(relative_difference(expected, actual) for expected, actual in pairs)
+        agreement = min(correlation(expected, actual) for expected, actual in pairs)
+        summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
+        wrong = difference > FLOAT_TOLERANCE if precision == "fp32" else agreement < INTEGER_CORRELATION
+        if wrong or not np.isfinite(difference):
+            limit = f"{FLOAT_TOLERANCE:g}" if precision == "fp32" else f"correlation {INTEGER_CORRELATION:g}"
+            raise ParityError(f"the artifact {summary}; allowed is {limit}", "it was not published")
+        return {
+            "inputs": f"{len(self.feeds)} {self.kind}",
+            "relative_difference": difference,
+            "correlation": agreement,
+            "summary": summary,
+        }
+
+    def _feed(self, sample: np.ndarray) -> dict[str, np.ndarray]:
+        return {next(iter(self.inputs)): sample}
+
+    def _noise(self) -> list[dict[str, np.ndarray]]:
+        generator = np.random.default_rng(0)
+        return [
+            {name: generator.standard_normal(shape).astype(np.float32) for name, shape in self.inputs.items()}
+            for _ in range(SAMPLES)
+        ]
+
+
+def relative_difference(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Largest absolute difference over the largest absolute expected value; NaN where `actual` has one."""
+    return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-12))
+
+
+def correlation(expected: np.ndarray, actual: np.ndarray) -> float:
+    """Pearson correlation over all elements; 1 where both are constant and equal, 0 where only one is constant."""
+    a, b = (x.astype(np.float64).ravel() - x.mean(dtype=np.float64) for x in (expected, actual))
+    scale = float(np.sqrt((a @ a) * (b @ b)))
+    if scale == 0:
+        return float(np.allclose(expected, actual))
+    return float(a @ b) / scale

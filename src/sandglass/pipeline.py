@@ -1,0 +1,210 @@
+"""The way through the house: card and checkpoint -> graph -> plan -> artifacts. Each stage is one function."""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+
+from sandglass import discover, parity
+from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.backends import Source
+from sandglass.card import ZOO, Card, load_card
+from sandglass.errors import CheckpointError, DatasetError, InputError, SandglassError
+from sandglass.files import atomic_file, atomic_folder, refuse_existing, sha256
+from sandglass.host import own_version
+from sandglass.journal import cache_folder
+from sandglass.quantize.plan import Plan
+
+Say = Callable[[str], None]
+METHODS = ("kl", "mse", "minmax", "percentile")
+
+
+@dataclass(frozen=True)
+class Target:
+    """A backend and a precision, written `ncnn:int8`."""
+
+    backend: str
+    precision: str
+
+    @staticmethod
+    def parse(text: str) -> Target:
+        """Read `BACKEND[:PRECISION]`; raises InputError listing the known ones."""
+        name, _, precision = text.partition(":")
+        known = discover.load("backends", name).PRECISIONS
+        precision = precision or known[0]
+        if precision not in known:
+            raise InputError(f"unknown precision {precision!r} for {name}", f"known: {', '.join(known)}")
+        return Target(name, precision)
+
+    @property
+    def folder(self) -> str:
+        """Name of its artifact's folder."""
+        return f"{self.backend}-{self.precision}"
+
+    def __str__(self) -> str:
+        return f"{self.backend}:{self.precision}"
+
+
+@dataclass(frozen=True)
+class Calibration:
+    """Where activation ranges are read: `size` samples of `dataset`, drawn by `seed`, thresholds by `method`."""
+
+    dataset: Any
+    size: int = 64
+    method: str = "mse"
+    seed: int = 0
+
+
+@dataclass(frozen=True)
+class Outcome:
+    """What became of one target: its artifact, or the error that stopped it."""
+
+    target: Target
+    artifact: Artifact | None = None
+    error: SandglassError | None = None
+
+
+def deploy(
+    source: str | Path | Card,
+    targets: Sequence[str],
+    out: Path,
+    *,
+    checkpoint: Path | None = None,
+    calibration: Calibration | None = None,
+    plan: Path | None = None,
+    force: bool = False,
+    say: Say = lambda line: None,
+) -> list[Outcome]:
+    """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
+
+    `source` is a zoo model's name, a card's path or a Card. A target that fails does not stop the others: its Outcome
+    carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan).
+    """
+    card = source if isinstance(source, Card) else load_card(source)
+    wanted = [Target.parse(target) for target in targets]
+    integer = [target for target in wanted if target.precision == "int8"]
+    if integer and calibration is None:
+        raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
+    for target in wanted:
+        refuse_existing(out / target.folder, force)
+    with prepared_source(card, checkpoint, say) as ready:
+        samples = calibration_arrays(card, calibration) if calibration else []
+        made = make_plan(ready, calibration, samples, plan, say) if integer and calibration else None
+        if made:
+            with atomic_file(out / "plan.json") as temporary:
+                made.save(temporary)
+        reference = parity.Reference(ready, samples)
+        return [_build(target, ready, made, reference, out, force, say) for target in wanted]
+
+
+@contextmanager
+def prepared_source(card: Card, checkpoint: Path | None, say: Say = lambda line: None) -> Iterator[Source]:
+    """The checked fp32 graph of a card, in a temporary folder that lives as long as the context."""
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        graph = Path(folder) / "graph.onnx"
+        if card.graph is not None:
+            from sandglass.graph.bring_up import bring_up_file
+
+            say(f"graph: bringing up {card.graph.name}")
+            bring_up_file(card.graph, graph, card.input.size)
+            yield Source(card, graph)
+            return
+        from sandglass.export import export_graph, read_weights
+
+        file = find_checkpoint(card, checkpoint)
+        say(f"graph: exporting {file.name}")
+        weights = Path(folder) / "weights.safetensors"
+        state = read_weights(card, file, weights)
+        report = export_graph(card, state, graph)
+        say(f"graph: equal to the module to {report.difference:.1e}")
+        yield Source(card, graph, weights)
+
+
+def find_checkpoint(card: Card, given: Path | None) -> Path:
+    """The checkpoint file: the one given, one shipped beside the card, or one fetched before."""
+    if given is not None:
+        if not given.is_file():
+            raise CheckpointError(f"there is no checkpoint {given}", "check the path")
+        return given
+    assert card.checkpoint is not None or card.model is not None
+    name = card.checkpoint.file if card.checkpoint else ""
+    for folder in (ZOO, cache_folder() / "checkpoints"):
+        if name and (folder / name).is_file():
+            return folder / name
+    raise CheckpointError(
+        f"{card.name} needs its checkpoint {name}", f"give --checkpoint FILE, or try `sandglass fetch {card.name}`"
+    )
+
+
+def calibration_arrays(card: Card, calibration: Calibration) -> list[np.ndarray]:
+    """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed."""
+    task = discover.load("tasks", card.task)
+    samples = task.samples(calibration.dataset)
+    if not samples:
+        raise DatasetError("the calibration set is empty", "give images with annotated samples")
+    chosen = random.Random(calibration.seed).sample(samples, min(calibration.size, len(samples)))
+    return [
+        task.prepare(calibration.dataset.read(sample.image_id), sample, card)[0][np.newaxis]
+        for sample in sorted(chosen, key=lambda sample: sample.index)
+    ]
+
+
+def make_plan(
+    source: Source, calibration: Calibration, samples: Sequence[np.ndarray], file: Path | None, say: Say
+) -> Plan:
+    """The quantization plan: read from `file` and checked against the graph, or computed from the calibration set."""
+    from sandglass.graph.load import load_graph, static_inputs
+    from sandglass.quantize import plan
+    from sandglass.quantize.calibrate import gather
+
+    model = load_graph(source.graph)
+    if file is not None:
+        loaded = Plan.load(file)
+        loaded.check(model)
+        return loaded
+    say(f"plan: reading activation ranges from {len(samples)} samples, method {calibration.method}")
+    name = next(iter(static_inputs(model)))
+    statistics = gather(source.graph, ({name: sample} for sample in samples))
+    made = plan.make_plan(source.graph, statistics, calibration.method)
+    for layer in made.layers.values():
+        if layer.keep_float:
+            say(f"plan: {layer.name} stays in float: {layer.reason}")
+    return made
+
+
+def _build(
+    target: Target, source: Source, plan: Plan | None, reference: parity.Reference, out: Path, force: bool, say: Say
+) -> Outcome:
+    backend = discover.load("backends", target.backend)
+    used = plan if target.precision == "int8" else None
+    try:
+        version = backend.available()
+        say(f"{target}: building")
+        with atomic_folder(out / target.folder, force) as folder:
+            notes = backend.build(source, target.precision, folder, used)
+            check = reference.check(backend, folder, notes, target.precision)
+            fields = {
+                "card": source.card.to_dict(),
+                "backend": target.backend,
+                "precision": target.precision,
+                "inputs": {name: list(shape) for name, shape in reference.inputs.items()},
+                "graph_sha256": sha256(source.graph),
+                "checkpoint_sha256": sha256(source.weights) if source.weights else None,
+                "plan_sha256": used.sha256 if used else None,
+                "versions": {"sandglass": own_version(), target.backend: version},
+                "check": check,
+                "backend_notes": notes,
+            }
+            write_manifest(folder, fields)
+        say(f"{target}: {check['summary']}")
+        return Outcome(target, load_artifact(out / target.folder))
+    except SandglassError as error:
+        say(f"{target}: failed: {error}")
+        return Outcome(target, error=error)

@@ -1,0 +1,81 @@
+"""Rows to Markdown. A row is a mapping from column to text; a column that no row fills is left out."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandglass.benchmark import Speed
+from sandglass.evaluate import Evaluation
+
+Row = dict[str, str]
+
+
+def markdown(rows: Sequence[Mapping[str, str]]) -> str:
+    """A Markdown table with aligned columns, in the order in which the rows name them."""
+    columns = list(dict.fromkeys(column for row in rows for column in row))
+    lines = [columns, *([row.get(column, "") for column in columns] for row in rows)]
+    widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(columns))]
+    numeric = [all(_is_number(row.get(column, "")) for row in rows) for column in columns]
+    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
+    padded = [
+        [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric, strict=True)]
+        for line in lines
+    ]
+    return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+
+
+def _is_number(text: str) -> bool:
+    return not text or text[0].isdigit() or text[0] in "+-"
+
+
+def identity(artifact: Any) -> Row:
+    """The first columns of every row: what was measured."""
+    height, width = artifact.card.input.size
+    return {
+        "model": artifact.card.name,
+        "input": f"{height}x{width}",
+        "backend": artifact.backend,
+        "precision": artifact.precision,
+    }
+
+
+def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
+    """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
+    return {name: "n/a" if metrics[name]["value"] < 0 else f"{metrics[name]['value']:.3f}" for name in names}
+
+
+def evaluation_row(evaluation: Evaluation) -> Row:
+    """All metrics of one evaluation, the first one with its interval."""
+    names = list(evaluation.metrics)
+    first = evaluation.metrics[names[0]]
+    return {
+        **identity(evaluation.artifact),
+        **metric_cells(evaluation.metrics, names[:1]),
+        f"{names[0]} 95 %": f"{first['low']:.3f} .. {first['high']:.3f}",
+        **metric_cells(evaluation.metrics, names[1:]),
+    }
+
+
+def speed_row(speed: Speed, fastest: float) -> Row:
+    """Latency, throughput and memory, and the ratio to the fastest of the run."""
+    return {
+        **identity(speed.artifact),
+        "median ms": f"{speed.median:.2f}",
+        "p90 ms": f"{speed.p90:.2f}",
+        "p99 ms": f"{speed.p99:.2f}",
+        "images/s": f"{speed.throughput:.1f}",
+        "to fastest": f"{speed.median / fastest:.2f}",
+        "peak MiB": f"{speed.peak_memory:.0f}",
+        "runs": str(speed.runs),
+    }
+
+
+def change(difference: Mapping[str, float]) -> str:
+    """A paired difference with its interval, in points."""
+    return f"{100 * difference['value']:+.2f} ({100 * difference['low']:+.2f} .. {100 * difference['high']:+.2f})"
+
+
+def megabytes(size: int) -> str:
+    """A size on disk in MB of 10^6 bytes."""
+    return f"{size / 1e6:.2f}"

@@ -1,0 +1,26 @@
+"""What all tests share."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+@pytest.fixture(scope="session")
+def real_data() -> Path:
+    """The folder with real images, annotations, models and reference outputs.
+
+    Found by SANDGLASS_TEST_DATA, by default `../shared` beside the checkout. Where it is absent the test is skipped,
+    or fails when SANDGLASS_REQUIRE_DATA is set.
+    """
+    folder = Path(os.environ.get("SANDGLASS_TEST_DATA", ROOT.parent / "shared"))
+    if not (folder / "data").is_dir() or not (folder / "fixtures").is_dir():
+        message = f"no real data at {folder}: set SANDGLASS_TEST_DATA to a folder that holds data/ and fixtures/"
+        if os.environ.get("SANDGLASS_REQUIRE_DATA"):
+            pytest.fail(message)
+        pytest.skip(message)
+    return folder
