@@ -1,18 +1,18 @@
 """Everything that Sandglass raises on purpose.
 
-    SandglassError
-    ├── InputError            what the user gave cannot be used: exit code 2
-    │   ├── CardError         a model card that does not parse or names unknown things
-    │   ├── CheckpointError   a weights file that is truncated, hostile or of another model
-    │   ├── GraphError        an ONNX file that is broken, dynamic or not supported
-    │   ├── DatasetError      images, annotations or detections
-    │   ├── PlanError         a quantization plan that does not fit its graph
-    │   ├── ArtifactError     an artifact folder that is missing, incomplete or changed
-    │   └── FormatError       a foreign model file (ncnn) that does not parse
-    ├── BackendError          a runtime refused or failed: exit code 2
-    │   ├── BackendUnavailable    its package is not installed here
-    │   └── UnsupportedOperator   it lacks an operator of the graph
-    └── ParityError           two stages that must agree do not: exit code 2
+SandglassError
+├── InputError            what the user gave cannot be used: exit code 2
+│   ├── CardError         a model card that does not parse or names unknown things
+│   ├── CheckpointError   a weights file that is truncated, hostile or of another model
+│   ├── GraphError        an ONNX file that is broken, dynamic or not supported
+│   ├── DatasetError      images, annotations or detections
+│   ├── PlanError         a quantization plan that does not fit its graph
+│   ├── ArtifactError     an artifact folder that is missing, incomplete or changed
+│   └── FormatError       a foreign model file (ncnn) that does not parse
+├── BackendError          a runtime refused or failed: exit code 2
+│   ├── BackendUnavailable    its package is not installed here
+│   └── UnsupportedOperator   it lacks an operator of the graph
+└── ParityError           two stages that must agree do not: exit code 2
 """
 
 from __future__ import annotations

@@ -11,6 +11,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
+from sandglass.quantize.plan import Plan
 
 from sandglass import discover, parity
 from sandglass.artifact import Artifact, load_artifact, write_manifest
@@ -20,7 +21,6 @@ from sandglass.errors import CheckpointError, DatasetError, InputError, Sandglas
 from sandglass.files import atomic_file, atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.journal import cache_folder
-from sandglass.quantize.plan import Plan
 
 Say = Callable[[str], None]
 METHODS = ("kl", "mse", "minmax", "percentile")
@@ -161,8 +161,9 @@ def make_plan(
 ) -> Plan:
     """The quantization plan: read from `file` and checked against the graph, or computed from the calibration set."""
     from sandglass.graph.load import load_graph, static_inputs
-    from sandglass.quantize import plan
     from sandglass.quantize.calibrate import gather
+
+    from sandglass.quantize import plan
 
     model = load_graph(source.graph)
     if file is not None:

@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sandglass.benchmark import Speed
-from sandglass.evaluate import Evaluation
+from sandglass.benchmarking import Speed
+from sandglass.card import Card
+from sandglass.evaluation import Evaluation
 
 Row = dict[str, str]
 
@@ -19,7 +20,10 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     numeric = [all(_is_number(row.get(column, "")) for row in rows) for column in columns]
     rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
     padded = [
-        [cell.rjust(width) if right else cell.ljust(width) for cell, width, right in zip(line, widths, numeric, strict=True)]
+        [
+            cell.rjust(width) if right else cell.ljust(width)
+            for cell, width, right in zip(line, widths, numeric, strict=True)
+        ]
         for line in lines
     ]
     return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
@@ -79,3 +83,38 @@ def change(difference: Mapping[str, float]) -> str:
 def megabytes(size: int) -> str:
     """A size on disk in MB of 10^6 bytes."""
     return f"{size / 1e6:.2f}"
+
+
+def evaluation_table(results: Sequence[Evaluation], changes: Sequence[Mapping[str, Any] | None]) -> str:
+    """Evaluations as Markdown; with a column for the change where there is a float result to compare with."""
+    rows = []
+    for result, difference in zip(results, changes, strict=True):
+        row = evaluation_row(result)
+        if any(changes):
+            name = next(iter(result.metrics))
+            row[f"{name} change in points (95 %)"] = change(difference[name]) if difference else ""
+        rows.append(row)
+    return markdown(rows)
+
+
+def model_row(card: Card) -> Row:
+    """A zoo model: what it is and what its publisher reports."""
+    height, width = card.input.size
+    return {
+        "model": card.name,
+        "task": card.task,
+        "input": f"{height}x{width}",
+        "published": ", ".join(f"{key} {value}" for key, value in card.published.items()),
+        "checkpoint": card.checkpoint.file if card.checkpoint else "",
+    }
+
+
+def doctor_row(backend: Mapping[str, Any]) -> Row:
+    """A backend: usable or not, and what to type."""
+    return {
+        "backend": backend["backend"],
+        "usable": "yes" if backend["usable"] else "no",
+        "version": backend["version"],
+        "precisions": " ".join(backend["precisions"]),
+        "install": "" if backend["usable"] else backend["install"],
+    }

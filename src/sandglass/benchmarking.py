@@ -142,7 +142,9 @@ class _Worker:
         try:
             answer = self.pipe.recv()
         except EOFError as error:
-            raise BackendError(f"{self.name}: the runtime's process died", "try fewer threads or a smaller batch") from error
+            raise BackendError(
+                f"{self.name}: the runtime's process died", "try fewer threads or a smaller batch"
+            ) from error
         if isinstance(answer, SandglassError):
             raise answer
         return answer

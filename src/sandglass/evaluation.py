@@ -107,6 +107,7 @@ def infer(
 ) -> Iterator[dict[int, dict[str, Any]]]:
     """Yield predictions by sample index, a batch at a time, in order."""
     card = artifact.card
+
     def prepare(group: list[Any]) -> list[tuple[Any, np.ndarray, Any]]:
         image = dataset.read(group[0].image_id)
         return [(sample, *task.prepare(image, sample, card)) for sample in group]
@@ -130,6 +131,22 @@ def infer(
                 yield waiting.popleft().result()
         for future in waiting:
             yield future.result()
+
+
+def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Any] | None]:
+    """Each result's paired change against the first fp32 result of the same model and dataset; None for that one.
+
+    A change maps a metric's name to value, low and high (95 %, bootstrap over images).
+    """
+    base = next((result for result in results if result.artifact.precision == "fp32"), None)
+    return [
+        None
+        if base is None or result is base
+        else discover.load("tasks", result.artifact.card.task).paired(
+            base.predictions, result.predictions, result.dataset, seed=seed
+        )
+        for result in results
+    ]
 
 
 def origin(artifact: Artifact) -> dict[str, Any]:

@@ -1,0 +1,308 @@
+"""The command line: one subcommand a stage. It parses and prints; the work is in the modules it calls."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sandglass import discover
+from sandglass.errors import SandglassError
+
+if TYPE_CHECKING:
+    from sandglass.pipeline import Calibration
+
+METHODS = ("kl", "mse", "minmax", "percentile")
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted."""
+    arguments = parser().parse_args(argv)
+    try:
+        return int(arguments.run(arguments) or 0)
+    except SandglassError as error:
+        print(f"sandglass: {error.message}", file=sys.stderr)
+        if error.fix:
+            print(f"  {error.fix}", file=sys.stderr)
+        return 2
+    except KeyboardInterrupt:
+        print("sandglass: interrupted; run the same command again to go on", file=sys.stderr)
+        return 130
+
+
+def parser() -> argparse.ArgumentParser:
+    """All subcommands and their options."""
+    root = argparse.ArgumentParser(prog="sandglass", description="Trained vision models, small and fast, and measured.")
+    commands = root.add_subparsers(metavar="COMMAND", required=True)
+    for add in (_deploy, _evaluate, _benchmark, _predict, _models, _doctor, _fetch, _demo):
+        add(commands)
+    return root
+
+
+def _deploy(commands: Any) -> None:
+    command = commands.add_parser("deploy", help="write a model for one or more runtimes")
+    command.set_defaults(run=_run_deploy)
+    command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
+    command.add_argument("--to", nargs="+", required=True, metavar="BACKEND[:PRECISION]", dest="targets")
+    command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
+    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
+    command.add_argument("--calibration", type=Path, metavar="IMAGES_DIR", help="images that set the int8 ranges")
+    command.add_argument("--calibration-annotations", type=Path, metavar="JSON")
+    command.add_argument("--calibration-dataset", default="coco-keypoints", choices=discover.names("datasets"))
+    command.add_argument("--calibration-size", type=_count, default=64, metavar="N", help="samples (default 64)")
+    command.add_argument("--calibration-method", default="mse", choices=METHODS, help="(default mse)")
+    command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
+    command.add_argument("--force", action="store_true", help="replace artifacts that exist")
+
+
+def _run_deploy(arguments: argparse.Namespace) -> int:
+    from sandglass import pipeline
+    from sandglass.report.table import identity, markdown, megabytes
+
+    outcomes = pipeline.deploy(
+        arguments.source,
+        arguments.targets,
+        arguments.out,
+        checkpoint=arguments.checkpoint,
+        calibration=_calibration(arguments),
+        plan=arguments.plan,
+        force=arguments.force,
+        say=_say,
+    )
+    rows = []
+    for outcome in outcomes:
+        if outcome.artifact:
+            check = outcome.artifact.manifest["check"]["summary"]
+            rows.append({**identity(outcome.artifact), "MB": megabytes(outcome.artifact.size), "check": check})
+        else:
+            rows.append({"backend": outcome.target.backend, "precision": outcome.target.precision,
+                         "check": f"failed: {outcome.error}"})  # fmt: skip
+    print(markdown(rows))
+    return 0 if all(outcome.artifact for outcome in outcomes) else 2
+
+
+def _calibration(arguments: argparse.Namespace) -> Calibration | None:
+    from sandglass.pipeline import Calibration
+
+    if arguments.calibration is None and arguments.calibration_dataset == "coco-keypoints":
+        return None
+    dataset = discover.load("datasets", arguments.calibration_dataset).load(
+        images=arguments.calibration, annotations=arguments.calibration_annotations, split="train"
+    )
+    return Calibration(dataset, arguments.calibration_size, arguments.calibration_method)
+
+
+def _evaluate(commands: Any) -> None:
+    command = commands.add_parser("evaluate", help="accuracy of artifacts on a dataset, by the task's own metric")
+    command.set_defaults(run=_run_evaluate)
+    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
+    command.add_argument("--images", type=Path, metavar="DIR")
+    command.add_argument("--annotations", type=Path, metavar="JSON")
+    command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
+    command.add_argument("--limit", type=_count, metavar="N", help="images, drawn by a fixed seed")
+    command.add_argument("--flip-test", action="store_true", help="average with the mirrored image")
+    command.add_argument("--threads", type=_count, metavar="N")
+    command.add_argument("--batch", type=_count, default=1, metavar="N")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> int:
+    from sandglass import evaluation
+    from sandglass.artifact import load_artifact
+    from sandglass.report.table import evaluation_table
+
+    artifacts = [load_artifact(folder) for folder in arguments.artifacts]
+    dataset = discover.load("datasets", arguments.dataset).load(
+        images=arguments.images,
+        annotations=arguments.annotations,
+        detections=arguments.detections,
+        limit=arguments.limit,
+    )
+    results = [
+        evaluation.evaluate(
+            artifact,
+            dataset,
+            threads=arguments.threads,
+            batch=arguments.batch,
+            flip_test=arguments.flip_test,
+            progress=_Progress(str(artifact.folder)),
+        )
+        for artifact in artifacts
+    ]
+    changes = evaluation.changes(results)
+    print(evaluation_table(results, changes))
+    print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
+    rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
+    _write(arguments.json, rows)
+    return 0
+
+
+def _benchmark(commands: Any) -> None:
+    command = commands.add_parser("benchmark", help="latency, throughput and memory of artifacts, interleaved")
+    command.set_defaults(run=_run_benchmark)
+    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    command.add_argument("--threads", type=_count, metavar="N")
+    command.add_argument("--batch", type=_count, default=1, metavar="N")
+    command.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="for each artifact (default 3)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+
+
+def _run_benchmark(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.benchmarking import benchmark
+    from sandglass.report.table import markdown, speed_row
+
+    speeds = benchmark(
+        [load_artifact(folder) for folder in arguments.artifacts],
+        threads=arguments.threads,
+        batch=arguments.batch,
+        seconds=arguments.seconds,
+        progress=_Progress("benchmark"),
+    )
+    fastest = min(speed.median for speed in speeds)
+    print(markdown([speed_row(speed, fastest) for speed in speeds]))
+    _write(arguments.json, [speed.to_dict() for speed in speeds])
+    return 0
+
+
+def _predict(commands: Any) -> None:
+    command = commands.add_parser("predict", help="draw what an artifact sees in an image")
+    command.set_defaults(run=_run_predict)
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("image", type=Path, metavar="IMAGE")
+    command.add_argument("--out", type=Path, required=True, metavar="PNG")
+    command.add_argument("--box", type=_box, action="append", metavar="X,Y,W,H", default=[],
+                         help="a person, in pixels; may be repeated (default: the whole image)")  # fmt: skip
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON too")
+
+
+def _run_predict(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.prediction import predict, write_image
+
+    picture, predictions = predict(load_artifact(arguments.artifact), arguments.image, arguments.box)
+    write_image(arguments.out, picture)
+    _write(arguments.json, predictions)
+    return 0
+
+
+def _models(commands: Any) -> None:
+    command = commands.add_parser("models", help="the zoo: names, tasks, input sizes, published metrics")
+    command.set_defaults(run=_run_models)
+    command.add_argument("--json", type=Path, metavar="FILE")
+
+
+def _run_models(arguments: argparse.Namespace) -> int:
+    from sandglass import card
+    from sandglass.report.table import markdown, model_row
+
+    cards = [card.load_card(name) for name in card.zoo()]
+    print(markdown([model_row(entry) for entry in cards]))
+    _write(arguments.json, [entry.to_dict() for entry in cards])
+    return 0
+
+
+def _doctor(commands: Any) -> None:
+    command = commands.add_parser("doctor", help="which backends are usable here, and how to get the others")
+    command.set_defaults(run=_run_doctor)
+    command.add_argument("--json", type=Path, metavar="FILE")
+
+
+def _run_doctor(arguments: argparse.Namespace) -> int:
+    from sandglass import host
+    from sandglass.report.table import doctor_row, markdown
+
+    rows, machine = host.backends(), host.describe()
+    print(markdown([doctor_row(row) for row in rows]))
+    print(f"\n{machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}")
+    _write(arguments.json, {"backends": rows, "host": machine})
+    return 0
+
+
+def _fetch(commands: Any) -> None:
+    command = commands.add_parser("fetch", help="download a zoo checkpoint into the cache, and verify it")
+    command.set_defaults(run=_run_fetch)
+    command.add_argument("model", metavar="MODEL")
+    command.add_argument(
+        "--mirror", action="append", default=[], metavar="URL", help="also try URL/FILE; may be repeated"
+    )
+
+
+def _run_fetch(arguments: argparse.Namespace) -> int:
+    from sandglass.fetch import fetch_card
+
+    from sandglass.card import load_card
+
+    print(fetch_card(load_card(arguments.model), mirrors=arguments.mirror, progress=_Progress(arguments.model)))
+    return 0
+
+
+def _demo(commands: Any) -> None:
+    command = commands.add_parser("demo", help="the main job on the embedded model and data")
+    command.set_defaults(run=_run_demo)
+    command.add_argument("--out", type=Path, required=True, metavar="DIR")
+    command.add_argument("--force", action="store_true", help="replace what is there")
+
+
+def _run_demo(arguments: argparse.Namespace) -> int:
+    from sandglass.demo import demo
+
+    return demo(arguments.out, force=arguments.force, say=_say, progress=_Progress)
+
+
+class _Progress:
+    """A line on the terminal that rewrites itself; silent where standard error is no terminal."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done >= total else ""
+            print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+
+
+def _say(line: str) -> None:
+    print(line, file=sys.stderr, flush=True)
+
+
+def _write(path: Path | None, value: Any) -> None:
+    from sandglass.files import atomic_file
+
+    if path is not None:
+        with atomic_file(path) as temporary:
+            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def _count(text: str) -> int:
+    if not text.isdigit() or int(text) < 1:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def _seconds(text: str) -> float:
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+    return value
+
+
+def _box(text: str) -> tuple[float, ...]:
+    try:
+        box = tuple(float(part) for part in text.split(","))
+    except ValueError:
+        box = ()
+    if len(box) != 4 or min(box[2:]) <= 0:
+        raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H with a width and a height above 0")
+    return box
+
+
+if __name__ == "__main__":
+    sys.exit(main())

@@ -1,0 +1,114 @@
+"""The main job on the embedded model and data: deploy to every runtime here, evaluate, time, and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sandglass import discover, host, pipeline
+from sandglass.artifact import Artifact
+from sandglass.benchmarking import Speed, benchmark
+from sandglass.card import load_card
+from sandglass.errors import BackendUnavailable
+from sandglass.evaluation import Evaluation, changes, evaluate
+from sandglass.files import atomic_file, refuse_existing, write_json
+from sandglass.prediction import write_image
+from sandglass.report.results import failure_row, results_page, results_rows
+
+MODEL = "hourglass-tiny-synthetic"
+DATASET = "synthetic-people"
+PICTURES = 4
+METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
+Say = Callable[[str], None]
+
+
+def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
+    """Run the demo into `out`: artifacts, `results.md`, `results.json` and pictures. Returns the exit code.
+
+    Raises ArtifactError when `out` exists and `force` is false.
+    """
+    refuse_existing(out, force)
+    card = load_card(MODEL)
+    datasets = discover.load("datasets", DATASET)
+    calibration = pipeline.Calibration(datasets.load(split="train", limit=128), size=128)
+    outcomes = pipeline.deploy(
+        card, runnable_targets(say), out / "artifacts", calibration=calibration, force=force, say=say
+    )
+    artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
+    test = datasets.load()
+    say(f"evaluate: {len(artifacts)} artifacts on {len(test.coco['images'])} unseen images")
+    results = [evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")) for a in artifacts]
+    say("benchmark: bursts of each artifact in turn")
+    speeds = benchmark(artifacts, seconds=2.0, progress=progress("benchmark"))
+    failures = [failure_row(card, outcome) for outcome in outcomes if outcome.error]
+    report(out, results, speeds, failures, say)
+    return 2 if failures else 0
+
+
+def runnable_targets(say: Say) -> list[str]:
+    """Every precision of every runtime that is installed here, as `BACKEND:PRECISION`."""
+    targets = []
+    for name in discover.names("backends"):
+        backend = discover.load("backends", name)
+        if backend.PURPOSE != "deploy":
+            continue
+        try:
+            backend.available()
+        except BackendUnavailable as error:
+            say(f"{name}: left out: {error}")
+            continue
+        targets += [f"{name}:{precision}" for precision in backend.PRECISIONS]
+    return targets
+
+
+def report(
+    out: Path, results: Sequence[Evaluation], speeds: Sequence[Speed], failures: list[dict[str, str]], say: Say
+) -> None:
+    """Print the table; write it with its conditions, the numbers as JSON, and the pictures."""
+    differences = changes(results)
+    rows = results_rows(results, differences, speeds, METRICS) + failures
+    page = results_page(rows, results[0], host.describe())
+    print(page)
+    with atomic_file(out / "results.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    numbers = [
+        {**result.to_dict(), "change": difference, "speed": speed.to_dict(), "bytes": result.artifact.size}
+        for result, difference, speed in zip(results, differences, speeds, strict=True)
+    ]
+    write_json(out / "results.json", {"results": numbers, "failures": failures})
+    pictures = [picture(results, image["id"]) for image in results[0].dataset.coco["images"][:PICTURES]]
+    for number, pixels in enumerate(pictures, 1):
+        write_image(out / f"people-{number}.png", pixels)
+    say(f"wrote {out / 'results.md'}, results.json and {len(pictures)} pictures: people-1.png ...")
+
+
+def picture(results: Sequence[Evaluation], image_id: int) -> np.ndarray:
+    """The same image as seen by a float artifact and by each int8 one, side by side, HWC uint8 RGB."""
+    shown = [next(r for r in results if r.artifact.precision == "fp32")]
+    shown += [result for result in results if result.artifact.precision == "int8"]
+    return np.hstack([_panel(result, image_id) for result in shown])
+
+
+def _panel(result: Evaluation, image_id: int) -> np.ndarray:
+    task = discover.load("tasks", result.artifact.card.task)
+    image = result.dataset.read(image_id)
+    large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    found = [_scaled(p, 2) for p in result.predictions if p["image_id"] == image_id]
+    drawn = task.draw(large, found)
+    return _captioned(drawn, result.artifact)
+
+
+def _scaled(prediction: dict[str, Any], factor: float) -> dict[str, Any]:
+    keypoints = [[x * factor, y * factor, score] for x, y, score in prediction["keypoints"]]
+    return {**prediction, "keypoints": keypoints, "area": prediction["area"] * factor**2}
+
+
+def _captioned(image: np.ndarray, artifact: Artifact) -> np.ndarray:
+    strip = np.full((28, image.shape[1], 3), 255, np.uint8)
+    text = f"{artifact.backend} {artifact.precision}"
+    cv2.putText(strip, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
+    return np.vstack([strip, image])

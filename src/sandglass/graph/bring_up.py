@@ -1,0 +1,94 @@
+"""Any ONNX file to a graph: a current opset, static shapes, BatchNorm folded, simplified, and proved equal."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import onnxslim
+from onnx import version_converter
+
+from sandglass.errors import GraphError, ParityError
+from sandglass.graph.attributes import removed_attributes
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.inputs import weights_are_no_inputs
+from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
+from sandglass.graph.shapes import fix_input
+
+OPSET = 17
+IR_VERSION = 8
+TOLERANCE = 1e-4  # of the largest output; folding BatchNorm rounds the weights once
+TRIALS = 3
+
+# In this order: the converter refuses what the first two take away.
+REWRITES = (weights_are_no_inputs, removed_attributes)
+
+
+def bring_up_file(source: Path, out: Path, size: tuple[int, int]) -> None:
+    """Bring up the ONNX file `source` and write the graph to `out`.
+
+    Raises GraphError when it cannot be, and ParityError when the result differs from the original by more than 1e-4 of
+    the largest output on random inputs.
+    """
+    model = bring_up(load_graph(source), size)
+    save_graph(model, out)
+    compare(source, out, static_inputs(model))
+
+
+def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
+    """The graph of an ONNX model, for one image of `size` (height, width)."""
+    for rewrite in REWRITES:
+        rewrite(model)
+    model = convert(model)
+    fix_input(model, size)
+    return simplify(model)
+
+
+def convert(model: onnx.ModelProto) -> onnx.ModelProto:
+    """To OPSET, where the model is older; IR version to match. A newer model keeps its opset."""
+    model.ir_version = max(IR_VERSION, min(model.ir_version, 10))  # before IR 4 weights had to be inputs
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if version < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except (RuntimeError, version_converter.ConvertError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise GraphError(f"opset {version} cannot be brought to {OPSET}: {reason}", "export it newer") from error
+    return model
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim). Raises GraphError if it fails."""
+    slim = onnxslim.slim(model)
+    if slim is None:
+        raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
+    inferred = onnx.shape_inference.infer_shapes(slim)
+    static_outputs(inferred)
+    return name_nodes(inferred)
+
+
+def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give nodes without a name, or with one that is taken, their first output's name: plans refer to nodes by name."""
+    seen: set[str] = set()
+    for node in model.graph.node:
+        if not node.name or node.name in seen:
+            node.name = f"{node.op_type}_{node.output[0]}"
+        seen.add(node.name)
+    return model
+
+
+def compare(before: Path, after: Path, shapes: dict[str, tuple[int, ...]]) -> float:
+    """Largest difference of two graphs on random inputs, relative to the largest output; ParityError above TOLERANCE."""
+    random = np.random.default_rng(0)
+    first, second = GraphSession(before), GraphSession(after)
+    worst = 0.0
+    for scale in np.linspace(0.5, 2, TRIALS):
+        feed = {name: (scale * random.standard_normal(shape)).astype(np.float32) for name, shape in shapes.items()}
+        for name, expected in first.run(feed).items():
+            actual = second.run(feed)[name]
+            worst = max(worst, float(np.abs(actual - expected).max() / max(np.abs(expected).max(), 1e-12)))
+    if not worst <= TOLERANCE:
+        raise ParityError(f"{before.name} changed by {worst:.1e} of its largest value when it was brought up",
+                          "report the model")  # fmt: skip
+    return worst

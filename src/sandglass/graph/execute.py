@@ -1,0 +1,67 @@
+"""Running a graph: the fp32 truth that every artifact is compared with, and the source of calibration statistics."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+import onnxruntime
+
+from sandglass import host
+from sandglass.errors import GraphError
+from sandglass.graph.load import load_graph
+
+# What onnxruntime raises has no common base class but Exception; these are the ones it documents.
+_state = onnxruntime.capi.onnxruntime_pybind11_state
+RUNTIME_ERRORS = (
+    _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.InvalidProtobuf, _state.NotImplemented,
+    _state.RuntimeException, _state.NoSuchFile, _state.EPFail,
+)  # fmt: skip
+
+
+class GraphSession:
+    """A graph on onnxruntime's CPU kernels.
+
+    `outputs` names tensors to return beside or instead of the graph's own; the weights are then mapped from a file
+    beside the changed graph, so that they are in memory once.
+    """
+
+    def __init__(self, path: Path, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
+        options = onnxruntime.SessionOptions()
+        options.intra_op_num_threads = threads or host.threads()
+        options.log_severity_level = 3
+        try:
+            if outputs is None:
+                self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+            else:
+                self._session = _with_outputs(path, outputs, options)
+        except RUNTIME_ERRORS as error:
+            raise GraphError(f"{path} cannot be run: {str(error).splitlines()[0]}", "check the model") from error
+        self.input_names = [value.name for value in self._session.get_inputs()]
+        self.output_names = list(outputs) if outputs is not None else [v.name for v in self._session.get_outputs()]
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        try:
+            values = self._session.run(self.output_names, dict(inputs))
+        except RUNTIME_ERRORS as error:
+            raise GraphError(f"the graph failed on an input: {str(error).splitlines()[0]}", "check its shape") from error
+        return dict(zip(self.output_names, values, strict=True))
+
+
+def _with_outputs(
+    path: Path, outputs: Sequence[str], options: onnxruntime.SessionOptions
+) -> onnxruntime.InferenceSession:
+    """A session over the graph with other outputs. Optimizations that would rename or fuse tensors are off."""
+    model = load_graph(path)
+    del model.graph.output[:]
+    model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
+    options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        changed = Path(folder) / "graph.onnx"
+        onnx.save(model, changed, save_as_external_data=True, location="weights.bin", size_threshold=1024)
+        del model
+        return onnxruntime.InferenceSession(str(changed), options, providers=["CPUExecutionProvider"])

@@ -1,0 +1,53 @@
+"""Reading graphs: clear errors for what is no ONNX file, and static shapes by name."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import onnx
+from google.protobuf.message import DecodeError, EncodeError
+
+from sandglass.errors import GraphError
+from sandglass.files import atomic_file
+
+
+def load_graph(path: Path) -> onnx.ModelProto:
+    """Read an ONNX file with its weights. Raises GraphError when it is missing, truncated or no ONNX file."""
+    try:
+        model = onnx.load(str(path))
+    except DecodeError as error:
+        raise GraphError(f"{path} is not an ONNX file, or not a whole one", "export or download it again") from error
+    except (OSError, onnx.checker.ValidationError) as error:
+        raise GraphError(f"cannot read {path}: {error}", "check the path, and weights in files beside it") from error
+    if not model.graph.node or not model.opset_import:
+        raise GraphError(f"{path} is not an ONNX model: it has no nodes", "give a .onnx file")
+    return model
+
+
+def save_graph(model: onnx.ModelProto, path: Path) -> None:
+    """Write a graph into one file, atomically. Raises GraphError for one over ONNX's 2 GiB."""
+    with atomic_file(path) as temporary:
+        try:
+            temporary.write_bytes(model.SerializeToString())
+        except (EncodeError, ValueError) as error:
+            raise GraphError(f"{path}: a graph of 2 GiB or more fits no single ONNX file", "use a smaller model") from error
+
+
+def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the graph's inputs by name, weights left out. Raises GraphError for a dimension that is not fixed."""
+    weights = {initializer.name for initializer in model.graph.initializer}
+    return {value.name: _shape(value) for value in model.graph.input if value.name not in weights}
+
+
+def static_outputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of the graph's outputs by name. Raises GraphError for a dimension that is not fixed."""
+    return {value.name: _shape(value) for value in model.graph.output}
+
+
+def _shape(value: Any) -> tuple[int, ...]:
+    dims = value.type.tensor_type.shape.dim
+    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
+    if not shape or not all(isinstance(dim, int) and dim > 0 for dim in shape):
+        raise GraphError(f"{value.name} has the shape {list(shape)}, and a static one is needed", "export it with fixed sizes")
+    return shape

@@ -1,0 +1,132 @@
+"""COCO keypoint metrics, with what pycocotools matches and with intervals.
+
+pycocotools is the definition of these metrics, so it does the matching; it also exposes the matches of every image,
+which lets the bootstrap resample images without matching again. Accumulation over images is done here for one set of
+image weights or many, and equals pycocotools' own.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import io
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from sandglass.metrics import bootstrap
+
+METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
+AREAS = ("all", "medium", "large")
+THRESHOLDS = np.linspace(0.5, 0.95, 10)
+RECALLS = np.linspace(0.0, 1.0, 101)
+
+
+@dataclass(frozen=True)
+class Matches:
+    """Detections of one area range, best first: the image each is in, and per threshold whether it is right or wrong.
+
+    image (D,) positions in the list of images; right, wrong (10, D) bool; truths (images,) people that count.
+    """
+
+    image: np.ndarray
+    right: np.ndarray
+    wrong: np.ndarray
+    truths: np.ndarray
+
+
+def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Matches]:
+    """Match results in COCO's format to the truth, for each area range.
+
+    `truth` is COCO ground truth. Results hold image_id, keypoints (51 numbers), score and category_id.
+    """
+    from pycocotools.coco import COCO
+    from pycocotools.cocoeval import COCOeval
+
+    with contextlib.redirect_stdout(io.StringIO()):
+        reference = COCO()
+        reference.dataset = {**truth, "info": {}}
+        reference.createIndex()
+        found = reference.loadRes([dict(result) for result in results]) if results else COCO()
+        evaluation = COCOeval(reference, found, "keypoints")
+        evaluation.params.imgIds = sorted(image["id"] for image in truth["images"])
+        evaluation.params.catIds = [1]
+        evaluation.evaluate()
+    count = len(evaluation.params.imgIds)
+    return [_collect(evaluation.evalImgs[i * count : (i + 1) * count]) for i in range(len(AREAS))]
+
+
+def _collect(images: Sequence[dict[str, Any] | None]) -> Matches:
+    truths = np.array([0 if e is None else int((e["gtIgnore"] == 0).sum()) for e in images])
+    present = [(i, e) for i, e in enumerate(images) if e is not None]
+    place = np.concatenate([np.full(len(e["dtScores"]), i) for i, e in present] or [np.empty(0)]).astype(int)
+    scores = np.concatenate([e["dtScores"] for _, e in present] or [[]])
+    matched = np.concatenate([e["dtMatches"] > 0 for _, e in present] or [np.empty((10, 0))], axis=1).astype(bool)
+    ignored = np.concatenate([e["dtIgnore"] > 0 for _, e in present] or [np.empty((10, 0))], axis=1).astype(bool)
+    order = np.argsort(-scores, kind="mergesort")
+    return Matches(place[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], truths)
+
+
+def accumulate(matches: Sequence[Matches], weights: np.ndarray) -> dict[str, np.ndarray]:
+    """The ten metrics for each row of image `weights` (rows, images): name to (rows,); NaN where there is no truth."""
+    tables = [_precision_and_recall(part, weights) for part in matches]
+    (precision, recall), (medium, recall_m), (large, recall_l) = tables
+    values = (
+        precision.mean(0), precision[0], precision[5], medium.mean(0), large.mean(0),
+        recall.mean(0), recall[0], recall[5], recall_m.mean(0), recall_l.mean(0),
+    )  # fmt: skip
+    return dict(zip(METRICS, values, strict=True))
+
+
+def _precision_and_recall(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision over 101 recalls and final recall, both (10, rows)."""
+    truths = (weights @ matches.truths).astype(float)
+    truths[truths == 0] = np.nan
+    each = weights[:, matches.image].astype(np.float64)
+    precision, recall = np.zeros((2, len(THRESHOLDS), len(weights)))
+    precision[:, np.isnan(truths)] = recall[:, np.isnan(truths)] = np.nan
+    if not each.shape[1]:
+        return precision, recall
+    for t in range(len(THRESHOLDS)):
+        right = np.cumsum(each * matches.right[t], axis=1)
+        wrong = np.cumsum(each * matches.wrong[t], axis=1)
+        reached = right / truths[:, None]
+        exact = right / (right + wrong + np.spacing(1))
+        envelope = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
+        recall[t] = reached[:, -1]
+        for row in np.flatnonzero(~np.isnan(truths)):
+            first = np.searchsorted(reached[row], RECALLS, side="left")
+            inside = first < each.shape[1]
+            precision[t, row] = envelope[row, first[inside]].sum() / len(RECALLS)
+    return precision, recall
+
+
+def score(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
+    """Each metric's value with the 95 % bootstrap interval over images; -1 for a metric that has no truths."""
+    matches = match(truth, results)
+    values = accumulate(matches, np.ones((1, len(truth["images"])), int))
+    resampled = accumulate(matches, bootstrap.multiplicities(len(truth["images"]), seed))
+    return {name: _entry(float(values[name][0]), resampled[name]) for name in METRICS}
+
+
+def paired(
+    truth: Mapping[str, Any], before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], seed: int = 0
+) -> dict[str, dict[str, float]]:
+    """Each metric's change from `before` to `after`, with its 95 % interval from the same resampled images."""
+    old, new = match(truth, before), match(truth, after)
+    ones = np.ones((1, len(truth["images"])), int)
+    weights = bootstrap.multiplicities(len(truth["images"]), seed)
+    value_old, value_new = accumulate(old, ones), accumulate(new, ones)
+    resampled_old, resampled_new = accumulate(old, weights), accumulate(new, weights)
+    return {
+        name: _entry(float(value_new[name][0] - value_old[name][0]), resampled_new[name] - resampled_old[name], 0.0)
+        for name in METRICS
+    }
+
+
+def _entry(value: float, resampled: np.ndarray, without_truth: float = -1.0) -> dict[str, float]:
+    low, high = bootstrap.interval(resampled)
+    if not np.isfinite(value):
+        return {"value": without_truth, "low": without_truth, "high": without_truth}
+    return {"value": value, "low": low, "high": high}

@@ -1,0 +1,57 @@
+"""One image through an artifact, drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+from sandglass.vision.image import read_image
+
+from sandglass import discover, host
+from sandglass.artifact import Artifact
+from sandglass.errors import InputError
+from sandglass.evaluation import infer
+from sandglass.files import atomic_file
+
+Box = Sequence[float]
+
+
+def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple[np.ndarray, list[dict[str, Any]]]:
+    """What `artifact` sees in an image: the picture with it drawn in (HWC uint8 RGB), and the task's predictions.
+
+    `boxes` are x, y, width, height in pixels of the samples to look at; without any, the whole image is one.
+    """
+    task = discover.load("tasks", artifact.card.task)
+    pixels = read_image(image)
+    samples = task.samples_in_image(pixels, boxes)
+    session = artifact.open(host.threads())
+    predictions: dict[int, dict[str, Any]] = {}
+    for part in infer(task, artifact, session, _One(pixels), samples):
+        predictions.update(part)
+    ordered = [predictions[sample.index] for sample in samples]
+    return task.draw(pixels, ordered), ordered
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write HWC uint8 RGB pixels as PNG or JPEG by the path's suffix, atomically."""
+    try:
+        encoded, data = cv2.imencode(path.suffix or ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise InputError(f"cannot write {path}: {path.suffix!r} is no image format", "end the name in .png")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data.tobytes())
+
+
+class _One:
+    """A dataset of one image."""
+
+    def __init__(self, pixels: np.ndarray) -> None:
+        self.pixels = pixels
+
+    def read(self, image_id: int) -> np.ndarray:
+        return self.pixels

@@ -1,0 +1,163 @@
+"""Top-down human pose: one person's box in, seventeen COCO keypoints out.
+
+Boxes, warp, decoding and scoring are those of mmpose 1.x (TopdownPoseEstimator with the MSRAHeatmap codec, CocoMetric).
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sandglass.card import Card
+from sandglass.datasets import KeypointDataset
+from sandglass.datasets.coco_keypoints import clipped_box
+from sandglass.metrics import keypoints
+from sandglass.vision import affine, coco17, heatmap
+from sandglass.vision.nms import oks_nms
+
+METRICS = keypoints.METRICS
+VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
+PADDING = 1.25
+LEFT, RIGHT, MIDDLE = (255, 138, 30), (45, 140, 255), (90, 220, 120)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One person to look at: box x, y, w, h in pixels of image `image_id`, and the box's score."""
+
+    index: int
+    image_id: int
+    box: tuple[float, float, float, float]
+    score: float = 1.0
+
+
+def samples(dataset: KeypointDataset) -> list[Sample]:
+    """People of a dataset by image: its detections, or the annotated people with keypoints that are no crowd."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in dataset.coco["images"]}
+    if dataset.detections is not None:
+        found = [(e["image_id"], tuple(e["bbox"]), float(e["score"])) for e in dataset.detections]
+    else:
+        found = [
+            (entry["image_id"], clipped_box(entry["bbox"], *sizes[entry["image_id"]]), 1.0)
+            for entry in dataset.coco["annotations"]
+            if entry.get("num_keypoints", 1) and not entry.get("iscrowd", 0) and any(entry["keypoints"])
+        ]
+    usable = sorted((f for f in found if f[1][2] > 0 and f[1][3] > 0), key=lambda f: f[0])
+    return [Sample(index, *person) for index, person in enumerate(usable)]
+
+
+def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
+    """The people of one image by their boxes x, y, w, h; without boxes the whole image is one person."""
+    height, width = image.shape[:2]
+    chosen = boxes or [(0.0, 0.0, float(width), float(height))]
+    return [Sample(index, 0, (box[0], box[1], box[2], box[3])) for index, box in enumerate(chosen)]
+
+
+def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, dict[str, Any]]:
+    """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image."""
+    size = card.input.size
+    centre, scale = affine.centre_and_scale(sample.box, size, card.decode.get("padding", PADDING))
+    pixels = affine.crop(image, affine.warp_matrix(centre, scale, size), size)
+    if card.input.channels == "bgr":
+        pixels = pixels[..., ::-1]
+    mean, std = (np.array(values, np.float32)[:, None, None] for values in (card.input.mean, card.input.std))
+    array = (pixels.transpose(2, 0, 1).astype(np.float32) - mean) / std
+    return array, {"image_id": sample.image_id, "centre": centre, "scale": scale, "score": sample.score}
+
+
+def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
+    """Predictions from heatmaps (N, 17, h, w): image_id, keypoints [[x, y, score] * 17] in pixels, score and area.
+
+    A person's score is the box's times the mean of its visible joints' scores; its area is that of the cut-out region.
+    """
+    (heatmaps,) = outputs.values()
+    places, scores = heatmap.decode(heatmaps, card.input.size)
+    centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
+    located = affine.to_image(places, centres, scales, card.input.size)
+    shown = scores > VISIBLE
+    mean = np.where(shown, scores, 0).sum(1) / np.maximum(shown.sum(1), 1)
+    joined = np.concatenate([located, scores[..., None]], axis=2)
+    return [
+        {
+            "image_id": meta["image_id"],
+            "keypoints": joined[i].tolist(),
+            "score": float(meta["score"] * mean[i]),
+            "area": float(scales[i].prod()),
+        }
+        for i, meta in enumerate(metas)
+    ]
+
+
+def flip_inputs(inputs: np.ndarray) -> np.ndarray:
+    """Inputs (N, 3, H, W) followed by their mirror images: (2N, 3, H, W)."""
+    return np.concatenate([inputs, inputs[..., ::-1]])
+
+
+def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+    """Mean of the heatmaps of images and of their mirror images, (2N, ...) -> (N, ...).
+
+    `[decode] flip_shift = true` in the card moves the mirrored ones by a pixel, as some older checkpoints expect.
+    """
+    ((name, heatmaps),) = outputs.items()
+    plain, mirrored = np.split(heatmaps, 2)
+    back = heatmap.flip_back(mirrored, coco17.FLIP_PAIRS, card.decode.get("flip_shift", False))
+    return {name: (plain + back) / 2}
+
+
+def score(predictions: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0) -> dict[str, Any]:
+    """The ten COCO metrics with 95 % intervals: name to value, low and high."""
+    return keypoints.score(dataset.coco, to_coco(predictions), seed)
+
+
+def paired(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0
+) -> dict[str, Any]:
+    """The change of each metric from one set of predictions to another on the same images."""
+    return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
+
+
+def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Predictions in COCO's result format, after suppression of doubles in each image (OKS above 0.9)."""
+    by_image: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    for prediction in predictions:
+        by_image[prediction["image_id"]].append(prediction)
+    results = []
+    for image_id, people in by_image.items():
+        joints = np.array([person["keypoints"] for person in people])
+        scores, areas = (np.array([person[key] for person in people]) for key in ("score", "area"))
+        results += [
+            {"image_id": image_id, "category_id": 1, "keypoints": joints[i].ravel().tolist(), "score": float(scores[i])}
+            for i in oks_nms(joints[..., :2], scores, areas)
+        ]
+    return results
+
+
+def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, joints above 0.2 only."""
+    picture = image.copy()
+    for prediction in predictions:
+        joints = np.array(prediction["keypoints"])
+        thickness = max(1, round(float(np.sqrt(prediction["area"])) / 90))
+        for a, b in coco17.SKELETON:
+            if min(joints[a, 2], joints[b, 2]) > VISIBLE:
+                cv2.line(picture, _pixel(joints[a]), _pixel(joints[b]), _side((a, b)), thickness, cv2.LINE_AA, 4)
+        for k in np.flatnonzero(joints[:, 2] > VISIBLE):
+            radius = round(thickness * 1.6 * 16)
+            cv2.circle(picture, _pixel(joints[k]), radius, (255, 255, 255), -1, cv2.LINE_AA, 4)
+            cv2.circle(picture, _pixel(joints[k]), round(radius * 0.7), _side((int(k),)), -1, cv2.LINE_AA, 4)
+    return picture
+
+
+def _pixel(joint: np.ndarray) -> tuple[int, int]:
+    """Sixteenths of a pixel, as OpenCV's shift of 4 wants them."""
+    return round(float(joint[0]) * 16), round(float(joint[1]) * 16)
+
+
+def _side(joints: tuple[int, ...]) -> tuple[int, int, int]:
+    sides = {0 if k == 0 else 1 + (k + 1) % 2 for k in joints}
+    return {frozenset({1}): LEFT, frozenset({2}): RIGHT}.get(frozenset(sides), MIDDLE)

@@ -1,0 +1,51 @@
+"""From a person's box to the network's input and back, as mmpose's top-down pipeline does it."""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+Box = tuple[float, float, float, float]
+
+
+def centre_and_scale(box: Box, size: tuple[int, int], padding: float = 1.25) -> tuple[np.ndarray, np.ndarray]:
+    """Centre (x, y) and scale (width, height) in image pixels of the region that becomes the input.
+
+    `box` is x, y, width, height in pixels; `size` the input's (height, width). The padded box grows in one direction
+    to the aspect ratio of the input. Matches mmpose's GetBBoxCenterScale and the aspect fix of TopdownAffine.
+    """
+    x, y, width, height = box
+    padded_width, padded_height = width * padding, height * padding
+    aspect = size[1] / size[0]
+    if padded_width > padded_height * aspect:
+        padded_height = padded_width / aspect
+    else:
+        padded_width = padded_height * aspect
+    return np.array([x + width / 2, y + height / 2]), np.array([padded_width, padded_height])
+
+
+def warp_matrix(centre: np.ndarray, scale: np.ndarray, size: tuple[int, int], unbiased: bool = False) -> np.ndarray:
+    """The (2, 3) float64 matrix that takes image pixels to input pixels, for an input of `size` (height, width).
+
+    Plain: the region's width becomes `width` pixels. Unbiased (UDP, Huang et al., 2020): distances between pixel
+    centres are kept, so it becomes `width - 1`, and each axis has its own factor.
+    """
+    height, width = size
+    if unbiased:
+        factor = np.array([width - 1, height - 1]) / scale
+        offset = factor * (scale / 2 - centre)
+    else:
+        factor = np.full(2, width / scale[0])
+        offset = np.array([width, height]) / 2 - factor * centre
+    return np.array([[factor[0], 0.0, offset[0]], [0.0, factor[1], offset[1]]])
+
+
+def crop(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Cut the region out of an HWC uint8 image, bilinear, black outside: (height, width, 3) uint8."""
+    return cv2.warpAffine(image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR)
+
+
+def to_image(points: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Input pixels back to image pixels: points (N, K, 2), centres and scales (N, 2), inverse of the plain warp."""
+    relative = points / np.array([size[1], size[0]])
+    return relative * scales[:, None] + centres[:, None] - scales[:, None] / 2

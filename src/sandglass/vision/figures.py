@@ -1,0 +1,266 @@
+"""Drawn people: an articulated skeleton in three dimensions, dressed, shaded and projected onto an image.
+
+Axes of a figure are x to the right in the image, y down and z towards the viewer; lengths are in heights of the
+person. A figure that faces the viewer has its left side at positive x.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from typing import NamedTuple
+
+import cv2
+import numpy as np
+
+Colour = tuple[int, int, int]
+FRACTION_BITS = 4  # sub-pixel drawing in OpenCV
+LIGHT = np.array([-0.35, -0.6])
+
+# Part numbers in the label map; which parts show which keypoint is in SHOWN_BY.
+HEAD, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 1, 2, 3, 5, 7, 9  # left limbs; right limbs are one more
+SHOWN_BY = [(HEAD,)] * 5 + [
+    (TORSO, UPPER_ARM), (TORSO, UPPER_ARM + 1), (UPPER_ARM, FOREARM), (UPPER_ARM + 1, FOREARM + 1),
+    (FOREARM,), (FOREARM + 1,), (TORSO, THIGH), (TORSO, THIGH + 1), (THIGH, SHIN), (THIGH + 1, SHIN + 1),
+    (SHIN,), (SHIN + 1,),
+]  # fmt: skip
+LABELS_A_PERSON = 16
+
+
+class Outfit(NamedTuple):
+    """Colours (RGB) and lengths of clothes."""
+
+    skin: Colour
+    hair: Colour
+    shirt: Colour
+    stripe: Colour
+    trousers: Colour
+    shoes: Colour
+    striped: bool
+    long_sleeves: bool
+    long_trousers: bool
+    long_hair: bool
+
+
+@dataclass
+class Figure:
+    """A posed person: joints (17, 3) in pixels with depth, `height` in pixels, and what it wears."""
+
+    joints: np.ndarray
+    height: float
+    outfit: Outfit
+    facing: float
+    head: np.ndarray = field(default_factory=lambda: np.zeros(3))
+    neck: np.ndarray = field(default_factory=lambda: np.zeros(3))
+
+
+def random_outfit(random: np.random.Generator) -> Outfit:
+    """Clothes, skin and hair."""
+    skins = [(255, 219, 190), (241, 194, 150), (224, 172, 120), (170, 115, 75), (110, 72, 48), (82, 52, 36)]
+    hairs = [(35, 25, 22), (70, 45, 30), (120, 80, 45), (200, 165, 95), (150, 150, 150), (120, 50, 30)]
+    shirt, stripe, trousers, shoes = (_colour(random) for _ in range(4))
+    striped, long_sleeves, long_trousers, long_hair = random.random(4) < (0.35, 0.4, 0.65, 0.4)
+    return Outfit(
+        skins[random.integers(len(skins))], hairs[random.integers(len(hairs))], shirt, stripe, trousers, shoes,
+        bool(striped), bool(long_sleeves), bool(long_trousers), bool(long_hair),
+    )  # fmt: skip
+
+
+def random_figure(random: np.random.Generator, foot: tuple[float, float], height: float) -> Figure:
+    """A person of `height` pixels (upright) in a random pose, seen from a random side, with its lowest joint at `foot`."""
+    yaw = float(random.choice([0.0, np.pi, random.uniform(-np.pi, np.pi)], p=[0.4, 0.2, 0.4])) + random.normal(0, 0.25)
+    points = _turn(_pose(random), yaw, lean=random.normal(0, 0.12))
+    points *= height
+    points[:, :2] += np.array(foot) - [points[:17, 0].mean(), points[:17, 1].max()]
+    return Figure(points[:17], height, random_outfit(random), float(np.cos(yaw)), points[17], points[18])
+
+
+def _colour(random: np.random.Generator) -> Colour:
+    hsv = np.uint8([[[random.integers(180), random.integers(40, 230), random.integers(60, 250)]]])
+    red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
+    return int(red), int(green), int(blue)
+
+
+def _pose(random: np.random.Generator) -> np.ndarray:
+    """Joints (19, 3) of a figure that faces the viewer: COCO's seventeen, the head's centre and the neck."""
+    kind = random.choice(["stand", "walk", "reach", "sit", "free"], p=[0.25, 0.25, 0.2, 0.12, 0.18])
+    hip_y, shoulder_y = -0.50, -0.81
+    points = np.zeros((19, 3))
+    width = random.uniform(0.95, 1.1)
+    stride = random.uniform(0.25, 0.75) * random.choice([-1, 1])
+    for side, offset in ((1, 0), (-1, 1)):
+        swing = {"stand": random.normal(0, 0.1), "walk": -side * stride, "sit": random.normal(0.4, 0.3)}.get(
+            str(kind), random.uniform(-0.7, 2.4)
+        )
+        spread = abs(random.normal(0.12, 0.12)) if kind in ("stand", "walk", "sit") else random.uniform(0, 2.6)
+        bend = abs(random.normal(0.3, 0.3)) if kind in ("stand", "walk") else random.uniform(0, 2.0)
+        shoulder = np.array([side * 0.115 * width, shoulder_y, 0])
+        elbow = shoulder + 0.165 * _direction(side, swing, spread)
+        turn = random.uniform(0, 1)
+        wrist = elbow + 0.15 * _direction(side, swing + bend * turn, spread + bend * (1 - turn) * random.choice([-1, 1]))
+        lift = {"stand": random.normal(0, 0.06), "walk": side * stride, "sit": random.normal(1.35, 0.15)}.get(
+            str(kind), random.normal(0.2, 0.4)
+        )
+        part = abs(random.normal(0.07, 0.06)) if kind != "free" else abs(random.normal(0.2, 0.25))
+        knee_bend = {"stand": abs(random.normal(0, 0.06)), "sit": random.normal(1.35, 0.2)}.get(
+            str(kind), abs(random.normal(0.25, 0.35))
+        )
+        hip = np.array([side * 0.072 * width, hip_y, 0])
+        knee = hip + 0.235 * _direction(side, lift, part)
+        ankle = knee + 0.225 * _direction(side, lift - knee_bend, part * 0.5)
+        for joint, place in zip((5, 7, 9, 11, 13, 15), (shoulder, elbow, wrist, hip, knee, ankle), strict=True):
+            points[joint + offset] = place
+    points[18] = (0, shoulder_y - 0.02, 0)
+    points[17] = (0, shoulder_y - 0.115, 0.01)
+    nod, look = random.normal(0, 0.12), random.normal(0, 0.3)
+    face = np.array([[0, 0.012, 0.075], [0.028, -0.014, 0.066], [-0.028, -0.014, 0.066], [0.062, 0, 0], [-0.062, 0, 0]])
+    face[:, 1] += nod * face[:, 2]
+    points[:5] = _turn(face, look, 0.0) + points[17]
+    return points
+
+
+def _direction(side: int, swing: float, spread: float) -> np.ndarray:
+    """Unit vector of a limb: straight down, swung forwards and spread sideways by angles in radians."""
+    return np.array([side * np.sin(spread), np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing)])
+
+
+def _turn(points: np.ndarray, yaw: float, lean: float) -> np.ndarray:
+    """Turn about the vertical by `yaw`, then lean in the image plane about the origin."""
+    cos, sin = np.cos(yaw), np.sin(yaw)
+    turned = points @ np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
+    cos, sin = np.cos(lean), np.sin(lean)
+    return turned @ np.array([[cos, sin, 0], [-sin, cos, 0], [0, 0, 1]])
+
+
+def draw(image: np.ndarray, labels: np.ndarray, figure: Figure, person: int) -> None:
+    """Draw a figure into an RGB image (H, W, 3) uint8 and its parts into `labels` (H, W) uint8, in place.
+
+    A part's label is `person * LABELS_A_PERSON + part`, so at most fifteen people fit.
+    """
+    brush = _Brush(image, labels, person * LABELS_A_PERSON)
+    joints, outfit, unit = figure.joints, figure.outfit, figure.height
+    depth = joints[:, 2]
+    sides = sorted((0, 1), key=lambda side: float(depth[5 + side] + depth[7 + side] + depth[9 + side]))
+    legs = sorted((0, 1), key=lambda side: float(depth[11 + side] + depth[13 + side]))
+    arms_behind = [side for side in sides if _arm_depth(joints, side) < -0.02 * unit]
+    for side in arms_behind:
+        _arm(brush, figure, side)
+    for side in legs:
+        _leg(brush, figure, side)
+    if figure.facing < 0:
+        _head(brush, figure)
+        _torso(brush, figure)
+    else:
+        _torso(brush, figure)
+        _head(brush, figure)
+    for side in sides:
+        if side not in arms_behind:
+            _arm(brush, figure, side)
+
+
+def _arm_depth(joints: np.ndarray, side: int) -> float:
+    return float(joints[[7 + side, 9 + side], 2].mean() - joints[[5, 6, 11, 12], 2].mean())
+
+
+def _arm(brush: _Brush, figure: Figure, side: int) -> None:
+    joints, outfit, unit = figure.joints, figure.outfit, figure.height
+    shoulder, elbow, wrist = joints[5 + side], joints[7 + side], joints[9 + side]
+    hand = wrist + 0.25 * (wrist - elbow)
+    brush.limb(wrist, hand, 0.016 * unit, 0.02 * unit, outfit.skin, FOREARM + side)
+    lower = outfit.shirt if outfit.long_sleeves else outfit.skin
+    brush.limb(elbow, wrist, 0.024 * unit, 0.017 * unit, lower, FOREARM + side)
+    brush.limb(shoulder, elbow, 0.034 * unit, 0.027 * unit, outfit.shirt, UPPER_ARM + side)
+
+
+def _leg(brush: _Brush, figure: Figure, side: int) -> None:
+    joints, outfit, unit = figure.joints, figure.outfit, figure.height
+    hip, knee, ankle = joints[11 + side], joints[13 + side], joints[15 + side]
+    toe = ankle + unit * np.array([0.04 * np.sign(joints[0, 0] - figure.head[0] + 1e-6) * (1 - abs(figure.facing)), 0.03, 0])
+    lower = outfit.trousers if outfit.long_trousers else outfit.skin
+    brush.limb(knee, ankle, 0.036 * unit, 0.024 * unit, lower, SHIN + side)
+    brush.limb(ankle, toe, 0.022 * unit, 0.02 * unit, outfit.shoes, SHIN + side)
+    brush.limb(hip, knee, 0.054 * unit, 0.04 * unit, outfit.trousers, THIGH + side)
+
+
+def _torso(brush: _Brush, figure: Figure) -> None:
+    joints, outfit, unit = figure.joints, figure.outfit, figure.height
+    brush.limb(figure.neck, figure.head, 0.026 * unit, 0.026 * unit, outfit.skin, TORSO)
+    shoulders, hips = joints[5:7, :2], joints[11:13, :2]
+    brush.hull([*shoulders, *hips], [0.04 * unit] * 2 + [0.05 * unit] * 2, outfit.trousers, TORSO)
+    waist = hips + 0.2 * (shoulders - hips)
+    brush.hull([*shoulders, *waist], [0.04 * unit] * 2 + [0.048 * unit] * 2, outfit.shirt, TORSO)
+    if outfit.striped:
+        for level in (0.2, 0.45, 0.7):
+            band = shoulders + level * (waist - shoulders)
+            brush.hull([*band], [0.014 * unit] * 2, outfit.stripe, TORSO)
+    if figure.facing > 0.2:  # collar and buttons tell the front
+        middle = shoulders.mean(axis=0) + [0, 0.02 * unit]
+        brush.hull([middle - [0.02 * unit, 0.03 * unit], middle + [0.02 * unit, -0.03 * unit], middle],
+                   [1, 1, 1], outfit.skin, TORSO)  # fmt: skip
+        low = waist.mean(axis=0)
+        for level in (0.25, 0.5, 0.75):
+            brush.dot(middle + level * (low - middle), 0.007 * unit, _shade(outfit.shirt, 0.45))
+
+
+def _head(brush: _Brush, figure: Figure) -> None:
+    joints, outfit, unit = figure.joints, figure.outfit, figure.height
+    head, radius = figure.head, 0.062 * unit
+    centre = head[:2]
+    chin = centre + [0, 0.03 * unit]
+    up = np.array([0, -0.016 * unit])
+    forward = joints[0, 2] - head[2]  # depth of the nose before the head's centre
+    if outfit.long_hair:
+        brush.hull([centre + up, centre + [0, 0.06 * unit]], [radius * 1.15, radius * 1.05], outfit.hair, HEAD)
+    brush.hull([centre, chin], [radius, radius * 0.8], outfit.skin, HEAD)
+    for ear in (joints[3], joints[4]):
+        if ear[2] > head[2] - 0.02 * unit:
+            brush.dot(ear[:2], 0.016 * unit, _shade(outfit.skin, 0.85))
+    back = (centre - joints[0, :2]) * 0.55
+    if forward > -0.01 * unit:
+        crown = centre - [0, 0.044 * unit]
+        brush.hull([crown + back * 0.4, crown + back], [radius * 0.55, radius * 0.6], outfit.hair, HEAD)
+        for eye in (joints[1], joints[2]):
+            if eye[2] > head[2] + 0.015 * unit:
+                brush.dot(eye[:2], 0.0125 * unit, (250, 250, 250))
+                brush.dot(eye[:2], 0.008 * unit, (25, 25, 35))
+        brush.dot(joints[0, :2], 0.011 * unit, _shade(outfit.skin, 0.72))
+        mouth = joints[0, :2] + [0, 0.027 * unit]
+        brush.hull([mouth - [0.014 * unit, 0], mouth + [0.014 * unit, 0]], [0.005 * unit] * 2, (170, 60, 60), HEAD)
+    else:
+        brush.hull([centre + up, centre + [0, 0.015 * unit]], [radius * 1.05, radius * 0.95], outfit.hair, HEAD)
+
+
+def _shade(colour: Colour, factor: float) -> Colour:
+    red, green, blue = (int(np.clip(channel * factor, 0, 255)) for channel in colour)
+    return red, green, blue
+
+
+class _Brush:
+    """Draws hulls of circles into an image and its label map, lit from the upper left."""
+
+    CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 14)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 14)[:-1])], axis=1)
+
+    def __init__(self, image: np.ndarray, labels: np.ndarray, base: int) -> None:
+        self.image, self.labels, self.base = image, labels, base
+
+    def limb(self, start: np.ndarray, end: np.ndarray, r0: float, r1: float, colour: Colour, part: int) -> None:
+        """A tapered limb between two joints."""
+        self.hull([start[:2], end[:2]], [r0, r1], colour, part)
+
+    def hull(self, centres: list[np.ndarray], radii: list[float], colour: Colour, part: int) -> None:
+        """The convex hull of circles, in three tones: rim, body, and a highlight towards the light."""
+        places, sizes = np.array(centres), np.array(radii)
+        for scale, tone in ((1.0, 0.62), (0.86, 0.85), (0.62, 1.0), (0.3, 1.12)):
+            shifted = places + LIGHT * (sizes * (1 - scale))[:, None]
+            self._fill(self.image, shifted, sizes * scale, _shade(colour, tone), cv2.LINE_AA)
+        self._fill(self.labels, places, sizes, self.base + part, cv2.LINE_8)
+
+    def dot(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
+        """A small mark on a part that is drawn already."""
+        point = tuple(int(v) for v in np.round(centre * (1 << FRACTION_BITS)))
+        size = max(1, round(radius * (1 << FRACTION_BITS)))
+        cv2.circle(self.image, point, size, colour, -1, cv2.LINE_AA, FRACTION_BITS)
+
+    def _fill(self, target: np.ndarray, places: np.ndarray, sizes: np.ndarray, value: Colour | int, line: int) -> None:
+        points = (places[:, None] + self.CIRCLE * sizes[:, None, None]).reshape(-1, 2)
+        outline = cv2.convexHull(np.round(points * (1 << FRACTION_BITS)).astype(np.int32))
+        cv2.fillConvexPoly(target, outline, value, line, FRACTION_BITS)

@@ -1,0 +1,28 @@
+"""Suppression of the same person found twice."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sandglass.vision import coco17
+
+
+def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, threshold: float = 0.9) -> list[int]:
+    """Indices that are kept, best first; one that is more similar than `threshold` to a kept one goes.
+
+    keypoints (N, 17, 2) pixels, scores (N,), areas (N,) pixels². Similarity is object keypoint similarity over all
+    joints with the mean of both areas, as in mmpose's `oks_nms`.
+    """
+    order = np.argsort(-scores, kind="stable")
+    kept = []
+    while order.size:
+        best, others = order[0], order[1:]
+        kept.append(int(best))
+        order = others[_similarity(keypoints, areas, best, others) <= threshold]
+    return kept
+
+
+def _similarity(keypoints: np.ndarray, areas: np.ndarray, one: int, others: np.ndarray) -> np.ndarray:
+    squared = ((keypoints[others] - keypoints[one]) ** 2).sum(axis=2)
+    area = (areas[one] + areas[others, None]) / 2 + np.spacing(1)
+    return np.exp(-squared / (2 * coco17.SIGMAS) ** 2 / area / 2).mean(axis=1)

@@ -1,0 +1,127 @@
+"""Every file in backends/ is tested here because it exists."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import TensorProto, helper, numpy_helper
+
+from sandglass import discover
+from sandglass.artifact import load_artifact
+from sandglass.card import Card, Input
+from sandglass.errors import BackendUnavailable, SandglassError
+from sandglass.pipeline import Target, deploy
+
+PRECISIONS = [(name, precision) for name in discover.names("backends")
+              for precision in discover.load("backends", name).PRECISIONS]  # fmt: skip
+
+
+def save_graph(path: Path) -> Path:
+    """A network with the usual parts: strided, depthwise and grouped convolutions, a sum, upsampling."""
+    random = np.random.default_rng(0)
+
+    def weight(name: str, *shape: int) -> onnx.TensorProto:
+        values = random.standard_normal(shape) * (2 / np.prod(shape[1:])) ** 0.5
+        return numpy_helper.from_array(values.astype(np.float32), name)
+
+    initializers = [weight("w1", 8, 3, 3, 3), weight("b1", 8), weight("w2", 8, 1, 3, 3), weight("w3", 16, 8, 1, 1),
+                    weight("w4", 16, 16, 3, 3), weight("w5", 17, 16, 1, 1),
+                    numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")]  # fmt: skip
+    pads = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
+    nodes = [
+        helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], "first", strides=[2, 2], **pads),
+        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
+        helper.make_node("Conv", ["r1", "w2"], ["c2"], "depthwise", group=8, strides=[2, 2], **pads),
+        helper.make_node("Relu", ["c2"], ["r2"], "relu2"),
+        helper.make_node("Conv", ["r2", "w3"], ["c3"], "pointwise"),
+        helper.make_node("Conv", ["c3", "w4"], ["c4"], "three", **pads),
+        helper.make_node("Add", ["c3", "c4"], ["sum"], "add"),
+        helper.make_node("Relu", ["sum"], ["r3"], "relu3"),
+        helper.make_node("Resize", ["r3", "", "scales"], ["up"], "up", mode="nearest", nearest_mode="floor",
+                         coordinate_transformation_mode="asymmetric"),
+        helper.make_node("Conv", ["up", "w5"], ["heatmaps"], "last"),
+    ]  # fmt: skip
+    graph = helper.make_graph(
+        nodes,
+        "small",
+        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 24])],
+        [helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, [1, 17, 16, 12])],
+        initializers,
+    )
+    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
+    return path
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    """A card over the small graph."""
+    path = save_graph(tmp_path_factory.mktemp("graph") / "small.onnx")
+    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> object:
+    """A few synthetic people."""
+    from sandglass.pipeline import Calibration
+
+    return Calibration(discover.load("datasets", "synthetic-people").load(limit=6, split="train"), size=8)
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
+def test_artifact_runs_alone_and_agrees_with_the_graph(
+    name: str, precision: str, card: Card, calibration: object, tmp_path: Path
+) -> None:
+    """An artifact is loadable from its folder, answers for one image as for a batch, and agrees with the graph."""
+    backend = discover.load("backends", name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    (outcome,) = deploy(card, [f"{name}:{precision}"], tmp_path, calibration=calibration)
+    if name == "pytorch":
+        assert isinstance(outcome.error, SandglassError), "an ONNX file has no module to run"
+        assert not (tmp_path / "pytorch-fp32").exists()
+        return
+    assert outcome.error is None
+    artifact = load_artifact(tmp_path / f"{name}-{precision}")
+    session = artifact.open(1)
+    batch = np.random.default_rng(1).standard_normal((3, 3, 32, 24)).astype(np.float32)
+    together = session.run({"image": batch})["heatmaps"]
+    assert together.shape == (3, 17, 16, 12)
+    assert together.dtype == np.float32
+    alone = np.concatenate([session.run({"image": batch[i : i + 1]})["heatmaps"] for i in range(3)])
+    np.testing.assert_allclose(together, alone, atol=1e-4 * max(1.0, float(np.abs(alone).max())))
+    if getattr(backend, "COMPUTES", True):
+        limit = {"fp32": 0.999999, "int8": 0.99}[precision]
+        assert artifact.manifest["check"]["correlation"] > limit
+
+
+@pytest.mark.parametrize("name", discover.names("backends"))
+def test_backend_says_what_it_is(name: str) -> None:
+    """A backend names its install command, precisions and purpose, and has a spec where it writes int8."""
+    backend = discover.load("backends", name)
+    assert backend.INSTALL
+    assert backend.PURPOSE in ("deploy", "test")
+    assert set(backend.PRECISIONS) <= {"fp32", "int8"}
+    assert ("int8" in backend.PRECISIONS) == (backend.SPEC is not None)
+    assert Target.parse(name) == Target(name, backend.PRECISIONS[0])
+
+
+def test_no_backend_is_named_outside_its_own_file() -> None:
+    """The rest of the package knows backends only through the folder."""
+    import re
+
+    package = Path(discover.__file__).parent
+    names = [name for name in discover.names("backends") if name not in ("null", "reference", "pytorch")]
+    # graph/execute.py is the graph's own executor; formats/ holds foreign file formats, which bear their runtime's name.
+    allowed = ["backends/", "formats/", "graph/execute.py"]
+    for path in package.rglob("*.py"):
+        relative = path.relative_to(package).as_posix()
+        if any(relative.startswith(prefix) for prefix in allowed):
+            continue
+        code = re.sub(r'"""(?s:.*?)"""|#.*', "", path.read_text(encoding="utf-8"))
+        found = [name for name in names if re.search(rf"\b{name}", code)]
+        assert not found, f"{relative} names {found}"

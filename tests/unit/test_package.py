@@ -1,0 +1,34 @@
+"""The public face of the package."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+
+import pytest
+
+import sandglass
+
+HEAVY = ("torch", "onnxruntime", "openvino", "ncnn", "pnnx", "onnx", "cv2")
+
+
+def test_public_names_exist_and_are_sorted() -> None:
+    """Everything in __all__ loads, and __all__ is all there is."""
+    assert sandglass.__all__ == sorted(sandglass.__all__)
+    for name in sandglass.__all__:
+        assert callable(getattr(sandglass, name)), name
+    assert set(sandglass._HOMES) == set(sandglass.__all__)
+
+
+def test_unknown_name_is_an_attribute_error() -> None:
+    """A name that is not public is not there."""
+    with pytest.raises(AttributeError, match="nothing"):
+        _ = sandglass.nothing
+
+
+@pytest.mark.parametrize("code", ["import sandglass", "import sandglass.cli; sandglass.cli.parser().format_help()"])
+def test_light_start(code: str) -> None:
+    """Importing the package or printing help loads neither PyTorch nor a runtime."""
+    script = f"import sys; {code}; print([m for m in {HEAVY!r} if m in sys.modules])"
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
+    assert result.stdout.strip().endswith("[]")

@@ -1,0 +1,164 @@
+"""Trains the embedded small Hourglass on the synthetic people, on a CPU.
+
+    python tools/train_synthetic.py --out src/sandglass/cards/hourglass-tiny-synthetic.safetensors
+
+Draws the train split once, cuts out every person with some room around it, and trains on randomly shifted, scaled,
+turned and mirrored crops. The test split shares no figure with it and is looked at once, at the end.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from multiprocessing import Pool
+from pathlib import Path
+
+import cv2
+import numpy as np
+import torch
+from safetensors.numpy import save_file
+
+from sandglass import discover
+from sandglass.card import Card, Input
+from sandglass.datasets import synthetic_people
+from sandglass.files import atomic_file
+from sandglass.models import hourglass
+from sandglass.vision import affine, coco17
+
+ARGUMENTS = {"stage_channels": [32, 48, 64, 80], "stage_blocks": [1, 1, 1, 1], "stem_channels": 16,
+             "feature_channels": 32}  # fmt: skip
+SIZE = (160, 128)
+MEAN, STD = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+ROOM = 1.45  # a cached crop shows this much more than the network's input, in each direction
+SIGMA = 1.5
+BATCH = 32
+
+
+def main() -> None:
+    """Train, save, evaluate."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--out", type=Path, required=True)
+    parser.add_argument("--images", type=int, default=7000)
+    parser.add_argument("--minutes", type=float, default=22.0, help="length of the cosine schedule")
+    parser.add_argument("--seed", type=int, default=0)
+    arguments = parser.parse_args()
+    torch.manual_seed(arguments.seed)
+    torch.set_num_threads(2)
+    started = time.perf_counter()
+    crops, keypoints = draw_crops(arguments.images)
+    print(f"{len(crops)} people drawn in {time.perf_counter() - started:.0f} s", flush=True)
+    started = time.perf_counter()
+    module = train(crops, keypoints, arguments.minutes * 60, arguments.seed, arguments.out)
+    print(f"trained in {(time.perf_counter() - started) / 60:.1f} min", flush=True)
+    report(module)
+
+
+def draw_crops(images: int) -> tuple[np.ndarray, np.ndarray]:
+    """Crops (N, H, W, 3) uint8 with room around the input, and keypoints (N, 17, 3) in their pixels."""
+    with Pool(2) as pool:
+        parts = [crop for part in pool.imap(crops_of, range(images), chunksize=50) for crop in part]
+    return np.stack([crop for crop, _ in parts]), np.stack([points for _, points in parts])
+
+
+def crops_of(index: int) -> list[tuple[np.ndarray, np.ndarray]]:
+    """Every person of one training image."""
+    image, people = synthetic_people.render(index, "train", 0)
+    height, width = round(SIZE[0] * ROOM), round(SIZE[1] * ROOM)
+    result = []
+    for person in people:
+        centre, scale = affine.centre_and_scale(tuple(person["bbox"]), SIZE)
+        matrix = affine.warp_matrix(centre, scale * width / SIZE[1], (height, width))
+        points = np.array(person["keypoints"], np.float64).reshape(17, 3)
+        points[:, :2] = points[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+        result.append((affine.crop(image, matrix, (height, width)), points))
+    return result
+
+
+def batch_of(
+    crops: np.ndarray, keypoints: np.ndarray, chosen: np.ndarray, random: np.random.Generator
+) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    """Augmented inputs (B, 3, H, W), target heatmaps (B, 17, H/4, W/4) and weights (B, 17)."""
+    height, width = SIZE
+    inputs = np.empty((len(chosen), 3, height, width), np.float32)
+    points = np.empty((len(chosen), 17, 3))
+    for i, index in enumerate(chosen):
+        crop, joints = crops[index], keypoints[index].copy()
+        centre = np.array([crop.shape[1], crop.shape[0]]) / 2 + random.normal(0, 0.03, 2) * [width, height]
+        angle, zoom = np.degrees(random.normal(0, 0.15)), float(np.exp(random.normal(0, 0.1)))
+        matrix = cv2.getRotationMatrix2D(centre, angle, zoom)
+        matrix[:, 2] += np.array([width, height]) / 2 - centre
+        picture = cv2.warpAffine(crop, matrix, (width, height))
+        joints[:, :2] = joints[:, :2] @ matrix[:, :2].T + matrix[:, 2]
+        if random.random() < 0.5:
+            picture = picture[:, ::-1]
+            joints = joints[coco17.FLIP_PAIRS]
+            joints[:, 0] = width - 1 - joints[:, 0]
+        colour = random.normal(1, 0.12, 3) * random.normal(1, 0.1)
+        pixels = np.clip(picture * colour + random.normal(0, 10), 0, 255)
+        inputs[i] = ((pixels - MEAN) / STD).transpose(2, 0, 1)
+        points[i] = joints
+    places, shown = points[..., :2] / 4, points[..., 2] > 0
+    inside = (places >= 0).all(-1) & (places < [width // 4, height // 4]).all(-1)
+    x, y = np.arange(width // 4), np.arange(height // 4)
+    gauss_x = np.exp(-((x - places[..., :1]) ** 2) / (2 * SIGMA**2))
+    gauss_y = np.exp(-((y - places[..., 1:]) ** 2) / (2 * SIGMA**2))
+    targets = gauss_y[..., :, None] * gauss_x[..., None, :]
+    weights = (shown & inside).astype(np.float32)
+    return torch.from_numpy(inputs), torch.from_numpy(targets.astype(np.float32)), torch.from_numpy(weights)
+
+
+def train(
+    crops: np.ndarray, keypoints: np.ndarray, seconds: float, seed: int, out: Path
+) -> torch.nn.Module:
+    """AdamW with a one-cycle rate over `seconds`; the result is the running average of the weights."""
+    random = np.random.default_rng(seed)
+    module = hourglass.build(**ARGUMENTS).train().to(memory_format=torch.channels_last)
+    average = torch.optim.swa_utils.AveragedModel(
+        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
+    )
+    optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-4)
+    started, step, losses = time.perf_counter(), 0, []
+    while (done := (time.perf_counter() - started) / seconds) < 1:
+        rate = 3e-3 * min(1.0, step / 200) * (0.5 + 0.5 * np.cos(np.pi * done))
+        for group in optimizer.param_groups:
+            group["lr"] = max(rate, 1e-6)
+        chosen = random.integers(len(crops), size=BATCH)
+        inputs, targets, weights = batch_of(crops, keypoints, chosen, random)
+        heatmaps = module(inputs.to(memory_format=torch.channels_last))
+        loss = ((heatmaps - targets) ** 2).mean((2, 3)).mul(weights).mean() * 1000
+        optimizer.zero_grad()
+        loss.backward()
+        optimizer.step()
+        average.update_parameters(module)
+        losses.append(loss.item())
+        step += 1
+        if step % 200 == 0:
+            print(f"{100 * done:5.1f} %  step {step}  loss {np.mean(losses[-200:]):.3f}", flush=True)
+            save(average.module, out)
+    save(average.module, out)
+    return average.module.eval()
+
+
+def save(module: torch.nn.Module, out: Path) -> None:
+    """Write the state dict as safetensors."""
+    state = {key: value.detach().contiguous().numpy() for key, value in module.state_dict().items()}
+    with atomic_file(out) as temporary:
+        save_file(state, temporary)
+
+
+def report(module: torch.nn.Module) -> None:
+    """Print the ten COCO metrics on the test split."""
+    task = discover.load("tasks", "topdown-pose")
+    card = Card("hourglass-tiny-synthetic", "topdown-pose", Input(SIZE, MEAN, STD), "hourglass", ARGUMENTS)
+    dataset = synthetic_people.load()
+    predictions = []
+    for sample in task.samples(dataset):
+        pixels, meta = task.prepare(dataset.read(sample.image_id), sample, card)
+        with torch.inference_mode():
+            heatmaps = module(torch.from_numpy(pixels[None])).numpy()
+        predictions += task.decode({"heatmaps": heatmaps}, [meta], card)
+    print({name: round(metric["value"], 4) for name, metric in task.score(predictions, dataset).items()})
+
+
+if __name__ == "__main__":
+    main()
