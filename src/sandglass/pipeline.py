@@ -23,7 +23,6 @@ from sandglass.host import own_version
 from sandglass.journal import cache_folder
 
 Say = Callable[[str], None]
-METHODS = ("kl", "mse", "minmax", "percentile")
 
 
 @dataclass(frozen=True)
@@ -161,23 +160,18 @@ def make_plan(
 ) -> Plan:
     """The quantization plan: read from `file` and checked against the graph, or computed from the calibration set."""
     from sandglass.graph.load import load_graph, static_inputs
-    from sandglass.quantize.calibrate import gather
+    from sandglass.quantize import make
 
-    from sandglass.quantize import plan
-
-    model = load_graph(source.graph)
     if file is not None:
-        loaded = Plan.load(file)
-        loaded.check(model)
-        return loaded
+        return make.load_plan(file, source.graph)
     say(f"plan: reading activation ranges from {len(samples)} samples, method {calibration.method}")
-    name = next(iter(static_inputs(model)))
-    statistics = gather(source.graph, ({name: sample} for sample in samples))
-    made = plan.make_plan(source.graph, statistics, calibration.method)
-    for layer in made.layers.values():
+    name = next(iter(static_inputs(load_graph(source.graph))))
+    drawn = {"dataset": calibration.dataset.protocol["dataset"], "samples": len(samples), "seed": calibration.seed}
+    plan = make.make_plan(source.graph, ({name: sample} for sample in samples), calibration.method, drawn)
+    for layer in plan.layers.values():
         if layer.keep_float:
             say(f"plan: {layer.name} stays in float: {layer.reason}")
-    return made
+    return plan
 
 
 def _build(

@@ -1,0 +1,83 @@
+"""Activation statistics of a graph in one streaming pass: minimum, maximum, and a histogram of magnitudes."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+
+import cv2
+import numpy as np
+
+from sandglass.errors import DatasetError, PlanError
+from sandglass.graph.execute import GraphSession
+
+BINS = 8192  # after a doubling of the range at least half of them cover the largest value
+
+
+class TensorStatistics:
+    """What is kept of one tensor: two numbers and BINS counts, however many images there are."""
+
+    def __init__(self) -> None:
+        self.minimum, self.maximum = float("inf"), float("-inf")
+        self.range = 0.0
+        self.counts = np.zeros(BINS, np.float64)
+        self.zeros = 0
+
+    def update(self, values: np.ndarray) -> None:
+        """Take in one array. Raises ValueError for values that are not finite."""
+        low, high = float(values.min()), float(values.max())
+        if not (np.isfinite(low) and np.isfinite(high)):
+            raise ValueError("NaN or infinite")
+        self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
+        self._widen(max(-low, high))
+        if self.range > 0:
+            magnitudes = np.abs(values).reshape(1, -1)
+            counts = cv2.calcHist([magnitudes], [0], None, [BINS], [0, float(np.nextafter(self.range, np.inf)) * 1.000001])
+            zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
+            self.counts += counts.ravel()  # OpenCV 4 returns a column
+            self.counts[0] -= zeros  # zeros are exact in every format; padding and ReLU would drown the rest
+            self.zeros += zeros
+
+    @property
+    def largest(self) -> float:
+        """Largest magnitude."""
+        return max(-self.minimum, self.maximum)
+
+    def histogram(self, bins: int) -> np.ndarray:
+        """Counts of non-zero magnitudes in `bins` equal bins over 0 .. largest, (bins,) float64."""
+        edges = np.linspace(0, self.range, BINS + 1)
+        cumulative = np.concatenate([[0.0], np.cumsum(self.counts)])
+        return np.diff(np.interp(np.linspace(0, self.largest, bins + 1), edges, cumulative))
+
+    def _widen(self, largest: float) -> None:
+        if self.range == 0:
+            self.range = largest
+        while largest > self.range:
+            self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
+            self.range *= 2
+
+
+def gather(
+    graph: Path, tensors: Sequence[str], batches: Iterable[Mapping[str, np.ndarray]]
+) -> dict[str, TensorStatistics]:
+    """Run every batch through the graph and collect the statistics of `tensors`, by name.
+
+    Memory does not grow with the number of batches. Raises DatasetError when there is none, and PlanError naming the
+    tensor when an activation is NaN or infinite.
+    """
+    produced = list(tensors)
+    statistics = {name: TensorStatistics() for name in produced}
+    session: GraphSession | None = None
+    for batch in batches:
+        if session is None:
+            session = GraphSession(graph, outputs=[name for name in produced if name not in batch])
+        for name, values in {**session.run(batch), **batch}.items():
+            if name not in statistics:
+                continue
+            try:
+                statistics[name].update(values)
+            except ValueError as error:
+                raise PlanError(f"the tensor {name} is {error} on a calibration sample", "check the weights") from error
+    if session is None:
+        raise DatasetError("the calibration set is empty", "give images with annotated samples")
+    return statistics

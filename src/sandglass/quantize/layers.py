@@ -1,0 +1,83 @@
+"""What the graph offers to quantize: layers with constant weights, the tensors around them, and facts about each."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sandglass.quantize.plan import Layer
+
+OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
+CLAMPS = ("Relu", "Clip")  # a clamp after a layer is part of it: the tensor before it is never stored
+
+
+@dataclass(frozen=True)
+class Facts:
+    """What a target may ask of a layer before it agrees to run it in int8."""
+
+    layer: Layer
+    shape: tuple[int, ...]
+    group: int
+    stride: tuple[int, ...]
+    dilation: tuple[int, ...]
+    makes_output: bool
+
+    @property
+    def depthwise(self) -> bool:
+        """One filter a channel."""
+        return self.layer.operator == "Conv" and self.group > 1 and self.shape[1] == 1
+
+
+def find_layers(model: onnx.ModelProto) -> dict[str, Layer]:
+    """Layers with weights that are initializers, by node name, in the graph's order."""
+    weights = {initializer.name for initializer in model.graph.initializer}
+    return {
+        node.name: Layer(node.name, node.op_type, node.input[0], node.output[0], node.input[1])
+        for node in model.graph.node
+        if node.op_type in OPERATORS and node.input[1] in weights and node.input[0] not in weights
+    }
+
+
+def facts(model: onnx.ModelProto) -> dict[str, Facts]:
+    """Facts of every layer, by name."""
+    shapes = {initializer.name: tuple(initializer.dims) for initializer in model.graph.initializer}
+    outputs = {value.name for value in model.graph.output}
+    nodes = {node.name: node for node in model.graph.node}
+    found = {}
+    for name, layer in find_layers(model).items():
+        given = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[name].attribute}
+        last = rounded_tensor(model, layer.output) in outputs
+        steps, holes = tuple(given.get("strides", (1, 1))), tuple(given.get("dilations", (1, 1)))
+        found[name] = Facts(layer, shapes[layer.weight], given.get("group", 1), steps, holes, last)
+    return found
+
+
+def rounded_tensor(model: onnx.ModelProto, tensor: str) -> str:
+    """Where a layer's result can be rounded: after the clamp that alone follows it, else its own output."""
+    users = [node for node in model.graph.node if tensor in node.input]
+    if len(users) == 1 and users[0].op_type in CLAMPS and tensor not in {v.name for v in model.graph.output}:
+        return str(users[0].output[0])
+    return tensor
+
+
+def measured_tensors(model: onnx.ModelProto) -> list[str]:
+    """Every activation that some target may round: what nodes read, but for tensors that only a clamp reads."""
+    constants = {initializer.name for initializer in model.graph.initializer}
+    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    read = dict.fromkeys(name for node in model.graph.node for name in node.input if name and name not in constants)
+    names = [name for name in read if rounded_tensor(model, name) == name]
+    return list(dict.fromkeys([*names, *(value.name for value in model.graph.output)]))
+
+
+def fingerprint(model: onnx.ModelProto) -> str:
+    """Hash of the graph's layers, their tensors and weights: the same for the same network, however it was written."""
+    digest = hashlib.sha256()
+    weights = {initializer.name: initializer for initializer in model.graph.initializer}
+    for layer in find_layers(model).values():
+        digest.update(f"{layer.name}|{layer.operator}|{layer.input}|{layer.output}".encode())
+        digest.update(np.ascontiguousarray(numpy_helper.to_array(weights[layer.weight])).tobytes())
+    return digest.hexdigest()

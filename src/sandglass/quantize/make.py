@@ -1,0 +1,50 @@
+"""From a graph and its calibration set to a plan."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass.graph.load import load_graph
+from sandglass.quantize.calibrate import TensorStatistics, gather
+from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
+from sandglass.quantize.plan import Layer, Plan, TensorRange
+from sandglass.quantize.thresholds import threshold
+
+
+def make_plan(
+    graph: Path, batches: Iterable[Mapping[str, np.ndarray]], method: str, calibration: dict[str, Any] | None = None
+) -> Plan:
+    """Measure the ranges of a graph on `batches` and choose thresholds by `method`.
+
+    `calibration` is recorded in the plan: where the batches came from. Raises DatasetError without batches, PlanError
+    for activations that are not finite.
+    """
+    model = load_graph(graph)
+    layers, tensors, mark = find_layers(model), measured_tensors(model), fingerprint(model)
+    del model  # a large one need not be in memory while it runs
+    statistics = gather(graph, tensors, batches)
+    ranges = {name: _range(found, method) for name, found in statistics.items()}
+    decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
+    return Plan(mark, method, ranges, decided, calibration or {})
+
+
+def load_plan(path: Path, graph: Path) -> Plan:
+    """Read a plan and check that it fits the graph; raises PlanError."""
+    model, plan = load_graph(graph), Plan.load(path)
+    plan.check(fingerprint(model), find_layers(model))
+    return plan
+
+
+def _range(statistics: TensorStatistics, method: str) -> TensorRange:
+    return TensorRange(statistics.minimum, statistics.maximum, threshold(statistics, method))
+
+
+def _decide(layer: Layer, ranges: Mapping[str, TensorRange]) -> Layer:
+    if ranges[layer.input].threshold > 0:
+        return layer
+    return replace(layer, keep_float=True, reason="its input was 0 on every calibration sample")

@@ -1,0 +1,113 @@
+"""The quantization plan: what becomes int8, at which ranges, and what stays in float and why. JSON, made to be edited.
+
+A plan knows the graph, not a runtime. Scales of weights are not in it: they follow from the weights, one for each
+output channel.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+import json
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from sandglass.errors import PlanError
+from sandglass.files import read_json
+
+FORMAT = 1
+
+
+@dataclass(frozen=True)
+class TensorRange:
+    """Smallest and largest value seen, and the magnitude at which the tensor is clipped."""
+
+    minimum: float
+    maximum: float
+    threshold: float
+
+
+@dataclass(frozen=True)
+class Layer:
+    """One layer with weights: its tensors in the graph, its bits, or why it stays in float."""
+
+    name: str
+    operator: str
+    input: str
+    output: str
+    weight: str
+    weight_bits: int = 8
+    keep_float: bool = False
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Plan:
+    """Ranges by tensor and decisions by layer, for the graph with the given fingerprint."""
+
+    graph: str
+    method: str
+    tensors: dict[str, TensorRange]
+    layers: dict[str, Layer]
+    calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+
+    def to_json(self) -> str:
+        """The plan as JSON text, one line a tensor and a layer."""
+        head = {"format": FORMAT, "graph": self.graph, "method": self.method, "calibration": self.calibration}
+        parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
+        for key, entries in (("tensors", self.tensors), ("layers", self.layers)):
+            lines = [f"    {json.dumps(name)}: {json.dumps(_fields(entry))}" for name, entry in entries.items()]
+            parts.append(f"  {json.dumps(key)}: {{\n" + ",\n".join(lines) + "\n  }")
+        return "{\n" + ",\n".join(parts) + "\n}\n"
+
+    def save(self, path: Path) -> None:
+        """Write the JSON text to a path that the caller replaces atomically."""
+        path.write_text(self.to_json(), encoding="utf-8")
+
+    @property
+    def sha256(self) -> str:
+        """Hash of the JSON text."""
+        return hashlib.sha256(self.to_json().encode()).hexdigest()
+
+    @staticmethod
+    def load(path: Path) -> Plan:
+        """Read a plan. Raises PlanError for what is no plan, or a number that cannot be a range."""
+        data = read_json(path, PlanError)
+        try:
+            if data["format"] != FORMAT:
+                raise PlanError(f"{path} has format {data['format']}, expected {FORMAT}", "make the plan again")
+            tensors = {name: _range(path, name, entry) for name, entry in data["tensors"].items()}
+            layers = {name: Layer(name=name, **entry) for name, entry in data["layers"].items()}
+            return Plan(data["graph"], data["method"], tensors, layers, data["calibration"])
+        except (KeyError, TypeError, AttributeError) as error:
+            raise PlanError(f"{path} is not a plan: {error}", "start from one that `sandglass deploy` wrote") from error
+
+    def check(self, graph: str, layers: Mapping[str, Layer]) -> None:
+        """Raise PlanError unless this plan was made for the graph with this fingerprint and these layers."""
+        if unknown := sorted(set(self.layers) ^ set(layers)):
+            raise PlanError(f"the plan and the graph differ in the layer {unknown[0]}", "use the plan of this model")
+        if self.graph != graph:
+            raise PlanError(f"the plan is for the graph {self.graph[:12]}, not {graph[:12]}", "use the plan of this model")
+        for layer in self.layers.values():
+            if layer.weight_bits not in (6, 8):
+                raise PlanError(f"{layer.name} has weight_bits {layer.weight_bits}, expected 6 or 8", "edit the plan")
+            if not layer.keep_float and layer.input not in self.tensors:
+                raise PlanError(f"{layer.name} has no range for its input {layer.input}", "edit the plan")
+
+
+def _fields(entry: TensorRange | Layer) -> dict[str, Any]:
+    return {key: value for key, value in dataclasses.asdict(entry).items() if key != "name"}
+
+
+def _range(path: Path, name: str, entry: Mapping[str, float]) -> TensorRange:
+    found = TensorRange(**entry)
+    numbers = dataclasses.astuple(found)
+    if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers) or found.threshold < 0:
+        raise PlanError(f"{path}: the range of {name} is {numbers}, expected finite numbers and a threshold above 0",
+                        "edit the plan")  # fmt: skip
+    if found.threshold == 0 and (found.minimum or found.maximum):
+        raise PlanError(f"{path}: the threshold of {name} is 0", "give it the largest magnitude of the tensor")
+    return found

@@ -1,0 +1,134 @@
+"""The plan written into the graph as QuantizeLinear and DequantizeLinear, the form that ONNX runtimes read."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sandglass.quantize.layers import facts, rounded_tensor
+from sandglass.quantize.plan import Layer, Plan, TensorRange
+from sandglass.quantize.spec import Spec, decide
+
+
+def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """The graph with int8 weights and rounded activations, as `plan` and `spec` say; the input model is changed.
+
+    Weights are signed bytes with a scale for each output channel. Where integers flow between layers (`spec.between`)
+    outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded.
+    """
+    writer = _Writer(model, plan, spec)
+    for name in (name for name, reason in writer.reasons.items() if not reason):
+        writer.weights(plan.layers[name])
+    for tensor in writer.rounded_tensors():
+        writer.round(tensor)
+    return writer.finish()
+
+
+def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
+    """Scale and zero point of a tensor: uint8 over its clipped range with 0 exact, or int8 symmetric around 0."""
+    if not asymmetric:
+        return np.float32(found.threshold / 127), np.array(0, np.int8)
+    low, high = min(max(found.minimum, -found.threshold), 0.0), max(min(found.maximum, found.threshold), 0.0)
+    scale = np.float32(max((high - low) / 255, 1e-12))
+    return scale, np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
+
+
+def weight_scales(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
+    """One float32 scale for each channel along `axis`: its largest magnitude becomes the largest integer."""
+    others = tuple(i for i in range(weight.ndim) if i != axis)
+    return np.maximum(np.abs(weight).max(axis=others), 1e-12).astype(np.float32) / np.float32(2 ** (bits - 1) - 1)
+
+
+class _Writer:
+    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
+        self.model, self.plan, self.spec = model, plan, spec
+        self.facts, self.reasons = facts(model), decide(plan, spec, model)
+        self.constants = {initializer.name: initializer for initializer in model.graph.initializer}
+        self.nodes = {node.name: node for node in model.graph.node}
+        self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
+        self.front: list[onnx.NodeProto] = []
+
+    def rounded_tensors(self) -> list[str]:
+        """Inputs of int8 layers; where integers flow, also what layers and the operators between them make and read."""
+        chosen = dict.fromkeys(self.plan.layers[n].input for n, reason in self.reasons.items() if not reason)
+        if self.spec.between:
+            outputs = {value.name for value in self.model.graph.output}
+            for name, reason in self.reasons.items():
+                if not reason:
+                    chosen[rounded_tensor(self.model, self.plan.layers[name].output)] = None
+            for node in self.model.graph.node:
+                if node.op_type in self.spec.between and any(name in chosen for name in node.input):
+                    made = rounded_tensor(self.model, node.output[0])
+                    if made not in outputs:
+                        chosen.update(dict.fromkeys([*(n for n in node.input if n in self.plan.tensors), made]))
+            chosen = {name: None for name in chosen if name not in outputs}
+        return [name for name in chosen if self.plan.tensors[name].threshold > 0]
+
+    def weights(self, layer: Layer) -> None:
+        """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
+        node, weight = self.nodes[layer.name], numpy_helper.to_array(self.constants[layer.weight])
+        axis = self._axis(node, layer)
+        scales = weight_scales(weight, axis, layer.weight_bits)
+        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        integers = np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8)
+        node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, axis)
+        if self.spec.between and len(node.input) > 2 and node.input[2]:
+            bias = numpy_helper.to_array(self.constants[node.input[2]])
+            step = scales * activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]
+            limits = np.iinfo(np.int32)
+            integers = np.clip(np.round(bias / step.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+            node.input[2] = self._constant(f"{layer.name}.bias", integers, step, 0)
+
+    def round(self, tensor: str) -> None:
+        """Put a rounding pair behind a tensor: every reader reads the rounded values."""
+        scale, zero = activation_scale(self.plan.tensors[tensor], self.spec.asymmetric)
+        names = [f"{tensor}.scale", f"{tensor}.zero_point"]
+        for name, value in zip(names, (np.array(scale), zero), strict=True):
+            self.model.graph.initializer.append(numpy_helper.from_array(value, name))
+        for node in self.model.graph.node:
+            for i, name in enumerate(node.input):
+                if name == tensor:
+                    node.input[i] = f"{tensor}.rounded"
+        self.added[tensor] = [
+            helper.make_node("QuantizeLinear", [tensor, *names], [f"{tensor}.q"], f"{tensor}.quantize"),
+            helper.make_node("DequantizeLinear", [f"{tensor}.q", *names], [f"{tensor}.rounded"], f"{tensor}.dequantize"),
+        ]
+
+    def finish(self) -> onnx.ModelProto:
+        """Put the new nodes in order and drop the weights that are no longer read."""
+        ordered = list(self.front)
+        for value in self.model.graph.input:
+            ordered += self.added[value.name]
+        for node in self.model.graph.node:
+            ordered += [node, *(new for name in node.output for new in self.added[name])]
+        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
+        del self.model.graph.node[:]
+        self.model.graph.node.extend(copies)
+        read = {name for node in copies for name in node.input}
+        kept = [initializer for initializer in self.model.graph.initializer if initializer.name in read]
+        rest = onnx.GraphProto()
+        rest.initializer.extend(kept)
+        del self.model.graph.initializer[:]
+        self.model.graph.initializer.extend(rest.initializer)
+        del self.model.graph.value_info[:]
+        return self.model
+
+    def _constant(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
+        zeros = np.zeros(scales.shape, integers.dtype)
+        for part, value in (("q", integers), ("scale", scales), ("zero_point", zeros)):
+            self.model.graph.initializer.append(numpy_helper.from_array(value, f"{name}.{part}"))
+        inputs = [f"{name}.{part}" for part in ("q", "scale", "zero_point")]
+        self.front.append(helper.make_node("DequantizeLinear", inputs, [name], f"{name}.dequantize", axis=axis))
+        return name
+
+    def _axis(self, node: onnx.NodeProto, layer: Layer) -> int:
+        """The output channels in a weight."""
+        if layer.operator == "Gemm":
+            transposed = any(a.name == "transB" and a.i for a in node.attribute)
+            return 0 if transposed else 1
+        return {"Conv": 0, "ConvTranspose": 1}.get(layer.operator, len(self.facts[layer.name].shape) - 1)
+
+

@@ -1,0 +1,48 @@
+"""What a target can run in int8, and why not the rest. A backend states its Spec; the plan knows no target."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import onnx
+
+from sandglass.quantize.layers import Facts, facts
+from sandglass.quantize.plan import Plan
+
+
+
+def no_exception(layer: Facts) -> str:
+    """Nothing stays in float for the target's sake."""
+    return ""
+
+
+@dataclass(frozen=True)
+class Spec:
+    """Integer arithmetic of a target.
+
+    `operators` have integer kernels with one scale for each output channel. `asymmetric` activations have a zero
+    point (uint8), the others are signed bytes around zero. `between` names the operators that integers also flow
+    through when everything around them is rounded. `exception` returns why a layer stays in float, or "".
+    """
+
+    operators: tuple[str, ...]
+    asymmetric: bool
+    between: tuple[str, ...] = ()
+    exception: Callable[[Facts], str] = no_exception
+
+
+def decide(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, str]:
+    """For every layer of the graph "" where it runs in int8 on the target, else the reason why it stays in float."""
+    return {name: _reason(plan, spec, fact) for name, fact in facts(model).items()}
+
+
+def _reason(plan: Plan, spec: Spec, fact: Facts) -> str:
+    layer = plan.layers[fact.layer.name]
+    if layer.keep_float:
+        return layer.reason or "kept in float by the plan"
+    if layer.operator not in spec.operators:
+        return f"no int8 kernel for {layer.operator}"
+    if plan.tensors[layer.input].threshold == 0:
+        return "its input is always 0"
+    return spec.exception(fact)
