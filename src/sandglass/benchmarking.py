@@ -167,10 +167,19 @@ def _serve(pipe: Connection, folder: Path, threads: int, batch: int) -> None:
     while True:
         request = pipe.recv()
         if request == "memory":
-            unit = 1 if sys.platform == "darwin" else 1024
-            pipe.send(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20)
+            pipe.send(_peak_memory())
         else:
             pipe.send(_burst(lambda: session.run(inputs), request))
+
+
+def _peak_memory() -> float:
+    """MiB. On Linux not from getrusage, which starts a child at its parent's peak."""
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
 
 
 def _burst(run: Callable[[], object], seconds: float) -> list[float]:

@@ -53,7 +53,7 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--calibration-annotations", type=Path, metavar="JSON")
     command.add_argument("--calibration-dataset", default="coco-keypoints", choices=discover.names("datasets"))
     command.add_argument("--calibration-size", type=_count, default=64, metavar="N", help="samples (default 64)")
-    command.add_argument("--calibration-method", default="mse", choices=METHODS, help="(default mse)")
+    command.add_argument("--calibration-method", default="kl", choices=METHODS, help="(default kl)")
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 

@@ -57,7 +57,7 @@ class Calibration:
 
     dataset: Any
     size: int = 64
-    method: str = "mse"
+    method: str = "kl"
     seed: int = 0
 
 

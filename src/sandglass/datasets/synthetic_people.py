@@ -30,11 +30,13 @@ def load(
 ) -> KeypointDataset:
     """The first `limit` images of a split (200 for test). The two splits share no figure.
 
-    Raises DatasetError when files are given: this dataset has none.
+    Raises DatasetError when files are given (this dataset has none) or the split has another name.
     """
     if any(option is not None for option in (images, annotations, detections)):
         raise DatasetError("synthetic-people is drawn at run time and takes no files", "leave the paths out")
-    count = limit or IMAGES[split]
+    if split not in SPLITS:
+        raise DatasetError(f"synthetic-people has no split {split!r}", f"use one of {', '.join(SPLITS)}")
+    count = IMAGES[split] if limit is None else limit
     coco: dict[str, Any] = {"images": [], "annotations": [], "categories": [coco17.CATEGORY]}
     for index in range(count):
         height, width = SIZE
@@ -82,8 +84,9 @@ def _annotation(figure: figures.Figure, labels: np.ndarray, person: int) -> dict
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
-    flags = [_visibility(point, shown_by, labels, person) for point, shown_by in
-             zip(figure.joints, figures.SHOWN_BY, strict=True)]  # fmt: skip
+    towards_viewer = [*figures.face_shown(figure), *[True] * 12]
+    flags = [_visibility(point, shown_by if towards else (), labels, person) for point, shown_by, towards in
+             zip(figure.joints, figures.SHOWN_BY, towards_viewer, strict=True)]  # fmt: skip
     if sum(flag > 0 for flag in flags) < MINIMUM_KEYPOINTS or flags.count(2) < MINIMUM_KEYPOINTS:
         return None
     keypoints = [

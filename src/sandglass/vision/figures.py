@@ -146,15 +146,21 @@ def draw(image: np.ndarray, labels: np.ndarray, figure: Figure, person: int) -> 
         _arm(brush, figure, side)
     for side in legs:
         _leg(brush, figure, side)
-    if figure.facing < 0:
-        _head(brush, figure)
-        _torso(brush, figure)
-    else:
-        _torso(brush, figure)
-        _head(brush, figure)
+    if outfit.long_hair and face_shown(figure)[0]:
+        _long_hair(brush, figure)
+    _torso(brush, figure)
+    _head(brush, figure)
     for side in sides:
         if side not in arms_behind:
             _arm(brush, figure, side)
+
+
+def face_shown(figure: Figure) -> tuple[bool, bool, bool, bool, bool]:
+    """Whether nose, left eye, right eye, left ear and right ear are on the viewer's side of the head."""
+    depth = (figure.joints[:5, 2] - figure.head[2]) / figure.height
+    nose, left_eye, right_eye, left_ear, right_ear = (depth > [-0.01, 0.015, 0.015, -0.02, -0.02]).tolist()
+    # An eye is drawn on the face only, so a head seen from behind has none.
+    return nose, nose and left_eye, nose and right_eye, left_ear, right_ear
 
 
 def _arm_depth(joints: np.ndarray, side: int) -> float:
@@ -198,7 +204,7 @@ def _torso(brush: _Brush, figure: Figure) -> None:
                    [1, 1, 1], outfit.skin, TORSO)  # fmt: skip
         low = waist.mean(axis=0)
         for level in (0.25, 0.5, 0.75):
-            brush.dot(middle + level * (low - middle), 0.007 * unit, _shade(outfit.shirt, 0.45))
+            brush.dot(middle + level * (low - middle), 0.007 * unit, _shade(outfit.shirt, 0.45), TORSO)
 
 
 def _head(brush: _Brush, figure: Figure) -> None:
@@ -207,26 +213,33 @@ def _head(brush: _Brush, figure: Figure) -> None:
     centre = head[:2]
     chin = centre + [0, 0.03 * unit]
     up = np.array([0, -0.016 * unit])
-    forward = joints[0, 2] - head[2]  # depth of the nose before the head's centre
-    if outfit.long_hair:
-        brush.hull([centre + up, centre + [0, 0.06 * unit]], [radius * 1.15, radius * 1.05], outfit.hair, HEAD)
+    nose_shown, *eyes_shown, left_ear, right_ear = face_shown(figure)
     brush.hull([centre, chin], [radius, radius * 0.8], outfit.skin, HEAD)
-    for ear in (joints[3], joints[4]):
-        if ear[2] > head[2] - 0.02 * unit:
-            brush.dot(ear[:2], 0.016 * unit, _shade(outfit.skin, 0.85))
+    for ear, shown in ((joints[3], left_ear), (joints[4], right_ear)):
+        if shown:
+            brush.dot(ear[:2], 0.016 * unit, _shade(outfit.skin, 0.85), HEAD)
     back = (centre - joints[0, :2]) * 0.55
-    if forward > -0.01 * unit:
+    if nose_shown:
         crown = centre - [0, 0.044 * unit]
         brush.hull([crown + back * 0.4, crown + back], [radius * 0.55, radius * 0.6], outfit.hair, HEAD)
-        for eye in (joints[1], joints[2]):
-            if eye[2] > head[2] + 0.015 * unit:
-                brush.dot(eye[:2], 0.0125 * unit, (250, 250, 250))
-                brush.dot(eye[:2], 0.008 * unit, (25, 25, 35))
-        brush.dot(joints[0, :2], 0.011 * unit, _shade(outfit.skin, 0.72))
+        for eye, shown in zip(joints[1:3], eyes_shown, strict=True):
+            if shown:
+                brush.dot(eye[:2], 0.0125 * unit, (250, 250, 250), HEAD)
+                brush.dot(eye[:2], 0.008 * unit, (25, 25, 35), HEAD)
+        brush.dot(joints[0, :2], 0.011 * unit, _shade(outfit.skin, 0.72), HEAD)
         mouth = joints[0, :2] + [0, 0.027 * unit]
         brush.hull([mouth - [0.014 * unit, 0], mouth + [0.014 * unit, 0]], [0.005 * unit] * 2, (170, 60, 60), HEAD)
     else:
         brush.hull([centre + up, centre + [0, 0.015 * unit]], [radius * 1.05, radius * 0.95], outfit.hair, HEAD)
+        if outfit.long_hair:
+            _long_hair(brush, figure)
+
+
+def _long_hair(brush: _Brush, figure: Figure) -> None:
+    """Hair to the shoulders: drawn before the torso when the face is seen, after it from behind."""
+    centre, unit = figure.head[:2], figure.height
+    top, bottom = centre - [0, 0.016 * unit], centre + [0, 0.06 * unit]
+    brush.hull([top, bottom], [0.0713 * unit, 0.0651 * unit], figure.outfit.hair, HEAD)
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
@@ -254,11 +267,12 @@ class _Brush:
             self._fill(self.image, shifted, sizes * scale, _shade(colour, tone), cv2.LINE_AA)
         self._fill(self.labels, places, sizes, self.base + part, cv2.LINE_8)
 
-    def dot(self, centre: np.ndarray, radius: float, colour: Colour) -> None:
-        """A small mark on a part that is drawn already."""
+    def dot(self, centre: np.ndarray, radius: float, colour: Colour, part: int) -> None:
+        """A small disc: a mark on a part, or a nose or ear that sticks out of the head."""
         point = tuple(int(v) for v in np.round(centre * (1 << FRACTION_BITS)))
         size = max(1, round(radius * (1 << FRACTION_BITS)))
         cv2.circle(self.image, point, size, colour, -1, cv2.LINE_AA, FRACTION_BITS)
+        cv2.circle(self.labels, point, size, self.base + part, -1, cv2.LINE_8, FRACTION_BITS)
 
     def _fill(self, target: np.ndarray, places: np.ndarray, sizes: np.ndarray, value: Colour | int, line: int) -> None:
         points = (places[:, None] + self.CIRCLE * sizes[:, None, None]).reshape(-1, 2)

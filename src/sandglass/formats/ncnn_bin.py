@@ -1,0 +1,156 @@
+"""ncnn's `.bin`: the weights of a `.param`'s layers, one after the other, without names or lengths.
+
+Where a layer's weights end follows from its parameters, so every kind of layer that has weights must be known. Bytes
+are referenced, never copied: a model of any size can be split and joined again.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+
+from sandglass.errors import FormatError
+from sandglass.formats.ncnn_param import Layer, Param
+
+FLOAT16, INT8, RAW_SCALED = 0x01306B47, 0x000D4B38, 0x0002C056
+# A blob is (number of elements, has it a storage tag in front).
+Blobs = list[tuple[int, bool]]
+
+
+def _convolution(layer: Layer) -> Blobs:
+    outputs, term = layer.integer(0, 0), layer.integer(8, 0)
+    if layer.integer(19, 0) or layer.integer(28, 0):  # weights come as an input
+        return []
+    blobs = [(layer.integer(6, 0), True)] + [(outputs, False)] * layer.integer(5, 0)
+    return blobs + ([(outputs, False), (1, False)] if term else []) + [(1, False)] * (term > 100)
+
+
+def _depthwise(layer: Layer) -> Blobs:
+    outputs, group, term = layer.integer(0, 0), layer.integer(7, 1), layer.integer(8, 0)
+    if layer.integer(19, 0):
+        return []
+    blobs = [(layer.integer(6, 0), True)] + [(outputs, False)] * layer.integer(5, 0)
+    scales = {0: [], 1: [(group, False), (1, False)], 2: [(1, False), (1, False)]}[term % 100]
+    return blobs + scales + [(1, False)] * (term > 100)
+
+
+def _deconvolution(layer: Layer) -> Blobs:
+    if layer.integer(28, 0):
+        return []
+    return [(layer.integer(6, 0), True)] + [(layer.integer(0, 0), False)] * layer.integer(5, 0)
+
+
+def _inner_product(layer: Layer) -> Blobs:
+    outputs = layer.integer(0, 0)
+    blobs = [(layer.integer(2, 0), True)] + [(outputs, False)] * layer.integer(1, 0)
+    return blobs + ([(outputs, False), (1, False)] if layer.integer(8, 0) else [])
+
+
+def _scale(layer: Layer) -> Blobs:
+    channels = layer.integer(0, 0)
+    return [] if channels == -233 else [(channels, False)] * (1 + layer.integer(1, 0))
+
+
+def _memory(layer: Layer) -> Blobs:
+    sizes = [layer.integer(key, 0) for key in (0, 1, 11, 2)]
+    return [(int(np.prod([size for size in sizes if size])), layer.integer(21, 1) == 0)]
+
+
+def _normalization(layer: Layer) -> Blobs:
+    return [(layer.integer(0, 0), False)] * 2 * layer.integer(2, 1)
+
+
+BLOBS: dict[str, Callable[[Layer], Blobs]] = {
+    "Convolution": _convolution,
+    "Convolution1D": _convolution,
+    "ConvolutionDepthWise": _depthwise,
+    "ConvolutionDepthWise1D": _depthwise,
+    "Deconvolution": _deconvolution,
+    "DeconvolutionDepthWise": _deconvolution,
+    "InnerProduct": _inner_product,
+    "BatchNorm": lambda layer: [(layer.integer(0, 0), False)] * 4,
+    "Bias": lambda layer: [(layer.integer(0, 0), False)],
+    "PReLU": lambda layer: [(layer.integer(0, 0), False)],
+    "Scale": _scale,
+    "MemoryData": _memory,
+    "LayerNorm": _normalization,
+    "GroupNorm": lambda layer: [(layer.integer(1, 0), False)] * 2 * layer.integer(3, 1),
+    "InstanceNorm": _normalization,
+}
+
+
+def read_bin(param: Param, path: Path) -> list[list[memoryview]]:
+    """For each layer of `param` its blobs, tags included, as views into the mapped file.
+
+    Raises FormatError, naming the layer and the bytes, when the file does not fit.
+    """
+    size = path.stat().st_size if path.is_file() else -1
+    if size < 0:
+        raise FormatError(f"cannot read {path}: there is no such file", "check the path")
+    data = memoryview(np.memmap(path, np.uint8, "r")) if size else memoryview(b"")
+    return split(param, data, str(path))
+
+
+def split(param: Param, data: memoryview, where: str = "bin") -> list[list[memoryview]]:
+    """Cut the bytes of a `.bin` into the blobs of each layer."""
+    position, parts = 0, []
+    for layer in param.layers:
+        blobs = []
+        for count, tagged in BLOBS.get(layer.kind, lambda _: [])(layer):
+            length = _tagged_length(data, position, count) if tagged else 4 * count
+            if length < 0 or position + length > len(data):
+                raise FormatError(
+                    f"{where} ends in layer {layer.name}: {position + length} bytes needed, it has {len(data)}",
+                    "give the .bin that belongs to the .param",
+                )
+            blobs.append(data[position : position + length])
+            position += length
+        parts.append(blobs)
+    if position != len(data):
+        raise FormatError(f"{where} has {len(data)} bytes, the layers of its .param take {position}",
+                          "give the .bin that belongs to the .param")  # fmt: skip
+    return parts
+
+
+def _tagged_length(data: memoryview, position: int, count: int) -> int:
+    if position + 4 > len(data):
+        return len(data) + 4
+    tag = int.from_bytes(data[position : position + 4], "little")
+    if tag == FLOAT16:
+        return 4 + (2 * count + 3) // 4 * 4
+    if tag == INT8:
+        return 4 + (count + 3) // 4 * 4
+    if tag in (0, RAW_SCALED):
+        return 4 + 4 * count
+    return 4 + 4 * 256 + (count + 3) // 4 * 4  # a table of 256 values and an index for each weight
+
+
+def float_weights(blob: memoryview) -> np.ndarray | None:
+    """The float32 weights of a tagged blob, without a copy where they are stored as such; None for other storage."""
+    tag = int.from_bytes(blob[:4], "little")
+    if tag == 0:
+        return np.frombuffer(blob[4:], np.float32)
+    if tag == FLOAT16:
+        return np.frombuffer(blob[4:], np.float16).astype(np.float32)
+    return None
+
+
+def int8_blob(weights: np.ndarray) -> memoryview:
+    """Signed bytes with their tag, padded to four."""
+    data = weights.astype(np.int8).tobytes()
+    return memoryview(INT8.to_bytes(4, "little") + data + bytes(-len(data) % 4))
+
+
+def floats_blob(values: np.ndarray) -> memoryview:
+    """Untagged float32 values."""
+    return memoryview(np.asarray(values, np.float32).tobytes())
+
+
+def write_bin(parts: list[list[memoryview]], path: Path) -> None:
+    """Write the blobs one after the other."""
+    with path.open("wb") as stream:
+        for blobs in parts:
+            for blob in blobs:
+                stream.write(blob)

@@ -1,0 +1,91 @@
+"""ncnn's `.param` text: read and written so that what is not touched stays the same to the byte."""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+from pathlib import Path
+
+from sandglass.errors import FormatError
+
+MAGIC = "7767517"
+ARRAY = 23300  # array parameter k is written under the key -(23300 + k)
+
+
+@dataclass
+class Layer:
+    """One line. `text` is the line as read; setting a parameter changes it in place."""
+
+    text: str
+    kind: str
+    name: str
+    bottoms: tuple[str, ...]
+    tops: tuple[str, ...]
+    parameters: dict[int, str]
+
+    def integer(self, key: int, default: int) -> int:
+        """An integer parameter, or its default. Raises FormatError when it is something else."""
+        value = self.parameters.get(key, str(default))
+        try:
+            return int(value)
+        except ValueError as error:
+            raise FormatError(f"layer {self.name}: parameter {key} is {value!r}, expected an integer") from error
+
+    def set(self, key: int, value: int) -> None:
+        """Set an integer parameter, behind the others when it is new."""
+        if key in self.parameters:
+            self.text = re.sub(rf"(?<=\s){key}=\S+", f"{key}={value}", self.text)
+        else:
+            body = self.text.rstrip()
+            self.text = f"{body} {key}={value}{self.text[len(body) :]}"
+        self.parameters[key] = str(value)
+
+
+@dataclass
+class Param:
+    """A whole file: the two header lines as read, and the layers."""
+
+    header: tuple[str, str]
+    layers: list[Layer]
+
+    def text(self) -> str:
+        """The file's text."""
+        return "".join([*self.header, *(layer.text for layer in self.layers)])
+
+
+def read_param(path: Path) -> Param:
+    """Read a `.param` file. Raises FormatError, naming the line, when it is malformed."""
+    try:
+        return parse_param(path.read_bytes().decode(), str(path))
+    except OSError as error:
+        raise FormatError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except UnicodeDecodeError as error:
+        raise FormatError(f"{path} is not text", "binary .param.bin files are not read") from error
+
+
+def parse_param(text: str, where: str = "param") -> Param:
+    """Parse the text of a `.param` file; `where` names it in errors."""
+    lines = re.findall(r"[^\n]*\n|[^\n]+", text)
+    if len(lines) < 2 or lines[0].strip() != MAGIC:
+        raise FormatError(f"{where} does not start with {MAGIC}", "give an ncnn .param file")
+    layers = [_parse(line, f"{where}, line {number}") for number, line in enumerate(lines[2:], 3) if line.strip()]
+    counts = lines[1].split()
+    blobs = sum(len(layer.tops) for layer in layers)
+    if counts != [str(len(layers)), str(blobs)]:
+        raise FormatError(f"{where} announces {' '.join(counts)} layers and blobs and has {len(layers)} {blobs}",
+                          "the file is cut off or was edited")  # fmt: skip
+    return Param((lines[0], lines[1]), layers)
+
+
+def _parse(line: str, where: str) -> Layer:
+    words = line.split()
+    try:
+        kind, name, inputs, outputs = words[0], words[1], int(words[2]), int(words[3])
+        blobs, rest = words[4 : 4 + inputs + outputs], words[4 + inputs + outputs :]
+        pairs = [word.split("=", 1) for word in rest]
+        parameters = {int(key): value for key, value in pairs}
+    except (IndexError, ValueError) as error:
+        raise FormatError(f"{where}: {line.strip()!r} is not a layer", "the file is cut off or was edited") from error
+    if len(blobs) != inputs + outputs or min(inputs, outputs) < 0:
+        raise FormatError(f"{where}: {name} has fewer blobs than it announces", "the file is cut off or was edited")
+    return Layer(line, kind, name, tuple(blobs[:inputs]), tuple(blobs[inputs:]), parameters)
