@@ -40,7 +40,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--images", type=int, default=7000)
-    parser.add_argument("--steps", type=int, default=4500, help="length of the cosine schedule")
+    parser.add_argument("--steps", type=int, default=3600, help="length of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
@@ -95,17 +95,18 @@ def batch_of(
             joints = joints[coco17.FLIP_PAIRS]
             joints[:, 0] = width - 1 - joints[:, 0]
         colour = random.normal(1, 0.12, 3) * random.normal(1, 0.1)
-        pixels = np.clip(picture * colour + random.normal(0, 10), 0, 255)
-        inputs[i] = ((pixels - MEAN) / STD).transpose(2, 0, 1)
+        pixels = np.clip(picture * np.float32(colour) + np.float32(random.normal(0, 10)), 0, 255)
+        inputs[i] = ((pixels - np.float32(MEAN)) / np.float32(STD)).transpose(2, 0, 1)
         points[i] = joints
     places, shown = points[..., :2] / 4, points[..., 2] > 0
     inside = (places >= 0).all(-1) & (places < [width // 4, height // 4]).all(-1)
-    x, y = np.arange(width // 4), np.arange(height // 4)
+    x, y = np.arange(width // 4, dtype=np.float32), np.arange(height // 4, dtype=np.float32)
+    places = places.astype(np.float32)
     gauss_x = np.exp(-((x - places[..., :1]) ** 2) / (2 * SIGMA**2))
     gauss_y = np.exp(-((y - places[..., 1:]) ** 2) / (2 * SIGMA**2))
     targets = gauss_y[..., :, None] * gauss_x[..., None, :]
     weights = (shown & inside).astype(np.float32)
-    return torch.from_numpy(inputs), torch.from_numpy(targets.astype(np.float32)), torch.from_numpy(weights)
+    return torch.from_numpy(inputs), torch.from_numpy(targets), torch.from_numpy(weights)
 
 
 def train(

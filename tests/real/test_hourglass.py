@@ -7,6 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+
 from real import reference_weights
 
 torch = pytest.importorskip("torch")

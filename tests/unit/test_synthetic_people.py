@@ -78,7 +78,8 @@ def test_boxes_and_areas_are_of_the_image(people: KeypointDataset) -> None:
     """Boxes lie in the image, areas are pixels of the silhouette and so less than the box; ids are unique."""
     boxes, annotations = _boxes(people), people.coco["annotations"]
     height, width = synthetic_people.SIZE
-    assert (boxes[:, :2] >= 0).all() and (boxes[:, :2] + boxes[:, 2:] <= [width, height]).all()
+    assert (boxes[:, :2] >= 0).all()
+    assert (boxes[:, :2] + boxes[:, 2:] <= [width, height]).all()
     areas = np.array([entry["area"] for entry in annotations])
     assert ((areas > 0.1 * boxes[:, 2] * boxes[:, 3]) & (areas < boxes[:, 2] * boxes[:, 3])).all()
     assert len({entry["id"] for entry in annotations}) == len(annotations)
@@ -90,8 +91,9 @@ def test_a_face_is_seen_from_the_front_only() -> None:
     seen = [figures.random_figure(random, (100.0, 200.0), 150.0) for _ in range(200)]
     front = np.array([figures.face_shown(figure)[:3] for figure in seen if figure.facing > 0.9])
     back = np.array([figures.face_shown(figure)[:3] for figure in seen if figure.facing < -0.9])
-    assert len(front) > 20 and len(back) > 20
-    assert front.mean() > 0.95 and not back.any()
+    assert min(len(front), len(back)) > 20
+    assert front.mean() > 0.95
+    assert not back.any()
 
 
 def test_left_is_left() -> None:

@@ -66,7 +66,7 @@ def random_outfit(random: np.random.Generator) -> Outfit:
 
 
 def random_figure(random: np.random.Generator, foot: tuple[float, float], height: float) -> Figure:
-    """A person of `height` pixels (upright) in a random pose, seen from a random side, with its lowest joint at `foot`."""
+    """A person of `height` pixels (upright) in a random pose, seen from a random side, its lowest joint at `foot`."""
     yaw = float(random.choice([0.0, np.pi, random.uniform(-np.pi, np.pi)], p=[0.4, 0.2, 0.4])) + random.normal(0, 0.25)
     points = _turn(_pose(random), yaw, lean=random.normal(0, 0.12))
     points *= height
@@ -75,7 +75,7 @@ def random_figure(random: np.random.Generator, foot: tuple[float, float], height
 
 
 def _colour(random: np.random.Generator) -> Colour:
-    hsv = np.uint8([[[random.integers(180), random.integers(40, 230), random.integers(60, 250)]]])
+    hsv = np.array([[[random.integers(180), random.integers(40, 230), random.integers(60, 250)]]], np.uint8)
     red, green, blue = cv2.cvtColor(hsv, cv2.COLOR_HSV2RGB)[0, 0]
     return int(red), int(green), int(blue)
 
@@ -96,7 +96,8 @@ def _pose(random: np.random.Generator) -> np.ndarray:
         shoulder = np.array([side * 0.115 * width, shoulder_y, 0])
         elbow = shoulder + 0.165 * _direction(side, swing, spread)
         turn = random.uniform(0, 1)
-        wrist = elbow + 0.15 * _direction(side, swing + bend * turn, spread + bend * (1 - turn) * random.choice([-1, 1]))
+        outwards = bend * (1 - turn) * random.choice([-1, 1])
+        wrist = elbow + 0.15 * _direction(side, swing + bend * turn, spread + outwards)
         lift = {"stand": random.normal(0, 0.06), "walk": side * stride, "sit": random.normal(1.35, 0.15)}.get(
             str(kind), random.normal(0.2, 0.4)
         )
@@ -180,7 +181,8 @@ def _arm(brush: _Brush, figure: Figure, side: int) -> None:
 def _leg(brush: _Brush, figure: Figure, side: int) -> None:
     joints, outfit, unit = figure.joints, figure.outfit, figure.height
     hip, knee, ankle = joints[11 + side], joints[13 + side], joints[15 + side]
-    toe = ankle + unit * np.array([0.04 * np.sign(joints[0, 0] - figure.head[0] + 1e-6) * (1 - abs(figure.facing)), 0.03, 0])
+    towards_nose = np.sign(joints[0, 0] - figure.head[0] + 1e-6)
+    toe = ankle + unit * np.array([0.04 * towards_nose * (1 - abs(figure.facing)), 0.03, 0])
     lower = outfit.trousers if outfit.long_trousers else outfit.skin
     brush.limb(knee, ankle, 0.036 * unit, 0.024 * unit, lower, SHIN + side)
     brush.limb(ankle, toe, 0.022 * unit, 0.02 * unit, outfit.shoes, SHIN + side)
@@ -199,9 +201,9 @@ def _torso(brush: _Brush, figure: Figure) -> None:
             band = shoulders + level * (waist - shoulders)
             brush.hull([*band], [0.014 * unit] * 2, outfit.stripe, TORSO)
     if figure.facing > 0.2:  # collar and buttons tell the front
-        middle = shoulders.mean(axis=0) + [0, 0.02 * unit]
-        brush.hull([middle - [0.02 * unit, 0.03 * unit], middle + [0.02 * unit, -0.03 * unit], middle],
-                   [1, 1, 1], outfit.skin, TORSO)  # fmt: skip
+        middle = _moved(shoulders.mean(axis=0), 0, 0.02 * unit)
+        collar = [_moved(middle, across * unit, -0.03 * unit) for across in (-0.02, 0.02)]
+        brush.hull([*collar, middle], [1, 1, 1], outfit.skin, TORSO)
         low = waist.mean(axis=0)
         for level in (0.25, 0.5, 0.75):
             brush.dot(middle + level * (low - middle), 0.007 * unit, _shade(outfit.shirt, 0.45), TORSO)
@@ -211,8 +213,8 @@ def _head(brush: _Brush, figure: Figure) -> None:
     joints, outfit, unit = figure.joints, figure.outfit, figure.height
     head, radius = figure.head, 0.062 * unit
     centre = head[:2]
-    chin = centre + [0, 0.03 * unit]
-    up = np.array([0, -0.016 * unit])
+    chin = _moved(centre, 0, 0.03 * unit)
+    top = _moved(centre, 0, -0.016 * unit)
     nose_shown, *eyes_shown, left_ear, right_ear = face_shown(figure)
     brush.hull([centre, chin], [radius, radius * 0.8], outfit.skin, HEAD)
     for ear, shown in ((joints[3], left_ear), (joints[4], right_ear)):
@@ -220,17 +222,18 @@ def _head(brush: _Brush, figure: Figure) -> None:
             brush.dot(ear[:2], 0.016 * unit, _shade(outfit.skin, 0.85), HEAD)
     back = (centre - joints[0, :2]) * 0.55
     if nose_shown:
-        crown = centre - [0, 0.044 * unit]
+        crown = _moved(centre, 0, -0.044 * unit)
         brush.hull([crown + back * 0.4, crown + back], [radius * 0.55, radius * 0.6], outfit.hair, HEAD)
         for eye, shown in zip(joints[1:3], eyes_shown, strict=True):
             if shown:
                 brush.dot(eye[:2], 0.0125 * unit, (250, 250, 250), HEAD)
                 brush.dot(eye[:2], 0.008 * unit, (25, 25, 35), HEAD)
         brush.dot(joints[0, :2], 0.011 * unit, _shade(outfit.skin, 0.72), HEAD)
-        mouth = joints[0, :2] + [0, 0.027 * unit]
-        brush.hull([mouth - [0.014 * unit, 0], mouth + [0.014 * unit, 0]], [0.005 * unit] * 2, (170, 60, 60), HEAD)
+        mouth = _moved(joints[0, :2], 0, 0.027 * unit)
+        corners = [_moved(mouth, across * unit, 0) for across in (-0.014, 0.014)]
+        brush.hull(corners, [0.005 * unit] * 2, (170, 60, 60), HEAD)
     else:
-        brush.hull([centre + up, centre + [0, 0.015 * unit]], [radius * 1.05, radius * 0.95], outfit.hair, HEAD)
+        brush.hull([top, _moved(centre, 0, 0.015 * unit)], [radius * 1.05, radius * 0.95], outfit.hair, HEAD)
         if outfit.long_hair:
             _long_hair(brush, figure)
 
@@ -238,8 +241,13 @@ def _head(brush: _Brush, figure: Figure) -> None:
 def _long_hair(brush: _Brush, figure: Figure) -> None:
     """Hair to the shoulders: drawn before the torso when the face is seen, after it from behind."""
     centre, unit = figure.head[:2], figure.height
-    top, bottom = centre - [0, 0.016 * unit], centre + [0, 0.06 * unit]
+    top, bottom = _moved(centre, 0, -0.016 * unit), _moved(centre, 0, 0.06 * unit)
     brush.hull([top, bottom], [0.0713 * unit, 0.0651 * unit], figure.outfit.hair, HEAD)
+
+
+def _moved(point: np.ndarray, right: float, down: float) -> np.ndarray:
+    moved: np.ndarray = point + np.array([right, down])
+    return moved
 
 
 def _shade(colour: Colour, factor: float) -> Colour:

@@ -1,0 +1,61 @@
+"""Codecs and metrics against the outputs of mmpose and pycocotools."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from sandglass.metrics import keypoints
+from sandglass.tasks import topdown_pose
+from sandglass.vision import affine, coco17, heatmap
+from sandglass.vision.nms import oks_nms
+
+
+def test_affine_equals_mmpose(real_data: Path) -> None:
+    """Centres, scales and both warp matrices are mmpose's, for all boxes and sizes of the fixture."""
+    for case in json.loads((real_data / "fixtures/codecs/affine.json").read_text()):
+        width, height = case["input_wh"]
+        centre, scale = affine.centre_and_scale(tuple(case["box_xywh"]), (height, width))
+        np.testing.assert_allclose(centre, case["center"], rtol=1e-5)
+        np.testing.assert_allclose(scale, case["scale"], rtol=1e-5)
+        for unbiased, key in ((False, "warp"), (True, "warp_udp")):
+            own = affine.warp_matrix(centre, scale, (height, width), unbiased)
+            np.testing.assert_allclose(own, case[key], rtol=1e-4, atol=1e-3)
+
+
+def test_decoding_equals_mmpose(real_data: Path) -> None:
+    """Argmax with quarter offset gives mmpose's keypoints and scores exactly."""
+    golden = np.load(real_data / "fixtures/codecs/heatmap_decode.npz")
+    places, scores = heatmap.decode(golden["heatmaps"], (256, 192))
+    np.testing.assert_array_equal(places, golden["msra_default_keypoints"])
+    np.testing.assert_array_equal(scores, golden["msra_default_scores"])
+
+
+def test_flipping_equals_mmpose(real_data: Path) -> None:
+    """Heatmaps of a mirrored image come back as mmpose brings them, with and without the shift."""
+    golden = np.load(real_data / "fixtures/codecs/flip.npz")
+    np.testing.assert_array_equal(golden["flip_indices"], coco17.FLIP_PAIRS)
+    for shift, key in ((False, "flipped"), (True, "flipped_shift")):
+        np.testing.assert_array_equal(heatmap.flip_back(golden["heatmaps"], coco17.FLIP_PAIRS, shift), golden[key])
+
+
+def test_metrics_and_suppression_equal_pycocotools_and_mmpose(real_data: Path) -> None:
+    """The ten metrics are pycocotools' to 1e-6, and OKS suppression keeps what mmpose keeps."""
+    folder = real_data / "fixtures/codecs"
+    truth, found, expected = (
+        json.loads((folder / f"coco_{name}.json").read_text()) for name in ("gt", "dt", "expected")
+    )
+    for name, metric in keypoints.score(truth, found).items():
+        assert metric["value"] == pytest.approx(expected["metrics"][name], abs=1e-6), name
+        assert metric["low"] <= metric["value"] <= metric["high"]
+    for entry, rescored in zip(found, expected["rescored_vis_thr_0_2"], strict=True):
+        scores = np.array(entry["keypoints"])[2::3]
+        assert entry["score"] * scores[scores > topdown_pose.VISIBLE].mean() == pytest.approx(rescored)
+    for image, kept in expected["oks_nms_0_9_kept"].items():
+        index = [i for i, entry in enumerate(found) if entry["image_id"] == int(image)]
+        joints = np.array([found[i]["keypoints"] for i in index]).reshape(-1, 17, 3)
+        scores, areas = (np.array([found[i][key] for i in index]) for key in ("score", "area"))
+        assert [index[i] for i in oks_nms(joints[..., :2], scores, areas)] == kept
