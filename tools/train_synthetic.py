@@ -17,6 +17,7 @@ from pathlib import Path
 import cv2
 import numpy as np
 import torch
+from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
 from sandglass import discover
@@ -42,6 +43,7 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=7000)
     parser.add_argument("--steps", type=int, default=3600, help="length of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--start", type=Path, help="go on from these weights, with half the rate")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
     torch.set_num_threads(2)
@@ -49,7 +51,7 @@ def main() -> None:
     crops, keypoints = draw_crops(arguments.images)
     print(f"{len(crops)} people drawn in {time.perf_counter() - started:.0f} s", flush=True)
     started = time.perf_counter()
-    module = train(crops, keypoints, arguments.steps, arguments.seed, arguments.out)
+    module = train(crops, keypoints, arguments.steps, arguments.seed, arguments.out, arguments.start)
     print(f"trained in {(time.perf_counter() - started) / 60:.1f} min", flush=True)
     report(module)
 
@@ -110,18 +112,23 @@ def batch_of(
 
 
 def train(
-    crops: np.ndarray, keypoints: np.ndarray, steps: int, seed: int, out: Path
+    crops: np.ndarray, keypoints: np.ndarray, steps: int, seed: int, out: Path, start: Path | None
 ) -> torch.nn.Module:
     """AdamW with a warm-up and a cosine over `steps`; the result is the running average of the weights."""
     random = np.random.default_rng(seed)
-    module = hourglass.build(**ARGUMENTS).train().to(memory_format=torch.channels_last)
+    peak = 1.5e-3 if start else 3e-3
+    weights = {key: torch.from_numpy(value) for key, value in load_file(start).items()} if start else None
+    module = hourglass.build(**ARGUMENTS)
+    if weights:
+        module.load_state_dict(weights)
+    module = module.train().to(memory_format=torch.channels_last)
     average = torch.optim.swa_utils.AveragedModel(
         module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-4)
     losses = []
     for step in range(1, steps + 1):
-        rate = 3e-3 * min(1.0, step / 200) * (0.5 + 0.5 * np.cos(np.pi * step / steps))
+        rate = peak * min(1.0, step / 200) * (0.5 + 0.5 * np.cos(np.pi * step / steps))
         for group in optimizer.param_groups:
             group["lr"] = max(rate, 1e-6)
         chosen = random.integers(len(crops), size=BATCH)

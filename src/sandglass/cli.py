@@ -233,9 +233,8 @@ def _fetch(commands: Any) -> None:
 
 
 def _run_fetch(arguments: argparse.Namespace) -> int:
-    from sandglass.fetch import fetch_card
-
     from sandglass.card import load_card
+    from sandglass.fetch import fetch_card
 
     print(fetch_card(load_card(arguments.model), mirrors=arguments.mirror, progress=_Progress(arguments.model)))
     return 0

@@ -11,7 +11,6 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from sandglass.quantize.plan import Plan
 
 from sandglass import discover, parity
 from sandglass.artifact import Artifact, load_artifact, write_manifest
@@ -21,6 +20,7 @@ from sandglass.errors import CheckpointError, DatasetError, InputError, Sandglas
 from sandglass.files import atomic_file, atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.journal import cache_folder
+from sandglass.quantize.plan import Plan
 
 Say = Callable[[str], None]
 

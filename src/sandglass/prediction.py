@@ -8,13 +8,13 @@ from typing import Any
 
 import cv2
 import numpy as np
-from sandglass.vision.image import read_image
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
 from sandglass.errors import InputError
 from sandglass.evaluation import infer
 from sandglass.files import atomic_file
+from sandglass.vision.image import read_image
 
 Box = Sequence[float]
 

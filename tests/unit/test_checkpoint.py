@@ -69,7 +69,11 @@ class Hostile:
 @pytest.mark.parametrize("zipped", [True, False], ids=["zip", "legacy"])
 @pytest.mark.parametrize(
     ("function", "name"),
-    [(os.system, "posix.system"), (builtins.eval, r"(builtins|__builtin__)\.eval"), (builtins.open, r"(_?io|builtins|__builtin__)\.open")],
+    [
+        (os.system, "posix.system"),
+        (builtins.eval, r"(builtins|__builtin__)\.eval"),
+        (builtins.open, r"(_?io|builtins|__builtin__)\.open"),
+    ],
 )
 def test_hostile_pickle_is_refused_by_name_and_not_run(
     tmp_path: Path, zipped: bool, function: object, name: str

@@ -73,7 +73,9 @@ def test_weights_equal_images_drawn_again() -> None:
             repeated["images"].append({"id": number, "width": 640, "height": 480})
             for entry in truth["annotations"]:
                 if entry["image_id"] == image:
-                    repeated["annotations"].append({**entry, "id": len(repeated["annotations"]) + 1, "image_id": number})
+                    repeated["annotations"].append(
+                        {**entry, "id": len(repeated["annotations"]) + 1, "image_id": number}
+                    )
             again += [{**entry, "image_id": number} for entry in results if entry["image_id"] == image]
     weighted = keypoints.accumulate(keypoints.match(truth, results), weights[None])
     np.testing.assert_allclose([v[0] for v in weighted.values()], by_pycocotools(repeated, again), atol=1e-9)

@@ -46,7 +46,9 @@ def test_setting_a_parameter_changes_one_layer_only(text: str, value: int) -> No
     again = ncnn_param.parse_param(param.text())
     assert again.layers[0].integer(8, -1) == value
     assert again.layers[0].tops == param.layers[0].tops
-    assert [layer.text for layer in again.layers[1:]] == [layer.text for layer in ncnn_param.parse_param(text).layers[1:]]
+    assert [layer.text for layer in again.layers[1:]] == [
+        layer.text for layer in ncnn_param.parse_param(text).layers[1:]
+    ]
 
 
 @pytest.mark.parametrize(
@@ -121,6 +123,7 @@ def test_broken_table_is_refused(lines: list[str], message: str) -> None:
 
 def test_winograd_is_told_from_the_parameters() -> None:
     """Only a 3x3 convolution of stride 1 with enough channels, and not masked, runs by Winograd."""
+
     def layer(text: str) -> ncnn_param.Layer:
         return ncnn_param.parse_param(f"7767517\n1 1\n{text}\n").layers[0]
 

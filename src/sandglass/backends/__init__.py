@@ -22,10 +22,9 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 if TYPE_CHECKING:
+    from sandglass.card import Card
     from sandglass.quantize.plan import Plan
     from sandglass.quantize.spec import Spec
-
-    from sandglass.card import Card
 
 Arrays = Mapping[str, np.ndarray]
 

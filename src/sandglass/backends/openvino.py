@@ -57,7 +57,9 @@ def _convert(graph: Path, out: Path) -> None:
     try:
         openvino.save_model(openvino.convert_model(graph), out, compress_to_fp16=False)
     except RuntimeError as error:
-        line = next((part for part in str(error).splitlines() if "not supported" in part or "No conversion" in part), "")
+        line = next(
+            (part for part in str(error).splitlines() if "not supported" in part or "No conversion" in part), ""
+        )
         if line:
             raise UnsupportedOperator(f"OpenVINO lacks an operator of the graph: {line.strip()}",
                                       "choose another backend") from error  # fmt: skip

@@ -74,7 +74,9 @@ def _read(path: Path) -> dict[str, Any]:
             )
     known = {image.get("id") for image in data["images"]}
     if strangers := sorted({entry["image_id"] for entry in people} - known):
-        raise DatasetError(f"{path}: annotations name image {strangers[0]}, which is not in its images", "mend the file")
+        raise DatasetError(
+            f"{path}: annotations name image {strangers[0]}, which is not in its images", "mend the file"
+        )
     if not any(entry.get("num_keypoints", 1) for entry in people):
         raise DatasetError(f"{path} has no person with keypoints", "use a file of COCO person keypoints")
     return {"info": {}, "images": data["images"], "annotations": people, "categories": data.get("categories", [])}
@@ -84,7 +86,9 @@ def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
     data = read_json(path, DatasetError)
     keys = {"image_id", "bbox", "score"}
     if not isinstance(data, list) or not all(isinstance(entry, dict) and keys <= set(entry) for entry in data):
-        raise DatasetError(f"{path} is not in COCO's result format", "it is a list of image_id, category_id, bbox, score")
+        raise DatasetError(
+            f"{path} is not in COCO's result format", "it is a list of image_id, category_id, bbox, score"
+        )
     known = {image["id"] for image in coco["images"]}
     people = [e for e in data if e.get("category_id", 1) == 1 and e["image_id"] in known]
     if not people:
@@ -108,5 +112,6 @@ def _require_images(folder: Path, names: list[str], annotations: Path) -> None:
     if missing:
         more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
         raise DatasetError(
-            f"{annotations} names {missing[0]}{more}, not in {folder}", "give the folder that belongs to the annotations"
+            f"{annotations} names {missing[0]}{more}, not in {folder}",
+            "give the folder that belongs to the annotations",
         )

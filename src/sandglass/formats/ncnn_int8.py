@@ -53,7 +53,9 @@ def quantize(param: Param, parts: list[list[memoryview]], scales: Mapping[str, S
     by_name = {layer.name: i for i, layer in enumerate(param.layers)}
     for name, entry in scales.items():
         if name not in by_name:
-            raise FormatError(f"the scales name layer {name}, which is not in the .param", "use the table of this model")
+            raise FormatError(
+                f"the scales name layer {name}, which is not in the .param", "use the table of this model"
+            )
         _quantize(param.layers[by_name[name]], parts[by_name[name]], entry)
     if chain:
         for name, scale in chained(param, scales).items():
@@ -97,4 +99,8 @@ def chained(param: Param, scales: Mapping[str, Scales]) -> dict[str, float]:
 def _final_readers(readers: Mapping[str, list[Layer]], blob: str) -> list[Layer]:
     """What reads a blob, looking through Split."""
     direct = readers.get(blob, [])
-    return [r for d in direct for r in ([x for t in d.tops for x in _final_readers(readers, t)] if d.kind == "Split" else [d])]
+    return [
+        r
+        for d in direct
+        for r in ([x for t in d.tops for x in _final_readers(readers, t)] if d.kind == "Split" else [d])
+    ]

@@ -48,7 +48,9 @@ class GraphSession:
         try:
             values = self._session.run(self.output_names, dict(inputs))
         except RUNTIME_ERRORS as error:
-            raise GraphError(f"the graph failed on an input: {str(error).splitlines()[0]}", "check its shape") from error
+            raise GraphError(
+                f"the graph failed on an input: {str(error).splitlines()[0]}", "check its shape"
+            ) from error
         return dict(zip(self.output_names, values, strict=True))
 
 

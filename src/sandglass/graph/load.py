@@ -31,7 +31,9 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
         try:
             temporary.write_bytes(model.SerializeToString())
         except (EncodeError, ValueError) as error:
-            raise GraphError(f"{path}: a graph of 2 GiB or more fits no single ONNX file", "use a smaller model") from error
+            raise GraphError(
+                f"{path}: a graph of 2 GiB or more fits no single ONNX file", "use a smaller model"
+            ) from error
 
 
 def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -49,5 +51,7 @@ def _shape(value: Any) -> tuple[int, ...]:
     dims = value.type.tensor_type.shape.dim
     shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
     if not shape or not all(isinstance(dim, int) and dim > 0 for dim in shape):
-        raise GraphError(f"{value.name} has the shape {list(shape)}, and a static one is needed", "export it with fixed sizes")
+        raise GraphError(
+            f"{value.name} has the shape {list(shape)}, and a static one is needed", "export it with fixed sizes"
+        )
     return shape

@@ -14,7 +14,9 @@ def fix_input(model: onnx.ModelProto, size: tuple[int, int]) -> None:
     """
     if len(model.graph.input) != 1:
         names = ", ".join(value.name for value in model.graph.input)
-        raise GraphError(f"the graph has {len(model.graph.input)} inputs ({names}), expected one image", "split the model")
+        raise GraphError(
+            f"the graph has {len(model.graph.input)} inputs ({names}), expected one image", "split the model"
+        )
     value = model.graph.input[0]
     wanted = (1, 3, *size)
     dims = value.type.tensor_type.shape.dim

@@ -108,9 +108,7 @@ class BasicBlock(nn.Module):
         self.bn2 = nn.BatchNorm2d(outputs)
         self.downsample: nn.Sequential | None = None
         if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(
-                nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs)
-            )
+            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
 
     def forward(self, features: Tensor) -> Tensor:
         shortcut = features if self.downsample is None else self.downsample(features)
@@ -130,9 +128,7 @@ class Head(nn.Module):
         return heatmaps
 
 
-def residual_layer(
-    inputs: int, outputs: int, blocks: int, stride: int = 1, widen_last: bool = False
-) -> nn.Sequential:
+def residual_layer(inputs: int, outputs: int, blocks: int, stride: int = 1, widen_last: bool = False) -> nn.Sequential:
     """`blocks` basic blocks; the stride and the change of width are in the first one, or with `widen_last` the last."""
     if widen_last:
         layers = [BasicBlock(inputs, inputs) for _ in range(blocks - 1)] + [BasicBlock(inputs, outputs, stride)]

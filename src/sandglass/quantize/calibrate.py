@@ -32,7 +32,9 @@ class TensorStatistics:
         self._widen(max(-low, high))
         if self.range > 0:
             magnitudes = np.abs(values).reshape(1, -1)
-            counts = cv2.calcHist([magnitudes], [0], None, [BINS], [0, float(np.nextafter(self.range, np.inf)) * 1.000001])
+            counts = cv2.calcHist(
+                [magnitudes], [0], None, [BINS], [0, float(np.nextafter(self.range, np.inf)) * 1.000001]
+            )
             zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
             self.counts += counts.ravel()  # OpenCV 4 returns a column
             self.counts[0] -= zeros  # zeros are exact in every format; padding and ReLU would drown the rest

@@ -90,7 +90,9 @@ class Plan:
         if unknown := sorted(set(self.layers) ^ set(layers)):
             raise PlanError(f"the plan and the graph differ in the layer {unknown[0]}", "use the plan of this model")
         if self.graph != graph:
-            raise PlanError(f"the plan is for the graph {self.graph[:12]}, not {graph[:12]}", "use the plan of this model")
+            raise PlanError(
+                f"the plan is for the graph {self.graph[:12]}, not {graph[:12]}", "use the plan of this model"
+            )
         for layer in self.layers.values():
             if layer.weight_bits not in (6, 8):
                 raise PlanError(f"{layer.name} has weight_bits {layer.weight_bits}, expected 6 or 8", "edit the plan")

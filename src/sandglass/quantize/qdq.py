@@ -94,7 +94,9 @@ class _Writer:
                     node.input[i] = f"{tensor}.rounded"
         self.added[tensor] = [
             helper.make_node("QuantizeLinear", [tensor, *names], [f"{tensor}.q"], f"{tensor}.quantize"),
-            helper.make_node("DequantizeLinear", [f"{tensor}.q", *names], [f"{tensor}.rounded"], f"{tensor}.dequantize"),
+            helper.make_node(
+                "DequantizeLinear", [f"{tensor}.q", *names], [f"{tensor}.rounded"], f"{tensor}.dequantize"
+            ),
         ]
 
     def finish(self) -> onnx.ModelProto:
@@ -130,5 +132,3 @@ class _Writer:
             transposed = any(a.name == "transB" and a.i for a in node.attribute)
             return 0 if transposed else 1
         return {"Conv": 0, "ConvTranspose": 1}.get(layer.operator, len(self.facts[layer.name].shape) - 1)
-
-

@@ -11,7 +11,6 @@ from sandglass.quantize.layers import Facts, facts
 from sandglass.quantize.plan import Plan
 
 
-
 def no_exception(layer: Facts) -> str:
     """Nothing stays in float for the target's sake."""
     return ""

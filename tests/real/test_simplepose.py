@@ -1,0 +1,95 @@
+"""A trained model as users have them: brought up, deployed and measured on real people."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from sandglass import discover
+from sandglass.artifact import Artifact
+from sandglass.card import Card, Input
+from sandglass.datasets import KeypointDataset, coco_keypoints
+from sandglass.errors import BackendUnavailable
+from sandglass.evaluation import evaluate
+from sandglass.graph.bring_up import bring_up_file
+from sandglass.graph.load import load_graph, static_inputs, static_outputs
+from sandglass.journal import Journal
+from sandglass.pipeline import Calibration, deploy
+
+# What mmpose's own dataset, warp, decoder and metric give on the same file.
+MMPOSE = {"AP": 0.4273, "AP50": 0.7100, "AP75": 0.4391, "APM": 0.4602, "APL": 0.3915,
+          "AR": 0.4686, "AR50": 0.7326, "AR75": 0.5000}  # fmt: skip
+
+
+def runtimes(precision: str) -> list[str]:
+    """Backends for users' ONNX files that write a precision."""
+    found = [(name, discover.load("backends", name)) for name in discover.names("backends")]
+    return [
+        n for n, backend in found if backend.PURPOSE == "deploy" and precision in backend.PRECISIONS and n != "pytorch"
+    ]
+
+
+@pytest.fixture(scope="module")
+def card(real_data: Path) -> Card:
+    """SimplePose's card."""
+    graph = real_data / "data/pose/simplepose/simplepose-nano.onnx"
+    normalization = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    return Card("simplepose-nano", "topdown-pose", Input((256, 192), *normalization), graph=graph)
+
+
+@pytest.fixture(scope="module")
+def people(real_data: Path) -> KeypointDataset:
+    """The 86 annotated persons."""
+    folder = real_data / "data/pose/coco-mini"
+    return coco_keypoints.load(folder / "train2017", folder / "annotations/person_keypoints_train2017.json")
+
+
+@pytest.fixture(scope="module")
+def artifacts(card: Card, people: KeypointDataset, tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """SimplePose for every runtime that is here, fp32 and int8."""
+    targets = []
+    for precision in ("fp32", "int8"):
+        for name in runtimes(precision):
+            try:
+                discover.load("backends", name).available()
+            except BackendUnavailable:
+                continue
+            targets.append(f"{name}:{precision}")
+    outcomes = deploy(card, targets, tmp_path_factory.mktemp("simplepose"), calibration=Calibration(people))
+    assert [str(outcome.error) for outcome in outcomes if outcome.error] == []
+    return {str(outcome.target): outcome.artifact for outcome in outcomes if outcome.artifact}
+
+
+def test_old_file_becomes_a_clean_graph(card: Card, tmp_path: Path) -> None:
+    """Opset 8 with weights among the inputs and a removed attribute comes up to opset 17 without BatchNorm."""
+    assert card.graph is not None
+    bring_up_file(card.graph, tmp_path / "graph.onnx", card.input.size)
+    model = load_graph(tmp_path / "graph.onnx")
+    assert model.opset_import[0].version == 17
+    assert static_inputs(model) == {"data": (1, 3, 256, 192)}
+    assert list(static_outputs(model).values()) == [(1, 17, 64, 48)]
+    assert {node.op_type for node in model.graph.node} == {"Conv", "Clip", "Add", "Relu", "ConvTranspose"}
+
+
+@pytest.mark.parametrize("name", runtimes("fp32"))
+def test_float_reaches_mmposes_numbers(
+    name: str, artifacts: dict[str, Artifact], people: KeypointDataset, tmp_path: Path
+) -> None:
+    """fp32 on every runtime gives mmpose's AP and AR to 0.0005."""
+    if f"{name}:fp32" not in artifacts:
+        pytest.skip(f"{name} is not installed")
+    result = evaluate(artifacts[f"{name}:fp32"], people, journal=Journal({}, tmp_path))
+    for metric, expected in MMPOSE.items():
+        assert result.metrics[metric]["value"] == pytest.approx(expected, abs=5e-4), metric
+
+
+@pytest.mark.parametrize("name", runtimes("int8"))
+def test_int8_keeps_most_of_it(
+    name: str, artifacts: dict[str, Artifact], people: KeypointDataset, tmp_path: Path
+) -> None:
+    """int8 from the plan alone stays within 4 points of AP; a broken quantizer loses 10 and more."""
+    if f"{name}:int8" not in artifacts:
+        pytest.skip(f"{name} is not installed")
+    result = evaluate(artifacts[f"{name}:int8"], people, journal=Journal({}, tmp_path))
+    assert abs(result.metrics["AP"]["value"] - MMPOSE["AP"]) < 0.04

@@ -1,0 +1,224 @@
+"""Calibration, thresholds, plans and QDQ graphs."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from conformance.test_backends import save_graph
+from sandglass.errors import DatasetError, PlanError
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.load import load_graph
+from sandglass.quantize import layers, make, qdq, thresholds
+from sandglass.quantize.calibrate import BINS, TensorStatistics, gather
+from sandglass.quantize.plan import Plan
+from sandglass.quantize.spec import Spec, decide
+
+SPEC = Spec(("Conv",), asymmetric=True)
+
+
+def statistics(*arrays: np.ndarray) -> TensorStatistics:
+    """Statistics of a tensor over several batches."""
+    found = TensorStatistics()
+    for array in arrays:
+        found.update(np.asarray(array, np.float32))
+    return found
+
+
+@given(st.lists(st.lists(st.floats(-1000, 1000, width=32), min_size=1, max_size=30), min_size=1, max_size=5))
+def test_one_pass_counts_everything(batches: list[list[float]]) -> None:
+    """Minimum and maximum are exact, and every value that is not zero is counted once, however the range grew."""
+    values = np.concatenate([np.array(batch, np.float32) for batch in batches])
+    found = statistics(*(np.array(batch, np.float32) for batch in batches))
+    assert (found.minimum, found.maximum) == (values.min(), values.max())
+    assert found.counts.sum() == np.count_nonzero(values)
+    assert found.counts.shape == (BINS,)
+
+
+def test_range_that_grows_keeps_the_histogram() -> None:
+    """Small values first and large ones later give nearly the histogram of all at once."""
+    random = np.random.default_rng(0)
+    small, large = random.normal(0, 0.1, 50000), random.normal(0, 3, 50000)
+    grown, whole = statistics(small, large).histogram(64), statistics(np.concatenate([small, large])).histogram(64)
+    assert np.abs(grown - whole).sum() / whole.sum() < 0.01
+
+
+def test_values_that_are_not_finite_are_refused() -> None:
+    """NaN and infinity are not quietly clipped."""
+    for bad in (np.nan, np.inf, -np.inf):
+        with pytest.raises(ValueError, match="NaN or infinite"):
+            statistics(np.array([1.0, bad]))
+
+
+def test_kl_finds_the_best_threshold_of_all() -> None:
+    """The divergence at the chosen threshold is that of a search over every one, to a thousandth."""
+    random = np.random.default_rng(1)
+    for values in (random.laplace(size=100000), np.abs(random.normal(size=100000)), random.standard_t(3, 100000)):
+        histogram = statistics(values).histogram(thresholds.KL_BINS)
+        normed = histogram / histogram.sum()
+        cumulative = np.concatenate([[0.0], np.cumsum(normed)])
+        every = [thresholds.kl_divergence(normed, cumulative, t) for t in range(thresholds.LEVELS, len(normed))]
+        chosen = thresholds.kl_divergence(normed, cumulative, int(thresholds.kl(histogram)))
+        assert chosen <= min(every) * 1.001 + 1e-9
+
+
+def test_divergence_is_that_of_the_definition() -> None:
+    """With whole bins for each level, the divergence is the textbook sum over a levelled histogram."""
+    random = np.random.default_rng(2)
+    normed = random.random(thresholds.KL_BINS)
+    normed /= normed.sum()
+    at = 2 * thresholds.LEVELS
+    clipped = normed[:at] + thresholds.KL_EPSILON
+    clipped[-1] += normed[at:].sum()
+    levelled = np.repeat(normed[:at].reshape(-1, 2).mean(1), 2) + thresholds.KL_EPSILON
+    expected = float((clipped * np.log(clipped / levelled)).sum())
+    cumulative = np.concatenate([[0.0], np.cumsum(normed)])
+    assert thresholds.kl_divergence(normed, cumulative, at) == pytest.approx(expected, rel=1e-6)
+
+
+def test_methods_order_as_their_definitions_say() -> None:
+    """For a long-tailed tensor minmax keeps the outlier, and the other methods clip it."""
+    values = np.concatenate([np.random.default_rng(0).normal(size=200000), [40.0]])
+    found = statistics(values)
+    assert thresholds.threshold(found, "minmax") == pytest.approx(40)
+    for method in ("kl", "percentile"):
+        assert 1.5 < thresholds.threshold(found, method) < 10, method
+    # One value in 200 000 at forty deviations costs mse more than rounding all others coarsely: it meets halfway.
+    assert 10 < thresholds.threshold(found, "mse") < 30
+
+
+def test_mse_threshold_beats_its_neighbours() -> None:
+    """Rounding with the chosen threshold has less error than with half or double."""
+    values = np.random.default_rng(0).laplace(size=50000)
+    best = thresholds.threshold(statistics(values), "mse")
+
+    def error(threshold: float) -> float:
+        step = threshold / 127
+        return float(((np.clip(np.round(values / step), -127, 127) * step - values) ** 2).mean())
+
+    assert error(best) < min(error(best / 2), error(best * 2))
+
+
+def test_zero_tensor_has_no_threshold() -> None:
+    """A tensor that is always 0 gives 0 for every method, not NaN."""
+    for method in thresholds.METHODS:
+        assert thresholds.threshold(statistics(np.zeros(10)), method) == 0
+
+
+@pytest.fixture(scope="module")
+def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A small network."""
+    return save_graph(tmp_path_factory.mktemp("quantize") / "small.onnx")
+
+
+@pytest.fixture(scope="module")
+def batches() -> list[dict[str, np.ndarray]]:
+    """Eight inputs."""
+    random = np.random.default_rng(0)
+    return [{"image": random.standard_normal((1, 3, 32, 24)).astype(np.float32)} for _ in range(8)]
+
+
+@pytest.fixture(scope="module")
+def plan(graph: Path, batches: list[dict[str, np.ndarray]]) -> Plan:
+    """Its plan."""
+    return make.make_plan(graph, batches, "kl")
+
+
+def test_plan_reads_back_and_fits_its_graph(plan: Plan, graph: Path, tmp_path: Path) -> None:
+    """A saved plan is the same plan, and passes the check against its graph."""
+    plan.save(tmp_path / "plan.json")
+    again = make.load_plan(tmp_path / "plan.json", graph)
+    assert again == plan
+    assert again.sha256 == plan.sha256
+    assert list(plan.layers) == ["first", "depthwise", "pointwise", "three", "last"]
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (lambda d: d.update(graph="0" * 64), "is for the graph 000000000000"),
+        (lambda d: d["layers"].pop("three"), "differ in the layer three"),
+        (lambda d: d["tensors"].pop("r1"), "has no range for its input r1"),
+        (lambda d: d["tensors"]["r1"].update(threshold=float("nan")), "expected finite numbers"),
+        (lambda d: d["tensors"]["r1"].update(threshold=0), "threshold of r1 is 0"),
+        (lambda d: d["layers"]["three"].update(weight_bits=5), "weight_bits 5"),
+        (lambda d: d["layers"]["three"].update(bits=5), "is not a plan"),
+        (lambda d: d.update(format=9), "format 9"),
+    ],
+)
+def test_plan_that_does_not_fit_is_refused(
+    plan: Plan, graph: Path, tmp_path: Path, change: object, message: str
+) -> None:
+    """An edited plan with a mistake is refused, naming the layer or tensor and the value."""
+    data = json.loads(plan.to_json())
+    change(data)  # type: ignore[operator]
+    (tmp_path / "plan.json").write_text(json.dumps(data))
+    with pytest.raises(PlanError, match=message):
+        make.load_plan(tmp_path / "plan.json", graph)
+
+
+def test_empty_calibration_set_is_refused(graph: Path) -> None:
+    """No batch, no ranges."""
+    with pytest.raises(DatasetError, match="calibration set is empty"):
+        gather(graph, ["image"], [])
+
+
+def test_nan_activation_is_named(graph: Path) -> None:
+    """A calibration input that makes NaN is refused, naming the tensor."""
+    with pytest.raises(PlanError, match="NaN or infinite"):
+        gather(graph, ["c1"], [{"image": np.full((1, 3, 32, 24), np.nan, np.float32)}])
+
+
+def test_dead_layer_stays_in_float(graph: Path) -> None:
+    """A layer whose input is 0 on every sample is left in float, with that as the reason."""
+    plan = make.make_plan(graph, [{"image": np.zeros((1, 3, 32, 24), np.float32)}], "kl")
+    assert plan.layers["first"].keep_float
+    assert "was 0 on every calibration sample" in plan.layers["first"].reason
+
+
+def test_qdq_graph_rounds_and_stays_close(plan: Plan, graph: Path, tmp_path: Path, batches: list[dict]) -> None:
+    """The QDQ graph is valid, stores weights as bytes, and its output stays within a few percent of float."""
+    model = qdq.quantize_dequantize(load_graph(graph), plan, SPEC)
+    onnx.checker.check_model(model, full_check=True)
+    onnx.save(model, tmp_path / "qdq.onnx")
+    kinds = [node.op_type for node in model.graph.node]
+    assert kinds.count("QuantizeLinear") == 5
+    assert kinds.count("DequantizeLinear") == 10
+    assert sum(i.data_type == onnx.TensorProto.INT8 and len(i.dims) == 4 for i in model.graph.initializer) == 5
+    expected = GraphSession(graph).run(batches[0])["heatmaps"]
+    found = GraphSession(tmp_path / "qdq.onnx").run(batches[0])["heatmaps"]
+    error = float(np.linalg.norm(found - expected) / np.linalg.norm(expected))
+    assert 1e-5 < error < 0.05
+
+
+def test_layer_kept_in_float_is_left_alone(plan: Plan, graph: Path) -> None:
+    """An edited plan that keeps a layer in float leaves its weights as they are, and the reason is reported."""
+    edited = dataclasses.replace(plan, layers={**plan.layers, "three": dataclasses.replace(
+        plan.layers["three"], keep_float=True, reason="by hand")})  # fmt: skip
+    assert decide(edited, SPEC, load_graph(graph))["three"] == "by hand"
+    model = qdq.quantize_dequantize(load_graph(graph), edited, SPEC)
+    assert "w4" in {initializer.name for initializer in model.graph.initializer}
+    assert "w3" not in {initializer.name for initializer in model.graph.initializer}
+
+
+def test_weights_get_a_scale_for_each_channel() -> None:
+    """Each output channel's largest weight becomes the largest integer, and a channel of zeros divides nothing by 0."""
+    weight = np.array([[1.0, -2.0], [0.0, 0.0], [0.25, 0.5]], np.float32)
+    scales = qdq.weight_scales(weight, 0)
+    np.testing.assert_allclose(np.abs(weight / scales[:, None]).max(1), [127, 0, 127], rtol=1e-6)
+    assert (qdq.weight_scales(weight, 0, bits=6) / scales)[0] == pytest.approx(127 / 31)
+
+
+def test_facts_tell_what_targets_ask(graph: Path) -> None:
+    """Depthwise and output-making layers are told from the others."""
+    found = layers.facts(load_graph(graph))
+    assert [name for name, fact in found.items() if fact.depthwise] == ["depthwise"]
+    assert [name for name, fact in found.items() if fact.makes_output] == ["last"]
+    assert found["first"].stride == (2, 2)
