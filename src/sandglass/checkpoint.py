@@ -38,7 +38,7 @@ RENAMES = (
 )
 
 # Storage types -> how their bytes are read. bfloat16 has no numpy type: its bits are the upper half of a float32.
-STORAGES = {
+STORAGES: dict[str, np.dtype[Any]] = {
     "FloatStorage": np.dtype("<f4"),
     "DoubleStorage": np.dtype("<f8"),
     "HalfStorage": np.dtype("<f2"),

@@ -116,7 +116,7 @@ def test_no_backend_is_named_outside_its_own_file() -> None:
 
     package = Path(discover.__file__).parent
     names = [name for name in discover.names("backends") if name not in ("null", "reference", "pytorch")]
-    # graph/execute.py is the graph's own executor; formats/ holds foreign file formats, which bear their runtime's name.
+    # graph/execute.py is the graph's own executor; formats/ holds file formats that bear their runtime's name.
     allowed = ["backends/", "formats/", "graph/execute.py"]
     for path in package.rglob("*.py"):
         relative = path.relative_to(package).as_posix()

@@ -40,7 +40,7 @@ def old_model() -> onnx.ModelProto:
 
 
 def test_old_model_comes_up_and_computes_the_same(tmp_path: Path) -> None:
-    """Weights leave the inputs, `spatial` goes, BatchNorm is folded, the opset is 17, the numbers are those of before."""
+    """Weights leave the inputs, `spatial` goes, BatchNorm is folded, the opset is 17, the numbers stay."""
     onnx.save(old_model(), tmp_path / "old.onnx")
     bring_up_file(tmp_path / "old.onnx", tmp_path / "new.onnx", (8, 6))
     model = load_graph(tmp_path / "new.onnx")

@@ -184,7 +184,7 @@ def test_chained_layers_hand_on_integers() -> None:
 def test_scales_for_another_model_are_refused() -> None:
     """A table with an unknown layer or another number of channels does not touch a model silently."""
     param, parts, _ = network()
-    with pytest.raises(FormatError, match="not in the .param"):
+    with pytest.raises(FormatError, match=r"not in the .param"):
         ncnn_int8.quantize(param, parts, {"other": Scales(np.ones(4, np.float32), 1.0)})
     with pytest.raises(FormatError, match="4 channels"):
         ncnn_int8.quantize(param, parts, {"conv": Scales(np.ones(5, np.float32), 1.0)})

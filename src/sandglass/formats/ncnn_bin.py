@@ -89,7 +89,7 @@ def read_bin(param: Param, path: Path) -> list[list[memoryview]]:
     size = path.stat().st_size if path.is_file() else -1
     if size < 0:
         raise FormatError(f"cannot read {path}: there is no such file", "check the path")
-    data = memoryview(np.memmap(path, np.uint8, "r")) if size else memoryview(b"")
+    data = memoryview(np.memmap(path, np.uint8, "r").data) if size else memoryview(b"")
     return split(param, data, str(path))
 
 

@@ -21,7 +21,7 @@ def removed_attributes(model: onnx.ModelProto) -> None:
                 continue
             if not _harmless(node, attribute, ranks):
                 raise GraphError(
-                    f"{node.op_type} {node.name!r} has {attribute.name}={attribute.i}, which no later opset can express",
+                    f"{node.op_type} {node.name!r} has {attribute.name}={attribute.i}: later opsets cannot say that",
                     "export the model with a newer opset",
                 )
             node.attribute.remove(attribute)

@@ -59,7 +59,7 @@ def convert(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim). Raises GraphError if it fails."""
+    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails."""
     slim = onnxslim.slim(model)
     if slim is None:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
@@ -79,7 +79,7 @@ def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def compare(before: Path, after: Path, shapes: dict[str, tuple[int, ...]]) -> float:
-    """Largest difference of two graphs on random inputs, relative to the largest output; ParityError above TOLERANCE."""
+    """Largest difference of two graphs on random inputs over the largest output; ParityError above TOLERANCE."""
     random = np.random.default_rng(0)
     first, second = GraphSession(before), GraphSession(after)
     worst = 0.0

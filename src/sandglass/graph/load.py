@@ -49,9 +49,10 @@ def static_outputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 def _shape(value: Any) -> tuple[int, ...]:
     dims = value.type.tensor_type.shape.dim
-    shape = tuple(dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims)
-    if not shape or not all(isinstance(dim, int) and dim > 0 for dim in shape):
+    shape = [dim.dim_value if dim.HasField("dim_value") else dim.dim_param or "?" for dim in dims]
+    fixed = tuple(dim for dim in shape if isinstance(dim, int) and dim > 0)
+    if not shape or len(fixed) != len(shape):
         raise GraphError(
-            f"{value.name} has the shape {list(shape)}, and a static one is needed", "export it with fixed sizes"
+            f"{value.name} has the shape {shape}, and a static one is needed", "export it with fixed sizes"
         )
-    return shape
+    return fixed

@@ -1,0 +1,202 @@
+"""The command line: what works, and one clear line with exit code 2 for what does not."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+
+from conformance.test_backends import save_graph
+from sandglass.artifact import load_artifact
+from sandglass.cli import main
+from sandglass.errors import InputError
+from sandglass.pipeline import Calibration, Target, deploy
+
+CARD = """
+name = "small"
+task = "topdown-pose"
+graph = "small.onnx"
+[input]
+size = [32, 24]
+mean = [123.675, 116.28, 103.53]
+std = [58.395, 57.12, 57.375]
+"""
+SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--calibration-size", "4"]
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A card beside its graph."""
+    save_graph(tmp_path / "small.onnx")
+    (tmp_path / "small.toml").write_text(CARD)
+    return tmp_path / "small.toml"
+
+
+def run(*arguments: object) -> int:
+    return main([str(argument) for argument in arguments])
+
+
+def test_deploy_evaluate_benchmark_and_predict(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The four commands follow one another on one artifact, and write what they say."""
+    from sandglass.datasets import synthetic_people
+    from sandglass.prediction import write_image
+
+    out = tmp_path / "out"
+    assert run("deploy", card, "--to", "onnxruntime:fp32", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0
+    assert sorted(path.name for path in out.iterdir()) == ["onnxruntime-fp32", "onnxruntime-int8", "plan.json"]
+    assert [p.name for p in (out / "onnxruntime-int8").glob("*.onnx")] == ["model.onnx"]
+    folders = [out / "onnxruntime-fp32", out / "onnxruntime-int8"]
+    numbers = tmp_path / "numbers.json"
+    assert run("evaluate", *folders, "--dataset", "synthetic-people", "--limit", 3, "--json", numbers) == 0
+    fp32, int8 = json.loads(numbers.read_text())
+    assert fp32["change"] is None
+    assert set(int8["change"]) == set(int8["metrics"])
+    assert run("benchmark", *folders, "--seconds", 0.3, "--threads", 1, "--json", numbers) == 0
+    for row in json.loads(numbers.read_text()):
+        assert 0 < row["latency_ms"]["minimum"] <= row["latency_ms"]["median"] <= row["latency_ms"]["p99"]
+        assert row["peak_memory_mib"] > 10
+    write_image(tmp_path / "in.png", synthetic_people.load(limit=1).read(0))
+    assert run("predict", folders[0], tmp_path / "in.png", "--out", tmp_path / "p.png", "--json", numbers) == 0
+    assert (tmp_path / "p.png").stat().st_size > 1000
+    assert len(json.loads(numbers.read_text())[0]["keypoints"]) == 17
+    assert "| small |" in capsys.readouterr().out
+
+
+def test_plan_is_used_again_and_edits_count(card: Path, tmp_path: Path) -> None:
+    """A plan edited by hand decides which layers are int8."""
+    out = tmp_path / "out"
+    assert run("deploy", card, "--to", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0
+    plan = json.loads((out / "plan.json").read_text())
+    plan["layers"]["three"].update(keep_float=True, reason="by hand")
+    (tmp_path / "edited.json").write_text(json.dumps(plan))
+    again = tmp_path / "again"
+    assert (
+        run("deploy", card, "--to", "onnxruntime:int8", "--out", again, "--plan", tmp_path / "edited.json", *SYNTHETIC)
+        == 0
+    )
+    notes = load_artifact(again / "onnxruntime-int8").manifest["backend_notes"]["layers"]
+    assert notes["three"] == "float: by hand"
+    assert notes["pointwise"] == "int8"
+
+
+def test_models_and_doctor_list_everything(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:
+    """The zoo and the backends are printed and written."""
+    assert run("models") == 0
+    assert run("doctor", "--json", tmp_path / "d.json") == 0
+    printed = capsys.readouterr().out
+    assert "hourglass52-coco-384x384" in printed
+    names = [row["backend"] for row in json.loads((tmp_path / "d.json").read_text())["backends"]]
+    assert {"ncnn", "null", "onnxruntime", "openvino", "pytorch", "reference"} <= set(names)
+
+
+def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
+    """Run a command that must fail with exit code 2 and without a stack trace; returns what it said."""
+    assert run(*arguments) == 2
+    said = capsys.readouterr().err
+    assert "sandglass: " in said or "failed: " in said
+    assert "Traceback" not in said
+    return said
+
+
+def test_unknown_names_list_the_known_ones(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Unknown models, backends and precisions are answered with those that exist, and nothing is written."""
+    out = tmp_path / "out"
+    assert "hourglass52-coco-256x256" in refused(capsys, "deploy", "hourglas", "--to", "ncnn", "--out", out)
+    assert "known: ncnn, null" in refused(capsys, "deploy", card, "--to", "tensorflow", "--out", out)
+    assert "known: fp32, int8" in refused(capsys, "deploy", card, "--to", "ncnn:int4", "--out", out)
+    assert not out.exists()
+
+
+def test_output_that_exists_is_kept_unless_forced(
+    card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """An artifact is not replaced silently."""
+    arguments = ("deploy", card, "--to", "onnxruntime", "--out", tmp_path / "out")
+    assert run(*arguments) == 0
+    before = load_artifact(tmp_path / "out/onnxruntime-fp32").sha256
+    assert "exists already" in refused(capsys, *arguments)
+    assert load_artifact(tmp_path / "out/onnxruntime-fp32").sha256 == before
+    assert run(*arguments, "--force") == 0
+
+
+def test_output_that_cannot_be_written_is_one_line(
+    card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file where the folder should be is reported."""
+    (tmp_path / "out").touch()
+    assert "cannot write" in refused(capsys, "deploy", card, "--to", "onnxruntime", "--out", tmp_path / "out")
+
+
+def test_int8_without_calibration_says_what_to_give(
+    card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """int8 needs images, and the error names the options."""
+    assert "--calibration" in refused(capsys, "deploy", card, "--to", "ncnn:int8", "--out", tmp_path / "out")
+
+
+def test_zoo_model_without_checkpoint_says_how_to_get_it(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The checkpoint's name and the two ways to it are told."""
+    monkeypatch.setenv("SANDGLASS_CACHE", str(tmp_path))
+    said = refused(capsys, "deploy", "hourglass52-coco-256x256", "--to", "ncnn", "--out", tmp_path / "out")
+    assert "hourglass52_coco_256x256-4ec713ba_20200709.pth" in said
+    assert "sandglass fetch" in said
+
+
+def test_operator_that_a_backend_lacks_is_named(card: Path, tmp_path: Path) -> None:
+    """A graph with an operator ncnn does not have is refused by its name; the other targets are made."""
+    pytest.importorskip("ncnn")
+    model = onnx.load(tmp_path / "small.onnx")
+    model.graph.node[1].op_type = "Mish"
+    del model.opset_import[:]
+    model.opset_import.append(onnx.helper.make_opsetid("", 18))
+    model.graph.node[1].op_type = "Det"
+    del model.graph.node[2:]
+    model.graph.node[1].output[0] = "heatmaps"
+    model.graph.output[0].type.tensor_type.shape.ClearField("dim")
+    for size in (1, 8):
+        model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = size
+    model.graph.node[0].attribute.pop()
+    model.graph.node[0].CopyFrom(onnx.helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], "first", strides=[2, 3],
+                                                       kernel_shape=[3, 3], pads=[1, 1, 15, 22]))  # fmt: skip
+    onnx.save(model, tmp_path / "small.onnx")
+    try:
+        outcomes = deploy(card, ["ncnn:fp32"], tmp_path / "out")
+    except InputError as error:
+        pytest.fail(str(error))
+    assert outcomes[0].error is not None
+    assert "Det" in outcomes[0].error.message
+    assert not (tmp_path / "out/ncnn-fp32").exists()
+
+
+def test_artifact_that_disagrees_is_not_published(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A backend whose result differs from the graph leaves no folder behind."""
+    from sandglass.backends import onnxruntime
+
+    original = onnxruntime.RuntimeSession.run
+    monkeypatch.setattr(onnxruntime.RuntimeSession, "run",
+                        lambda self, inputs: {k: v * np.float32(1.1) for k, v in original(self, inputs).items()})  # fmt: skip
+    (outcome,) = deploy(card, ["onnxruntime:fp32"], tmp_path / "out")
+    assert "allowed is 0.002" in str(outcome.error)
+    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
+
+
+def test_targets_are_read_with_a_default() -> None:
+    """`ncnn` means its first precision."""
+    assert str(Target.parse("ncnn")) == "ncnn:fp32"
+    assert Target.parse("openvino:int8").folder == "openvino-int8"
+
+
+def test_calibration_set_without_people_is_refused(card: Path, tmp_path: Path) -> None:
+    """A dataset with no sample cannot calibrate."""
+    from sandglass.datasets import KeypointDataset
+
+    empty = KeypointDataset(
+        "e", {"images": [], "annotations": [], "categories": []}, lambda i: np.zeros(1), {"dataset": "e"}
+    )
+    with pytest.raises(InputError, match="calibration set is empty"):
+        deploy(card, ["onnxruntime:int8"], tmp_path / "out", calibration=Calibration(empty))
