@@ -90,7 +90,10 @@ def _calibration(arguments: argparse.Namespace) -> Calibration | None:
     if arguments.calibration is None and arguments.calibration_dataset == "coco-keypoints":
         return None
     dataset = discover.load("datasets", arguments.calibration_dataset).load(
-        images=arguments.calibration, annotations=arguments.calibration_annotations, split="train"
+        images=arguments.calibration,
+        annotations=arguments.calibration_annotations,
+        split="train",
+        limit=arguments.calibration_size,  # every image that is drawn has a person at least
     )
     return Calibration(dataset, arguments.calibration_size, arguments.calibration_method)
 

@@ -150,36 +150,29 @@ def test_zoo_model_without_checkpoint_says_how_to_get_it(
 def test_operator_that_a_backend_lacks_is_named(card: Path, tmp_path: Path) -> None:
     """A graph with an operator ncnn does not have is refused by its name; the other targets are made."""
     pytest.importorskip("ncnn")
-    model = onnx.load(tmp_path / "small.onnx")
-    model.graph.node[1].op_type = "Mish"
-    del model.opset_import[:]
-    model.opset_import.append(onnx.helper.make_opsetid("", 18))
-    model.graph.node[1].op_type = "Det"
-    del model.graph.node[2:]
-    model.graph.node[1].output[0] = "heatmaps"
-    model.graph.output[0].type.tensor_type.shape.ClearField("dim")
-    for size in (1, 8):
-        model.graph.output[0].type.tensor_type.shape.dim.add().dim_value = size
-    model.graph.node[0].attribute.pop()
-    model.graph.node[0].CopyFrom(onnx.helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], "first", strides=[2, 3],
-                                                       kernel_shape=[3, 3], pads=[1, 1, 15, 22]))  # fmt: skip
-    onnx.save(model, tmp_path / "small.onnx")
-    try:
-        outcomes = deploy(card, ["ncnn:fp32"], tmp_path / "out")
-    except InputError as error:
-        pytest.fail(str(error))
-    assert outcomes[0].error is not None
-    assert "Det" in outcomes[0].error.message
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 3, 32, 24] image) => (float[1, 3, 32, 24] heatmaps) { heatmaps = Trilu(image) }
+    """
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
+    lacking, having = deploy(card, ["ncnn:fp32", "onnxruntime:fp32"], tmp_path / "out")
+    assert lacking.error is not None
+    assert "ncnn lacks the operator" in lacking.error.message
+    assert "tril" in lacking.error.message.lower()
     assert not (tmp_path / "out/ncnn-fp32").exists()
+    assert having.artifact is not None
 
 
 def test_artifact_that_disagrees_is_not_published(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """A backend whose result differs from the graph leaves no folder behind."""
     from sandglass.backends import onnxruntime
 
-    original = onnxruntime.RuntimeSession.run
-    monkeypatch.setattr(onnxruntime.RuntimeSession, "run",
-                        lambda self, inputs: {k: v * np.float32(1.1) for k, v in original(self, inputs).items()})  # fmt: skip
+    run_right = onnxruntime.RuntimeSession.run
+
+    def run_wrong(self: onnxruntime.RuntimeSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        return {name: value * np.float32(1.1) for name, value in run_right(self, inputs).items()}
+
+    monkeypatch.setattr(onnxruntime.RuntimeSession, "run", run_wrong)
     (outcome,) = deploy(card, ["onnxruntime:fp32"], tmp_path / "out")
     assert "allowed is 0.002" in str(outcome.error)
     assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []

@@ -100,7 +100,9 @@ def convert(graph: Path, folder: Path) -> None:
 
 
 def _refuse_unknown(param: Param) -> None:
-    unknown = sorted({layer.kind for layer in param.layers if re.search(r"[.:]", layer.kind)})
+    import ncnn
+
+    unknown = sorted({layer.kind for layer in param.layers if ncnn.layer_to_index(layer.kind) < 0})
     if unknown:
         names = ", ".join(re.split(r"[.:]+", kind)[-1] for kind in unknown)
         raise UnsupportedOperator(f"ncnn lacks the operator {names}", "choose another backend")

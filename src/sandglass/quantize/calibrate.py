@@ -11,6 +11,7 @@ import numpy as np
 from sandglass.errors import DatasetError, PlanError
 from sandglass.graph.execute import GraphSession
 
+NEGLIGIBLE = 1e-30  # below this the step of an 8-bit grid is no normal float32
 BINS = 8192  # after a doubling of the range at least half of them cover the largest value
 
 
@@ -30,7 +31,7 @@ class TensorStatistics:
             raise ValueError("NaN or infinite")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(-low, high))
-        if self.range > 0:
+        if self.range > NEGLIGIBLE:
             magnitudes = np.abs(values).reshape(1, -1)
             counts = cv2.calcHist(
                 [magnitudes], [0], None, [BINS], [0, float(np.nextafter(self.range, np.inf)) * 1.000001]
@@ -42,8 +43,9 @@ class TensorStatistics:
 
     @property
     def largest(self) -> float:
-        """Largest magnitude."""
-        return max(-self.minimum, self.maximum)
+        """Largest magnitude; 0 for a tensor that has nothing but zeros and underflow."""
+        largest = max(-self.minimum, self.maximum)
+        return largest if largest > NEGLIGIBLE else 0.0
 
     def histogram(self, bins: int) -> np.ndarray:
         """Counts of non-zero magnitudes in `bins` equal bins over 0 .. largest, (bins,) float64."""
@@ -52,7 +54,7 @@ class TensorStatistics:
         return np.diff(np.interp(np.linspace(0, self.largest, bins + 1), edges, cumulative))
 
     def _widen(self, largest: float) -> None:
-        if self.range == 0:
+        if self.range <= NEGLIGIBLE:
             self.range = largest
         while largest > self.range:
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])

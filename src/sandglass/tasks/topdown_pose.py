@@ -101,11 +101,12 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
 def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
     """Mean of the heatmaps of images and of their mirror images, (2N, ...) -> (N, ...).
 
-    `[decode] flip_shift = true` in the card moves the mirrored ones by a pixel, as some older checkpoints expect.
+    The mirrored ones are moved by a pixel to the right, as mmpose does with this codec: mirroring pixels displaces
+    them by three quarters of a heatmap pixel. `[decode] flip_shift = false` in the card leaves that out.
     """
     ((name, heatmaps),) = outputs.items()
     plain, mirrored = np.split(heatmaps, 2)
-    back = heatmap.flip_back(mirrored, coco17.FLIP_PAIRS, card.decode.get("flip_shift", False))
+    back = heatmap.flip_back(mirrored, coco17.FLIP_PAIRS, card.decode.get("flip_shift", True))
     return {name: (plain + back) / 2}
 
 
