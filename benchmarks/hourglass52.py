@@ -1,0 +1,94 @@
+"""Hourglass-52 256x256 with random weights: time and memory to ncnn int8, and latency against fp32 and the others.
+
+    python benchmarks/hourglass52.py [--calibration-size 16]
+
+Random weights are scaled so that activations stay alive; speed does not depend on their values. Inputs are the
+synthetic people.
+"""
+
+from __future__ import annotations
+
+import argparse
+import time
+from multiprocessing import get_context
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sandglass.artifact import load_artifact
+from sandglass.backends import Source
+from sandglass.benchmarking import _peak_memory, benchmark
+from sandglass.card import load_card
+from sandglass.report.table import markdown, speed_row
+
+MODEL = "hourglass52-coco-256x256"
+
+
+def random_weights(path: Path) -> None:
+    """A checkpoint with the published keys."""
+    import torch
+
+    from sandglass.models import hourglass
+
+    torch.manual_seed(0)
+    module = hourglass.build()
+    for name, value in module.state_dict().items():
+        if value.dim() == 4:
+            value.normal_(0, 0.7 * (2 / value[0].numel()) ** 0.5)
+        elif "num_batches" not in name and "bias" not in name:
+            value.uniform_(0.8, 1.2)
+    torch.save({"state_dict": module.state_dict()}, path)
+
+
+def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> None:
+    """From the graph and images to the int8 files, in a process of its own, as the C++ tools are timed."""
+    from sandglass import pipeline
+    from sandglass.datasets import synthetic_people
+
+    card = load_card(MODEL)
+    calibration = pipeline.Calibration(synthetic_people.load(limit=size, split="train"), size)
+    started = time.perf_counter()
+    arrays = pipeline.calibration_arrays(card, calibration)
+    plan = pipeline.make_plan(Source(card, graph), calibration, arrays, None, print)
+    planned = time.perf_counter()
+    from sandglass.backends import ncnn
+
+    out.mkdir()
+    ncnn.build(Source(card, graph), "int8", out, plan)
+    result.put((planned - started, time.perf_counter() - planned, _peak_memory()))  # type: ignore[attr-defined]
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--calibration-size", type=int, default=16)
+    arguments = parser.parse_args()
+    from sandglass import pipeline
+    from sandglass.datasets import synthetic_people
+
+    with TemporaryDirectory() as folder:
+        scratch = Path(folder)
+        random_weights(scratch / "random.pth")
+        card = load_card(MODEL)
+        with pipeline.prepared_source(card, scratch / "random.pth", print) as source:
+            context = get_context("spawn")
+            result = context.Queue()
+            process = context.Process(
+                target=calibrate_and_write, args=(source.graph, scratch / "q", arguments.calibration_size, result)
+            )
+            process.start()
+            plan, write, memory = result.get()
+            process.join()
+        row = {"calibrate s": f"{plan:.1f}", "convert and write s": f"{write:.1f}", "peak MiB": f"{memory:.0f}"}
+        print(markdown([row]))
+        calibration = pipeline.Calibration(synthetic_people.load(limit=4, split="train"), 4)
+        targets = ["ncnn:fp32", "ncnn:int8", "openvino:fp32", "openvino:int8", "onnxruntime:fp32", "onnxruntime:int8"]
+        outcomes = pipeline.deploy(
+            card, targets, scratch / "out", checkpoint=scratch / "random.pth", calibration=calibration, say=print
+        )
+        made = [load_artifact(outcome.artifact.folder) for outcome in outcomes if outcome.artifact]
+        speeds = benchmark(made, seconds=6)
+        print(markdown([speed_row(speed, min(s.median for s in speeds)) for speed in speeds]))
+
+
+if __name__ == "__main__":
+    main()
