@@ -34,7 +34,9 @@ def random_weights(path: Path) -> None:
     for name, value in module.state_dict().items():
         if value.dim() == 4:
             value.normal_(0, 0.7 * (2 / value[0].numel()) ** 0.5)
-        elif "num_batches" not in name and "bias" not in name:
+        elif name.endswith("running_mean"):
+            value.normal_(0, 0.05)
+        elif name.endswith(("weight", "running_var")):
             value.uniform_(0.8, 1.2)
     torch.save({"state_dict": module.state_dict()}, path)
 
@@ -61,6 +63,7 @@ def main() -> None:
     """Print both tables."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--calibration-size", type=int, default=16)
+    parser.add_argument("--to", nargs="+", default=["ncnn:fp32", "ncnn:int8"], dest="targets")
     arguments = parser.parse_args()
     from sandglass import pipeline
     from sandglass.datasets import synthetic_people
@@ -81,9 +84,13 @@ def main() -> None:
         row = {"calibrate s": f"{plan:.1f}", "convert and write s": f"{write:.1f}", "peak MiB": f"{memory:.0f}"}
         print(markdown([row]))
         calibration = pipeline.Calibration(synthetic_people.load(limit=4, split="train"), 4)
-        targets = ["ncnn:fp32", "ncnn:int8", "openvino:fp32", "openvino:int8", "onnxruntime:fp32", "onnxruntime:int8"]
         outcomes = pipeline.deploy(
-            card, targets, scratch / "out", checkpoint=scratch / "random.pth", calibration=calibration, say=print
+            card,
+            arguments.targets,
+            scratch / "out",
+            checkpoint=scratch / "random.pth",
+            calibration=calibration,
+            say=print,
         )
         made = [load_artifact(outcome.artifact.folder) for outcome in outcomes if outcome.artifact]
         speeds = benchmark(made, seconds=6)

@@ -5,6 +5,11 @@
 Draws the train split once, cuts out every person with some room around it, and trains on randomly shifted, scaled,
 turned and mirrored crops. The test split shares no figure with it, and nothing is chosen by its metrics, which are
 printed at the end. The schedule counts steps, so that a seed gives the same network on the same software.
+
+The network in the package was trained in two runs on two shared cores: 24.0 minutes (about 3,900 steps of 32 people,
+by a schedule that counted minutes, on figures whose long hair was drawn differently), then from there on today's
+figures with `--start FIRST --steps 2400 --seed 1`, stopped after 400 steps (8 minutes beside other work). So no single
+command gives it again to the bit. AP on today's test split: 0.778 after the first run, 0.830 after the second.
 """
 
 from __future__ import annotations
