@@ -34,12 +34,13 @@ def write(folder: Path, people: list[dict[str, Any]], images: int = 3) -> tuple[
 
 
 def test_only_usable_people_are_samples(tmp_path: Path) -> None:
-    """Crowds, people without keypoints and boxes without area are no samples; boxes without area are counted."""
+    """Crowds, people without keypoints and boxes without area in the image are no samples; those boxes are counted."""
     people = [person(1, 0), person(2, 1, iscrowd=1), person(3, 1, num_keypoints=0, keypoints=[0] * 51),
               person(4, 2, bbox=[5, 5, 0, 9])]  # fmt: skip
+    people += [person(5, 2, bbox=[50, 50, 9, 9]), person(6, 1, iscrowd=1, bbox=[5, 5, 0, 9])]
     dataset = coco_keypoints.load(*write(tmp_path, people))
     assert [sample.image_id for sample in topdown_pose.samples(dataset)] == [0]
-    assert dataset.protocol["boxes_without_area"] == "1 left out"
+    assert dataset.protocol["boxes_without_area"] == "2 left out"
     assert dataset.read(2).shape == (20, 30, 3)
 
 
@@ -75,6 +76,10 @@ def test_limit_draws_images_with_people_by_seed(tmp_path: Path) -> None:
     [
         ([], "has no person with keypoints"),
         ([person(1, 9)], "name image 9, which is not in its images"),
+        ([person(1, 0, bbox=[5, 5, 0, 9])], "has no box with an area in all 3 images"),
+        ([person(1, 0, area=None)], "annotation 1 has no area"),
+        ([person(1, 0, bbox=["5", 5, 3, 9])], "annotation 1 has no image_id, 17 keypoints and bbox"),
+        ([person(1, 0, bbox=[float("nan"), 5, 3, 9])], "annotation 1 has no image_id, 17 keypoints and bbox"),
         ([person(1, 0, keypoints=[1, 2, 3])], "annotation 1 has no image_id, 17 keypoints and bbox"),
     ],
 )
@@ -84,12 +89,51 @@ def test_annotations_without_use_are_refused(tmp_path: Path, people: list[dict[s
         coco_keypoints.load(*write(tmp_path, people))
 
 
+def test_fields_that_other_tools_leave_out_are_filled_in(tmp_path: Path) -> None:
+    """A person without category, crowd flag, count of keypoints and id is a sample and counts in the metric."""
+    optional = ("category_id", "iscrowd", "num_keypoints", "id")
+    bare = [{key: value for key, value in person(1, i).items() if key not in optional} for i in (0, 1)]
+    dataset = coco_keypoints.load(*write(tmp_path, bare))
+    found = [{"image_id": sample.image_id, "keypoints": [[5, 6, 0.9]] * 17, "score": 0.9, "area": 100.0}
+             for sample in topdown_pose.samples(dataset)]  # fmt: skip
+    assert topdown_pose.score(found, dataset)["AP"]["value"] == pytest.approx(1.0)
+
+
+@pytest.mark.parametrize("field", coco_keypoints.IMAGE_FIELDS)
+def test_image_without_a_field_is_refused(tmp_path: Path, field: str) -> None:
+    """An entry of `images` that lacks what reading needs is told by the field."""
+    images, annotations = write(tmp_path, [person(1, 0)])
+    data = json.loads(annotations.read_text())
+    del data["images"][0][field]
+    annotations.write_text(json.dumps(data))
+    with pytest.raises(DatasetError, match=f"has no {field}"):
+        coco_keypoints.load(images, annotations)
+
+
+@pytest.mark.parametrize(
+    ("entry", "message"),
+    [
+        ({"bbox": [1, 2, 3]}, "entry 0 is not in COCO's result format"),
+        ({"score": "high"}, "entry 0 is not in COCO's result format"),
+        ({"bbox": [1, 2, 0, 4]}, "d.json has no box with an area"),
+        ({"image_id": 77}, "d.json has no person in the annotated images"),
+    ],
+)
+def test_detections_without_use_are_refused(tmp_path: Path, entry: dict[str, Any], message: str) -> None:
+    """What is wrong with a file of detections is told by its value."""
+    images, annotations = write(tmp_path, [person(1, 0)])
+    found = {"image_id": 0, "category_id": 1, "bbox": [1, 2, 3, 4], "score": 0.5, **entry}
+    (tmp_path / "d.json").write_text(json.dumps([found]))
+    with pytest.raises(DatasetError, match=message):
+        coco_keypoints.load(images, annotations, tmp_path / "d.json")
+
+
 def test_missing_images_are_named(tmp_path: Path) -> None:
-    """Images that the annotations need and the folder lacks are told with one name and the number."""
+    """Images that the annotations need and the folder lacks are told with names and the number."""
     images, annotations = write(tmp_path, [person(1, 0), person(2, 1)])
     (images / "0.png").unlink()
     (images / "1.png").unlink()
-    with pytest.raises(DatasetError, match=r"names 0.png and 1 more, not in"):
+    with pytest.raises(DatasetError, match=r"names 0.png, 1.png: 2 of 2 images are not in"):
         coco_keypoints.load(images, annotations)
 
 

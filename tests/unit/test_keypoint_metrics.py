@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -79,6 +80,24 @@ def test_weights_equal_images_drawn_again() -> None:
             again += [{**entry, "image_id": number} for entry in results if entry["image_id"] == image]
     weighted = keypoints.accumulate(keypoints.match(truth, results), weights[None])
     np.testing.assert_allclose([v[0] for v in weighted.values()], by_pycocotools(repeated, again), atol=1e-9)
+
+
+@pytest.mark.parametrize("number", [lambda i: i, lambda i: 7], ids=["from 0", "all equal"])
+def test_ids_of_people_do_not_matter(number: Callable[[int], int]) -> None:
+    """Ids that start at 0, or are all the same, give the metrics that ids from 1 give."""
+    truth, results = scene(4)
+    people = [{**entry, "id": number(i)} for i, entry in enumerate(truth["annotations"])]
+    assert keypoints.score({**truth, "annotations": people}, results) == keypoints.score(truth, results)
+
+
+def test_resamples_are_the_same_in_any_number_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Working through resamples one by one gives exactly what all at once give."""
+    truth, results = scene(5)
+    matches, weights = keypoints.match(truth, results), bootstrap.multiplicities(8, seed=0, resamples=50)
+    together = keypoints.accumulate(matches, weights)
+    monkeypatch.setattr(keypoints, "CELLS", 1)
+    for name, alone in keypoints.accumulate(matches, weights).items():
+        np.testing.assert_array_equal(alone, together[name])
 
 
 def test_nothing_found_is_zero_and_no_truth_is_marked() -> None:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import random
+from collections.abc import Mapping, Sequence
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
@@ -10,6 +12,9 @@ from sandglass.datasets import KeypointDataset
 from sandglass.errors import DatasetError
 from sandglass.files import read_json, sha256
 from sandglass.vision.image import read_image
+
+IMAGE_FIELDS = ("id", "file_name", "width", "height")
+SHOWN = 3  # missing images that an error names
 
 
 def load(
@@ -23,9 +28,12 @@ def load(
     """Read the annotations, check them against the images, and draw `limit` images by `seed` where it is given.
 
     Only images with a usable person (or a detection) have samples. People without keypoints, crowds and boxes without
-    area are no samples, as in mmpose; boxes without area are counted in the protocol. `split` does not matter here:
-    the files say it. Raises DatasetError for files that are missing or malformed.
+    area inside the image are no samples, as in mmpose; boxes without area are counted in the protocol. `split` does
+    not matter here: the files say it. Raises DatasetError for files that are missing or malformed, and where no box
+    is left.
     """
+    if limit is not None and limit < 1:
+        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
     if images is None or annotations is None:
         raise DatasetError("coco-keypoints needs images and annotations", "give the folder and the JSON file")
     if not images.is_dir():
@@ -42,12 +50,23 @@ def load(
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
         "subset": subset,
     }
-    flat = sum(not _has_area(entry) for entry in coco["annotations"])
-    if flat:
-        protocol["boxes_without_area"] = f"{flat} left out"
     if found is not None:
         found = [entry for entry in found if entry["image_id"] in kept]
+    boxes = _boxes(coco, found)
+    flat = sum(not has_area(box) for box in boxes)
+    if flat == len(boxes):
+        raise DatasetError(
+            f"{detections or annotations} has no box with an area in {subset}",
+            "boxes are x, y, width, height in pixels of their image",
+        )
+    if flat:
+        protocol["boxes_without_area"] = f"{flat} left out"
     return KeypointDataset("coco-keypoints", coco, lambda index: read_image(images / names[index]), protocol, found)
+
+
+def is_sample(entry: Mapping[str, Any]) -> bool:
+    """Whether an annotated person is looked at: it has keypoints and is no crowd, as in mmpose."""
+    return bool(entry["num_keypoints"] and not entry["iscrowd"] and any(entry["keypoints"]))
 
 
 def clipped_box(box: list[float], width: int, height: int) -> tuple[float, float, float, float]:
@@ -57,38 +76,73 @@ def clipped_box(box: list[float], width: int, height: int) -> tuple[float, float
     return left, top, right - left, bottom - top
 
 
-def _has_area(entry: dict[str, Any]) -> bool:
-    return bool(entry["bbox"][2] > 0 and entry["bbox"][3] > 0)
+def has_area(box: Sequence[float]) -> bool:
+    """Whether a box x, y, w, h has a width and a height."""
+    return box[2] > 0 and box[3] > 0
+
+
+def _boxes(coco: dict[str, Any], found: list[dict[str, Any]] | None) -> list[Sequence[float]]:
+    """The boxes that would be samples: detections as they are, people's cut to their image."""
+    if found is not None:
+        return [entry["bbox"] for entry in found]
+    sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
+    return [clipped_box(e["bbox"], *sizes[e["image_id"]]) for e in coco["annotations"] if is_sample(e)]
 
 
 def _read(path: Path) -> dict[str, Any]:
     data = read_json(path, DatasetError)
-    if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations")):
+    if not isinstance(data, dict) or not all(_is_list_of_objects(data.get(key)) for key in ("images", "annotations")):
         raise DatasetError(f"{path} is not a COCO annotation file", "it needs the lists `images` and `annotations`")
-    people = [entry for entry in data["annotations"] if entry.get("category_id", 1) == 1]
-    for entry in people:
-        if len(entry.get("keypoints", [])) != 51 or len(entry.get("bbox", [])) != 4 or "image_id" not in entry:
-            raise DatasetError(
-                f"{path}: annotation {entry.get('id')} has no image_id, 17 keypoints and bbox",
-                "use a file of COCO person keypoints",
-            )
-    known = {image.get("id") for image in data["images"]}
+    for image in data["images"]:
+        if lacking := [key for key in IMAGE_FIELDS if key not in image]:
+            raise DatasetError(f"{path}: image {image.get('id')} has no {lacking[0]}", "use a complete COCO file")
+    people = [_person(entry, path) for entry in data["annotations"] if entry.get("category_id", 1) == 1]
+    known = {image["id"] for image in data["images"]}
     if strangers := sorted({entry["image_id"] for entry in people} - known):
         raise DatasetError(
             f"{path}: annotations name image {strangers[0]}, which is not in its images", "mend the file"
         )
-    if not any(entry.get("num_keypoints", 1) for entry in people):
+    if not any(entry["num_keypoints"] for entry in people):
         raise DatasetError(f"{path} has no person with keypoints", "use a file of COCO person keypoints")
     return {"info": {}, "images": data["images"], "annotations": people, "categories": data.get("categories", [])}
 
 
+def _person(entry: dict[str, Any], path: Path) -> dict[str, Any]:
+    """A checked annotation, with what other tools leave out: a person, no crowd, keypoints counted by their flags."""
+    if not _numbers(entry.get("keypoints"), 51) or not _numbers(entry.get("bbox"), 4) or "image_id" not in entry:
+        raise DatasetError(
+            f"{path}: annotation {entry.get('id')} has no image_id, 17 keypoints and bbox",
+            "use a file of COCO person keypoints; every value is a finite number",
+        )
+    if not _numbers([entry.get("area")], 1):
+        raise DatasetError(
+            f"{path}: annotation {entry.get('id')} has no area, by which COCO's metric scales distances",
+            "give the area of the person in pixels",
+        )
+    shown = sum(flag > 0 for flag in entry["keypoints"][2::3])
+    return {"category_id": 1, "iscrowd": 0, "num_keypoints": shown, **entry}
+
+
+def _numbers(values: Any, count: int) -> bool:
+    return (
+        isinstance(values, list)
+        and len(values) == count
+        and all(isinstance(v, (int, float)) and isfinite(v) for v in values)
+    )
+
+
+def _is_list_of_objects(values: Any) -> bool:
+    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
+
+
 def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
     data = read_json(path, DatasetError)
-    keys = {"image_id", "bbox", "score"}
-    if not isinstance(data, list) or not all(isinstance(entry, dict) and keys <= set(entry) for entry in data):
-        raise DatasetError(
-            f"{path} is not in COCO's result format", "it is a list of image_id, category_id, bbox, score"
-        )
+    fix = "it is a list of image_id, category_id, bbox (x, y, width, height), score"
+    if not _is_list_of_objects(data):
+        raise DatasetError(f"{path} is not in COCO's result format", fix)
+    for number, entry in enumerate(data):
+        if "image_id" not in entry or not _numbers(entry.get("bbox"), 4) or not _numbers([entry.get("score")], 1):
+            raise DatasetError(f"{path}: entry {number} is not in COCO's result format", fix)
     known = {image["id"] for image in coco["images"]}
     people = [e for e in data if e.get("category_id", 1) == 1 and e["image_id"] in known]
     if not people:
@@ -98,7 +152,7 @@ def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
 
 def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], str]:
     """Images with people come first in line: a subset of empty images would measure nothing."""
-    with_people = {entry["image_id"] for entry in coco["annotations"] if entry.get("num_keypoints", 1)}
+    with_people = {entry["image_id"] for entry in coco["annotations"] if entry["num_keypoints"]}
     candidates = sorted((image for image in coco["images"] if image["id"] in with_people), key=lambda i: i["id"])
     images = random.Random(seed).sample(candidates, min(limit, len(candidates)))
     kept = {image["id"] for image in images}
@@ -110,8 +164,9 @@ def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], 
 def _require_images(folder: Path, names: list[str], annotations: Path) -> None:
     missing = [name for name in names if not (folder / name).is_file()]
     if missing:
-        more = f" and {len(missing) - 1} more" if len(missing) > 1 else ""
+        more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise DatasetError(
-            f"{annotations} names {missing[0]}{more}, not in {folder}",
+            f"{annotations} names {', '.join(missing[:SHOWN])}{more}: {len(missing)} of {len(names)} images are not "
+            f"in {folder}",
             "give the folder that belongs to the annotations",
         )

@@ -21,6 +21,7 @@ METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL
 AREAS = ("all", "medium", "large")
 THRESHOLDS = np.linspace(0.5, 0.95, 10)
 RECALLS = np.linspace(0.0, 1.0, 101)
+CELLS = 1 << 20  # resamples times detections worked on at once
 
 
 @dataclass(frozen=True)
@@ -40,13 +41,15 @@ def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> lis
     """Match results in COCO's format to the truth, for each area range.
 
     `truth` is COCO ground truth. Results hold image_id, keypoints (51 numbers), score and category_id.
+    People are numbered anew: pycocotools takes the id 0 for "not matched" and loses all but one of equal ids.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
-        reference.dataset = {**truth, "info": {}}
+        people = [{**entry, "id": number} for number, entry in enumerate(truth["annotations"], 1)]
+        reference.dataset = {**truth, "annotations": people, "info": {}}
         reference.createIndex()
         found = reference.loadRes([dict(result) for result in results]) if results else COCO()
         evaluation = COCOeval(reference, found, "keypoints")
@@ -80,26 +83,39 @@ def accumulate(matches: Sequence[Matches], weights: np.ndarray) -> dict[str, np.
 
 
 def _precision_and_recall(matches: Matches, weights: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Average precision over 101 recalls and final recall, both (10, rows)."""
-    truths = (weights @ matches.truths).astype(float)
-    truths[truths == 0] = np.nan
-    each = weights[:, matches.image].astype(np.float64)
+    """Average precision over 101 recalls and final recall, both (10, rows); memory does not grow with the rows."""
     precision, recall = np.zeros((2, len(THRESHOLDS), len(weights)))
-    precision[:, np.isnan(truths)] = recall[:, np.isnan(truths)] = np.nan
-    if not each.shape[1]:
-        return precision, recall
-    for t in range(len(THRESHOLDS)):
-        right = np.cumsum(each * matches.right[t], axis=1)
-        wrong = np.cumsum(each * matches.wrong[t], axis=1)
-        reached = right / truths[:, None]
-        exact = right / (right + wrong + np.spacing(1))
-        envelope = np.maximum.accumulate(exact[:, ::-1], axis=1)[:, ::-1]
-        recall[t] = reached[:, -1]
-        for row in np.flatnonzero(~np.isnan(truths)):
-            first = np.searchsorted(reached[row], RECALLS, side="left")
-            inside = first < each.shape[1]
-            precision[t, row] = envelope[row, first[inside]].sum() / len(RECALLS)
+    step = max(1, CELLS // max(1, len(matches.image)))
+    for start in range(0, len(weights), step):
+        rows = slice(start, start + step)
+        some = weights[rows].astype(np.int32)
+        truths = (some @ matches.truths).astype(float)
+        truths[truths == 0] = np.nan
+        for t in range(len(THRESHOLDS)):
+            precision[t, rows], recall[t, rows] = _curve(matches, t, some, truths)
     return precision, recall
+
+
+def _curve(matches: Matches, t: int, weights: np.ndarray, truths: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Average precision and final recall (rows,) at threshold `t`; NaN in rows whose `truths` are NaN.
+
+    Recall only rises, and precision only peaks, at right detections, so the curve is taken there alone.
+    """
+    counted = matches.right[t] | matches.wrong[t]
+    places = np.flatnonzero(matches.right[t][counted])
+    nothing = np.where(np.isnan(truths), np.nan, 0.0)
+    if not places.size:
+        return nothing, nothing.copy()
+    each = weights[:, matches.image[counted]]
+    right = np.cumsum(each[:, places], axis=1)
+    found = np.cumsum(each, axis=1)[:, places]
+    reached = right / truths[:, None]
+    envelope = np.maximum.accumulate((right / (found + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
+    precision = nothing
+    for row in np.flatnonzero(~np.isnan(truths)):
+        first = np.searchsorted(reached[row], RECALLS, side="left")
+        precision[row] = envelope[row, first[first < places.size]].sum() / len(RECALLS)
+    return precision, reached[:, -1]
 
 
 def score(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:

@@ -15,7 +15,7 @@ import numpy as np
 
 from sandglass.card import Card
 from sandglass.datasets import KeypointDataset
-from sandglass.datasets.coco_keypoints import clipped_box
+from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
 from sandglass.metrics import keypoints
 from sandglass.vision import affine, coco17, heatmap
 from sandglass.vision.nms import oks_nms
@@ -45,9 +45,9 @@ def samples(dataset: KeypointDataset) -> list[Sample]:
         found = [
             (entry["image_id"], clipped_box(entry["bbox"], *sizes[entry["image_id"]]), 1.0)
             for entry in dataset.coco["annotations"]
-            if entry.get("num_keypoints", 1) and not entry.get("iscrowd", 0) and any(entry["keypoints"])
+            if is_sample(entry)
         ]
-    usable = sorted((f for f in found if f[1][2] > 0 and f[1][3] > 0), key=lambda f: f[0])
+    usable = sorted((f for f in found if has_area(f[1])), key=lambda f: f[0])
     return [Sample(index, *person) for index, person in enumerate(usable)]
 
 

@@ -1,0 +1,34 @@
+"""Images that cannot be read."""
+
+from __future__ import annotations
+
+import struct
+import zlib
+from pathlib import Path
+
+import pytest
+
+from sandglass.errors import DatasetError
+from sandglass.vision.image import read_image
+
+
+def chunk(kind: bytes, content: bytes) -> bytes:
+    """A chunk of a PNG file."""
+    return struct.pack(">I", len(content)) + kind + content + struct.pack(">I", zlib.crc32(kind + content))
+
+
+def test_size_beyond_the_readers_is_refused(tmp_path: Path) -> None:
+    """A PNG whose header states 60000 by 60000 pixels is refused by name, without the memory for it."""
+    header = chunk(b"IHDR", struct.pack(">IIBBBBB", 60000, 60000, 8, 2, 0, 0, 0))
+    content = b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
+    (tmp_path / "a.png").write_bytes(content)
+    with pytest.raises(DatasetError, match=r"a.png is not a readable image"):
+        read_image(tmp_path / "a.png")
+
+
+def test_missing_image_and_folder_are_named(tmp_path: Path) -> None:
+    """A path without a file, or with a folder, is told with the system's reason."""
+    with pytest.raises(DatasetError, match=r"cannot read image .*a.png: No such file"):
+        read_image(tmp_path / "a.png")
+    with pytest.raises(DatasetError, match="cannot read image"):
+        read_image(tmp_path)
