@@ -38,6 +38,17 @@ def instruction_sets() -> list[str]:
     return [name for name in ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8") if name in flags]
 
 
+def sums_saturate() -> bool:
+    """Whether int8 kernels here add pairs of uint8 x int8 products in saturating 16 bits: x86 without VNNI or AMX.
+
+    Two products of 255 * 127 exceed 16 bits; with 7-bit weights, or unsigned ones, no pair does. Where the
+    instruction sets are not known the answer is yes, which costs speed or one bit and never a wrong sum.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386", "x86"):
+        return False
+    return not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(instruction_sets())
+
+
 def describe() -> dict[str, Any]:
     """Processor, threads, system and Python as JSON-able data."""
     return {

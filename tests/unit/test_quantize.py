@@ -63,30 +63,49 @@ def test_values_that_are_not_finite_are_refused() -> None:
             statistics(np.array([1.0, bad]))
 
 
-def test_kl_finds_the_best_threshold_of_all() -> None:
-    """The divergence at the chosen threshold is that of a search over every one, to a thousandth."""
+def literal_divergences(normed: np.ndarray, tried: range) -> np.ndarray:
+    """The definition of the KL method, bin by bin and level by level, as slow as it reads."""
+    found = []
+    for threshold in tried:
+        clipped = normed[:threshold] + thresholds.KL_EPSILON
+        clipped[-1] += normed[threshold:].sum()
+        bins, width = np.arange(threshold), threshold / thresholds.LEVELS
+        levelled = np.full(threshold, thresholds.KL_EPSILON)
+        for level in range(thresholds.LEVELS):
+            start, end = level * width, (level + 1) * width
+            share = np.clip(np.minimum(bins + 1, end) - np.maximum(bins, start), 0, 1)
+            levelled += share * (share @ normed[:threshold]) / width
+        found.append((clipped * np.log(clipped / levelled)).sum())
+    return np.array(found)
+
+
+@pytest.mark.parametrize("kind", ["laplace", "normal", "student", "few values", "spikes"])
+def test_kl_is_the_definition(kind: str) -> None:
+    """Divergences at every threshold, and so the chosen one, are those of a literal reading of the definition."""
     random = np.random.default_rng(1)
-    for values in (random.laplace(size=100000), np.abs(random.normal(size=100000)), random.standard_t(3, 100000)):
-        histogram = statistics(values).histogram(thresholds.KL_BINS)
-        normed = histogram / histogram.sum()
-        cumulative = np.concatenate([[0.0], np.cumsum(normed)])
-        every = [thresholds.kl_divergence(normed, cumulative, t) for t in range(thresholds.LEVELS, len(normed))]
-        chosen = thresholds.kl_divergence(normed, cumulative, int(thresholds.kl(histogram)))
-        assert chosen <= min(every) * 1.001 + 1e-9
+    values = {
+        "laplace": lambda: random.laplace(size=20000),
+        "normal": lambda: random.normal(size=20000),
+        "student": lambda: random.standard_t(3, 20000),
+        "few values": lambda: random.normal(size=300) ** 3,
+        "spikes": lambda: random.choice([0.1, 0.5, 0.51, 1.0, 7.0], 1000),
+    }[kind]()
+    histogram = statistics(values).histogram(512)
+    normed = histogram / histogram.sum()
+    expected = literal_divergences(normed, range(thresholds.LEVELS, 512))
+    np.testing.assert_allclose(thresholds.kl_divergences(normed), expected, rtol=1e-9, atol=1e-12)
+    assert thresholds.kl(histogram) == thresholds.LEVELS + int(expected.argmin()) + 0.5
 
 
-def test_divergence_is_that_of_the_definition() -> None:
-    """With whole bins for each level, the divergence is the textbook sum over a levelled histogram."""
-    random = np.random.default_rng(2)
-    normed = random.random(thresholds.KL_BINS)
-    normed /= normed.sum()
-    at = 2 * thresholds.LEVELS
-    clipped = normed[:at] + thresholds.KL_EPSILON
-    clipped[-1] += normed[at:].sum()
-    levelled = np.repeat(normed[:at].reshape(-1, 2).mean(1), 2) + thresholds.KL_EPSILON
-    expected = float((clipped * np.log(clipped / levelled)).sum())
-    cumulative = np.concatenate([[0.0], np.cumsum(normed)])
-    assert thresholds.kl_divergence(normed, cumulative, at) == pytest.approx(expected, rel=1e-6)
+def test_kl_tries_every_threshold() -> None:
+    """A rough histogram has many local minima: the one that a search in steps of eight would miss is found."""
+    histogram = np.histogram(np.abs(np.random.default_rng(0).normal(size=300)) ** 3, thresholds.KL_BINS)[0].astype(
+        float
+    )
+    found = thresholds.kl_divergences(histogram / histogram.sum())
+    assert len(found) == thresholds.KL_BINS - thresholds.LEVELS
+    assert found[int(thresholds.kl(histogram)) - thresholds.LEVELS] == found.min()
+    assert int(found.argmin()) % 8 != 0
 
 
 def test_methods_order_as_their_definitions_say() -> None:
@@ -156,6 +175,13 @@ def test_plan_reads_back_and_fits_its_graph(plan: Plan, graph: Path, tmp_path: P
         (lambda d: d["tensors"]["r1"].update(threshold=0), "threshold of r1 is 0"),
         (lambda d: d["layers"]["three"].update(weight_bits=5), "weight_bits 5"),
         (lambda d: d["layers"]["three"].update(bits=5), "is not a plan"),
+        (lambda d: d["layers"]["three"].update(keep_float="false"), "three has keep_float 'false'"),
+        (lambda d: d["layers"]["three"].update(input="r1"), "three has input 'r1' in the plan and 'c3' in the graph"),
+        (lambda d: d["layers"]["three"].update(weight="w9"), "three has weight 'w9' in the plan and 'w4' in the graph"),
+        (lambda d: d["tensors"].update(ghost={"minimum": 0, "maximum": 1, "threshold": 1}), "range for ghost"),
+        (lambda d: d["tensors"]["r1"].update(minimum=99.5), "minimum of r1 is 99.5, above its maximum"),
+        (lambda d: d["tensors"]["r1"].update(threshold=True), "expected finite numbers"),
+        (lambda d: d.update(calibration="x"), "calibration is 'x', expected a dict"),
         (lambda d: d.update(format=9), "format 9"),
     ],
 )
@@ -177,9 +203,28 @@ def test_empty_calibration_set_is_refused(graph: Path) -> None:
 
 
 def test_nan_activation_is_named(graph: Path) -> None:
-    """A calibration input that makes NaN is refused, naming the tensor."""
-    with pytest.raises(PlanError, match="NaN or infinite"):
-        gather(graph, ["c1"], [{"image": np.full((1, 3, 32, 24), np.nan, np.float32)}])
+    """A calibration input that makes NaN is refused, naming the first such tensor and the sample."""
+    image = np.ones((1, 3, 32, 24), np.float32)
+    with pytest.raises(PlanError, match="tensor c1 is NaN or infinite on calibration sample 1"):
+        gather(graph, ["c1", "c2"], [{"image": image}, {"image": image * np.nan}])
+    with pytest.raises(PlanError, match="tensor image is NaN"):
+        gather(graph, ["image", "c1"], [{"image": image * np.nan}])
+
+
+def test_tensors_of_integers_are_left_out(tmp_path: Path) -> None:
+    """A graph with an ArgMax inside is calibrated: its integers get no range, all floats do."""
+    weight = np.random.default_rng(0).standard_normal((8, 3, 3, 3)).astype(np.float32)
+    helper = onnx.helper
+    nodes = [
+        helper.make_node("Conv", ["x", "w"], ["c"], "conv"),
+        helper.make_node("ArgMax", ["c"], ["places"], "argmax", axis=1),
+        helper.make_node("Cast", ["places"], ["y"], "cast", to=onnx.TensorProto.FLOAT),
+    ]
+    values = [helper.make_tensor_value_info("x", 1, [1, 3, 8, 8]), helper.make_tensor_value_info("y", 1, [1, 1, 6, 6])]
+    body = helper.make_graph(nodes, "g", values[:1], values[1:], [onnx.numpy_helper.from_array(weight, "w")])
+    onnx.save(helper.make_model(body, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), tmp_path / "a.onnx")
+    sample = np.random.default_rng(1).standard_normal((1, 3, 8, 8)).astype(np.float32)
+    assert list(make.make_plan(tmp_path / "a.onnx", [{"x": sample}], "minmax").tensors) == ["x", "c", "y"]
 
 
 def test_dead_layer_stays_in_float(graph: Path) -> None:
@@ -212,6 +257,25 @@ def test_layer_kept_in_float_is_left_alone(plan: Plan, graph: Path) -> None:
     model = qdq.quantize_dequantize(load_graph(graph), edited, SPEC)
     assert "w4" in {initializer.name for initializer in model.graph.initializer}
     assert "w3" not in {initializer.name for initializer in model.graph.initializer}
+
+
+def test_tensor_without_a_range_is_not_rounded(plan: Plan, graph: Path) -> None:
+    """Taking the range of a sum out of the plan leaves the sum unrounded, where the target would round it."""
+    flowing = dataclasses.replace(SPEC, between=("Add", "Resize"))
+    edited = dataclasses.replace(plan, tensors={name: r for name, r in plan.tensors.items() if name != "r3"})
+    rounded = {
+        name: {n.name for n in qdq.quantize_dequantize(load_graph(graph), given, flowing).graph.node}
+        for name, given in (("all", plan), ("edited", edited))
+    }
+    assert rounded["all"] - rounded["edited"] == {"r3.quantize", "r3.dequantize"}
+
+
+def test_target_limits_weight_bits(plan: Plan, graph: Path) -> None:
+    """A target whose sums overflow gets 7-bit weights: no integer above 63, and the largest is 63 in every channel."""
+    model = qdq.quantize_dequantize(load_graph(graph), plan, dataclasses.replace(SPEC, weight_bits=7))
+    weights = [onnx.numpy_helper.to_array(i) for i in model.graph.initializer if i.name.endswith(".weight.q")]
+    assert [int(np.abs(w).reshape(len(w), -1).max(1).min()) for w in weights] == [63] * 5
+    assert max(int(np.abs(w).max()) for w in weights) == 63
 
 
 def test_weights_get_a_scale_for_each_channel() -> None:

@@ -1,17 +1,22 @@
 """OpenVINO on the CPU. Its int8 comes from the same QDQ graph: it reads the rounding as its own FakeQuantize.
 
 Only the inputs of layers are rounded: a layer's sum is kept in float registers, where what follows is fused into it.
+
+On x86 without VNNI its kernels add pairs of products in saturating 16 bits. An artifact built on such a processor has
+7-bit weights, which cannot overflow; one with more is refused there, because its outputs would be off by percents.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
+from sandglass import host
 from sandglass.backends import Arrays, Source, run_by_one
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
@@ -22,6 +27,7 @@ PRECISIONS = ("fp32", "int8")
 PURPOSE = "deploy"
 SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True)
 MODEL = "model.xml"
+EXACT_BITS = 7  # 255 * 63 * 2 fits in 16 bits
 
 
 def available() -> str:
@@ -43,20 +49,26 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
         graph = source.graph
         if plan is not None:
             model = load_graph(graph)
-            reasons = decide(plan, SPEC, model)
+            spec = replace(SPEC, weight_bits=EXACT_BITS) if host.sums_saturate() else SPEC
+            reasons = decide(plan, spec, model)
             notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
+            bits = [plan.layers[name].weight_bits for name, why in reasons.items() if not why]
+            notes["weight_bits"] = min(spec.weight_bits, max(bits, default=EXACT_BITS))
             graph = Path(scratch) / "qdq.onnx"
-            save_graph(quantize_dequantize(model, plan, SPEC), graph)
+            save_graph(quantize_dequantize(model, plan, spec), graph)
         _convert(graph, folder / MODEL)
     return notes
 
 
 def _convert(graph: Path, out: Path) -> None:
     import openvino
+    from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
+    # The front end's own exceptions derive from Exception alone.
+    failures = (RuntimeError, GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
     try:
         openvino.save_model(openvino.convert_model(graph), out, compress_to_fp16=False)
-    except RuntimeError as error:
+    except failures as error:
         line = next(
             (part for part in str(error).splitlines() if "not supported" in part or "No conversion" in part), ""
         )
@@ -69,6 +81,11 @@ def _convert(graph: Path, out: Path) -> None:
 
 def open(folder: Path, notes: Mapping[str, Any], threads: int) -> OpenVinoSession:
     """A compiled model with float32 arithmetic outside int8 layers, tuned for latency."""
+    if notes.get("weight_bits", 0) > EXACT_BITS and host.sums_saturate():
+        raise BackendError(
+            f"{folder} has 8-bit weights, and sums of their products overflow on this processor, which lacks VNNI",
+            "deploy the model on this processor: its weights then have 7 bits",
+        )
     return OpenVinoSession(folder / MODEL, threads)
 
 

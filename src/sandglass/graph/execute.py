@@ -33,6 +33,9 @@ class GraphSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or host.threads()
         options.log_severity_level = 3
+        if host.sums_saturate():
+            # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
+            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             if outputs is None:
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -44,7 +47,9 @@ class GraphSession:
         self.output_names = list(outputs) if outputs is not None else [v.name for v in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name."""
+        """Outputs by name. Raises GraphError for an input that is missing or does not fit."""
+        if missing := [name for name in self.input_names if name not in inputs]:
+            raise GraphError(f"the graph needs the input {missing[0]}, and {sorted(inputs)} were given", "name it so")
         try:
             values = self._session.run(self.output_names, dict(inputs))
         except RUNTIME_ERRORS as error:
@@ -59,6 +64,9 @@ def _with_outputs(
 ) -> onnxruntime.InferenceSession:
     """A session over the graph with other outputs. Optimizations that would rename or fuse tensors are off."""
     model = load_graph(path)
+    made = {name for node in model.graph.node for name in node.output}
+    if unknown := [name for name in outputs if name not in made]:
+        raise GraphError(f"{path} computes no tensor {unknown[0]}", "name an output of one of its nodes")
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

@@ -66,22 +66,28 @@ def gather(
 ) -> dict[str, TensorStatistics]:
     """Run every batch through the graph and collect the statistics of `tensors`, by name.
 
-    Memory does not grow with the number of batches. Raises DatasetError when there is none, and PlanError naming the
-    tensor when an activation is NaN or infinite.
+    Memory does not grow with the number of batches. Tensors of integers and truths, which nothing quantizes, are left
+    out. Raises DatasetError when there is no batch, and PlanError naming the first tensor, in the graph's order, that
+    is NaN or infinite.
     """
     produced = list(tensors)
     statistics = {name: TensorStatistics() for name in produced}
     session: GraphSession | None = None
-    for batch in batches:
+    for index, batch in enumerate(batches):
         if session is None:
             session = GraphSession(graph, outputs=[name for name in produced if name not in batch])
-        for name, values in {**session.run(batch), **batch}.items():
+        for name, values in {**batch, **session.run(batch)}.items():
             if name not in statistics:
+                continue
+            if values.dtype != np.float32:
+                del statistics[name]
                 continue
             try:
                 statistics[name].update(values)
             except ValueError as error:
-                raise PlanError(f"the tensor {name} is {error} on a calibration sample", "check the weights") from error
+                raise PlanError(
+                    f"the tensor {name} is {error} on calibration sample {index}", "check the weights and that sample"
+                ) from error
     if session is None:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     return statistics

@@ -36,7 +36,7 @@ def make_plan(
 def load_plan(path: Path, graph: Path) -> Plan:
     """Read a plan and check that it fits the graph; raises PlanError."""
     model, plan = load_graph(graph), Plan.load(path)
-    plan.check(fingerprint(model), find_layers(model))
+    plan.check(fingerprint(model), find_layers(model), measured_tensors(model))
     return plan
 
 
@@ -45,6 +45,8 @@ def _range(statistics: TensorStatistics, method: str) -> TensorRange:
 
 
 def _decide(layer: Layer, ranges: Mapping[str, TensorRange]) -> Layer:
+    if layer.input not in ranges:
+        return replace(layer, keep_float=True, reason="its input is not float32")
     if ranges[layer.input].threshold > 0:
         return layer
     return replace(layer, keep_float=True, reason="its input was 0 on every calibration sample")

@@ -10,7 +10,7 @@ import dataclasses
 import hashlib
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -19,6 +19,8 @@ from sandglass.errors import PlanError
 from sandglass.files import read_json
 
 FORMAT = 1
+FIELDS = {"graph": str, "method": str, "calibration": dict, "tensors": dict, "layers": dict}
+WEIGHT_BITS = (6, 8)
 
 
 @dataclass(frozen=True)
@@ -74,28 +76,40 @@ class Plan:
 
     @staticmethod
     def load(path: Path) -> Plan:
-        """Read a plan. Raises PlanError for what is no plan, or a number that cannot be a range."""
+        """Read a plan. Raises PlanError for what is no plan, a number that cannot be a range, or a wrong type."""
         data = read_json(path, PlanError)
         try:
             if data["format"] != FORMAT:
                 raise PlanError(f"{path} has format {data['format']}, expected {FORMAT}", "make the plan again")
+            for field, kind in FIELDS.items():
+                if not isinstance(data[field], kind):
+                    raise PlanError(f"{path}: {field} is {data[field]!r}, expected a {kind.__name__}", "edit the plan")
             tensors = {name: _range(path, name, entry) for name, entry in data["tensors"].items()}
-            layers = {name: Layer(name=name, **entry) for name, entry in data["layers"].items()}
+            layers = {name: _layer(path, name, entry) for name, entry in data["layers"].items()}
             return Plan(data["graph"], data["method"], tensors, layers, data["calibration"])
-        except (KeyError, TypeError, AttributeError) as error:
+        except (KeyError, TypeError) as error:
             raise PlanError(f"{path} is not a plan: {error}", "start from one that `sandglass deploy` wrote") from error
 
-    def check(self, graph: str, layers: Mapping[str, Layer]) -> None:
-        """Raise PlanError unless this plan was made for the graph with this fingerprint and these layers."""
+    def check(self, graph: str, layers: Mapping[str, Layer], tensors: Collection[str]) -> None:
+        """Raise PlanError unless this plan was made for the graph with this fingerprint, these layers and tensors.
+
+        A tensor that is not a layer's input may lack a range: then it is not rounded.
+        """
         if unknown := sorted(set(self.layers) ^ set(layers)):
             raise PlanError(f"the plan and the graph differ in the layer {unknown[0]}", "use the plan of this model")
         if self.graph != graph:
             raise PlanError(
                 f"the plan is for the graph {self.graph[:12]}, not {graph[:12]}", "use the plan of this model"
             )
+        if unknown := [name for name in self.tensors if name not in tensors]:
+            raise PlanError(f"the plan has a range for {unknown[0]}, which is no activation of the graph", "remove it")
         for layer in self.layers.values():
-            if layer.weight_bits not in (6, 8):
-                raise PlanError(f"{layer.name} has weight_bits {layer.weight_bits}, expected 6 or 8", "edit the plan")
+            for field in ("operator", "input", "output", "weight"):
+                found, expected = getattr(layer, field), getattr(layers[layer.name], field)
+                if found != expected:
+                    raise PlanError(
+                        f"{layer.name} has {field} {found!r} in the plan and {expected!r} in the graph", "edit the plan"
+                    )
             if not layer.keep_float and layer.input not in self.tensors:
                 raise PlanError(f"{layer.name} has no range for its input {layer.input}", "edit the plan")
 
@@ -104,11 +118,23 @@ def _fields(entry: TensorRange | Layer) -> dict[str, Any]:
     return {key: value for key, value in dataclasses.asdict(entry).items() if key != "name"}
 
 
+def _layer(path: Path, name: str, entry: Mapping[str, Any]) -> Layer:
+    found = Layer(name=name, **entry)
+    if type(found.weight_bits) is not int or found.weight_bits not in WEIGHT_BITS:
+        raise PlanError(f"{path}: {name} has weight_bits {found.weight_bits!r}, expected 6 or 8", "edit the plan")
+    if not isinstance(found.keep_float, bool):
+        raise PlanError(f"{path}: {name} has keep_float {found.keep_float!r}, expected true or false", "edit the plan")
+    return found
+
+
 def _range(path: Path, name: str, entry: Mapping[str, float]) -> TensorRange:
     found = TensorRange(**entry)
     numbers = dataclasses.astuple(found)
-    if not all(isinstance(v, int | float) and math.isfinite(v) for v in numbers) or found.threshold < 0:
+    if not all(type(v) in (int, float) and math.isfinite(v) for v in numbers) or found.threshold < 0:
         raise PlanError(f"{path}: the range of {name} is {numbers}, expected finite numbers and a threshold above 0",
+                        "edit the plan")  # fmt: skip
+    if found.minimum > found.maximum:
+        raise PlanError(f"{path}: the minimum of {name} is {found.minimum}, above its maximum {found.maximum}",
                         "edit the plan")  # fmt: skip
     if found.threshold == 0 and (found.minimum or found.maximum):
         raise PlanError(f"{path}: the threshold of {name} is 0", "give it the largest magnitude of the tensor")

@@ -17,7 +17,8 @@ def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.
     """The graph with int8 weights and rounded activations, as `plan` and `spec` say; the input model is changed.
 
     Weights are signed bytes with a scale for each output channel. Where integers flow between layers (`spec.between`)
-    outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded.
+    outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded. A tensor
+    without a range in the plan is not rounded.
     """
     writer = _Writer(model, plan, spec)
     for name in (name for name, reason in writer.reasons.items() if not reason):
@@ -65,13 +66,13 @@ class _Writer:
                     if made not in outputs:
                         chosen.update(dict.fromkeys([*(n for n in node.input if n in self.plan.tensors), made]))
             chosen = {name: None for name in chosen if name not in outputs}
-        return [name for name in chosen if self.plan.tensors[name].threshold > 0]
+        return [name for name in chosen if name in self.plan.tensors and self.plan.tensors[name].threshold > 0]
 
     def weights(self, layer: Layer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
         node, weight = self.nodes[layer.name], numpy_helper.to_array(self.constants[layer.weight])
         axis = self._axis(node, layer)
-        scales = weight_scales(weight, axis, layer.weight_bits)
+        scales = weight_scales(weight, axis, min(layer.weight_bits, self.spec.weight_bits))
         shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
         integers = np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8)
         node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, axis)

@@ -23,12 +23,14 @@ class Spec:
     `operators` have integer kernels with one scale for each output channel. `asymmetric` activations have a zero
     point (uint8), the others are signed bytes around zero. `between` names the operators that integers also flow
     through when everything around them is rounded. `exception` returns why a layer stays in float, or "".
+    `weight_bits` are the most that its sums hold without overflow.
     """
 
     operators: tuple[str, ...]
     asymmetric: bool
     between: tuple[str, ...] = ()
     exception: Callable[[Facts], str] = no_exception
+    weight_bits: int = 8
 
 
 def decide(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, str]:
