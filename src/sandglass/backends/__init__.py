@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
+from sandglass.files import atomic_folder
+
 if TYPE_CHECKING:
     from sandglass.card import Card
     from sandglass.quantize.plan import Plan
@@ -31,11 +33,22 @@ Arrays = Mapping[str, np.ndarray]
 
 @dataclass(frozen=True)
 class Source:
-    """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one."""
+    """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
+
+    The graph lies in a folder that is Sandglass's own while artifacts are made.
+    """
 
     card: Card
     graph: Path
     weights: Path | None = None
+
+    def once(self, name: str, make: Callable[[Path], None]) -> Path:
+        """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
+        folder = self.graph.parent / name
+        if not folder.exists():
+            with atomic_folder(folder) as temporary:
+                make(temporary)
+        return folder
 
 
 class Session(Protocol):

@@ -69,16 +69,15 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
         "inputs": {name: f"in{i}" for i, name in enumerate(static_inputs(model))},
         "outputs": {name: [f"out{i}", list(shape)] for i, (name, shape) in enumerate(outputs.items())},
     }
-    with TemporaryDirectory(prefix="sandglass-") as scratch:
-        convert(source.graph, Path(scratch))
-        param = ncnn_param.read_param(Path(scratch) / "graph.ncnn.param")
-        parts = ncnn_bin.read_bin(param, Path(scratch) / "graph.ncnn.bin")
-        _refuse_unknown(param)
-        if plan is not None:
-            scales, notes["layers"] = plan_scales(param, parts, plan, model)
-            ncnn_int8.quantize(param, parts, scales)
-        (folder / PARAM).write_text(param.text(), encoding="utf-8")
-        ncnn_bin.write_bin(parts, folder / BIN)
+    converted = source.once("pnnx", lambda folder: convert(source.graph, folder))
+    param = ncnn_param.read_param(converted / PARAM)
+    parts = ncnn_bin.read_bin(param, converted / BIN)
+    _refuse_unknown(param)
+    if plan is not None:
+        scales, notes["layers"] = plan_scales(param, parts, plan, model)
+        ncnn_int8.quantize(param, parts, scales)
+    (folder / PARAM).write_text(param.text(), encoding="utf-8")
+    ncnn_bin.write_bin(parts, folder / BIN)
     return notes
 
 
@@ -88,13 +87,15 @@ def _pnnx() -> str | None:
 
 
 def convert(graph: Path, folder: Path) -> None:
-    """Run pnnx on a copy of the graph in `folder`, with float32 weights."""
+    """Write the graph as fp32 `model.param` and `model.bin` into `folder`, by pnnx."""
     program = _pnnx()
     if program is None:
         raise BackendUnavailable("pnnx is not installed", INSTALL)
-    shutil.copyfile(graph, folder / "graph.onnx")
-    result = subprocess.run([program, "graph.onnx", "fp16=0"], cwd=folder, capture_output=True, text=True)
-    if result.returncode or not (folder / "graph.ncnn.bin").is_file():
+    with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx leaves four more copies of the weights
+        shutil.copyfile(graph, Path(scratch) / "graph.onnx")
+        command = [program, "graph.onnx", "fp16=0", f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
+        result = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+    if result.returncode or not (folder / BIN).is_file():
         lines = (result.stderr + result.stdout).strip().splitlines()
         raise BackendError(f"pnnx failed: {lines[-1] if lines else result.returncode}", "choose another backend")
 

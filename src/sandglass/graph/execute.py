@@ -33,6 +33,7 @@ class GraphSession:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or host.threads()
         options.log_severity_level = 3
+        options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle cores gather statistics
         if host.sums_saturate():
             # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
             options.add_session_config_entry("session.x64quantprecision", "1")

@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 
+from sandglass import host
 from sandglass.errors import DatasetError, PlanError
 from sandglass.graph.execute import GraphSession
 
@@ -32,11 +34,11 @@ class TensorStatistics:
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(-low, high))
         if self.range > NEGLIGIBLE:
-            magnitudes = np.abs(values).reshape(1, -1)
+            magnitudes = np.abs(values.reshape(1, -1))
             counts = cv2.calcHist(
                 [magnitudes], [0], None, [BINS], [0, float(np.nextafter(self.range, np.inf)) * 1.000001]
             )
-            zeros = magnitudes.size - int(np.count_nonzero(magnitudes))
+            zeros = magnitudes.size - cv2.countNonZero(magnitudes)
             self.counts += counts.ravel()  # OpenCV 4 returns a column
             self.counts[0] -= zeros  # zeros are exact in every format; padding and ReLU would drown the rest
             self.zeros += zeros
@@ -70,24 +72,23 @@ def gather(
     out. Raises DatasetError when there is no batch, and PlanError naming the first tensor, in the graph's order, that
     is NaN or infinite.
     """
-    produced = list(tensors)
-    statistics = {name: TensorStatistics() for name in produced}
+    statistics = {name: TensorStatistics() for name in tensors}
     session: GraphSession | None = None
-    for index, batch in enumerate(batches):
-        if session is None:
-            session = GraphSession(graph, outputs=[name for name in produced if name not in batch])
-        for name, values in {**batch, **session.run(batch)}.items():
-            if name not in statistics:
-                continue
-            if values.dtype != np.float32:
-                del statistics[name]
-                continue
-            try:
-                statistics[name].update(values)
-            except ValueError as error:
-                raise PlanError(
-                    f"the tensor {name} is {error} on calibration sample {index}", "check the weights and that sample"
-                ) from error
+    with ThreadPoolExecutor(host.threads()) as pool:  # numpy and OpenCV let go of the interpreter
+        for index, batch in enumerate(batches):
+            if session is None:
+                session = GraphSession(graph, outputs=[name for name in tensors if name not in batch])
+            values = {**batch, **session.run(batch)}
+            statistics = {name: found for name, found in statistics.items() if values[name].dtype == np.float32}
+            updates = {name: pool.submit(found.update, values[name]) for name, found in statistics.items()}
+            for name, update in updates.items():
+                try:
+                    update.result()
+                except ValueError as error:
+                    raise PlanError(
+                        f"the tensor {name} is {error} on calibration sample {index}",
+                        "check the weights and the sample",
+                    ) from error
     if session is None:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     return statistics

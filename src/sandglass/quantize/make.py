@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from sandglass import host
 from sandglass.graph.load import load_graph
-from sandglass.quantize.calibrate import TensorStatistics, gather
+from sandglass.quantize.calibrate import gather
 from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.thresholds import threshold
@@ -28,7 +30,12 @@ def make_plan(
     layers, tensors, mark = find_layers(model), measured_tensors(model), fingerprint(model)
     del model  # a large one need not be in memory while it runs
     statistics = gather(graph, tensors, batches)
-    ranges = {name: _range(found, method) for name, found in statistics.items()}
+    with ThreadPoolExecutor(host.threads()) as pool:
+        thresholds = pool.map(lambda found: threshold(found, method), statistics.values())
+        ranges = {
+            name: TensorRange(found.minimum, found.maximum, chosen)
+            for (name, found), chosen in zip(statistics.items(), thresholds, strict=True)
+        }
     decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
     return Plan(mark, method, ranges, decided, calibration or {})
 
@@ -38,10 +45,6 @@ def load_plan(path: Path, graph: Path) -> Plan:
     model, plan = load_graph(graph), Plan.load(path)
     plan.check(fingerprint(model), find_layers(model), measured_tensors(model))
     return plan
-
-
-def _range(statistics: TensorStatistics, method: str) -> TensorRange:
-    return TensorRange(statistics.minimum, statistics.maximum, threshold(statistics, method))
 
 
 def _decide(layer: Layer, ranges: Mapping[str, TensorRange]) -> Layer:
