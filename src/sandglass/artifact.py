@@ -51,11 +51,14 @@ class Artifact:
         """Hash of the manifest, which holds the hashes of all files."""
         return sha256(self.folder / MANIFEST)
 
-    def open(self, threads: int) -> Session:
-        """Load it on its runtime; raises BackendUnavailable when that is not installed."""
+    def open(self, threads: int, streams: int = 1) -> Session:
+        """Load it on its runtime; `streams` calls of `run` may then be under way at once, each on `threads` cores.
+
+        Raises BackendUnavailable when the runtime is not installed.
+        """
         backend = discover.load("backends", self.backend)
         backend.available()
-        return backend.open(self.folder, self.manifest["backend_notes"], threads)
+        return backend.open(self.folder, self.manifest["backend_notes"], threads, streams)
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:

@@ -41,8 +41,7 @@ def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable
     artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
     test = datasets.load()
     say(f"evaluate: {len(artifacts)} artifacts on {len(test.coco['images'])} unseen images")
-    # One thread: the runtimes' thread pools wait for each other's cores, which made PyTorch seven times slower.
-    results = [evaluate(a, test, threads=1, progress=progress(f"{a.backend} {a.precision}")) for a in artifacts]
+    results = [evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")) for a in artifacts]
     say("benchmark: bursts of each artifact in turn")
     speeds = benchmark(artifacts, seconds=1.0, progress=progress("benchmark"))
     failures = [failure_row(card, outcome) for outcome in outcomes if outcome.error]

@@ -1,19 +1,18 @@
 """The only loop that sees both seams: a task's samples through a backend's session, to metrics.
 
-Reading and preparing images, inference, and decoding overlap: images are read ahead by one thread and decoded by
-another while the runtime works.
+Each of the machine's cores takes a batch all the way from image to predictions, on a session that all share and that
+computes on the caller's core. No core waits for another, so this is faster than one inference spread over them all.
 """
 
 from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
-from itertools import groupby
 from types import ModuleType
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 
@@ -22,9 +21,6 @@ from sandglass.artifact import Artifact
 from sandglass.backends import Session
 from sandglass.journal import Journal
 
-READ_AHEAD = 8
-T = TypeVar("T")
-R = TypeVar("R")
 Progress = Callable[[int, int], None]
 
 
@@ -74,7 +70,8 @@ def evaluate(
 ) -> Evaluation:
     """Run every sample of `dataset` through `artifact` and score the predictions by the task's metric.
 
-    `flip_test` averages each output with that of the mirrored image. A run with the same artifact, dataset and
+    `threads` batches are worked on at once (default: one for each core). `flip_test` averages each output with that of
+    the mirrored image. A run with the same artifact, dataset and
     protocol that was killed before goes on where it stopped; `journal` replaces the one in the user's cache.
     """
     task = discover.load("tasks", artifact.card.task)
@@ -83,10 +80,11 @@ def evaluate(
     if journal is None:
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
     resumed = len(journal.done)
-    session = artifact.open(threads or host.threads())
+    workers = threads or host.threads()
+    session = artifact.open(threads=1, streams=workers)
     todo = [sample for sample in samples if sample.index not in journal.done]
     started = time.perf_counter()
-    for done in infer(task, artifact, session, dataset, todo, batch, flip_test):
+    for done in infer(task, artifact, session, dataset, todo, batch, flip_test, workers):
         journal.append(done)
         progress(len(journal.done), len(samples))
     seconds = time.perf_counter() - started
@@ -104,33 +102,37 @@ def infer(
     samples: Sequence[Any],
     batch: int = 1,
     flip_test: bool = False,
+    workers: int = 1,
 ) -> Iterator[dict[int, dict[str, Any]]]:
-    """Yield predictions by sample index, a batch at a time, in order."""
+    """Yield predictions by sample index, a batch at a time, in order; `session` is run by `workers` threads."""
     card = artifact.card
 
-    def prepare(group: list[Any]) -> list[tuple[Any, np.ndarray, Any]]:
-        image = dataset.read(group[0].image_id)
-        return [(sample, *task.prepare(image, sample, card)) for sample in group]
-
-    def decode(part: list[tuple[Any, np.ndarray, Any]], outputs: dict[str, np.ndarray]) -> dict[int, dict[str, Any]]:
+    def work(part: Sequence[Any], images: list[Future[np.ndarray]]) -> dict[int, dict[str, Any]]:
+        prepared = [task.prepare(image.result(), sample, card) for sample, image in zip(part, images, strict=True)]
+        inputs = np.stack([array for array, _ in prepared])
+        if flip_test:
+            inputs = task.flip_inputs(inputs)
+        outputs = session.run({artifact.input_name: inputs})
         if flip_test:
             outputs = task.merge_flipped(outputs, card)
-        decoded = task.decode(outputs, [meta for _, _, meta in part], card)
-        return {sample.index: prediction for (sample, _, _), prediction in zip(part, decoded, strict=True)}
+        decoded = task.decode(outputs, [meta for _, meta in prepared], card)
+        return {sample.index: prediction for sample, prediction in zip(part, decoded, strict=True)}
 
-    groups = [list(group) for _, group in groupby(samples, key=lambda sample: sample.image_id)]
-    with ThreadPoolExecutor(1) as reader, ThreadPoolExecutor(1) as decoder:
+    with ThreadPoolExecutor(workers) as pool:
         waiting: deque[Future[dict[int, dict[str, Any]]]] = deque()
-        prepared = (item for group in _ahead(reader, prepare, groups) for item in group)
-        for part in _batches(prepared, batch):
-            inputs = np.stack([array for _, array, _ in part])
-            if flip_test:
-                inputs = task.flip_inputs(inputs)
-            waiting.append(decoder.submit(decode, part, session.run({artifact.input_name: inputs})))
-            while waiting and (waiting[0].done() or len(waiting) > READ_AHEAD):
+        images: dict[Any, Future[np.ndarray]] = {}
+        for start in range(0, len(samples), batch):
+            part = samples[start : start + batch]
+            # Tasks begin in the order of submission, so an image is being read before anyone waits for it.
+            images = {
+                key: images.get(key) or pool.submit(dataset.read, key)
+                for key in dict.fromkeys(sample.image_id for sample in part)
+            }
+            waiting.append(pool.submit(work, part, [images[sample.image_id] for sample in part]))
+            if len(waiting) > 2 * workers:
                 yield waiting.popleft().result()
-        for future in waiting:
-            yield future.result()
+        while waiting:
+            yield waiting.popleft().result()
 
 
 def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Any] | None]:
@@ -162,25 +164,3 @@ def origin(artifact: Artifact) -> dict[str, Any]:
         "host": host.describe(),
         "command": host.command(),
     }
-
-
-def _ahead(pool: ThreadPoolExecutor, function: Callable[[T], R], items: Iterable[T]) -> Iterator[R]:
-    """Map in order, with up to READ_AHEAD results waiting."""
-    waiting: deque[Future[R]] = deque()
-    for item in items:
-        waiting.append(pool.submit(function, item))
-        if len(waiting) > READ_AHEAD:
-            yield waiting.popleft().result()
-    while waiting:
-        yield waiting.popleft().result()
-
-
-def _batches(items: Iterable[T], size: int) -> Iterator[list[T]]:
-    part: list[T] = []
-    for item in items:
-        part.append(item)
-        if len(part) == size:
-            yield part
-            part = []
-    if part:
-        yield part

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -97,6 +98,22 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     if getattr(backend, "COMPUTES", True):
         limit = {"fp32": 0.999999, "int8": 0.99}[precision]
         assert artifact.manifest["check"]["correlation"] > limit
+
+
+@pytest.mark.parametrize("name", [name for name in discover.names("backends") if name != "pytorch"])
+def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
+    """Calls from as many threads as there are streams give what the same calls give one after the other."""
+    try:
+        (outcome,) = deploy(card, [f"{name}:fp32"], tmp_path)
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert outcome.artifact is not None, outcome.error
+    session = outcome.artifact.open(1, streams=3)
+    images = np.random.default_rng(2).standard_normal((24, 1, 3, 32, 24)).astype(np.float32)
+    expected = [session.run({"image": image})["heatmaps"] for image in images]
+    with ThreadPoolExecutor(3) as pool:
+        found = list(pool.map(lambda image: session.run({"image": image})["heatmaps"], images))
+    np.testing.assert_array_equal(found, expected)
 
 
 @pytest.mark.parametrize("name", discover.names("backends"))

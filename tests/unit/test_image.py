@@ -6,10 +6,11 @@ import struct
 import zlib
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from sandglass.errors import DatasetError
-from sandglass.vision.image import read_image
+from sandglass.vision.image import normalize, read_image
 
 
 def chunk(kind: bytes, content: bytes) -> bytes:
@@ -32,3 +33,13 @@ def test_missing_image_and_folder_are_named(tmp_path: Path) -> None:
         read_image(tmp_path / "a.png")
     with pytest.raises(DatasetError, match="cannot read image"):
         read_image(tmp_path)
+
+
+def test_normalize_is_the_arithmetic_in_float32() -> None:
+    """Bit for bit (value - mean) / std in float32, for every value in every channel."""
+    pixels = np.stack([np.arange(256).reshape(8, 32)] * 3, axis=2).astype(np.uint8)
+    mean, std = (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)
+    expected = (pixels.astype(np.float32) - np.array(mean, np.float32)) / np.array(std, np.float32)
+    found = normalize(pixels, mean, std)
+    assert found.dtype == np.float32
+    np.testing.assert_array_equal(found, expected.transpose(2, 0, 1))

@@ -9,7 +9,8 @@ Each file defines, at module level:
     available()  -> version; raises BackendUnavailable with the command to type
     build(source, precision, folder, plan) -> notes
                  writes its files into `folder`; the JSON-able notes are kept in the artifact's manifest
-    open(folder, notes, threads) -> Session
+    open(folder, notes, threads, streams) -> Session
+                 `streams` threads may call its `run` at once, each call computing on `threads` cores
 """
 
 from __future__ import annotations
@@ -74,7 +75,7 @@ class Backend(Protocol):
     def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]: ...
 
     @staticmethod
-    def open(folder: Path, notes: Mapping[str, Any], threads: int) -> Session: ...
+    def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> Session: ...
 
 
 def run_by_one(run: Callable[[Arrays], dict[str, np.ndarray]], inputs: Arrays) -> dict[str, np.ndarray]:

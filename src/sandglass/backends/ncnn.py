@@ -177,7 +177,7 @@ def _digest(weights: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(weights).tobytes()).digest()
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int) -> NcnnSession:
+def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> NcnnSession:
     """A network with float32 arithmetic outside int8 layers."""
     return NcnnSession(folder, notes, threads)
 

@@ -57,7 +57,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     return notes
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int) -> RuntimeSession:
+def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> RuntimeSession:
     """A session over `model.onnx`."""
     return RuntimeSession(folder / MODEL, threads)
 

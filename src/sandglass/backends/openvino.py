@@ -11,6 +11,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from queue import LifoQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
@@ -79,26 +80,32 @@ def _convert(graph: Path, out: Path) -> None:
                            "choose another backend") from error  # fmt: skip
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int) -> OpenVinoSession:
+def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> OpenVinoSession:
     """A compiled model with float32 arithmetic outside int8 layers, tuned for latency."""
     if notes.get("weight_bits", 0) > EXACT_BITS and host.sums_saturate():
         raise BackendError(
             f"{folder} has 8-bit weights, and sums of their products overflow on this processor, which lacks VNNI",
             "deploy the model on this processor: its weights then have 7 bits",
         )
-    return OpenVinoSession(folder / MODEL, threads)
+    return OpenVinoSession(folder / MODEL, threads, streams)
 
 
 class OpenVinoSession:
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, threads: int, streams: int) -> None:
         import openvino
 
-        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
+        settings = {
+            "INFERENCE_NUM_THREADS": threads * streams,
+            "NUM_STREAMS": streams,
+            "INFERENCE_PRECISION_HINT": "f32",
+        }
         try:
             self.compiled = openvino.Core().compile_model(path, "CPU", settings)
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
-        self.request = self.compiled.create_infer_request()
+        self.requests: LifoQueue[Any] = LifoQueue()
+        for _ in range(streams):
+            self.requests.put(self.compiled.create_infer_request())
         self.outputs = [port.any_name for port in self.compiled.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -106,5 +113,9 @@ class OpenVinoSession:
         return run_by_one(self._one, inputs)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        result = self.request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
-        return {name: np.array(result[name]) for name in self.outputs}
+        request = self.requests.get()
+        try:
+            result = request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            return {name: np.array(result[name]) for name in self.outputs}
+        finally:
+            self.requests.put(request)

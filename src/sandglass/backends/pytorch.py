@@ -39,7 +39,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return {"model": source.card.model, "arguments": source.card.arguments}
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int) -> TorchSession:
+def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> TorchSession:
     """The module in evaluation mode with the artifact's weights."""
     import torch
     from safetensors.numpy import load_file

@@ -30,7 +30,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return {}
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int) -> ReferenceSession:
+def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> ReferenceSession:
     """A session over the copied graph; `threads` has no effect."""
     return ReferenceSession(folder / "model.onnx")
 

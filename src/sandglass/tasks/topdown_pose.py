@@ -18,6 +18,7 @@ from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
 from sandglass.metrics import keypoints
 from sandglass.vision import affine, coco17, heatmap
+from sandglass.vision.image import normalize
 from sandglass.vision.nms import oks_nms
 
 METRICS = keypoints.METRICS
@@ -65,8 +66,7 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
     pixels = affine.crop(image, affine.warp_matrix(centre, scale, size), size)
     if card.input.channels == "bgr":
         pixels = pixels[..., ::-1]
-    mean, std = (np.array(values, np.float32)[:, None, None] for values in (card.input.mean, card.input.std))
-    array = (pixels.transpose(2, 0, 1).astype(np.float32) - mean) / std
+    array = normalize(pixels, card.input.mean, card.input.std)
     return array, {"image_id": sample.image_id, "centre": centre, "scale": scale, "score": sample.score}
 
 

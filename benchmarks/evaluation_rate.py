@@ -1,0 +1,90 @@
+"""How much of the runtimes' own speed an evaluation reaches: images a second, bare inference against `evaluate`.
+
+    python benchmarks/evaluation_rate.py [--rounds 5]
+
+The bare rate is that of `sandglass benchmark`: one inference after the other on prepared inputs, on all cores. Both
+sides alternate in one run; medians. SimplePose and the embedded Hourglass, on the real people of
+`$SANDGLASS_TEST_DATA/data/pose/coco-mini`.
+"""
+
+from __future__ import annotations
+
+import argparse
+import os
+import time
+from pathlib import Path
+from statistics import median
+from tempfile import TemporaryDirectory
+
+import numpy as np
+
+from sandglass import discover, host
+from sandglass.artifact import Artifact
+from sandglass.card import Card, Input, load_card
+from sandglass.datasets import KeypointDataset, coco_keypoints
+from sandglass.evaluation import evaluate
+from sandglass.pipeline import deploy
+from sandglass.report.table import identity, markdown
+
+DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"
+RUNTIMES = ("onnxruntime:fp32", "openvino:fp32", "ncnn:fp32")
+AT_LEAST = 200  # inferences in a measurement
+
+
+def cards() -> list[Card]:
+    """The two models."""
+    normalization = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+    graph = DATA / "simplepose/simplepose-nano.onnx"
+    simplepose = Card("simplepose-nano", "topdown-pose", Input((256, 192), *normalization), graph=graph)
+    return [simplepose, load_card("hourglass-tiny-synthetic")]
+
+
+def compare(artifact: Artifact, dataset: KeypointDataset, rounds: int) -> dict[str, str]:
+    """One row: both rates and their ratio."""
+    task = discover.load("tasks", artifact.card.task)
+    inputs = [
+        {artifact.input_name: task.prepare(dataset.read(sample.image_id), sample, artifact.card)[0][np.newaxis]}
+        for sample in task.samples(dataset)
+    ]
+    repeats = -(-AT_LEAST // len(inputs))
+    bare, whole = [], []
+    for _ in range(rounds):
+        session = artifact.open(host.threads())
+        session.run(inputs[0])
+        started = time.perf_counter()
+        for _ in range(repeats):
+            for feed in inputs:
+                session.run(feed)
+        bare.append(repeats * len(inputs) / (time.perf_counter() - started))
+        del session  # its idle threads would spin beside the other side's
+        results = [evaluate(artifact, dataset) for _ in range(repeats)]
+        whole.append(repeats * len(inputs) / sum(result.seconds for result in results))
+    ratio = median(b / a for a, b in zip(bare, whole, strict=True))
+    return {
+        **identity(artifact),
+        "inference images/s": f"{median(bare):.0f}",
+        "evaluation images/s": f"{median(whole):.0f}",
+        "ratio": f"{ratio:.2f}",
+    }
+
+
+def main() -> None:
+    """Print the table."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--rounds", type=int, default=5)
+    rounds = parser.parse_args().rounds
+    people = coco_keypoints.load(
+        DATA / "coco-mini/train2017", DATA / "coco-mini/annotations/person_keypoints_train2017.json"
+    )
+    with TemporaryDirectory() as folder:
+        made = [
+            outcome.artifact
+            for card in cards()
+            for outcome in deploy(card, RUNTIMES, Path(folder) / card.name)
+            if outcome.artifact
+        ]
+        print(markdown([compare(artifact, people, rounds) for artifact in made]))
+
+
+if __name__ == "__main__":
+    main()
