@@ -21,6 +21,7 @@ from sandglass.artifact import Artifact
 from sandglass.backends import Session
 from sandglass.journal import Journal
 
+AHEAD = 4  # batches a core
 Progress = Callable[[int, int], None]
 
 
@@ -119,18 +120,20 @@ def infer(
         return {sample.index: prediction for sample, prediction in zip(part, decoded, strict=True)}
 
     with ThreadPoolExecutor(workers) as pool:
+        # Images are queued some batches before the work that needs them: what waits for an image waits shortly.
+        planned: deque[tuple[Sequence[Any], list[Future[np.ndarray]]]] = deque()
         waiting: deque[Future[dict[int, dict[str, Any]]]] = deque()
         images: dict[Any, Future[np.ndarray]] = {}
         for start in range(0, len(samples), batch):
             part = samples[start : start + batch]
-            # Tasks begin in the order of submission, so an image is being read before anyone waits for it.
-            images = {
-                key: images.get(key) or pool.submit(dataset.read, key)
-                for key in dict.fromkeys(sample.image_id for sample in part)
-            }
-            waiting.append(pool.submit(work, part, [images[sample.image_id] for sample in part]))
-            if len(waiting) > 2 * workers:
+            keys = dict.fromkeys(sample.image_id for sample in part)
+            images = {key: images.get(key) or pool.submit(dataset.read, key) for key in keys}
+            planned.append((part, [images[sample.image_id] for sample in part]))
+            if len(planned) > AHEAD * workers:
+                waiting.append(pool.submit(work, *planned.popleft()))
+            if len(waiting) > AHEAD * workers:
                 yield waiting.popleft().result()
+        waiting.extend(pool.submit(work, *plan) for plan in planned)
         while waiting:
             yield waiting.popleft().result()
 
