@@ -26,14 +26,18 @@ class GraphSession:
     """A graph on onnxruntime's CPU kernels.
 
     `outputs` names tensors to return beside or instead of the graph's own; the weights are then mapped from a file
-    beside the changed graph, so that they are in memory once.
+    beside the changed graph, so that they are in memory once. Without `optimize` the nodes run as they are written.
     """
 
-    def __init__(self, path: Path, outputs: Sequence[str] | None = None, threads: int | None = None) -> None:
+    def __init__(
+        self, path: Path, outputs: Sequence[str] | None = None, threads: int | None = None, optimize: bool = True
+    ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or host.threads()
         options.log_severity_level = 3
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle cores gather statistics
+        if not optimize:
+            options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         if host.sums_saturate():
             # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
             options.add_session_config_entry("session.x64quantprecision", "1")

@@ -1,0 +1,45 @@
+"""Trained networks from four exporters: brought up, and refused when a weight is not what it was."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import numpy_helper
+
+from sandglass.errors import ParityError
+from sandglass.graph.bring_up import bring_up_file, compare
+from sandglass.graph.load import load_graph, static_inputs, static_outputs
+
+MODELS = [
+    ("classification/imagenet-sample/efficientnet-lite0.onnx", (224, 224), (1, 1000)),
+    ("classification/cifar10/resnet20.onnx", (32, 32), (1, 10)),
+    ("pose/simplepose/simplepose-nano.onnx", (256, 192), (1, 17, 64, 48)),
+    ("text/weights/ch_PP-OCRv4_det_infer.onnx", (320, 320), (1, 1, 320, 320)),  # rounds most coarsely of all
+    ("text/weights/ch_PP-OCRv4_det_infer.onnx", (736, 1280), (1, 1, 736, 1280)),
+]
+
+
+@pytest.mark.parametrize(("file", "size", "output"), MODELS)
+def test_model_comes_up_equal(
+    real_data: Path, tmp_path: Path, file: str, size: tuple[int, int], output: tuple[int, ...]
+) -> None:
+    """A static graph of a current opset with the expected output; with one filter 3 % off it is refused."""
+    source, graph = real_data / "data" / file, tmp_path / "graph.onnx"
+    bring_up_file(source, graph, size)
+    model = load_graph(graph)
+    assert list(static_inputs(model).values()) == [(1, 3, *size)]
+    assert list(static_outputs(model).values()) == [output]
+    assert model.opset_import[0].version >= 17
+    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
+
+    first = next(node for node in model.graph.node if node.op_type == "Conv")
+    weight = next(i for i in model.graph.initializer if i.name == first.input[1])
+    values = numpy_helper.to_array(weight).copy()
+    values[np.abs(values).reshape(len(values), -1).max(1).argmax()] *= 1.03
+    weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+    onnx.save(model, graph)
+    with pytest.raises(ParityError, match="changed by"):
+        compare(source, graph, static_inputs(model))
