@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 
 from sandglass.errors import FormatError
-from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param, ncnn_table
+from sandglass.formats import ncnn2int8, ncnn_bin, ncnn_int8, ncnn_param, ncnn_table
 
 
 def test_real_files_survive_to_the_byte(real_data: Path) -> None:
@@ -52,6 +52,43 @@ def test_table_is_written_as_the_cpp_tools_write_it(real_data: Path) -> None:
     """A table made by ncnn2table is read and written to the byte."""
     path = real_data / "data/classification/imagenet-sample/squeezenet_v1.1.table"
     assert ncnn_table.table_text(ncnn_table.read_table(path)) == path.read_text()
+
+
+def test_ncnn2int8_takes_the_arguments_of_the_cpp_tool(
+    real_data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """It writes the terms of the C++ tool's file; a table of another model is one line, and no files."""
+    folder = real_data / "data/classification/imagenet-sample"
+    fp32, out = folder / "squeezenet_v1.1.ncnn", tmp_path / "int8"
+    given = [f"{fp32}.param", f"{fp32}.bin", f"{out}.param", f"{out}.bin"]
+    assert ncnn2int8.main([*given, str(folder / "squeezenet_v1.1.table")]) == 0
+    made, wanted = (ncnn_param.read_param(p) for p in (Path(given[2]), folder / "squeezenet_v1.1-int8.ncnn.param"))
+    assert [layer.parameters.get(8) for layer in made.layers] == [layer.parameters.get(8) for layer in wanted.layers]
+    ncnn_bin.read_bin(made, Path(given[3]))
+    (tmp_path / "other.table").write_text("conv9_param_0 1.0\nconv9 1.0\n")
+    given[2:] = [str(tmp_path / "x.param"), str(tmp_path / "x.bin")]
+    assert ncnn2int8.main([*given, str(tmp_path / "other.table")]) == 2
+    assert "conv9, which is not in the .param" in capsys.readouterr().err
+    assert not list(tmp_path.glob("*x*"))
+
+
+def test_scales_that_would_overflow_mask_winograd(real_data: Path) -> None:
+    """Eight-bit scales on a 3x3 layer of stride 1 mask Winograd there; six-bit ones leave it."""
+    folder = real_data / "data/classification/imagenet-sample"
+    for levels, masked in ((ncnn_int8.ALL_LEVELS, True), (ncnn_int8.WINOGRAD_LEVELS, False)):
+        param = ncnn_param.read_param(folder / "squeezenet_v1.1.ncnn.param")
+        parts = ncnn_bin.read_bin(param, folder / "squeezenet_v1.1.ncnn.bin")
+        found = [i for i, layer in enumerate(param.layers) if ncnn_int8.runs_winograd(layer)]
+        assert len(found) == 8
+        weights = {i: ncnn_bin.float_weights(parts[i][0]) for i in found}
+        scales = {
+            param.layers[i].name: ncnn_table.Scales(
+                ncnn_int8.weight_scales(weights[i][: param.layers[i].integer(6, 0)], param.layers[i], levels), 1.0
+            )
+            for i in found
+        }
+        ncnn_int8.quantize(param, parts, scales, chain=False)
+        assert [param.layers[i].integer(31, 0) == 64 for i in found] == [masked] * 8
 
 
 def test_files_of_two_models_do_not_fit(real_data: Path) -> None:

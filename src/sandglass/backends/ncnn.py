@@ -31,7 +31,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'sandglass[ncnn]'"
 PRECISIONS = ("fp32", "int8")
 PURPOSE = "deploy"
-PARAM, BIN = "model.param", "model.bin"
+PARAM, BIN, TABLE = "model.param", "model.bin", "model.table"
 LAYER_KINDS = {"Convolution", "ConvolutionDepthWise", "InnerProduct"}
 
 
@@ -59,8 +59,12 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
-    """Write `model.param` and `model.bin`. Raises UnsupportedOperator naming what ncnn lacks."""
+    """Write `model.param` and `model.bin`, and for int8 the `model.table` of its scales, as ncnn's own tools use it.
+
+    Raises UnsupportedOperator naming what ncnn lacks.
+    """
     from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
+    from sandglass.formats.ncnn_table import table_text
     from sandglass.graph.load import load_graph, static_inputs, static_outputs
 
     model = load_graph(source.graph)
@@ -76,6 +80,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     if plan is not None:
         scales, notes["layers"] = plan_scales(param, parts, plan, model)
         ncnn_int8.quantize(param, parts, scales)
+        (folder / TABLE).write_text(table_text(scales), encoding="utf-8")
     (folder / PARAM).write_text(param.text(), encoding="utf-8")
     ncnn_bin.write_bin(parts, folder / BIN)
     return notes
@@ -140,7 +145,6 @@ def plan_scales(
             if decided.weight_bits == 6:
                 levels, ways[name] = ncnn_int8.WINOGRAD_LEVELS, "int8, 6-bit weights, Winograd"
             else:
-                layer.set(ncnn_int8.FEATURE_MASK, ncnn_int8.NO_WINOGRAD)
                 ways[name] = "int8, Winograd masked"
         activation = 127 / plan.tensors[decided.input].threshold
         scales[layer.name] = Scales(ncnn_int8.weight_scales(weights, layer, levels), activation)

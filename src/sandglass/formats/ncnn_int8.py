@@ -1,7 +1,8 @@
 """From an fp32 ncnn model and scales to an int8 one: what ncnn2int8 does, without a C++ toolchain.
 
 ncnn runs an int8 3x3 convolution of stride 1 by Winograd F(4,3), whose transform of the weights overflows 16 bits
-unless they keep to 6 bits. Parameter 31 with bit 64 masks Winograd for one layer; then all 8 bits may be used.
+unless they keep to 6 bits. Parameter 31 with bit 64 masks Winograd for one layer; then all 8 bits may be used. It is
+set here wherever scales lead to larger weights.
 """
 
 from __future__ import annotations
@@ -74,6 +75,8 @@ def _quantize(layer: Layer, blobs: list[memoryview], scales: Scales) -> None:
     weights = weights[: layer.integer(2 if layer.kind == "InnerProduct" else 6, 0)]
     scaled = weights.reshape(channels(layer), -1) * scales.weight.astype(np.float32)[:, None]
     integers = np.clip(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)), -127, 127)
+    if runs_winograd(layer) and np.abs(integers).max(initial=0) > WINOGRAD_LEVELS:
+        layer.set(FEATURE_MASK, layer.integer(FEATURE_MASK, 0) | NO_WINOGRAD)
     blobs[0] = int8_blob(integers)
     blobs += [floats_blob(scales.weight), floats_blob(np.array([scales.activation]))]
     layer.set(SCALE_TERM, TERMS[layer.kind])
