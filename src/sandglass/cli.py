@@ -185,7 +185,8 @@ def _predict(commands: Any) -> None:
 
 def _run_predict(arguments: argparse.Namespace) -> int:
     from sandglass.artifact import load_artifact
-    from sandglass.prediction import predict, write_image
+    from sandglass.prediction import predict
+    from sandglass.vision.image import write_image
 
     picture, predictions = predict(load_artifact(arguments.artifact), arguments.image, arguments.box)
     write_image(arguments.out, picture)

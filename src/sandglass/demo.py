@@ -16,8 +16,8 @@ from sandglass.card import load_card
 from sandglass.errors import BackendUnavailable
 from sandglass.evaluation import Evaluation, changes, evaluate
 from sandglass.files import atomic_file, refuse_existing, write_json
-from sandglass.prediction import write_image
 from sandglass.report.results import failure_row, results_page, results_rows
+from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
 DATASET = "synthetic-people"

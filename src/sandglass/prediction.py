@@ -6,14 +6,11 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
-from sandglass.errors import InputError
 from sandglass.evaluation import infer
-from sandglass.files import atomic_file
 from sandglass.vision.image import read_image
 
 Box = Sequence[float]
@@ -33,18 +30,6 @@ def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple
         predictions.update(part)
     ordered = [predictions[sample.index] for sample in samples]
     return task.draw(pixels, ordered), ordered
-
-
-def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write HWC uint8 RGB pixels as PNG or JPEG by the path's suffix, atomically."""
-    try:
-        encoded, data = cv2.imencode(path.suffix or ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
-    except cv2.error:
-        encoded = False
-    if not encoded:
-        raise InputError(f"cannot write {path}: {path.suffix!r} is no image format", "end the name in .png")
-    with atomic_file(path) as temporary:
-        temporary.write_bytes(data.tobytes())
 
 
 class _One:

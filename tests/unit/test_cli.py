@@ -42,7 +42,7 @@ def run(*arguments: object) -> int:
 def test_deploy_evaluate_benchmark_and_predict(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The four commands follow one another on one artifact, and write what they say."""
     from sandglass.datasets import synthetic_people
-    from sandglass.prediction import write_image
+    from sandglass.vision.image import write_image
 
     out = tmp_path / "out"
     assert run("deploy", card, "--to", "onnxruntime:fp32", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0

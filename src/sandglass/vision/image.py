@@ -1,4 +1,4 @@
-"""Images in, as the COCO tools read them, and their pixels as a network wants them."""
+"""Images in files, as the COCO tools read them, and their pixels as a network wants them."""
 
 from __future__ import annotations
 
@@ -9,7 +9,8 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sandglass.errors import DatasetError
+from sandglass.errors import DatasetError, InputError
+from sandglass.files import atomic_file
 
 
 def read_image(path: Path) -> np.ndarray:
@@ -46,3 +47,18 @@ def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
     """(channels, 1, 256) float32."""
     offsets, factors = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
     return (np.arange(256, dtype=np.float32) - offsets) / factors
+
+
+def write_image(path: Path, pixels: np.ndarray) -> None:
+    """Write HWC uint8 RGB pixels as PNG or JPEG by the path's suffix, atomically.
+
+    Raises InputError for another suffix, and ArtifactError where the folder cannot be written.
+    """
+    try:
+        encoded, data = cv2.imencode(path.suffix or ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))
+    except cv2.error:
+        encoded = False
+    if not encoded:
+        raise InputError(f"cannot write {path}: {path.suffix!r} is no image format", "end the name in .png")
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(data.tobytes())
