@@ -6,6 +6,7 @@ from pathlib import Path
 
 import pytest
 
+from references import assert_metrics, reference
 from sandglass import discover
 from sandglass.artifact import Artifact
 from sandglass.card import Card, Input
@@ -17,9 +18,7 @@ from sandglass.graph.load import load_graph, static_inputs, static_outputs
 from sandglass.journal import Journal
 from sandglass.pipeline import Calibration, deploy
 
-# What mmpose's own dataset, warp, decoder and metric give on the same file.
-MMPOSE = {"AP": 0.4273, "AP50": 0.7100, "AP75": 0.4391, "APM": 0.4602, "APL": 0.3915,
-          "AR": 0.4686, "AR50": 0.7326, "AR75": 0.5000}  # fmt: skip
+NAME = "simplepose-nano"
 
 
 def runtimes(precision: str) -> list[str]:
@@ -35,7 +34,7 @@ def card(real_data: Path) -> Card:
     """SimplePose's card."""
     graph = real_data / "data/pose/simplepose/simplepose-nano.onnx"
     normalization = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-    return Card("simplepose-nano", "topdown-pose", Input((256, 192), *normalization), graph=graph)
+    return Card(NAME, "topdown-pose", Input((256, 192), *normalization), graph=graph)
 
 
 @pytest.fixture(scope="module")
@@ -80,8 +79,7 @@ def test_float_reaches_mmposes_numbers(
     if f"{name}:fp32" not in artifacts:
         pytest.skip(f"{name} is not installed")
     result = evaluate(artifacts[f"{name}:fp32"], people, journal=Journal({}, tmp_path))
-    for metric, expected in MMPOSE.items():
-        assert result.metrics[metric]["value"] == pytest.approx(expected, abs=5e-4), metric
+    assert_metrics(NAME, result.metrics)
 
 
 @pytest.mark.parametrize("name", runtimes("int8"))
@@ -92,4 +90,4 @@ def test_int8_keeps_most_of_it(
     if f"{name}:int8" not in artifacts:
         pytest.skip(f"{name} is not installed")
     result = evaluate(artifacts[f"{name}:int8"], people, journal=Journal({}, tmp_path))
-    assert abs(result.metrics["AP"]["value"] - MMPOSE["AP"]) < 0.04
+    assert abs(result.metrics["AP"]["value"] - reference(NAME, "metrics")["AP"]) < 0.04

@@ -1,4 +1,25 @@
-"""Where samples and truths come from: one file is one dataset, with `load(...) -> KeypointDataset`."""
+"""The seam of datasets: one file is one place that samples and truths come from, or one format of files.
+
+Each file defines, at module level:
+
+    load(images, annotations, detections, limit, split, seed) -> dataset
+                 every option has a default. `limit` is the number of images, the same ones for the same seed. Raises
+                 DatasetError, naming the path, for a file that is missing or malformed and for an option that the
+                 dataset does not have
+    example(folder) -> options
+                 writes a few samples into `folder` and returns the options with which `load` reads them; a dataset
+                 that needs no files writes none and returns a limit only
+
+A dataset has
+
+    name         the file's, as a user writes it
+    image_ids    ids of its images, in a stable order
+    read(id)     the image, HWC uint8 RGB, the caller's own
+    protocol     JSON-able: what the dataset is, where boxes come from, how the subset was drawn
+    fingerprint  a hash: two datasets with the same one have the same samples and truths
+
+and the truths in the form that the tasks of its kind read.
+"""
 
 from __future__ import annotations
 
@@ -28,6 +49,11 @@ class KeypointDataset:
     read: Callable[[int], np.ndarray]
     protocol: dict[str, Any]
     detections: list[dict[str, Any]] | None = None
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the images, in the order of the ground truth."""
+        return [image["id"] for image in self.coco["images"]]
 
     @cached_property
     def fingerprint(self) -> str:

@@ -10,8 +10,8 @@ from typing import Any
 
 from sandglass.datasets import KeypointDataset
 from sandglass.errors import DatasetError
-from sandglass.files import read_json, sha256
-from sandglass.vision.image import read_image
+from sandglass.files import read_json, sha256, write_json
+from sandglass.vision.image import read_image, write_image
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
 SHOWN = 3  # missing images that an error names
@@ -62,6 +62,24 @@ def load(
     if flat:
         protocol["boxes_without_area"] = f"{flat} left out"
     return KeypointDataset("coco-keypoints", coco, lambda index: read_image(images / names[index]), protocol, found)
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Write a few drawn people and their boxes, as a detector would give them."""
+    from sandglass.datasets import synthetic_people
+
+    drawn = synthetic_people.load(limit=6)
+    for image in drawn.coco["images"]:
+        image["file_name"] += ".png"
+        write_image(folder / "images" / image["file_name"], drawn.read(image["id"]))
+    found = [{key: e[key] for key in ("image_id", "category_id", "bbox")} for e in drawn.coco["annotations"]]
+    write_json(folder / "annotations.json", drawn.coco)
+    write_json(folder / "detections.json", [{**entry, "score": 0.9} for entry in found])
+    return {
+        "images": folder / "images",
+        "annotations": folder / "annotations.json",
+        "detections": folder / "detections.json",
+    }
 
 
 def is_sample(entry: Mapping[str, Any]) -> bool:

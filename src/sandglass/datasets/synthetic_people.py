@@ -30,12 +30,15 @@ def load(
 ) -> KeypointDataset:
     """The first `limit` images of a split (200 for test). The two splits share no figure.
 
-    Raises DatasetError when files are given (this dataset has none) or the split has another name.
+    Raises DatasetError when files are given (this dataset has none), the split has another name, or the limit is
+    below 1.
     """
     if any(option is not None for option in (images, annotations, detections)):
         raise DatasetError("synthetic-people is drawn at run time and takes no files", "leave the paths out")
     if split not in SPLITS:
         raise DatasetError(f"synthetic-people has no split {split!r}", f"use one of {', '.join(SPLITS)}")
+    if limit is not None and limit < 1:
+        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for the whole split")
     count = IMAGES[split] if limit is None else limit
     coco: dict[str, Any] = {"images": [], "annotations": [], "categories": [coco17.CATEGORY]}
     for index in range(count):
@@ -46,6 +49,11 @@ def load(
     protocol = {"dataset": f"synthetic-people, {split} split, seed {seed}", "boxes": "ground truth",
                 "subset": f"first {count} images"}  # fmt: skip
     return KeypointDataset("synthetic-people", coco, lambda index: render(index, split, seed)[0].copy(), protocol)
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Options for a few images; nothing is written."""
+    return {"limit": 6}
 
 
 @lru_cache(maxsize=256)  # 63 MB: drawing costs ten times more than what is done with an image

@@ -1,0 +1,33 @@
+"""The seam of tasks: one file is what inputs and outputs of a network mean. A task never imports a backend.
+
+Each file defines, at module level:
+
+    METRICS      names of its metrics, the one that decides first
+    DATASET      name of a dataset of its kind that needs no files
+    samples(dataset) -> samples
+                 in a stable order; each has `index` (its place in the list) and `image_id`, and those of an image are
+                 neighbours
+    samples_in_image(image, boxes) -> samples
+                 of one image with the id 0; without boxes the whole image is looked at
+    prepare(image, sample, card) -> array, meta
+                 the network's input (3, H, W) float32, and what `decode` needs to know of the sample
+    decode(outputs, metas, card) -> predictions
+                 from the graph's outputs by name, batch first: one JSON-able dict for each meta, the same whatever
+                 else is in the batch
+    encode(predictions, metas, card) -> outputs
+                 the inverse of `decode`, as near as the outputs' resolution allows: what a perfect network would give
+    truths(dataset) -> predictions
+                 the annotations in the form of predictions, one for each sample, for datasets without detections
+    flip_inputs(inputs) -> inputs
+                 the mirrored images after the plain ones
+    merge_flipped(outputs, card) -> outputs
+                 of a batch and its mirror images, back to one for each image
+    score(predictions, dataset, seed) -> metrics
+                 each of METRICS with value, low and high (95 %); predictions are one for each sample, in their order
+    paired(before, after, dataset, seed) -> changes
+                 the same for the difference of two sets of predictions on the same images
+    draw(image, predictions) -> image
+                 a copy of an HWC uint8 RGB image with the predictions in it
+
+Every field of a card's `[decode]` has a default.
+"""

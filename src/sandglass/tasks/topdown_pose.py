@@ -22,6 +22,7 @@ from sandglass.vision.image import normalize
 from sandglass.vision.nms import oks_nms
 
 METRICS = keypoints.METRICS
+DATASET = "synthetic-people"
 VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
 PADDING = 1.25
 LEFT, RIGHT, MIDDLE = (255, 138, 30), (45, 140, 255), (90, 220, 120)
@@ -39,17 +40,25 @@ class Sample:
 
 def samples(dataset: KeypointDataset) -> list[Sample]:
     """People of a dataset by image: its detections, or the annotated people with keypoints that are no crowd."""
-    sizes = {image["id"]: (image["width"], image["height"]) for image in dataset.coco["images"]}
     if dataset.detections is not None:
-        found = [(e["image_id"], tuple(e["bbox"]), float(e["score"])) for e in dataset.detections]
-    else:
         found = [
-            (entry["image_id"], clipped_box(entry["bbox"], *sizes[entry["image_id"]]), 1.0)
-            for entry in dataset.coco["annotations"]
-            if is_sample(entry)
+            (e["image_id"], tuple(e["bbox"]), float(e["score"])) for e in dataset.detections if has_area(e["bbox"])
         ]
-    usable = sorted((f for f in found if has_area(f[1])), key=lambda f: f[0])
-    return [Sample(index, *person) for index, person in enumerate(usable)]
+        found.sort(key=lambda f: f[0])
+    else:
+        found = [(entry["image_id"], box, 1.0) for entry, box in _people(dataset)]
+    return [Sample(index, *person) for index, person in enumerate(found)]
+
+
+def _people(dataset: KeypointDataset) -> list[tuple[Mapping[str, Any], tuple[float, float, float, float]]]:
+    """Annotated people who are samples, by image, with their boxes cut to it."""
+    sizes = {image["id"]: (image["width"], image["height"]) for image in dataset.coco["images"]}
+    people = [
+        (entry, clipped_box(entry["bbox"], *sizes[entry["image_id"]]))
+        for entry in dataset.coco["annotations"]
+        if is_sample(entry)
+    ]
+    return sorted((p for p in people if has_area(p[1])), key=lambda p: p[0]["image_id"])
 
 
 def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
@@ -91,6 +100,29 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
         }
         for i, meta in enumerate(metas)
     ]
+
+
+def encode(
+    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
+) -> dict[str, np.ndarray]:
+    """Heatmaps at a quarter of the input that `decode` reads as these people, to a quarter of their pixels.
+
+    A keypoint that the cut-out region does not show is lost.
+    """
+    joints = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
+    centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
+    places = affine.to_input(joints[..., :2], centres, scales, card.input.size)
+    return {"heatmaps": heatmap.encode(places, joints[..., 2], card.input.size)}
+
+
+def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
+    """The annotated people as predictions, one for each sample: labelled keypoints score 1, the others 0."""
+    found = []
+    for entry, _ in _people(dataset):
+        joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
+        joints[:, 2] = joints[:, 2] > 0
+        found.append({"image_id": entry["image_id"], "keypoints": joints.tolist(), "score": 1.0, "area": entry["area"]})
+    return found
 
 
 def flip_inputs(inputs: np.ndarray) -> np.ndarray:

@@ -49,3 +49,9 @@ def to_image(points: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: 
     """Input pixels back to image pixels: points (N, K, 2), centres and scales (N, 2), inverse of the plain warp."""
     relative = points / np.array([size[1], size[0]])
     return relative * scales[:, None] + centres[:, None] - scales[:, None] / 2
+
+
+def to_input(points: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Image pixels to input pixels: the inverse of `to_image`."""
+    relative = (points - centres[:, None] + scales[:, None] / 2) / scales[:, None]
+    return relative * np.array([size[1], size[0]])

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+SIGMA = 1.5  # of the Gaussian around a keypoint, in pixels of the heatmap
+
 
 def decode(heatmaps: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints (N, K, 2) as x, y in input pixels and scores (N, K) from heatmaps (N, K, h, w) float32.
@@ -15,6 +17,20 @@ def decode(heatmaps: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.
     located = joints + quarter_offset(heatmaps, joints)
     height, width = heatmaps.shape[2:]
     return located * np.array([size[1] / width, size[0] / height]), scores
+
+
+def encode(keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], stride: int = 4) -> np.ndarray:
+    """Heatmaps (N, K, H/stride, W/stride) float32 that `decode` reads as these keypoints, to a quarter of their pixels.
+
+    A Gaussian around each keypoint whose largest pixel is the score: 0 everywhere where the keypoint lies outside.
+    """
+    height, width = size[0] // stride, size[1] // stride
+    places = keypoints[..., None] / stride
+    squares_x, squares_y = ((np.arange(n) - places[..., i, :]) ** 2 for i, n in enumerate((width, height)))
+    heatmaps = np.exp(-(squares_y[..., :, None] + squares_x[..., None, :]) / (2 * SIGMA**2))
+    inside = ((keypoints >= 0) & (np.rint(keypoints / stride) < [width, height])).all(axis=-1)
+    peaks = np.maximum(heatmaps.max(axis=(2, 3)), 1e-12)
+    return (heatmaps * (inside * scores / peaks)[..., None, None]).astype(np.float32)
 
 
 def maxima(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

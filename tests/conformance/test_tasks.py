@@ -1,0 +1,176 @@
+"""Every file in tasks/ is tested here because it exists: on its own embedded data, with a perfect network."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import dataclass
+from itertools import pairwise
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+import pytest
+
+from sandglass import discover
+from sandglass.card import Card, Input
+
+IMAGES = 8
+
+
+@dataclass
+class Case:
+    """A task with its embedded data, prepared, and what a perfect network gives for it."""
+
+    name: str
+    task: ModuleType
+    card: Card
+    dataset: Any
+    samples: list[Any]
+    arrays: list[np.ndarray]
+    metas: list[Any]
+    truths: list[dict[str, Any]]
+    outputs: dict[str, np.ndarray]
+
+
+@pytest.fixture(scope="module", params=discover.names("tasks"))
+def case(request: pytest.FixtureRequest) -> Case:
+    """Each task."""
+    task = discover.load("tasks", request.param)
+    card = Card("a", request.param, Input((256, 192), (120, 115, 100), (60, 58, 57)), model=discover.names("models")[0])
+    dataset = discover.load("datasets", task.DATASET).load(limit=IMAGES)
+    samples, truths = task.samples(dataset), task.truths(dataset)
+    prepared = [task.prepare(dataset.read(sample.image_id), sample, card) for sample in samples]
+    arrays, metas = [array for array, _ in prepared], [meta for _, meta in prepared]
+    outputs = task.encode(truths, metas, card)
+    return Case(request.param, task, card, dataset, samples, arrays, metas, truths, outputs)
+
+
+def values(metrics: dict[str, Any]) -> dict[str, float]:
+    """Metrics without their intervals; those of which the data has no example are left out."""
+    return {name: entry["value"] for name, entry in metrics.items() if entry["value"] is not None}
+
+
+def test_samples_are_in_a_stable_order(case: Case) -> None:
+    """Samples are numbered in order, those of an image are neighbours, and a second call gives equal ones."""
+    assert case.samples == case.task.samples(case.dataset)
+    assert [sample.index for sample in case.samples] == list(range(len(case.samples)))
+    images = [sample.image_id for sample in case.samples]
+    changes = sum(a != b for a, b in pairwise(images))
+    assert changes == len(set(images)) - 1
+    assert set(images) <= set(case.dataset.image_ids)
+
+
+def test_prepare_gives_what_the_network_eats(case: Case) -> None:
+    """Inputs are (3, H, W) float32 of the card's size, the image is left alone, and a second call gives the same."""
+    image = case.dataset.read(case.samples[0].image_id)
+    before = image.copy()
+    array, _ = case.task.prepare(image, case.samples[0], case.card)
+    np.testing.assert_array_equal(image, before)
+    np.testing.assert_array_equal(array, case.arrays[0])
+    for array in case.arrays:
+        assert (array.shape, array.dtype) == ((3, *case.card.input.size), np.float32)
+        assert np.isfinite(array).all()
+
+
+def test_normalization_and_channels_are_the_cards(case: Case) -> None:
+    """On an image of one colour the middle of the input is (colour - mean) / std, in the card's order of channels."""
+    image = np.zeros((120, 90, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
+    (sample,) = case.task.samples_in_image(image, [])
+    for channels, colour in (("rgb", (10, 20, 30)), ("bgr", (30, 20, 10))):
+        card = Card("a", case.name, Input((64, 48), (1, 2, 3), (2, 4, 5), channels), model=case.card.model)
+        array, _ = case.task.prepare(image, sample, card)
+        np.testing.assert_allclose(array[:, 32, 24], (np.array(colour) - [1, 2, 3]) / [2, 4, 5], rtol=1e-6)
+
+
+def test_a_batch_is_decoded_as_its_parts(case: Case) -> None:
+    """Predictions do not depend on what else is in the batch, are JSON-able, and outputs are left alone."""
+    before = {name: array.copy() for name, array in case.outputs.items()}
+    together = case.task.decode(case.outputs, case.metas, case.card)
+    parts = [case.task.decode({name: array[i : i + 1] for name, array in case.outputs.items()}, [meta], case.card)
+             for i, meta in enumerate(case.metas)]  # fmt: skip
+    assert [one for (one,) in parts] == together
+    assert json.loads(json.dumps(together)) == together
+    for name, array in before.items():
+        np.testing.assert_array_equal(case.outputs[name], array)
+
+
+def test_true_predictions_score_perfectly(case: Case) -> None:
+    """The truth, taken for predictions, has 1 in every metric of which there is an example; intervals hold it."""
+    assert len(case.truths) == len(case.samples)
+    metrics = case.task.score(case.truths, case.dataset)
+    assert tuple(metrics) == tuple(case.task.METRICS)
+    found = values(metrics)
+    assert case.task.METRICS[0] in found
+    assert found == pytest.approx(dict.fromkeys(found, 1.0))
+    for name in found:
+        assert metrics[name]["low"] <= metrics[name]["value"] <= metrics[name]["high"]
+
+
+def test_decode_is_the_inverse_of_encode(case: Case) -> None:
+    """What a perfect network would give is decoded to nearly perfect predictions, which encode to the same outputs."""
+    found = case.task.decode(case.outputs, case.metas, case.card)
+    assert values(case.task.score(found, case.dataset))[case.task.METRICS[0]] > 0.9
+    again = case.task.encode(found, case.metas, case.card)
+    for name, array in case.outputs.items():
+        assert np.corrcoef(array.ravel(), again[name].ravel())[0, 1] > 0.95
+
+
+def test_predictions_belong_to_their_samples(case: Case) -> None:
+    """The same predictions in another order score worse: they are not matched to the truth by anything but place."""
+    found = case.task.decode(case.outputs, case.metas[::-1], case.card)
+    first = case.task.METRICS[0]
+    assert values(case.task.score(found, case.dataset))[first] < 0.5
+
+
+def test_equal_predictions_have_no_change(case: Case) -> None:
+    """The paired change of predictions from themselves is 0 with an interval of 0; from worse ones it is above 0."""
+    metrics = case.task.METRICS
+    same = case.task.paired(case.truths, case.truths, case.dataset)
+    assert tuple(same) == tuple(metrics)
+    for name in values(same):
+        assert [same[name][key] for key in ("value", "low", "high")] == [0, 0, 0]
+    nothing = {name: np.zeros_like(array) for name, array in case.outputs.items()}
+    worse = case.task.decode(nothing, case.metas, case.card)
+    assert case.task.paired(worse, case.truths, case.dataset)[metrics[0]]["value"] > 0.5
+
+
+def test_score_repeats_for_a_seed(case: Case) -> None:
+    """Intervals are drawn by the seed: the same one gives the same numbers."""
+    found = case.task.decode(case.outputs, case.metas, case.card)
+    assert case.task.score(found, case.dataset, seed=3) == case.task.score(found, case.dataset, seed=3)
+
+
+def test_mirrored_images_come_after_the_plain_ones(case: Case) -> None:
+    """Twice as many inputs, the first half untouched and the second mirrored; outputs come back to one an image."""
+    inputs = np.stack(case.arrays[:3])
+    both = case.task.flip_inputs(inputs)
+    np.testing.assert_array_equal(both[:3], inputs)
+    np.testing.assert_array_equal(both[3:, ..., ::-1], inputs)
+    doubled = {name: np.concatenate([array[:3], array[:3]]) for name, array in case.outputs.items()}
+    merged = case.task.merge_flipped(doubled, case.card)
+    assert {name: array.shape for name, array in merged.items()} == {
+        name: array[:3].shape for name, array in case.outputs.items()
+    }
+
+
+def test_drawing_leaves_the_image_alone(case: Case) -> None:
+    """The picture has the image's shape and something in it, or nothing without predictions; the image is as it was."""
+    sample = case.samples[0]
+    image = case.dataset.read(sample.image_id)
+    before = image.copy()
+    picture = case.task.draw(image, [case.truths[0]])
+    np.testing.assert_array_equal(image, before)
+    assert (picture.shape, picture.dtype) == (image.shape, np.uint8)
+    assert (picture != image).any()
+    empty = case.task.draw(image, [])
+    assert not np.shares_memory(empty, image)
+    np.testing.assert_array_equal(empty, image)
+
+
+def test_one_image_is_looked_at_whole_or_by_boxes(case: Case) -> None:
+    """Without boxes an image is one sample; samples have the id 0 and can be prepared."""
+    image = case.dataset.read(case.samples[0].image_id)
+    (whole,) = case.task.samples_in_image(image, [])
+    for sample in (whole, *case.task.samples_in_image(image, [(10.0, 20.0, 60.0, 80.0)])):
+        assert (sample.index, sample.image_id) == (0, 0)
+        assert case.task.prepare(image, sample, case.card)[0].shape == (3, *case.card.input.size)
