@@ -16,7 +16,15 @@ from sandglass import discover, parity
 from sandglass.artifact import Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
 from sandglass.card import ZOO, Card, load_card
-from sandglass.errors import CheckpointError, DatasetError, InputError, SandglassError
+from sandglass.errors import (
+    ArtifactError,
+    CheckpointError,
+    DatasetError,
+    InputError,
+    PlanError,
+    SandglassError,
+    UnsupportedOperator,
+)
 from sandglass.files import atomic_file, atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.journal import cache_folder
@@ -87,7 +95,7 @@ def deploy(
     carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan).
     """
     card = source if isinstance(source, Card) else load_card(source)
-    wanted = [Target.parse(target) for target in targets]
+    wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None:
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
@@ -97,8 +105,7 @@ def deploy(
         samples = calibration_arrays(card, calibration) if calibration else []
         made = make_plan(ready, calibration, samples, plan, say) if integer and calibration else None
         if made:
-            with atomic_file(out / "plan.json") as temporary:
-                made.save(temporary)
+            _save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, samples)
         return [_build(target, ready, made, reference, out, force, say) for target in wanted]
 
@@ -174,6 +181,41 @@ def make_plan(
     return plan
 
 
+def _save_plan(plan: Plan, path: Path, force: bool) -> None:
+    """Write the plan; another one, which may be edited by hand, is not replaced unless forced."""
+    if path.exists() and not force and not _holds(path, plan):
+        raise ArtifactError(
+            f"{path} exists already and is another plan", "give it as --plan, choose another folder, or use --force"
+        )
+    with atomic_file(path) as temporary:
+        plan.save(temporary)
+
+
+def _holds(path: Path, plan: Plan) -> bool:
+    try:
+        return Plan.load(path) == plan
+    except PlanError:
+        return False
+
+
+def able_backends(source: Source, reference: parity.Reference, apart_from: str) -> list[str]:
+    """Names of the other runtimes installed here that build the float graph and agree with it."""
+    found = []
+    for name in discover.names("backends"):
+        backend = discover.load("backends", name)
+        if backend.PURPOSE != "deploy" or name == apart_from:
+            continue
+        try:
+            backend.available()
+            with TemporaryDirectory(prefix="sandglass-") as folder:
+                notes = backend.build(source, backend.PRECISIONS[0], Path(folder), None)
+                reference.check(backend, Path(folder), notes, backend.PRECISIONS[0])
+        except SandglassError:
+            continue
+        found.append(name)
+    return found
+
+
 def _build(
     target: Target, source: Source, plan: Plan | None, reference: parity.Reference, out: Path, force: bool, say: Say
 ) -> Outcome:
@@ -200,6 +242,14 @@ def _build(
             write_manifest(folder, fields)
         say(f"{target}: {check['summary']}")
         return Outcome(target, load_artifact(out / target.folder))
+    except UnsupportedOperator as error:
+        able = ", ".join(able_backends(source, reference, target.backend))
+        fix = f"backends that run this graph: {able}" if able else "no other backend that is installed runs this graph"
+        return _failed(target, UnsupportedOperator(error.message, fix), say)
     except SandglassError as error:
-        say(f"{target}: failed: {error}")
-        return Outcome(target, error=error)
+        return _failed(target, error, say)
+
+
+def _failed(target: Target, error: SandglassError, say: Say) -> Outcome:
+    say(f"{target}: failed: {error}")
+    return Outcome(target, error=error)
