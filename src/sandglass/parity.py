@@ -11,7 +11,7 @@ import numpy as np
 
 from sandglass import host
 from sandglass.backends import Source
-from sandglass.errors import ParityError
+from sandglass.errors import GraphError, ParityError
 
 SAMPLES = 4
 # fp32: other orders of summation and Winograd transforms move a result by some 1e-4 of its largest value.
@@ -21,7 +21,10 @@ INTEGER_CORRELATION = 0.9
 
 
 class Reference:
-    """The graph's outputs on up to four inputs: calibration samples, or seeded noise where there are none."""
+    """The graph's outputs on up to four inputs: calibration samples, or seeded noise where there are none.
+
+    Raises GraphError for outputs that are NaN or infinite: nothing could be compared with them.
+    """
 
     def __init__(self, source: Source, samples: Sequence[np.ndarray]) -> None:
         from sandglass.graph.execute import GraphSession
@@ -32,6 +35,13 @@ class Reference:
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
         session = GraphSession(source.graph)
         self.expected = [session.run(feed) for feed in self.feeds]
+        for outputs in self.expected:
+            for name, values in outputs.items():
+                if values.dtype.kind == "f" and not np.isfinite(values).all():
+                    raise GraphError(
+                        f"the graph's output {name} is NaN or infinite on {self.kind}",
+                        "check the weights",
+                    )
 
     def check(self, backend: ModuleType, folder: Path, notes: Mapping[str, Any], precision: str) -> dict[str, Any]:
         """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees.
@@ -47,8 +57,9 @@ class Reference:
             for expected, actual in zip(self.expected, results, strict=True)
             for name in expected
         ]
-        difference = max(relative_difference(expected, actual) for expected, actual in pairs)
-        agreement = min(correlation(expected, actual) for expected, actual in pairs)
+        # numpy's maximum of NaN is NaN; Python's depends on where the NaN stands.
+        difference = float(np.max([relative_difference(expected, actual) for expected, actual in pairs]))
+        agreement = float(np.min([correlation(expected, actual) for expected, actual in pairs]))
         summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
         wrong = difference > FLOAT_TOLERANCE if precision == "fp32" else agreement < INTEGER_CORRELATION
         if wrong or not np.isfinite(difference):
