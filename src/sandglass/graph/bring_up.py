@@ -14,6 +14,7 @@ from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.inputs import weights_are_no_inputs
 from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
+from sandglass.graph.operators import foreign_operators
 from sandglass.graph.shapes import fix_input
 
 OPSET = 17
@@ -38,12 +39,24 @@ def bring_up_file(source: Path, out: Path, size: tuple[int, int]) -> None:
 
 
 def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
-    """The graph of an ONNX model, for one image of `size` (height, width)."""
-    for rewrite in REWRITES:
-        rewrite(model)
-    model = convert(model)
-    fix_input(model, size)
-    return simplify(model)
+    """The graph of an ONNX model, for one image of `size` (height, width).
+
+    Raises GraphError when it cannot be; where operators that ONNX does not define are in the way, it names them.
+    """
+    foreign = foreign_operators(model)
+    try:
+        for rewrite in REWRITES:
+            rewrite(model)
+        model = convert(model)
+        fix_input(model, size)
+        return simplify(model)
+    except GraphError as error:
+        if not foreign:
+            raise
+        raise GraphError(
+            f"the graph has {', '.join(foreign)}, which ONNX does not define: {error.message}",
+            "export the model with standard operators: no backend takes others",
+        ) from error
 
 
 def convert(model: onnx.ModelProto) -> onnx.ModelProto:
