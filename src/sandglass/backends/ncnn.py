@@ -182,7 +182,11 @@ def _digest(weights: np.ndarray) -> bytes:
 
 
 def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> NcnnSession:
-    """A network with float32 arithmetic outside int8 layers."""
+    """A network with float32 arithmetic outside int8 layers. Raises FormatError where the two files do not fit."""
+    from sandglass.formats import ncnn_bin, ncnn_param
+
+    # ncnn takes any bytes for weights, and dies of some. This reads lengths only.
+    ncnn_bin.read_bin(ncnn_param.read_param(folder / PARAM), folder / BIN)
     return NcnnSession(folder, notes, threads)
 
 
