@@ -28,6 +28,9 @@ def main(argv: Sequence[str] | None = None) -> int:
         if error.fix:
             print(f"  {error.fix}", file=sys.stderr)
         return 2
+    except OSError as error:  # a full disk, say, which any write may meet
+        print(f"sandglass: {error}\n  make room, or check the permissions", file=sys.stderr)
+        return 2
     except KeyboardInterrupt:
         print("sandglass: interrupted; run the same command again to go on", file=sys.stderr)
         return 130

@@ -20,8 +20,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit flush it to disk and rename it to `path`.
 
     After a kill at any moment `path` is the old file or the new one. Raises ArtifactError when the folder cannot
-    be written.
+    be written, or `path` is a folder itself.
     """
+    if path.is_dir():
+        raise ArtifactError(f"cannot write {path}: it is a folder", "name a file")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)

@@ -114,6 +114,10 @@ def _read(path: Path) -> dict[str, Any]:
     for image in data["images"]:
         if lacking := [key for key in IMAGE_FIELDS if key not in image]:
             raise DatasetError(f"{path}: image {image.get('id')} has no {lacking[0]}", "use a complete COCO file")
+        if not isinstance(image["id"], (int, str)) or not isinstance(image["file_name"], str):
+            raise DatasetError(f"{path}: image {image['id']} has no file_name, or no number as its id", "mend the file")
+        if not _numbers([image["width"], image["height"]], 2):
+            raise DatasetError(f"{path}: image {image['id']} has no width and height in pixels", "mend the file")
     people = [_person(entry, path) for entry in data["annotations"] if entry.get("category_id", 1) == 1]
     known = {image["id"] for image in data["images"]}
     if strangers := sorted({entry["image_id"] for entry in people} - known):
@@ -132,6 +136,8 @@ def _person(entry: dict[str, Any], path: Path) -> dict[str, Any]:
             f"{path}: annotation {entry.get('id')} has no image_id, 17 keypoints and bbox",
             "use a file of COCO person keypoints; every value is a finite number",
         )
+    if not isinstance(entry["image_id"], (int, str)):
+        raise DatasetError(f"{path}: annotation {entry.get('id')} has no number as its image_id", "mend the file")
     if not _numbers([entry.get("area")], 1):
         raise DatasetError(
             f"{path}: annotation {entry.get('id')} has no area, by which COCO's metric scales distances",

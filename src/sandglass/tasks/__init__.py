@@ -13,7 +13,7 @@ Each file defines, at module level:
                  the network's input (3, H, W) float32, and what `decode` needs to know of the sample
     decode(outputs, metas, card) -> predictions
                  from the graph's outputs by name, batch first: one JSON-able dict for each meta, the same whatever
-                 else is in the batch
+                 else is in the batch. Raises GraphError for outputs that are not of this task
     encode(predictions, metas, card) -> outputs
                  the inverse of `decode`, as near as the outputs' resolution allows: what a perfect network would give
     truths(dataset) -> predictions

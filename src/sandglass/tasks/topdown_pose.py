@@ -16,6 +16,7 @@ import numpy as np
 from sandglass.card import Card
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
+from sandglass.errors import GraphError
 from sandglass.metrics import keypoints
 from sandglass.vision import affine, coco17, heatmap
 from sandglass.vision.image import normalize
@@ -83,8 +84,9 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
     """Predictions from heatmaps (N, 17, h, w): image_id, keypoints [[x, y, score] * 17] in pixels, score and area.
 
     A person's score is the box's times the mean of its visible joints' scores; its area is that of the cut-out region.
+    Raises GraphError for outputs of other shapes.
     """
-    (heatmaps,) = outputs.values()
+    heatmaps = _heatmaps(outputs)
     places, scores = heatmap.decode(heatmaps, card.input.size)
     centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
     located = affine.to_image(places, centres, scales, card.input.size)
@@ -100,6 +102,14 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
         }
         for i, meta in enumerate(metas)
     ]
+
+
+def _heatmaps(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    shapes = {name: array.shape for name, array in outputs.items()}
+    if len(shapes) != 1 or [(len(shape), shape[1:2]) for shape in shapes.values()] != [(4, (len(coco17.NAMES),))]:
+        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise GraphError(f"the graph's outputs are {told}, expected 17 heatmaps (1, 17, h, w)", "mend the card's task")
+    return next(iter(outputs.values()))
 
 
 def encode(
