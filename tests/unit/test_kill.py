@@ -22,7 +22,7 @@ from sandglass.graph.execute import GraphSession
 from sandglass.parity import FLOAT_TOLERANCE, correlation, relative_difference
 from unit.test_cli import CARD, SYNTHETIC
 
-MOMENTS = 8  # of those at which a file or folder is about to be opened, made, renamed or removed
+MOMENTS = 6  # of those at which a file or folder is about to be opened, made, renamed or removed
 PATTERNS = (".*.part/model.*", "*/sandglass.json")
 IMAGE = np.random.default_rng(0).standard_normal((1, 3, 32, 24)).astype(np.float32)
 
