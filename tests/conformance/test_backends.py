@@ -117,6 +117,33 @@ def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -
 
 
 @pytest.mark.parametrize("name", discover.names("backends"))
+def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
+    """A graph that starts with arithmetic on the image runs, and leaves the caller's image alone."""
+    backend = discover.load("backends", name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    text = """
+    <ir_version: 8, opset_import: ["" : 17]>
+    g (float[1, 3, 32, 24] image) => (float[1, 3, 32, 24] y) {
+        two = Constant<value = float {2.0}>() y = Mul(image, two) }
+    """
+    onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
+    card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "small.onnx")
+    (outcome,) = deploy(card, [f"{name}:fp32"], tmp_path / "out")
+    if outcome.artifact is None:
+        assert name == "pytorch"
+        return
+    image = np.random.default_rng(1).standard_normal((1, 3, 32, 24)).astype(np.float32)
+    before = image.copy()
+    found = outcome.artifact.open(1).run({"image": image})["y"]
+    np.testing.assert_array_equal(image, before)
+    if getattr(backend, "COMPUTES", True):
+        np.testing.assert_allclose(found, 2 * image, rtol=1e-6)
+
+
+@pytest.mark.parametrize("name", discover.names("backends"))
 def test_backend_says_what_it_is(name: str) -> None:
     """A backend names its install command, precisions and purpose, and has a spec where it writes int8."""
     backend = discover.load("backends", name)

@@ -208,11 +208,11 @@ class NcnnSession:
         return run_by_one(self._one, inputs)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        # ncnn.Mat borrows the array's memory: `kept` holds the arrays until the results are copied.
-        kept = {name: np.ascontiguousarray(array[0], np.float32) for name, array in inputs.items()}
         extractor = self.net.create_extractor()
-        for name, array in kept.items():
-            extractor.input(self.notes["inputs"][name], self.ncnn.Mat(array))
+        for name, array in inputs.items():
+            # A Mat over an array's memory counts no references, which a first layer that works in place dies of.
+            image = np.ascontiguousarray(array[0], np.float32)
+            extractor.input(self.notes["inputs"][name], self.ncnn.Mat(image).clone())
         results = {}
         for name, (blob, shape) in self.notes["outputs"].items():
             status, mat = extractor.extract(blob)
