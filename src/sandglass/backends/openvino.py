@@ -9,15 +9,19 @@ On x86 without VNNI its kernels add pairs of products in saturating 16 bits. An 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from sandglass import host
-from sandglass.backends import Arrays, Source, run_by_one
+from sandglass.backends import (
+    DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen, run_by_one, way,
+)  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
@@ -27,6 +31,21 @@ PRECISIONS = ("fp32", "int8")
 PURPOSE = "deploy"
 SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True)
 MODEL = "model.xml"
+SETTINGS: Mapping[str, tuple[Any, ...]] = {
+    "streams": (1, 2, 4),
+    "hint": ("LATENCY", "THROUGHPUT"),
+    "precision": ("f32", "bf16", "f16"),
+    "pinning": (False, True),
+    "hyper_threading": (True, False),
+}
+# Operators of its own opset that multiply by weights: the graph's operator, and the axes of the weight before a filter's.
+LAYERS = {
+    "Convolution": ("Conv", 0),
+    "GroupConvolution": ("Conv", 1),
+    "ConvolutionBackpropData": ("ConvTranspose", 0),
+    "GroupConvolutionBackpropData": ("ConvTranspose", 1),
+    "MatMul": ("MatMul", 0),
+}
 EXACT_BITS = 7  # 255 * 63 * 2 fits in 16 bits
 
 
@@ -79,32 +98,101 @@ def _convert(graph: Path, out: Path) -> None:
                            "choose another backend") from error  # fmt: skip
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int) -> OpenVinoSession:
-    """A compiled model with float32 arithmetic outside int8 layers, tuned for latency."""
+def open(folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS) -> OpenVinoSession:
+    """A compiled model, by default with float32 arithmetic outside int8 layers and tuned for latency."""
     if notes.get("weight_bits", 0) > EXACT_BITS and host.sums_saturate():
         raise BackendError(
             f"{folder} has 8-bit weights, and sums of their products overflow on this processor, which lacks VNNI",
             "deploy the model on this processor: its weights then have 7 bits",
         )
-    return OpenVinoSession(folder / MODEL, threads)
+    return OpenVinoSession(folder / MODEL, _properties(threads, settings), chosen(SETTINGS, settings)["streams"])
+
+
+def _properties(threads: int, settings: Settings) -> dict[str, Any]:
+    given = chosen(SETTINGS, settings)
+    found = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": given["hint"],
+        "INFERENCE_PRECISION_HINT": given["precision"],
+    }
+    if given["streams"] > 1:
+        found["NUM_STREAMS"] = given["streams"]
+    # Its own choices for these depend on the machine: they are left to it unless they are to change.
+    if given["pinning"]:
+        found["ENABLE_CPU_PINNING"] = True
+    if not given["hyper_threading"]:
+        found["ENABLE_HYPER_THREADING"] = False
+    return found
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """What its performance counters saw, the mean of several runs. The name of a kernel tells its arithmetic."""
+    import openvino
+
+    from sandglass.graph.work import multiply_accumulates
+
+    session = OpenVinoSession(folder / MODEL, {**_properties(threads, DEFAULTS), "PERF_COUNT": True})
+    request = session.compiled.create_infer_request()
+    for _ in range(1 + PROFILED_RUNS):
+        request.infer(dict(inputs))
+    works, steps = {}, {}
+    for node in openvino.Core().read_model(folder / MODEL).get_ordered_ops():
+        if node.get_type_name() in LAYERS and len(node.inputs()) > 1:
+            operator, skipped = LAYERS[node.get_type_name()]
+            data, weight = (list(node.input_value(i).get_shape()) for i in (0, 1))
+            name = node.get_friendly_name()
+            works[name] = multiply_accumulates(operator, data, weight[skipped:], list(node.output(0).get_shape()))
+            steps[name] = _steps(node)
+    runs = []
+    for entry in request.profiling_info:
+        if entry.status == entry.Status.EXECUTED:
+            name = entry.node_name.removesuffix("/WithoutBiases")
+            arithmetic = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
+            macs = works.get(entry.node_name, 0)
+            milliseconds = entry.real_time.total_seconds() * 1e3
+            note = way(notes, name, arithmetic) if macs else ""
+            grid = steps.get(entry.node_name, ())
+            runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid))
+    return runs
+
+
+def _steps(node: Any) -> tuple[float, ...]:
+    """Steps of a layer's input and of its weights' channels; empty where one of them is not rounded."""
+    rounded, weight = (node.input_value(i).get_node() for i in (0, 1))
+    while weight.get_type_name() in ("Reshape", "Transpose"):
+        weight = weight.input_value(0).get_node()
+    if rounded.get_type_name() != "FakeQuantize" or weight.get_type_name() != "Multiply":
+        return ()
+    constants = [rounded.input_value(i).get_node() for i in (1, 2)] + [weight.input_value(1).get_node()]
+    if any(constant.get_type_name() != "Constant" for constant in constants):
+        return ()
+    low, high, channels = (constant.data.ravel() for constant in constants)
+    levels = int(rounded.get_attributes()["levels"])
+    return (float(high.max() - low.min()) / (levels - 1), *(float(step) for step in channels))
 
 
 class OpenVinoSession:
-    def __init__(self, path: Path, threads: int) -> None:
+    def __init__(self, path: Path, properties: Mapping[str, Any], streams: int = 1) -> None:
         import openvino
 
-        settings = {"INFERENCE_NUM_THREADS": threads, "PERFORMANCE_HINT": "LATENCY", "INFERENCE_PRECISION_HINT": "f32"}
         try:
-            self.compiled = openvino.Core().compile_model(path, "CPU", settings)
+            self.compiled = openvino.Core().compile_model(path, "CPU", dict(properties))
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
-        self.request = self.compiled.create_infer_request()
+        self.requests: SimpleQueue[Any] = SimpleQueue()
+        for _ in range(streams):
+            self.requests.put(self.compiled.create_infer_request())
+        self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
         self.outputs = [port.any_name for port in self.compiled.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name; the graph takes one image at a time."""
-        return run_by_one(self._one, inputs)
+        return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        result = self.request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
-        return {name: np.array(result[name]) for name in self.outputs}
+        request = self.requests.get()
+        try:
+            result = request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
+            return {name: np.array(result[name]) for name in self.outputs}
+        finally:
+            self.requests.put(request)
