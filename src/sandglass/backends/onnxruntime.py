@@ -99,10 +99,10 @@ def _options(threads: int, settings: Settings) -> Any:
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """The kernels that its profiler saw, the median of several runs. Integer ones are told by their operators."""
     from sandglass.graph.load import load_graph
-    from sandglass.graph.work import layer_macs
+    from sandglass.graph.work import layer_work
 
     model = load_graph(folder / MODEL)
-    macs, aliases, steps = layer_macs(model), _aliases(model), _steps(model)
+    work, aliases, steps = layer_work(model), _aliases(model), _steps(model)
     found: dict[str, list[float]] = {}
     operators: dict[str, str] = {}
     for kernel, operator, milliseconds in _profile(folder / MODEL, threads, inputs):
@@ -114,18 +114,13 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
         name = aliases.get(re.sub(r"(_token_\d+|_nchwc|_quant)+$", "", kernel), kernel)
         integer = operator.startswith("QLinear") or operator in ("QGemm", "ConvInteger", "MatMulInteger")
         arithmetic = INT8 if integer else FLOAT
-        layer = name in macs and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
-        runs.append(
-            LayerRun(
-                name if layer else kernel,
-                operator,
-                arithmetic,
-                macs.pop(name) if layer else 0,
-                float(np.median(times)),
-                way(notes, name, arithmetic) if layer else "",
-                steps.get(name, ()) if layer else (),
-            )
-        )
+        layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
+        milliseconds = float(np.median(times))
+        if not layer:
+            runs.append(LayerRun(kernel, operator, arithmetic, milliseconds=milliseconds))
+            continue
+        (macs, terms), note = work.pop(name), way(notes, name, arithmetic)
+        runs.append(LayerRun(name, operator, arithmetic, macs, milliseconds, note, steps.get(name, ()), terms))
     return runs
 
 
@@ -147,7 +142,7 @@ def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, f
 
 
 def _aliases(model: Any) -> dict[str, str]:
-    """Layers by their own name and by the names of nodes that may be fused into them."""
+    """Layers by the names that a kernel may bear: of the node, of one fused into it, or of the tensor it makes."""
     from sandglass.quantize.layers import OPERATORS
 
     readers: dict[str, list[Any]] = {}
@@ -159,6 +154,7 @@ def _aliases(model: Any) -> dict[str, str]:
         node = layer
         while node is layer or node.op_type in FUSED:
             found.setdefault(node.name, layer.name)
+            found.setdefault(node.output[0], layer.name)
             following = readers.get(node.output[0], [])
             if len(following) != 1:
                 break

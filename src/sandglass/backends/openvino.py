@@ -8,6 +8,7 @@ On x86 without VNNI its kernels add pairs of products in saturating 16 bits. An 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
@@ -34,7 +35,7 @@ MODEL = "model.xml"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "streams": (1, 2, 4),
     "hint": ("LATENCY", "THROUGHPUT"),
-    "precision": ("f32", "bf16", "f16"),
+    "precision": ("f32", "bf16"),
     "pinning": (False, True),
     "hyper_threading": (True, False),
 }
@@ -135,25 +136,38 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     request = session.compiled.create_infer_request()
     for _ in range(1 + PROFILED_RUNS):
         request.infer(dict(inputs))
-    works, steps = {}, {}
+    names: dict[str, str] = {}
+    work: dict[str, tuple[int, int]] = {}
+    steps: dict[str, tuple[float, ...]] = {}
     for node in openvino.Core().read_model(folder / MODEL).get_ordered_ops():
         if node.get_type_name() in LAYERS and len(node.inputs()) > 1:
             operator, skipped = LAYERS[node.get_type_name()]
             data, weight = (list(node.input_value(i).get_shape()) for i in (0, 1))
+            output = list(node.output(0).get_shape())
             name = node.get_friendly_name()
-            works[name] = multiply_accumulates(operator, data, weight[skipped:], list(node.output(0).get_shape()))
+            names[name] = _layer_name(node)
+            macs = multiply_accumulates(operator, data, weight[skipped:], output)
+            work[name] = macs, macs // max(1, math.prod(output))
             steps[name] = _steps(node)
     runs = []
     for entry in request.profiling_info:
         if entry.status == entry.Status.EXECUTED:
-            name = entry.node_name.removesuffix("/WithoutBiases")
+            node = entry.node_name.removesuffix("_original")
+            name, (macs, terms) = names.get(node, entry.node_name), work.get(node, (0, 0))
             arithmetic = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
-            macs = works.get(entry.node_name, 0)
-            milliseconds = entry.real_time.total_seconds() * 1e3
             note = way(notes, name, arithmetic) if macs else ""
-            grid = steps.get(entry.node_name, ())
-            runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid))
+            milliseconds = entry.real_time.total_seconds() * 1e3
+            grid = steps.get(node, ())
+            runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
     return runs
+
+
+def _layer_name(node: Any) -> str:
+    """The graph's name of a layer: it is given to the addition of the bias, where there is one."""
+    readers = list(node.output(0).get_target_inputs())
+    after = readers[0].get_node() if len(readers) == 1 else node
+    bias = after.get_type_name() == "Add" and after.input_value(1).get_node().get_type_name() == "Constant"
+    return str((after if bias else node).get_friendly_name())
 
 
 def _steps(node: Any) -> tuple[float, ...]:

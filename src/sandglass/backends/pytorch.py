@@ -59,14 +59,14 @@ def open(folder: Path, notes: Mapping[str, Any], threads: int, settings: Setting
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """Every module without modules in it, in the order it is called, timed around its call."""
     session = open(folder, notes, threads)
-    calls: list[tuple[str, str, int, float]] = []
+    calls: list[tuple[str, str, int, int, float]] = []
     started: list[float] = []
 
     def after(name: str, module: Any, result: Any) -> None:
         elapsed = time.perf_counter() - started.pop()
         weight = getattr(module, "weight", None)
-        macs = result[:1].numel() * weight[0].numel() if weight is not None and weight.ndim > 1 else 0
-        calls.append((name, type(module).__name__, macs, elapsed))
+        terms = weight[0].numel() if weight is not None and weight.ndim > 1 else 0
+        calls.append((name, type(module).__name__, terms * result[:1].numel(), terms, elapsed))
 
     for name, module in session.module.named_modules():
         if not any(module.children()):
@@ -75,11 +75,11 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     for _ in range(1 + PROFILED_RUNS):
         session.run(inputs)
     rows = len(calls) // (1 + PROFILED_RUNS)
-    times = np.array([call[3] for call in calls[rows:]]).reshape(PROFILED_RUNS, rows)  # without the first run
+    times = np.array([call[-1] for call in calls[rows:]]).reshape(PROFILED_RUNS, rows)  # without the first run
     medians = np.median(times, axis=0) * 1e3
     return [
-        LayerRun(name, operator, FLOAT, macs, float(spent))
-        for (name, operator, macs, _), spent in zip(calls, medians, strict=False)
+        LayerRun(name, operator, FLOAT, macs, float(spent), terms=terms)
+        for (name, operator, macs, terms, _), spent in zip(calls, medians, strict=False)
     ]
 
 

@@ -39,11 +39,15 @@ def open(folder: Path, notes: Mapping[str, Any], threads: int, settings: Setting
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """The graph's own nodes, which the evaluator runs one by one in float; it has no timer."""
     from sandglass.graph.load import load_graph
-    from sandglass.graph.work import layer_macs
+    from sandglass.graph.work import layer_work
 
     model = load_graph(folder / "model.onnx")
-    macs = layer_macs(model)
-    return [LayerRun(node.name, node.op_type, FLOAT, macs.get(node.name, 0)) for node in model.graph.node]
+    work = layer_work(model)
+    runs = []
+    for node in model.graph.node:
+        macs, terms = work.get(node.name, (0, 0))
+        runs.append(LayerRun(node.name, node.op_type, FLOAT, macs, terms=terms))
+    return runs
 
 
 class ReferenceSession:

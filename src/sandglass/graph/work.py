@@ -10,8 +10,8 @@ import onnx
 from sandglass.quantize.layers import OPERATORS
 
 
-def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
-    """Multiply-accumulates for one image of every layer with weights, by node name.
+def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Of every layer with weights, by node name: multiply-accumulates for one image, and how many make one output.
 
     Weights may stand behind the nodes that turn their integers back to float. A layer whose shapes cannot be inferred
     is left out.
@@ -20,11 +20,14 @@ def layer_macs(model: onnx.ModelProto) -> dict[str, int]:
     shapes = {entry.name: tuple(entry.dims) for entry in graph.initializer}
     for value in (*graph.input, *graph.value_info, *graph.output):
         shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
-    return {
-        node.name: multiply_accumulates(node.op_type, *(shapes[name] for name in (*node.input[:2], node.output[0])))
-        for node in graph.node
-        if node.op_type in OPERATORS and all(shapes.get(name) for name in (*node.input[:2], node.output[0]))
-    }
+    found = {}
+    for node in graph.node:
+        if node.op_type in OPERATORS:
+            around = [shapes.get(name, ()) for name in (*node.input[:2], node.output[0])]
+            if all(around):
+                macs = multiply_accumulates(node.op_type, *around)
+                found[node.name] = (macs, macs // max(1, math.prod(around[2])))
+    return found
 
 
 def multiply_accumulates(operator: str, data: Sequence[int], weight: Sequence[int], output: Sequence[int]) -> int:

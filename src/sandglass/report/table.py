@@ -8,6 +8,7 @@ from typing import Any
 from sandglass.benchmarking import Speed
 from sandglass.card import Card
 from sandglass.evaluation import Evaluation
+from sandglass.inspection import Inspection, scale_problem
 
 Row = dict[str, str]
 
@@ -118,3 +119,21 @@ def doctor_row(backend: Mapping[str, Any]) -> Row:
         "precisions": " ".join(backend["precisions"]),
         "install": "" if backend["usable"] else backend["install"],
     }
+
+
+def inspection_rows(found: Inspection) -> list[Row]:
+    """What the runtime executes, in order: arithmetic, shares of compute and time, and why."""
+    known, slower, total = found.float_times(), found.slower(), found.time
+    rows = []
+    for run in found.runs:
+        share = {"MACs %": f"{100 * run.macs / max(1, found.macs):.1f}"} if run.macs else {}
+        spent = {"ms": f"{run.milliseconds:.3f}"} if run.milliseconds is not None else {}
+        part = {"time %": f"{100 * (run.milliseconds or 0) / total:.1f}"} if total else {}
+        other = {"float ms": f"{known[run.name]:.3f}"} if run.macs and run.name in known else {}
+        late = slower.get(run.name, "") if run.macs else ""
+        why = f"slower than float: {late}" if late else run.note
+        rows.append({"layer": run.name, "operator": run.operator, "runs in": run.arithmetic, "MACs %": "", **share,
+                     **spent, **part, **other, "why": why, "scales": scale_problem(run.steps)})  # fmt: skip
+    columns = dict.fromkeys(column for row in rows for column in row)
+    filled = [column for column in columns if any(row.get(column) for row in rows)]
+    return [{column: row.get(column, "") for column in filled} for row in rows]
