@@ -64,9 +64,14 @@ class Artifact:
         found = self.tuned()
         if found is not None and settings is None:
             check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
-        threads = threads or (found.threads if found else host.threads())
         settings = settings if settings is not None else found.settings if found else DEFAULTS
-        return backend.open(self.folder, self.manifest["backend_notes"], threads, settings)
+        return backend.open(self.folder, self.manifest["backend_notes"], threads or self.threads, settings)
+
+    @property
+    def threads(self) -> int:
+        """Threads to run on where nobody says how many: as tuned on this kind of processor, else all."""
+        found = self.tuned()
+        return found.threads if found else host.threads()
 
     def tuned(self) -> Tuned | None:
         """What `sandglass tune` stored for this kind of processor; raises ArtifactError when its file is broken."""

@@ -195,10 +195,14 @@ def _run_inspect(arguments: argparse.Namespace) -> int:
 
 
 def _tune(commands: Any) -> None:
-    command = commands.add_parser("tune", help="find the fastest settings of the runtime on this machine, and keep them")
+    command = commands.add_parser(
+        "tune", help="find the fastest settings of the runtime on this machine, and keep them"
+    )
     command.set_defaults(run=_run_tune)
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
-    command.add_argument("--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput")
+    command.add_argument(
+        "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
+    )
     command.add_argument("--seconds", type=_seconds, default=60.0, metavar="S", help="to search for (default 60)")
     command.add_argument("--json", type=Path, metavar="FILE", help="write every trial as JSON too")
 

@@ -16,7 +16,7 @@ from sandglass.errors import InputError
 
 ROUNDS = 3  # artifacts are profiled in turn; of each layer the quietest round counts
 WHOLE_RUNS = 10
-SLOWER = 1.05
+SLOWER, NOTICEABLE = 1.05, 0.01  # times, and milliseconds
 FEW_TERMS = 32
 # Steps of 8-bit grids: what lies outside saw NaN-like activations or nothing at all.
 SMALLEST_STEP, LARGEST_STEP = 1e-7, 1e3
@@ -71,7 +71,7 @@ class Inspection:
         return {
             run.name: slower_reason(run)
             for run in self.runs
-            if run.arithmetic == INT8 and run.milliseconds and run.milliseconds > SLOWER * known.get(run.name, np.inf)
+            if run.arithmetic == INT8 and _is_slower(run.milliseconds, known.get(run.name))
         }
 
     def to_dict(self) -> dict[str, Any]:
@@ -170,6 +170,10 @@ def summary(found: Inspection) -> list[str]:
         lines.append(f"{ratio:.2f} times the latency of float ({found.against.milliseconds:.2f} ms)")
         lines.append(f"{len(slower)} int8 layers are slower than float and lose {lost:.2f} ms together")
     return lines
+
+
+def _is_slower(integer: float | None, floats: float | None) -> bool:
+    return integer is not None and floats is not None and integer > max(SLOWER * floats, floats + NOTICEABLE)
 
 
 def _check_pair(artifact: Artifact, against: Artifact) -> None:

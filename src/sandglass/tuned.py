@@ -24,17 +24,18 @@ MEND = "delete that file, or tune the artifact again after that"
 class Tuned:
     """The best found for `goal` on one kind of processor.
 
-    `settings` are the runtime's, `threads` those of one process. `batch` and `processes` are recommendations: who calls
-    decides them. `gain` is how many times faster than the defaults it was (latency) or how many times more images a
-    second it gave (throughput); `measured` holds the numbers behind it and the conditions.
+    `threads` and the runtime's own `settings` are used when the artifact is opened. `batch` is advice to who calls, and
+    so is `advice`: several processes, and the threads of each, where those give more images a second than one. `gain`
+    is how many times faster than the defaults it was (latency) or how many times more images a second it gave
+    (throughput); `measured` holds the numbers behind it.
     """
 
     goal: str
     threads: int
     batch: int = 1
-    processes: int = 1
     settings: Mapping[str, Any] = field(default_factory=dict)
     gain: float = 1.0
+    advice: Mapping[str, Any] = field(default_factory=dict)
     measured: Mapping[str, Any] = field(default_factory=dict)
 
 
@@ -79,9 +80,9 @@ def check_settings(
 
 
 def _tuned(path: Path, entry: Tuned) -> Tuned:
-    counts = (entry.threads, entry.batch, entry.processes)
+    counts = (entry.threads, entry.batch)
     if entry.goal not in GOALS or not isinstance(entry.settings, dict):
         raise ArtifactError(f"{path} has the goal {entry.goal!r} and the settings {entry.settings!r}", MEND)
     if not all(isinstance(count, int) and count > 0 for count in counts):
-        raise ArtifactError(f"{path} has threads, batch and processes {counts}, expected whole numbers above 0", MEND)
+        raise ArtifactError(f"{path} has threads and batch {counts}, expected whole numbers above 0", MEND)
     return entry

@@ -55,8 +55,9 @@ class LayerRun:
 
     `name` is the graph's layer where it can be matched, else the runtime's own name; `operator` is the runtime's name
     of what it does; `arithmetic` is INT8 or FLOAT. `macs` are multiply-accumulates for one image, 0 for what has no
-    weights, and `terms` how many of them make one output. `milliseconds` is None where the runtime cannot tell. `note` says why it runs as it does. `steps` are the
-    sizes of one integer step: of its input (first), then of each channel of its weights, where they are rounded.
+    weights, and `terms` how many of them make one output. `milliseconds` is None where the runtime cannot tell. `note`
+    says why it runs as it does. `steps` are the sizes of one integer step: of its input (first), then of each channel
+    of its weights, where they are rounded.
     """
 
     name: str

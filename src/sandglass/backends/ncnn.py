@@ -20,7 +20,17 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sandglass.backends import (
-    DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen, run_by_one, way,
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+    way,
 )  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.layers import Facts

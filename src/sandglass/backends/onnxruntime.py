@@ -18,7 +18,17 @@ import numpy as np
 
 from sandglass import host
 from sandglass.backends import (
-    DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen, run_by_one, way,
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+    way,
 )  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable
 from sandglass.quantize.layers import Facts
@@ -186,7 +196,9 @@ class RuntimeSession:
         try:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
         except RUNTIME_ERRORS as error:
-            raise BackendError(f"{path} cannot be run: {str(error).splitlines()[0]}", "deploy the model again") from error
+            raise BackendError(
+                f"{path} cannot be run: {str(error).splitlines()[0]}", "deploy the model again"
+            ) from error
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
 

@@ -21,7 +21,17 @@ import numpy as np
 
 from sandglass import host
 from sandglass.backends import (
-    DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen, run_by_one, way,
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+    way,
 )  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan

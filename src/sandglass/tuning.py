@@ -1,0 +1,311 @@
+"""The fastest settings of a runtime on this machine: coordinate descent, candidates timed in turn in short bursts.
+
+One knob after the other is tried, with all its values beside the best before it, each in a process of its own. A value
+is kept when it is faster by more than the noise and computes the same. At the end the best is compared with the
+defaults, afresh.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
+from typing import Any
+
+import numpy as np
+
+from sandglass import discover, host
+from sandglass.artifact import Artifact
+from sandglass.benchmarking import Worker
+from sandglass.errors import InputError, SandglassError
+from sandglass.parity import FLOAT_TOLERANCE, SAMPLES, correlation, relative_difference
+from sandglass.tuned import GOALS, TUNING, Tuned, processor_kind, write_tuned
+
+WARM_UP_SECONDS = 0.3
+BURST_SECONDS = 0.15
+ROUNDS = 6
+FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
+MARGIN = 1.03  # a smaller gain is noise
+HOPELESS = 1.3  # times slower in two rounds: not timed further
+BATCHES = (1, 2, 4, 8)
+# The integers are the same under any setting: only float layers and rounding between them may differ.
+INTEGER_CORRELATION = 0.999
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Configuration:
+    """How an artifact is run; `settings` holds what differs from the runtime's defaults."""
+
+    threads: int
+    batch: int = 1
+    processes: int = 1
+    settings: Mapping[str, Any] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Trial:
+    """One candidate: milliseconds of a batch, images per second over all processes, and what became of it.
+
+    `ratio` is how many times faster than the best before it, paired by rounds. Numbers are None where it was not timed.
+    """
+
+    changed: str
+    threads: int
+    batch: int
+    processes: int
+    settings: Mapping[str, Any]
+    verdict: str
+    milliseconds: float | None = None
+    throughput: float | None = None
+    ratio: float | None = None
+
+
+@dataclass(frozen=True)
+class Tuning:
+    """What was tried, in order, and what was stored."""
+
+    artifact: Artifact
+    trials: tuple[Trial, ...]
+    best: Tuned
+    seconds: float
+    untried: tuple[str, ...]
+
+    def to_dict(self) -> dict[str, Any]:
+        """JSON-able result with the conditions of the measurement."""
+        return {
+            "artifact": str(self.artifact.folder),
+            "artifact_sha256": self.artifact.sha256,
+            "processor": processor_kind(),
+            "best": asdict(self.best),
+            "trials": [asdict(trial) for trial in self.trials],
+            "untried": list(self.untried),
+            "seconds": round(self.seconds, 1),
+            "host": host.describe(),
+        }
+
+
+def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, say: Say = lambda line: None) -> Tuning:
+    """Search for about `seconds`, and store the best beside the artifact for this kind of processor.
+
+    Raises InputError for an unknown goal, and the SandglassError of an artifact that does not run with its defaults.
+    """
+    if goal not in GOALS:
+        raise InputError(f"unknown goal {goal!r}", f"known: {', '.join(GOALS)}")
+    backend = discover.load("backends", artifact.backend)
+    backend.available()
+    started = time.perf_counter()
+    search = _Search(artifact, goal, started + seconds * (1 - FINAL_SHARE), say)
+    try:
+        for name, values in knobs(backend.SETTINGS, goal):
+            search.turn(name, values)
+    finally:
+        search.base.close()
+    best = search.final(max(seconds * FINAL_SHARE, started + seconds - time.perf_counter()))
+    write_tuned(artifact.folder, artifact.sha256, best)
+    return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried))
+
+
+def knobs(offered: Mapping[str, tuple[Any, ...]], goal: str) -> list[tuple[str, tuple[Any, ...]]]:
+    """What is tried, in order, without the defaults: threads, the runtime's settings, batch, processes."""
+    threads = host.threads()
+    powers = [2**i for i in range(threads.bit_length()) if 2**i < threads]
+    found: list[tuple[str, tuple[Any, ...]]] = [("threads", tuple(reversed(powers)))]
+    found += [(name, values[1:]) for name, values in offered.items() if goal == "throughput" or name != "streams"]
+    if goal == "throughput":
+        found += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
+    return found
+
+
+def changed(best: Configuration, name: str, value: Any) -> Configuration:
+    """A configuration with one knob turned. Streams need a batch that keeps them busy; processes share the threads."""
+    if name in ("threads", "batch"):
+        return replace(best, **{name: value})
+    if name == "processes":
+        alone = {key: setting for key, setting in best.settings.items() if key != "streams"}
+        return replace(best, processes=value, threads=max(1, host.threads() // value), settings=alone)
+    batch = max(best.batch, 2 * value) if name == "streams" else best.batch
+    return replace(best, batch=batch, settings={**best.settings, name: value})
+
+
+def disagreement(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray], precision: str) -> str:
+    """Why results differ too much from those of the defaults, or ""."""
+    for name, reference in expected.items():
+        result = actual[name]
+        difference, agreement = relative_difference(reference, result), correlation(reference, result)
+        if not np.isfinite(difference):
+            return "its result is not finite"
+        if precision == "fp32" and difference > FLOAT_TOLERANCE:
+            return f"its result differs by {difference:.1e} of the largest value, allowed is {FLOAT_TOLERANCE:g}"
+        if precision != "fp32" and agreement < INTEGER_CORRELATION:
+            return f"its result correlates by {agreement:.4f}, allowed is {INTEGER_CORRELATION:g}"
+    return ""
+
+
+def summary(found: Tuning) -> list[str]:
+    """The outcome in a few lines."""
+    best, unit = found.best, "times the speed" if found.best.goal == "latency" else "times the images per second"
+    if best.gain > 1:
+        low, high = best.measured["gain_90"]
+        settings = "".join(f", {name} {value}" for name, value in best.settings.items())
+        lines = [
+            f"best for {best.goal}: {best.threads} threads, batch {best.batch}{settings}: "
+            f"{best.gain:.2f} {unit} of the defaults ({low:.2f} .. {high:.2f} over rounds)"
+        ]
+    else:
+        lines = [f"the defaults are already the best for {best.goal}: nothing was faster by {100 * MARGIN - 100:.0f} %"]
+    if best.advice:
+        lines.append(
+            f"advice, which who calls must follow: {best.advice['processes']} processes of {best.advice['threads']} "
+            f"threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
+        )
+    if found.untried:
+        lines.append(f"out of time before {', '.join(found.untried)}: give more --seconds")
+    lines.append(f"kept in {found.artifact.folder / TUNING} for {processor_kind()}")
+    return lines
+
+
+class _Lane:
+    """One configuration with its processes."""
+
+    def __init__(self, artifact: Artifact, how: Configuration) -> None:
+        self.how, self.workers = how, list[Worker]()
+        self.rounds: list[tuple[float, float]] = []  # milliseconds of a batch, images per second
+        try:
+            for _ in range(how.processes):
+                self.workers.append(Worker(artifact, how.threads, how.batch, how.settings))
+            self.burst(WARM_UP_SECONDS)
+        except SandglassError:
+            self.close()
+            raise
+        self.rounds.clear()
+
+    def burst(self, seconds: float) -> None:
+        """One round of all processes at once."""
+        for worker in self.workers:
+            worker.start(seconds)
+        bursts = [worker.finish() for worker in self.workers]
+        middle = float(np.median([spent for times in bursts for spent in times])) * 1e3
+        self.rounds.append((middle, sum(self.how.batch * len(times) / sum(times) for times in bursts)))
+
+    def ratios(self, base: _Lane, goal: str) -> np.ndarray:
+        """How many times faster than `base` in each round that both ran."""
+        mine, other = np.array(self.rounds), np.array(base.rounds[: len(self.rounds)])
+        return other[:, 0] / mine[:, 0] if goal == "latency" else mine[:, 1] / other[:, 1]
+
+    def middle(self) -> dict[str, float]:
+        """Medians over rounds: milliseconds of a batch, images per second."""
+        milliseconds, throughput = np.median(np.array(self.rounds), axis=0)
+        return {"milliseconds": round(float(milliseconds), 3), "throughput": round(float(throughput), 2)}
+
+    def close(self) -> None:
+        """End the processes."""
+        for worker in self.workers:
+            worker.close()
+
+
+class _Search:
+    """Where the descent stands: the best lane, which stays open, and what was tried."""
+
+    def __init__(self, artifact: Artifact, goal: str, deadline: float, say: Say) -> None:
+        self.artifact, self.goal, self.deadline, self.say = artifact, goal, deadline, say
+        self.default = Configuration(host.threads())
+        self.crowd: Configuration | None = None
+        self.untried: list[str] = []
+        self.base = _Lane(artifact, self.default)
+        self.expected = self.base.workers[0].outputs(SAMPLES)
+        self.base.burst(BURST_SECONDS)
+        self.trials = [self._trial("the defaults", self.base, "", None)]
+
+    def turn(self, name: str, values: Sequence[Any]) -> None:
+        """Try the values of one knob beside the best before them, and keep the fastest if it is faster."""
+        if time.perf_counter() > self.deadline:
+            self.untried.append(name)
+            return
+        lanes: dict[Any, _Lane] = {}
+        kept = None
+        try:
+            for value in values:
+                lane = self._open(f"{name} {value}", changed(self.base.how, name, value))
+                if lane is not None:
+                    lanes[value] = lane
+            race(self.base, list(lanes.values()), self.goal, self.deadline)
+            medians = {value: float(np.median(lane.ratios(self.base, self.goal))) for value, lane in lanes.items()}
+            fastest = max(medians, key=lambda value: medians[value], default=None)
+            for value, lane in lanes.items():
+                wins = value == fastest and medians[value] >= MARGIN
+                kept = lane if wins else kept
+                verdict = "kept" if wins else "faster, not the fastest" if medians[value] >= MARGIN else "no faster"
+                self.trials.append(self._trial(f"{name} {value}", lane, verdict, medians[value]))
+                self.say(f"tune: {name} {value}: {medians[value]:.2f} times the best before, {verdict}")
+        finally:
+            for lane in lanes.values():
+                if lane is not kept or name == "processes":
+                    lane.close()
+        if kept is not None and name == "processes":
+            self.crowd = kept.how
+        elif kept is not None:
+            self.base.close()
+            self.base = kept
+
+    def final(self, seconds: float) -> Tuned:
+        """The best, and several processes where they were better, beside the defaults; what does not hold is dropped."""
+        self.say("tune: the best beside the defaults")
+        candidates = [how for how in (self.base.how, self.crowd) if how is not None and how != self.default]
+        lanes: list[_Lane] = []
+        try:
+            for how in (self.default, *candidates):
+                lanes.append(_Lane(self.artifact, how))
+            rounds = max(ROUNDS, int(seconds / (BURST_SECONDS * len(lanes))))
+            race(lanes[0], lanes[1:], self.goal, time.perf_counter() + seconds, rounds)
+        finally:
+            for lane in lanes:
+                lane.close()
+        found, advice = Tuned(self.goal, self.default.threads), {}
+        for lane in lanes[1:]:
+            ratios, how = lane.ratios(lanes[0], self.goal), lane.how
+            gain = round(float(np.median(ratios)), 3)
+            if how.processes > 1 and gain >= MARGIN * found.gain:
+                advice = {"processes": how.processes, "threads": how.threads, "gain": gain}
+            elif how.processes == 1 and gain >= MARGIN:
+                interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
+                measured = {"gain_90": interval, "defaults": lanes[0].middle(), "tuned": lane.middle()}
+                found = Tuned(self.goal, how.threads, how.batch, dict(how.settings), gain, measured=measured)
+        return replace(found, advice=advice)
+
+    def _open(self, label: str, how: Configuration) -> _Lane | None:
+        """A lane that computes the same as the defaults; else None, and a trial that says why not."""
+        try:
+            lane = _Lane(self.artifact, how)
+        except SandglassError as error:
+            self._refuse(label, how, f"failed: {error.message}")
+            return None
+        problem = disagreement(self.expected, lane.workers[0].outputs(SAMPLES), self.artifact.precision)
+        if problem:
+            lane.close()
+            self._refuse(label, how, f"refused: {problem}")
+            return None
+        return lane
+
+    def _refuse(self, label: str, how: Configuration, why: str) -> None:
+        self.say(f"tune: {label}: {why}")
+        self.trials.append(Trial(label, how.threads, how.batch, how.processes, how.settings, why))
+
+    def _trial(self, label: str, lane: _Lane, verdict: str, ratio: float | None) -> Trial:
+        how, numbers = lane.how, lane.middle()
+        return Trial(
+            label, how.threads, how.batch, how.processes, how.settings, verdict, **numbers,
+            ratio=None if ratio is None else round(ratio, 3),
+        )  # fmt: skip
+
+
+def race(base: _Lane, lanes: Sequence[_Lane], goal: str, deadline: float, rounds: int = ROUNDS) -> None:
+    """Bursts of every lane in turn, at least two rounds; a lane that is hopeless is timed no further."""
+    base.rounds.clear()
+    racing = list(lanes)
+    for turn in range(rounds):
+        if not racing or (turn >= 2 and time.perf_counter() > deadline):
+            return
+        for lane in (base, *racing):
+            lane.burst(BURST_SECONDS)
+        racing = [lane for lane in racing if turn < 1 or lane.ratios(base, goal).max() > 1 / HOPELESS]
