@@ -9,38 +9,24 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
-from sandglass.benchmarking import Worker
 from sandglass.errors import InputError, SandglassError
 from sandglass.parity import FLOAT_TOLERANCE, SAMPLES, correlation, relative_difference
+from sandglass.racing import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 from sandglass.tuned import GOALS, TUNING, Tuned, processor_kind, write_tuned
 
-WARM_UP_SECONDS = 0.3
-BURST_SECONDS = 0.15
-ROUNDS = 6
 FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
 MARGIN = 1.03  # a smaller gain is noise
-HOPELESS = 1.3  # times slower in two rounds: not timed further
 BATCHES = (1, 2, 4, 8)
 # The integers are the same under any setting: only float layers and rounding between them may differ.
 INTEGER_CORRELATION = 0.999
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Configuration:
-    """How an artifact is run; `settings` holds what differs from the runtime's defaults."""
-
-    threads: int
-    batch: int = 1
-    processes: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
@@ -153,7 +139,12 @@ def summary(found: Tuning) -> list[str]:
             f"{best.gain:.2f} {unit} of the defaults ({low:.2f} .. {high:.2f} over rounds)"
         ]
     else:
-        lines = [f"the defaults are already the best for {best.goal}: nothing was faster by {100 * MARGIN - 100:.0f} %"]
+        lines = [f"the defaults are already the best for {best.goal}"]
+        if best.measured:
+            low, high = best.measured["gain_90"]
+            lines[0] += (
+                f": the best other gave {best.measured['gain']:.2f} {unit} ({low:.2f} .. {high:.2f} over rounds)"
+            )
     if best.advice:
         lines.append(
             f"advice, which who calls must follow: {best.advice['processes']} processes of {best.advice['threads']} "
@@ -165,45 +156,6 @@ def summary(found: Tuning) -> list[str]:
     return lines
 
 
-class _Lane:
-    """One configuration with its processes."""
-
-    def __init__(self, artifact: Artifact, how: Configuration) -> None:
-        self.how, self.workers = how, list[Worker]()
-        self.rounds: list[tuple[float, float]] = []  # milliseconds of a batch, images per second
-        try:
-            for _ in range(how.processes):
-                self.workers.append(Worker(artifact, how.threads, how.batch, how.settings))
-            self.burst(WARM_UP_SECONDS)
-        except SandglassError:
-            self.close()
-            raise
-        self.rounds.clear()
-
-    def burst(self, seconds: float) -> None:
-        """One round of all processes at once."""
-        for worker in self.workers:
-            worker.start(seconds)
-        bursts = [worker.finish() for worker in self.workers]
-        middle = float(np.median([spent for times in bursts for spent in times])) * 1e3
-        self.rounds.append((middle, sum(self.how.batch * len(times) / sum(times) for times in bursts)))
-
-    def ratios(self, base: _Lane, goal: str) -> np.ndarray:
-        """How many times faster than `base` in each round that both ran."""
-        mine, other = np.array(self.rounds), np.array(base.rounds[: len(self.rounds)])
-        return other[:, 0] / mine[:, 0] if goal == "latency" else mine[:, 1] / other[:, 1]
-
-    def middle(self) -> dict[str, float]:
-        """Medians over rounds: milliseconds of a batch, images per second."""
-        milliseconds, throughput = np.median(np.array(self.rounds), axis=0)
-        return {"milliseconds": round(float(milliseconds), 3), "throughput": round(float(throughput), 2)}
-
-    def close(self) -> None:
-        """End the processes."""
-        for worker in self.workers:
-            worker.close()
-
-
 class _Search:
     """Where the descent stands: the best lane, which stays open, and what was tried."""
 
@@ -212,7 +164,7 @@ class _Search:
         self.default = Configuration(host.threads())
         self.crowd: Configuration | None = None
         self.untried: list[str] = []
-        self.base = _Lane(artifact, self.default)
+        self.base = Lane(artifact, self.default)
         self.expected = self.base.workers[0].outputs(SAMPLES)
         self.base.burst(BURST_SECONDS)
         self.trials = [self._trial("the defaults", self.base, "", None)]
@@ -222,7 +174,7 @@ class _Search:
         if time.perf_counter() > self.deadline:
             self.untried.append(name)
             return
-        lanes: dict[Any, _Lane] = {}
+        lanes: dict[Any, Lane] = {}
         kept = None
         try:
             for value in values:
@@ -249,13 +201,13 @@ class _Search:
             self.base = kept
 
     def final(self, seconds: float) -> Tuned:
-        """The best, and several processes where they were better, beside the defaults; what does not hold is dropped."""
+        """The best, and several processes where they were better, beside the defaults; a gain must hold there."""
         self.say("tune: the best beside the defaults")
         candidates = [how for how in (self.base.how, self.crowd) if how is not None and how != self.default]
-        lanes: list[_Lane] = []
+        lanes: list[Lane] = []
         try:
             for how in (self.default, *candidates):
-                lanes.append(_Lane(self.artifact, how))
+                lanes.append(Lane(self.artifact, how))
             rounds = max(ROUNDS, int(seconds / (BURST_SECONDS * len(lanes))))
             race(lanes[0], lanes[1:], self.goal, time.perf_counter() + seconds, rounds)
         finally:
@@ -265,18 +217,21 @@ class _Search:
         for lane in lanes[1:]:
             ratios, how = lane.ratios(lanes[0], self.goal), lane.how
             gain = round(float(np.median(ratios)), 3)
-            if how.processes > 1 and gain >= MARGIN * found.gain:
-                advice = {"processes": how.processes, "threads": how.threads, "gain": gain}
-            elif how.processes == 1 and gain >= MARGIN:
-                interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
-                measured = {"gain_90": interval, "defaults": lanes[0].middle(), "tuned": lane.middle()}
-                found = Tuned(self.goal, how.threads, how.batch, dict(how.settings), gain, measured=measured)
+            if how.processes > 1:
+                if gain >= MARGIN * found.gain:
+                    advice = {"processes": how.processes, "threads": how.threads, "gain": gain}
+                continue
+            interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
+            measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
+            found = replace(found, measured=measured)
+            if gain >= MARGIN:
+                found = replace(found, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
         return replace(found, advice=advice)
 
-    def _open(self, label: str, how: Configuration) -> _Lane | None:
+    def _open(self, label: str, how: Configuration) -> Lane | None:
         """A lane that computes the same as the defaults; else None, and a trial that says why not."""
         try:
-            lane = _Lane(self.artifact, how)
+            lane = Lane(self.artifact, how)
         except SandglassError as error:
             self._refuse(label, how, f"failed: {error.message}")
             return None
@@ -291,21 +246,9 @@ class _Search:
         self.say(f"tune: {label}: {why}")
         self.trials.append(Trial(label, how.threads, how.batch, how.processes, how.settings, why))
 
-    def _trial(self, label: str, lane: _Lane, verdict: str, ratio: float | None) -> Trial:
+    def _trial(self, label: str, lane: Lane, verdict: str, ratio: float | None) -> Trial:
         how, numbers = lane.how, lane.middle()
         return Trial(
             label, how.threads, how.batch, how.processes, how.settings, verdict, **numbers,
             ratio=None if ratio is None else round(ratio, 3),
         )  # fmt: skip
-
-
-def race(base: _Lane, lanes: Sequence[_Lane], goal: str, deadline: float, rounds: int = ROUNDS) -> None:
-    """Bursts of every lane in turn, at least two rounds; a lane that is hopeless is timed no further."""
-    base.rounds.clear()
-    racing = list(lanes)
-    for turn in range(rounds):
-        if not racing or (turn >= 2 and time.perf_counter() > deadline):
-            return
-        for lane in (base, *racing):
-            lane.burst(BURST_SECONDS)
-        racing = [lane for lane in racing if turn < 1 or lane.ratios(base, goal).max() > 1 / HOPELESS]

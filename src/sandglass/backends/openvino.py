@@ -49,7 +49,7 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "pinning": (False, True),
     "hyper_threading": (True, False),
 }
-# Operators of its own opset that multiply by weights: the graph's operator, and the axes of the weight before a filter's.
+# What multiplies by weights: the graph's operator, and how many axes its weight has before those of the graph's.
 LAYERS = {
     "Convolution": ("Conv", 0),
     "GroupConvolution": ("Conv", 1),
