@@ -7,6 +7,7 @@ defaults, afresh.
 
 from __future__ import annotations
 
+import os
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
@@ -16,7 +17,7 @@ import numpy as np
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
-from sandglass.errors import InputError, SandglassError
+from sandglass.errors import ArtifactError, InputError, SandglassError
 from sandglass.parity import FLOAT_TOLERANCE, SAMPLES, correlation, relative_difference
 from sandglass.racing import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 from sandglass.tuned import GOALS, TUNING, Tuned, processor_kind, write_tuned
@@ -80,6 +81,8 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
         raise InputError(f"unknown goal {goal!r}", f"known: {', '.join(GOALS)}")
     backend = discover.load("backends", artifact.backend)
     backend.available()
+    if not os.access(artifact.folder, os.W_OK):
+        raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a folder that can be written")
     started = time.perf_counter()
     search = _Search(artifact, goal, started + seconds * (1 - FINAL_SHARE), say)
     try:
@@ -126,6 +129,11 @@ def disagreement(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.nda
         if precision != "fp32" and agreement < INTEGER_CORRELATION:
             return f"its result correlates by {agreement:.4f}, allowed is {INTEGER_CORRELATION:g}"
     return ""
+
+
+def is_better(ratios: np.ndarray) -> bool:
+    """Whether a lane is faster by more than the noise: in the middle round by MARGIN, and in three of four at all."""
+    return float(np.median(ratios)) >= MARGIN and float(np.percentile(ratios, 25)) > 1
 
 
 def summary(found: Tuning) -> list[str]:
@@ -178,18 +186,19 @@ class _Search:
         kept = None
         try:
             for value in values:
-                lane = self._open(f"{name} {value}", changed(self.base.how, name, value))
+                how = changed(self.base.how, name, value)
+                lane = self._open(f"{name} {value}", how) if how != self.base.how else None
                 if lane is not None:
                     lanes[value] = lane
             race(self.base, list(lanes.values()), self.goal, self.deadline)
-            medians = {value: float(np.median(lane.ratios(self.base, self.goal))) for value, lane in lanes.items()}
-            fastest = max(medians, key=lambda value: medians[value], default=None)
+            ratios = {value: lane.ratios(self.base, self.goal) for value, lane in lanes.items()}
+            fastest = max(ratios, key=lambda value: float(np.median(ratios[value])), default=None)
             for value, lane in lanes.items():
-                wins = value == fastest and medians[value] >= MARGIN
-                kept = lane if wins else kept
-                verdict = "kept" if wins else "faster, not the fastest" if medians[value] >= MARGIN else "no faster"
-                self.trials.append(self._trial(f"{name} {value}", lane, verdict, medians[value]))
-                self.say(f"tune: {name} {value}: {medians[value]:.2f} times the best before, {verdict}")
+                better, gain = is_better(ratios[value]), float(np.median(ratios[value]))
+                kept = lane if better and value == fastest else kept
+                verdict = "kept" if lane is kept else "faster, not the fastest" if better else "no faster"
+                self.trials.append(self._trial(f"{name} {value}", lane, verdict, gain))
+                self.say(f"tune: {name} {value}: {gain:.2f} times the best before, {verdict}")
         finally:
             for lane in lanes.values():
                 if lane is not kept or name == "processes":
@@ -224,7 +233,7 @@ class _Search:
             interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
             measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
             found = replace(found, measured=measured)
-            if gain >= MARGIN:
+            if is_better(ratios):
                 found = replace(found, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
         return replace(found, advice=advice)
 

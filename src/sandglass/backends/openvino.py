@@ -72,13 +72,17 @@ def available() -> str:
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.xml` and `model.bin`, weights uncompressed."""
     from sandglass.graph.load import load_graph, save_graph
+    from sandglass.quantize.layers import find_layers
     from sandglass.quantize.qdq import quantize_dequantize
 
-    notes: dict[str, Any] = {}
+    model = load_graph(source.graph)
+    outputs = {value.name for value in model.graph.output}
+    # What makes an output is given the output's name in place of its own.
+    named = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
+    notes: dict[str, Any] = {"names": named}
     with TemporaryDirectory(prefix="sandglass-") as scratch:
         graph = source.graph
         if plan is not None:
-            model = load_graph(graph)
             spec = replace(SPEC, weight_bits=EXACT_BITS) if host.sums_saturate() else SPEC
             reasons = decide(plan, spec, model)
             notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
@@ -163,7 +167,8 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     for entry in request.profiling_info:
         if entry.status == entry.Status.EXECUTED:
             node = entry.node_name.removesuffix("_original")
-            name, (macs, terms) = names.get(node, entry.node_name), work.get(node, (0, 0))
+            name = names.get(node, entry.node_name)
+            name, (macs, terms) = notes.get("names", {}).get(name, name), work.get(node, (0, 0))
             arithmetic = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
             note = way(notes, name, arithmetic) if macs else ""
             milliseconds = entry.real_time.total_seconds() * 1e3
