@@ -13,6 +13,7 @@ import pytest
 from sandglass import host, racing, tuning
 from sandglass.artifact import Artifact, load_artifact, write_manifest
 from sandglass.backends import null
+from sandglass.benchmarking import benchmark
 from sandglass.cli import main
 from sandglass.errors import ArtifactError, BackendError, InputError
 from sandglass.racing import Configuration
@@ -125,6 +126,9 @@ def test_a_real_backend_in_real_processes(artifact: Artifact) -> None:
     found = tune(artifact, seconds=0.1)
     assert found.trials[0].milliseconds is not None
     assert artifact.open().run(artifact.noise(2))["y"].shape == (2, 2)
+    write_tuned(artifact.folder, artifact.sha256, Tuned("throughput", 3))
+    (speed,) = benchmark([artifact], seconds=0.1)
+    assert (speed.threads, speed.tuned_for) == (3, "throughput")
 
 
 def test_knobs_depend_on_goal_and_threads(monkeypatch: pytest.MonkeyPatch) -> None:
