@@ -24,6 +24,7 @@ from sandglass.tuned import GOALS, TUNING, Tuned, processor_kind, write_tuned
 
 FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
 MARGIN = 1.03  # a smaller gain is noise
+BUSY = 0.5  # of the threads in use before: what is found then is doubted
 BATCHES = (1, 2, 4, 8)
 # The integers are the same under any setting: only float layers and rounding between them may differ.
 INTEGER_CORRELATION = 0.999
@@ -50,13 +51,14 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, in order, and what was stored."""
+    """What was tried, in order, and what was stored; `load` is how many threads the machine ran before."""
 
     artifact: Artifact
     trials: tuple[Trial, ...]
     best: Tuned
     seconds: float
     untried: tuple[str, ...]
+    load: float = 0.0
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able result with the conditions of the measurement."""
@@ -68,6 +70,7 @@ class Tuning:
             "trials": [asdict(trial) for trial in self.trials],
             "untried": list(self.untried),
             "seconds": round(self.seconds, 1),
+            "load_before": round(self.load, 2),
             "host": host.describe(),
         }
 
@@ -83,7 +86,7 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     backend.available()
     if not os.access(artifact.folder, os.W_OK):
         raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a folder that can be written")
-    started = time.perf_counter()
+    started, load = time.perf_counter(), host.load()
     search = _Search(artifact, goal, started + seconds * (1 - FINAL_SHARE), say)
     try:
         for name, values in knobs(backend.SETTINGS, goal):
@@ -92,7 +95,7 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
         search.base.close()
     best = search.final(max(seconds * FINAL_SHARE, started + seconds - time.perf_counter()))
     write_tuned(artifact.folder, artifact.sha256, best)
-    return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried))
+    return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried), load)
 
 
 def knobs(offered: Mapping[str, tuple[Any, ...]], goal: str) -> list[tuple[str, tuple[Any, ...]]]:
@@ -157,6 +160,11 @@ def summary(found: Tuning) -> list[str]:
         lines.append(
             f"advice, which who calls must follow: {best.advice['processes']} processes of {best.advice['threads']} "
             f"threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
+        )
+    if found.load > BUSY * host.threads():
+        lines.append(
+            f"unreliable: the machine was busy with {found.load:.1f} threads of {host.threads()} before this began; "
+            "tune again when it is quiet"
         )
     if found.untried:
         lines.append(f"out of time before {', '.join(found.untried)}: give more --seconds")

@@ -104,6 +104,14 @@ def test_throughput_uses_streams_and_advises_processes(artifact: Artifact, faked
     assert faked.opened == 0
 
 
+def test_busy_machine_is_told(artifact: Artifact, faked: type[FakeWorker], monkeypatch: pytest.MonkeyPatch) -> None:
+    """What was found while others computed is marked as unreliable."""
+    monkeypatch.setattr(host, "load", lambda: 3.0)
+    assert any("unreliable: the machine was busy with 3.0 threads of 4" in line for line in summary(tune(artifact)))
+    monkeypatch.setattr(host, "load", lambda: 0.4)
+    assert not any("unreliable" in line for line in summary(tune(artifact)))
+
+
 def test_processes_are_advice(artifact: Artifact, faked: type[FakeWorker], monkeypatch: pytest.MonkeyPatch) -> None:
     """Where several processes give more, the artifact itself keeps to one, and the summary says what to do."""
     monkeypatch.setattr(null, "SETTINGS", {})
