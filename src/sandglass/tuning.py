@@ -103,7 +103,9 @@ def knobs(offered: Mapping[str, tuple[Any, ...]], goal: str) -> list[tuple[str, 
     threads = host.threads()
     powers = [2**i for i in range(threads.bit_length()) if 2**i < threads]
     found: list[tuple[str, tuple[Any, ...]]] = [("threads", tuple(reversed(powers)))]
-    found += [(name, values[1:]) for name, values in offered.items() if goal == "throughput" or name != "streams"]
+    if goal == "throughput" and "streams" in offered:
+        found.insert(0, ("streams", offered["streams"][1:]))  # first: streams share the threads, and want them all
+    found += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
     if goal == "throughput":
         found += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
     return found
@@ -115,7 +117,8 @@ def changed(best: Configuration, name: str, value: Any) -> Configuration:
         return replace(best, **{name: value})
     if name == "processes":
         alone = {key: setting for key, setting in best.settings.items() if key != "streams"}
-        return replace(best, processes=value, threads=max(1, host.threads() // value), settings=alone)
+        batch = 1 if "streams" in best.settings else best.batch
+        return Configuration(max(1, host.threads() // value), batch, value, alone)
     batch = max(best.batch, 2 * value) if name == "streams" else best.batch
     return replace(best, batch=batch, settings={**best.settings, name: value})
 

@@ -144,7 +144,7 @@ def test_knobs_depend_on_goal_and_threads(monkeypatch: pytest.MonkeyPatch) -> No
     monkeypatch.setattr(host, "threads", lambda: 6)
     assert knobs({"a": (1, 2)}, "latency") == [("threads", (4, 2, 1)), ("a", (2,))]
     assert knobs({"streams": (1, 2)}, "throughput") == [
-        ("threads", (4, 2, 1)), ("streams", (2,)), ("batch", (2, 4, 8)), ("processes", (2, 4, 6)),
+        ("streams", (2,)), ("threads", (4, 2, 1)), ("batch", (2, 4, 8)), ("processes", (2, 4, 6)),
     ]  # fmt: skip
     assert changed(Configuration(6, settings={"streams": 2}), "processes", 3) == Configuration(2, processes=3)
 
