@@ -184,8 +184,12 @@ class _Search:
         self.crowd: Configuration | None = None
         self.untried: list[str] = []
         self.base = Lane(artifact, self.default)
-        self.expected = self.base.workers[0].outputs(SAMPLES)
-        self.base.burst(BURST_SECONDS)
+        try:
+            self.expected = self.base.workers[0].outputs(SAMPLES)
+            self.base.burst(BURST_SECONDS)
+        except SandglassError:
+            self.base.close()
+            raise
         self.trials = [self._trial("the defaults", self.base, "", None)]
 
     def turn(self, name: str, values: Sequence[Any]) -> None:
@@ -250,17 +254,19 @@ class _Search:
 
     def _open(self, label: str, how: Configuration) -> Lane | None:
         """A lane that computes the same as the defaults; else None, and a trial that says why not."""
+        lane = None
         try:
             lane = Lane(self.artifact, how)
+            problem = disagreement(self.expected, lane.workers[0].outputs(SAMPLES), self.artifact.precision)
+            why = f"refused: {problem}" if problem else ""
         except SandglassError as error:
-            self._refuse(label, how, f"failed: {error.message}")
-            return None
-        problem = disagreement(self.expected, lane.workers[0].outputs(SAMPLES), self.artifact.precision)
-        if problem:
+            why = f"failed: {error.message}"
+        if not why:
+            return lane
+        if lane is not None:
             lane.close()
-            self._refuse(label, how, f"refused: {problem}")
-            return None
-        return lane
+        self._refuse(label, how, why)
+        return None
 
     def _refuse(self, label: str, how: Configuration, why: str) -> None:
         self.say(f"tune: {label}: {why}")

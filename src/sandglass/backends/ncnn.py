@@ -228,8 +228,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
         integer = layer.kind in ncnn_int8.KINDS and layer.integer(ncnn_int8.SCALE_TERM, 0) > 0
         name, arithmetic = names.get(layer.name, layer.name), INT8 if integer else FLOAT
         steps = _steps(layer, blobs) if integer else ()
-        note, macs = way(notes, name, arithmetic), _macs(layer, shapes)
-        made = shapes[layer.tops[0]]
+        note, macs, made = way(notes, name, arithmetic), _macs(layer, shapes), shapes[layer.tops[0]]
         terms = macs // max(1, made.w * made.h * made.c * made.elempack)
         runs.append(LayerRun(name, layer.kind, arithmetic, macs, float(milliseconds), note, steps, terms))
     return runs
@@ -239,10 +238,10 @@ def _macs(layer: Layer, shapes: Mapping[str, Any]) -> int:
     """Every weight is used once for each place of the output, or of the input of a transposed convolution."""
     if layer.kind == "InnerProduct":
         return layer.integer(2, 0)
-    if layer.kind.startswith("Convolution") or layer.kind.startswith("Deconvolution"):
-        mat = shapes[layer.tops[0] if layer.kind.startswith("Convolution") else layer.bottoms[0]]
-        return int(layer.integer(6, 0) * mat.w * mat.h)
-    return 0
+    if not layer.kind.startswith(("Convolution", "Deconvolution")):
+        return 0
+    mat = shapes[layer.tops[0] if layer.kind.startswith("Convolution") else layer.bottoms[0]]
+    return int(layer.integer(6, 0) * mat.w * mat.h)
 
 
 def _steps(layer: Layer, blobs: list[memoryview]) -> tuple[float, ...]:
