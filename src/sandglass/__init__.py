@@ -25,25 +25,31 @@ if TYPE_CHECKING:
     from sandglass.datasets import load_dataset
     from sandglass.errors import SandglassError
     from sandglass.evaluation import Evaluation, changes, evaluate
+    from sandglass.inspection import Inspection, inspect
     from sandglass.pipeline import Calibration, Outcome, deploy
     from sandglass.prediction import predict
+    from sandglass.tuning import Tuning, tune
 
 _HOMES = {
     "Artifact": "artifact",
     "Calibration": "pipeline",
     "Card": "card",
     "Evaluation": "evaluation",
+    "Inspection": "inspection",
     "Outcome": "pipeline",
     "SandglassError": "errors",
     "Speed": "benchmarking",
+    "Tuning": "tuning",
     "benchmark": "benchmarking",
     "changes": "evaluation",
     "deploy": "pipeline",
     "evaluate": "evaluation",
+    "inspect": "inspection",
     "load_artifact": "artifact",
     "load_card": "card",
     "load_dataset": "datasets",
     "predict": "prediction",
+    "tune": "tuning",
 }
 
 __all__ = [
@@ -51,17 +57,21 @@ __all__ = [
     "Calibration",
     "Card",
     "Evaluation",
+    "Inspection",
     "Outcome",
     "SandglassError",
     "Speed",
+    "Tuning",
     "benchmark",
     "changes",
     "deploy",
     "evaluate",
+    "inspect",
     "load_artifact",
     "load_card",
     "load_dataset",
     "predict",
+    "tune",
 ]
 
 

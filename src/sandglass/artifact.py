@@ -7,11 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandglass import discover
-from sandglass.backends import Session
+import numpy as np
+
+from sandglass import discover, host
+from sandglass.backends import DEFAULTS, Session, Settings
 from sandglass.card import Card
 from sandglass.errors import ArtifactError, CardError
 from sandglass.files import read_json, sha256, write_json
+from sandglass.tuned import TUNING, Tuned, check_settings, processor_kind, read_tuned
 
 MANIFEST = "sandglass.json"
 FORMAT = 1
@@ -51,27 +54,50 @@ class Artifact:
         """Hash of the manifest, which holds the hashes of all files."""
         return sha256(self.folder / MANIFEST)
 
-    def open(self, threads: int, streams: int = 1) -> Session:
-        """Load it on its runtime; `streams` calls of `run` may then be under way at once, each on `threads` cores.
+    def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Session:
+        """Load it on its runtime; raises BackendUnavailable when that is not installed.
 
-        Raises BackendUnavailable when the runtime is not installed.
+        `callers` threads may call its `run` at once, each call on `threads` cores. What is not given is as
+        `sandglass tune` found it best on this kind of processor, else the default.
         """
         backend = discover.load("backends", self.backend)
         backend.available()
-        return backend.open(self.folder, self.manifest["backend_notes"], threads, streams)
+        found = self.tuned()
+        if found is not None and settings is None:
+            check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
+        settings = settings if settings is not None else found.settings if found else DEFAULTS
+        return backend.open(self.folder, self.manifest["backend_notes"], threads or self.threads, settings, callers)
+
+    @property
+    def threads(self) -> int:
+        """Threads to run on where nobody says how many: as tuned on this kind of processor, else all."""
+        found = self.tuned()
+        return found.threads if found else host.threads()
+
+    def tuned(self) -> Tuned | None:
+        """What `sandglass tune` stored for this kind of processor; raises ArtifactError when its file is broken."""
+        return read_tuned(self.folder, self.sha256).get(processor_kind())
+
+    def noise(self, batch: int = 1) -> dict[str, np.ndarray]:
+        """Inputs of the right shapes, NCHW float32, seeded: for what is timed or compared without a dataset."""
+        generator = np.random.default_rng(0)
+        return {
+            name: generator.standard_normal((batch, *shape[1:])).astype(np.float32)
+            for name, shape in self.manifest["inputs"].items()
+        }
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
     """Hash the files in `folder` and write its manifest, the last file of an artifact to appear."""
-    files = sorted(path for path in folder.iterdir() if path.name != MANIFEST)
+    files = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, TUNING))
     write_json(folder / MANIFEST, {"format": FORMAT, **fields, "files": {path.name: sha256(path) for path in files}})
 
 
 def load_artifact(folder: Path) -> Artifact:
     """Read and verify an artifact.
 
-    Raises ArtifactError when the folder has no manifest, a manifest of another format, or a file that is missing
-    or was changed.
+    Raises ArtifactError when the folder has no manifest, a manifest of another format, a file that is missing or was
+    changed, or broken settings beside it.
     """
     path = folder / MANIFEST
     if not path.is_file():
@@ -90,4 +116,6 @@ def load_artifact(folder: Path) -> Artifact:
         card = Card.from_dict(manifest["card"], str(path), folder)
     except CardError as error:
         raise ArtifactError(error.message, "deploy the model again with this version") from error
-    return Artifact(folder, manifest, card)
+    artifact = Artifact(folder, manifest, card)
+    artifact.tuned()  # a broken file is told now, not in the middle of what the artifact is loaded for
+    return artifact

@@ -9,8 +9,8 @@ import multiprocessing
 import resource
 import sys
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -40,6 +40,8 @@ class Speed:
     runs: int
     threads: int
     batch: int
+    settings: Mapping[str, Any] = field(default_factory=dict)
+    tuned_for: str = ""
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able result with the conditions of the measurement."""
@@ -54,6 +56,7 @@ class Speed:
             "runs": self.runs,
             "threads": self.threads,
             "batch": self.batch,
+            "settings": dict(self.settings),
             "artifact_sha256": self.artifact.sha256,
             "host": host.describe(),
             "command": host.command(),
@@ -68,15 +71,15 @@ def benchmark(
     seconds: float = 3.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Speed]:
-    """Time each artifact for `seconds` of inference at `batch`, in interleaved bursts.
+    """Time each artifact for `seconds` of inference at `batch`, in interleaved bursts, with its tuned settings.
 
     Raises the SandglassError of an artifact that cannot be loaded or run.
     """
-    workers: list[_Worker] = []
-    threads = threads or host.threads()
+    workers: list[Worker] = []
+    counts = [threads or artifact.threads for artifact in artifacts]
     try:
-        for artifact in artifacts:
-            workers.append(_Worker(artifact, threads, batch))
+        for artifact, count in zip(artifacts, counts, strict=True):
+            workers.append(Worker(artifact, count, batch))
             workers[-1].burst(WARM_UP_SECONDS)
         rounds = max(1, round(seconds / BURST_SECONDS))
         times: list[list[float]] = [[] for _ in workers]
@@ -88,11 +91,11 @@ def benchmark(
     finally:
         for worker in workers:
             worker.close()
-    return [_speed(*row, threads, batch) for row in zip(artifacts, times, memory, strict=True)]
+    return [_speed(*row, batch) for row in zip(artifacts, times, memory, counts, strict=True)]
 
 
 def _speed(artifact: Artifact, times: list[float], memory: float, threads: int, batch: int) -> Speed:
-    milliseconds = np.array(times) * 1e3
+    milliseconds, tuned = np.array(times) * 1e3, artifact.tuned()
     median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
     return Speed(
         artifact,
@@ -105,27 +108,49 @@ def _speed(artifact: Artifact, times: list[float], memory: float, threads: int, 
         runs=len(times),
         threads=threads,
         batch=batch,
+        settings=tuned.settings if tuned else {},
+        tuned_for=tuned.goal if tuned else "",
     )
 
 
-class _Worker:
-    """An artifact in its own process, which runs bursts on request."""
+class Worker:
+    """An artifact in its own process, which runs bursts on request.
 
-    def __init__(self, artifact: Artifact, threads: int, batch: int) -> None:
+    Without `settings` it runs with those that it is tuned to. Raises the SandglassError that it meets there.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Mapping[str, Any] | None = None) -> None:
         context = multiprocessing.get_context("spawn")
         self.name = str(artifact.folder)
         self.pipe, other = context.Pipe()
         self.process: BaseProcess = context.Process(
-            target=_serve, args=(other, artifact.folder, threads, batch), daemon=True
+            target=_serve, args=(other, artifact.folder, threads, batch, settings), daemon=True
         )
         self.process.start()
         other.close()
-        self._receive()
+        try:
+            self._receive()
+        except SandglassError:
+            self.close()
+            raise
 
     def burst(self, seconds: float) -> list[float]:
         """Seconds of each run in a burst of about `seconds`, at least one."""
+        self.start(seconds)
+        return self.finish()
+
+    def start(self, seconds: float) -> None:
+        """Begin a burst; `finish` waits for it."""
         self.pipe.send(seconds)
+
+    def finish(self) -> list[float]:
+        """Seconds of each run in the burst that was begun."""
         return list(self._receive())
+
+    def outputs(self, images: int) -> dict[str, np.ndarray]:
+        """What it computes from `images` inputs of the artifact's noise."""
+        self.pipe.send(("outputs", images))
+        return dict(self._receive())
 
     def peak_memory(self) -> float:
         """The process's largest resident size so far, MiB."""
@@ -150,15 +175,11 @@ class _Worker:
         return answer
 
 
-def _serve(pipe: Connection, folder: Path, threads: int, batch: int) -> None:
+def _serve(pipe: Connection, folder: Path, threads: int, batch: int, settings: Mapping[str, Any] | None) -> None:
     try:
         artifact = load_artifact(folder)
-        session = artifact.open(threads)
-        generator = np.random.default_rng(0)
-        inputs = {
-            name: generator.standard_normal((batch, *shape[1:])).astype(np.float32)
-            for name, shape in artifact.manifest["inputs"].items()
-        }
+        session = artifact.open(threads, settings)
+        inputs = artifact.noise(batch)
         session.run(inputs)
     except SandglassError as error:
         pipe.send(error)
@@ -168,6 +189,8 @@ def _serve(pipe: Connection, folder: Path, threads: int, batch: int) -> None:
         request = pipe.recv()
         if request == "memory":
             pipe.send(_peak_memory())
+        elif isinstance(request, tuple):
+            pipe.send(session.run(artifact.noise(request[1])))
         else:
             pipe.send(_burst(lambda: session.run(inputs), request))
 

@@ -40,7 +40,7 @@ def parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     root = argparse.ArgumentParser(prog="sandglass", description="Trained vision models, small and fast, and measured.")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_deploy, _evaluate, _benchmark, _predict, _models, _doctor, _fetch, _demo):
+    for add in (_deploy, _evaluate, _benchmark, _inspect, _tune, _predict, _models, _doctor, _fetch, _demo):
         add(commands)
     return root
 
@@ -172,6 +172,54 @@ def _run_benchmark(arguments: argparse.Namespace) -> int:
     fastest = min(speed.median for speed in speeds)
     print(markdown([speed_row(speed, fastest) for speed in speeds]))
     _write(arguments.json, [speed.to_dict() for speed in speeds])
+    return 0
+
+
+def _inspect(commands: Any) -> None:
+    command = commands.add_parser("inspect", help="is it really int8? every layer as the runtime executes it")
+    command.set_defaults(run=_run_inspect)
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one: shows where int8 is slower")
+    command.add_argument("--threads", type=_count, metavar="N")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the layers as JSON too")
+
+
+def _run_inspect(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.inspection import inspect, summary
+    from sandglass.report.table import inspection_rows, markdown
+
+    against = load_artifact(arguments.against) if arguments.against else None
+    found = inspect(load_artifact(arguments.artifact), threads=arguments.threads, against=against)
+    print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
+    print("\n".join(summary(found)))
+    _write(arguments.json, found.to_dict())
+    return 0
+
+
+def _tune(commands: Any) -> None:
+    command = commands.add_parser(
+        "tune", help="find the fastest settings of the runtime on this machine, and keep them"
+    )
+    command.set_defaults(run=_run_tune)
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument(
+        "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
+    )
+    command.add_argument("--seconds", type=_seconds, default=60.0, metavar="S", help="to search for (default 60)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write every trial as JSON too")
+
+
+def _run_tune(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.report.table import markdown, trial_row
+    from sandglass.tuning import summary, tune
+
+    artifact = load_artifact(arguments.artifact)
+    found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=_say)
+    print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
+    print("\n".join(summary(found)))
+    _write(arguments.json, found.to_dict())
     return 0
 
 

@@ -18,7 +18,7 @@ import numpy as np
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
-from sandglass.backends import Session
+from sandglass.backends import DEFAULTS, Session
 from sandglass.journal import Journal
 
 AHEAD = 4  # batches a core
@@ -82,7 +82,7 @@ def evaluate(
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
     resumed = len(journal.done)
     workers = threads or host.threads()
-    session = artifact.open(threads=1, streams=workers)
+    session = artifact.open(threads=1, settings=DEFAULTS, callers=workers)
     todo = [sample for sample in samples if sample.index not in journal.done]
     started = time.perf_counter()
     for done in infer(task, artifact, session, dataset, todo, batch, flip_test, workers):

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import discover, host
+from sandglass import discover
 from sandglass.artifact import Artifact
 from sandglass.evaluation import infer
 from sandglass.vision.image import read_image
@@ -24,7 +24,7 @@ def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple
     task = discover.load("tasks", artifact.card.task)
     pixels = read_image(image)
     samples = task.samples_in_image(pixels, boxes)
-    session = artifact.open(host.threads())
+    session = artifact.open()
     predictions: dict[int, dict[str, Any]] = {}
     for part in infer(task, artifact, session, _One(pixels), samples):
         predictions.update(part)

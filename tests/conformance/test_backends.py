@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -11,7 +12,7 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from sandglass import discover
-from sandglass.artifact import load_artifact
+from sandglass.artifact import Artifact, load_artifact
 from sandglass.card import Card, Input
 from sandglass.errors import BackendUnavailable, SandglassError
 from sandglass.pipeline import Target, deploy
@@ -102,13 +103,13 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
 
 @pytest.mark.parametrize("name", [name for name in discover.names("backends") if name != "pytorch"])
 def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
-    """Calls from as many threads as there are streams give what the same calls give one after the other."""
+    """Calls from as many threads as there are callers give what the same calls give one after the other."""
     try:
         (outcome,) = deploy(card, [f"{name}:fp32"], tmp_path)
     except BackendUnavailable as error:
         pytest.skip(str(error))
     assert outcome.artifact is not None, outcome.error
-    session = outcome.artifact.open(1, streams=3)
+    session = outcome.artifact.open(1, callers=3)
     images = np.random.default_rng(2).standard_normal((24, 1, 3, 32, 24)).astype(np.float32)
     expected = [session.run({"image": image})["heatmaps"] for image in images]
     with ThreadPoolExecutor(3) as pool:
@@ -143,6 +144,65 @@ def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
         np.testing.assert_allclose(found, 2 * image, rtol=1e-6)
 
 
+def deployed(name: str, precision: str, card: Card, calibration: object, folder: Path) -> tuple[ModuleType, Artifact]:
+    """A backend with an artifact of the small graph, or of the embedded model where it takes no ONNX file."""
+    backend = discover.load("backends", name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    source = "hourglass-tiny-synthetic" if name == "pytorch" else card
+    (outcome,) = deploy(source, [f"{name}:{precision}"], folder, calibration=calibration)  # type: ignore[arg-type]
+    assert outcome.artifact is not None
+    return backend, outcome.artifact
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
+def test_layers_are_those_of_the_graph(
+    name: str, precision: str, card: Card, calibration: object, tmp_path: Path
+) -> None:
+    """Every layer with weights is found by the graph's name and with its work; one that fell back to float says why."""
+    backend, artifact = deployed(name, precision, card, calibration, tmp_path)
+    notes = artifact.manifest["backend_notes"]
+    runs = backend.layers(artifact.folder, notes, 1, artifact.noise())
+    assert all(run.milliseconds is None or run.milliseconds >= 0 for run in runs)
+    assert {run.arithmetic for run in runs} <= {"int8", "float"}
+    layers = {run.name: run for run in runs if run.macs}
+    if name not in ("null", "pytorch"):
+        places = {"first": 16 * 12, "depthwise": 8 * 6, "pointwise": 8 * 6, "three": 8 * 6, "last": 16 * 12}
+        weights = {"first": 8 * 27, "depthwise": 8 * 9, "pointwise": 16 * 8, "three": 16 * 144, "last": 17 * 16}
+        assert {key: run.macs for key, run in layers.items()} == {key: places[key] * weights[key] for key in places}
+        assert layers["three"].terms == 144
+    for layer in layers.values():
+        if layer.arithmetic == "int8":
+            assert precision == "int8"
+            assert len(layer.steps) > 1
+            assert min(layer.steps) > 0
+        elif precision == "int8":
+            assert layer.note
+    if precision == "int8":
+        integer = sum(run.macs for run in layers.values() if run.arithmetic == "int8")
+        assert integer > 0.5 * sum(run.macs for run in layers.values())
+
+
+@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
+def test_every_setting_opens_and_computes_nearly_the_same(
+    name: str, precision: str, card: Card, calibration: object, tmp_path: Path
+) -> None:
+    """The first value of a setting is the default, and no value breaks the result of a batch."""
+    backend, artifact = deployed(name, precision, card, calibration, tmp_path)
+    inputs = artifact.noise(5)
+    expected = artifact.open(2, {}).run(inputs)
+    defaults = {setting: values[0] for setting, values in backend.SETTINGS.items()}
+    for output, array in artifact.open(2, defaults).run(inputs).items():
+        np.testing.assert_allclose(array, expected[output], atol=1e-4 * max(1.0, float(np.abs(array).max())))
+    for setting, values in backend.SETTINGS.items():
+        for value in values[1:]:
+            for output, array in artifact.open(2, {setting: value}).run(inputs).items():
+                agreement = np.corrcoef(array.ravel(), expected[output].ravel())[0, 1]
+                assert agreement > 0.95, f"{setting} {value}: correlation {agreement:.4f}"
+
+
 @pytest.mark.parametrize("name", discover.names("backends"))
 def test_backend_says_what_it_is(name: str) -> None:
     """A backend names its install command, precisions and purpose, and has a spec where it writes int8."""
@@ -152,6 +212,7 @@ def test_backend_says_what_it_is(name: str) -> None:
     assert set(backend.PRECISIONS) <= {"fp32", "int8"}
     assert ("int8" in backend.PRECISIONS) == (backend.SPEC is not None)
     assert Target.parse(name) == Target(name, backend.PRECISIONS[0])
+    assert all(len(set(values)) == len(values) > 1 for values in backend.SETTINGS.values())
 
 
 def test_no_backend_is_named_outside_its_own_file() -> None:

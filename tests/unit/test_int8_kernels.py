@@ -110,12 +110,12 @@ def test_onnxruntime_asks_for_exact_sums_where_they_saturate(
     """
     onnxruntime.build(source, "int8", tmp_path, plan)
     monkeypatch.setattr(host, "sums_saturate", lambda: False)
-    plain = onnxruntime.open(tmp_path, {}, 1).session._session.get_session_options()
+    plain = onnxruntime.open(tmp_path, {}, 1).session.get_session_options()
     with pytest.raises(RuntimeError, match="x64quantprecision"):
         plain.get_session_config_entry("session.x64quantprecision")
     monkeypatch.setattr(host, "sums_saturate", lambda: True)
     exact = onnxruntime.open(tmp_path, {}, 1)
-    assert exact.session._session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
+    assert exact.session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
     image = {"image": np.random.default_rng(1).standard_normal((1, 3, 32, 24)).astype(np.float32)}
     expected = GraphSession(source.graph).run(image)["heatmaps"]
     error = np.linalg.norm(exact.run(image)["heatmaps"] - expected) / np.linalg.norm(expected)

@@ -11,6 +11,7 @@ import re
 import shutil
 import subprocess
 import sys
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,21 +19,40 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sandglass.backends import Arrays, Source, run_by_one
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+    way,
+)  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
 
 if TYPE_CHECKING:
-    from sandglass.formats.ncnn_param import Param
+    from sandglass.formats.ncnn_param import Layer, Param
     from sandglass.formats.ncnn_table import Scales
 
 INSTALL = "pip install 'sandglass[ncnn]'"
 PRECISIONS = ("fp32", "int8")
 PURPOSE = "deploy"
 PARAM, BIN, TABLE = "model.param", "model.bin", "model.table"
-LAYER_KINDS = {"Convolution", "ConvolutionDepthWise", "InnerProduct"}
+SETTINGS: Mapping[str, tuple[Any, ...]] = {
+    "winograd": ("all", "f23", "f43", "f63", "off"),
+    "sgemm": (True, False),
+    "packing": (True, False),
+    "storage": ("float32", "float16", "bfloat16"),
+    "blocktime": (20, 0),  # milliseconds that a thread without work spins before it sleeps
+}
+LAYER_KINDS = {"Convolution", "ConvolutionDepthWise", "Deconvolution", "DeconvolutionDepthWise", "InnerProduct"}
 
 
 def exception(layer: Facts) -> str:
@@ -77,6 +97,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     param = ncnn_param.read_param(converted / PARAM)
     parts = ncnn_bin.read_bin(param, converted / BIN)
     _refuse_unknown(param)
+    notes["names"] = {param.layers[i].name: name for name, i in match_layers(param, parts, model).items()}
     if plan is not None:
         scales, notes["layers"] = plan_scales(param, parts, plan, model)
         ncnn_int8.quantize(param, parts, scales)
@@ -168,7 +189,8 @@ def match_layers(param: Param, parts: list[list[memoryview]], model: Any) -> dic
     found = {}
     for name, entry in find_layers(model).items():
         weight = numpy_helper.to_array(constants[entry.weight]).astype(np.float32)
-        for candidate in (weight, weight.T) if weight.ndim == 2 else (weight,):
+        # Matrices and transposed convolutions may be stored with inputs and outputs exchanged.
+        for candidate in (weight, weight.swapaxes(0, 1)) if weight.ndim > 1 else (weight,):
             if places := stored.get(_digest(candidate)):
                 found[name] = places.pop(0)
                 break
@@ -181,27 +203,106 @@ def _digest(weights: np.ndarray) -> bytes:
     return hashlib.sha256(np.ascontiguousarray(weights).tobytes()).digest()
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> NcnnSession:
-    """A network with float32 arithmetic outside int8 layers. Raises FormatError where the two files do not fit."""
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> NcnnSession:
+    """A network, by default with float32 arithmetic outside int8 layers.
+
+    Raises FormatError where the two files do not fit.
+    """
     from sandglass.formats import ncnn_bin, ncnn_param
 
     # ncnn takes any bytes for weights, and dies of some. This reads lengths only.
     ncnn_bin.read_bin(ncnn_param.read_param(folder / PARAM), folder / BIN)
-    return NcnnSession(folder, notes, threads)
+    return NcnnSession(folder, notes, threads, settings)
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """Every layer of the `.param`: its scale term says whether it runs in int8.
+
+    ncnn has no timer in Python: each layer is timed by asking for its result after those before it. What usually works
+    in place then copies its input first.
+    """
+    from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
+
+    session = open(folder, notes, threads)
+    param = ncnn_param.read_param(folder / PARAM)
+    parts = ncnn_bin.read_bin(param, folder / BIN)
+    names = notes.get("names", {})
+    times: list[list[float]] = []
+    for _ in range(1 + PROFILED_RUNS):
+        mats, spent = session.walk(inputs, [layer.tops[-1] for layer in param.layers])
+        times.append(spent)
+    medians = np.median(times[1:], axis=0) * 1e3
+    shapes = {blob: mat for layer, mat in zip(param.layers, mats, strict=True) for blob in layer.tops}
+    runs = []
+    for layer, blobs, milliseconds in zip(param.layers, parts, medians, strict=True):
+        if layer.kind in ("Input", "Split"):  # these compute nothing
+            continue
+        integer = layer.kind in ncnn_int8.KINDS and layer.integer(ncnn_int8.SCALE_TERM, 0) > 0
+        name, arithmetic = names.get(layer.name, layer.name), INT8 if integer else FLOAT
+        steps = _steps(layer, blobs) if integer else ()
+        note, macs, made = way(notes, name, arithmetic), _macs(layer, shapes), shapes[layer.tops[0]]
+        terms = macs // max(1, made.w * made.h * made.c * made.elempack)
+        runs.append(LayerRun(name, layer.kind, arithmetic, macs, float(milliseconds), note, steps, terms))
+    return runs
+
+
+def _macs(layer: Layer, shapes: Mapping[str, Any]) -> int:
+    """Every weight is used once for each place of the output, or of the input of a transposed convolution."""
+    if layer.kind == "InnerProduct":
+        return layer.integer(2, 0)
+    if not layer.kind.startswith(("Convolution", "Deconvolution")):
+        return 0
+    mat = shapes[layer.tops[0] if layer.kind.startswith("Convolution") else layer.bottoms[0]]
+    return int(layer.integer(6, 0) * mat.w * mat.h)
+
+
+def _steps(layer: Layer, blobs: list[memoryview]) -> tuple[float, ...]:
+    """Steps of an int8 layer, whose file holds their inverses, and 0 for a channel of zeros."""
+    last = -2 if layer.integer(8, 0) > 100 else -1
+    weight, activation = (np.frombuffer(blobs[i], np.float32) for i in (last - 1, last))
+    factors = np.concatenate([activation, weight])
+    return tuple(float(step) for step in np.divide(1, factors, out=np.zeros_like(factors), where=factors != 0))
 
 
 class NcnnSession:
-    def __init__(self, folder: Path, notes: Mapping[str, Any], threads: int) -> None:
+    def __init__(self, folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS) -> None:
         import ncnn
 
+        given = chosen(SETTINGS, settings)
         self.ncnn, self.notes = ncnn, notes
         self.net = ncnn.Net()
         options = self.net.opt
         options.num_threads = threads
-        options.use_fp16_packed = options.use_fp16_storage = options.use_fp16_arithmetic = False
-        options.use_bf16_storage = False
+        half, brain = given["storage"] == "float16", given["storage"] == "bfloat16"
+        options.use_fp16_packed = options.use_fp16_storage = half
+        options.use_fp16_arithmetic = False
+        options.use_bf16_packed = options.use_bf16_storage = brain
+        options.use_winograd_convolution = given["winograd"] != "off"
+        for kind in ("23", "43", "63"):
+            setattr(options, f"use_winograd{kind}_convolution", given["winograd"] in ("all", f"f{kind}"))
+        options.use_sgemm_convolution, options.use_packing_layout = given["sgemm"], given["packing"]
+        options.openmp_blocktime = given["blocktime"]
         if self.net.load_param(str(folder / PARAM)) or self.net.load_model(str(folder / BIN)):
             raise BackendError(f"ncnn cannot load {folder}", "deploy the model again")
+
+    def walk(self, inputs: Arrays, blobs: list[str]) -> tuple[list[Any], list[float]]:
+        """Results of blobs in the order they are computed, as stored, and the seconds each took after the last one."""
+        kept = {name: np.ascontiguousarray(array[0], np.float32) for name, array in inputs.items()}
+        extractor = self.net.create_extractor()
+        extractor.set_light_mode(False)  # it would free what the next layers read
+        for name, array in kept.items():
+            extractor.input(self.notes["inputs"][name], self.ncnn.Mat(array))
+        mats, seconds = [], []
+        for blob in blobs:
+            started = time.perf_counter()
+            status, mat = extractor.extract(blob, 1)
+            seconds.append(time.perf_counter() - started)
+            if status:
+                raise BackendError(f"ncnn failed to compute {blob}", "deploy the model again")
+            mats.append(mat)
+        return mats, seconds
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name; ncnn takes one image at a time."""

@@ -8,12 +8,13 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import Arrays, Source
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Settings, Source
 
 INSTALL = "part of sandglass"
 PRECISIONS = ("fp32",)
 PURPOSE = "test"
 SPEC = None
+SETTINGS: Mapping[str, tuple[Any, ...]] = {}
 COMPUTES = False  # its outputs are not compared with the graph
 
 
@@ -29,9 +30,16 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return {"outputs": {name: list(shape) for name, shape in static_outputs(load_graph(source.graph)).items()}}
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> NullSession:
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> NullSession:
     """A session that answers with zeros."""
     return NullSession(notes["outputs"])
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """Nothing is executed."""
+    return []
 
 
 class NullSession:

@@ -6,14 +6,31 @@ rounded as well. The layer that makes the output stays in float: 256 levels are 
 
 from __future__ import annotations
 
+import json
+import re
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
-from sandglass.backends import Arrays, Source, run_by_one
-from sandglass.errors import BackendUnavailable
+from sandglass import host
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+    way,
+)  # fmt: skip
+from sandglass.errors import BackendError, BackendUnavailable
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
@@ -22,6 +39,14 @@ INSTALL = "pip install onnxruntime"
 PRECISIONS = ("fp32", "int8")
 PURPOSE = "deploy"
 MODEL = "model.onnx"
+SETTINGS: Mapping[str, tuple[Any, ...]] = {
+    "streams": (1, 2, 4),
+    "spinning": (True, False),  # threads that wait keep their cores busy: faster alone, slower beside other work
+    "optimization": ("all", "extended", "basic"),
+    "execution": ("sequential", "parallel"),
+}
+# Nodes that its optimizer fuses into the layer before them, whose name the fused kernel may then bear.
+FUSED = ("Relu", "Clip", "Add", "BatchNormalization", "Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh")
 
 
 def exception(layer: Facts) -> str:
@@ -57,17 +82,135 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     return notes
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> RuntimeSession:
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> RuntimeSession:
     """A session over `model.onnx`."""
-    return RuntimeSession(folder / MODEL, threads)
+    options = _options(threads, settings)
+    return RuntimeSession(folder / MODEL, options, chosen(SETTINGS, settings)["streams"])
+
+
+def _options(threads: int, settings: Settings) -> Any:
+    import onnxruntime
+
+    given, options = chosen(SETTINGS, settings), onnxruntime.SessionOptions()
+    options.intra_op_num_threads = max(1, threads // given["streams"])
+    options.log_severity_level = 3
+    options.graph_optimization_level = getattr(
+        onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{given['optimization'].upper()}"
+    )
+    if given["execution"] == "parallel":
+        options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(given["spinning"])))
+    if host.sums_saturate():
+        # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """The kernels that its profiler saw, the median of several runs. Integer ones are told by their operators."""
+    from sandglass.graph.load import load_graph
+    from sandglass.graph.work import layer_work
+
+    model = load_graph(folder / MODEL)
+    work, aliases, steps = layer_work(model), _aliases(model), _steps(model)
+    found: dict[str, list[float]] = {}
+    operators: dict[str, str] = {}
+    for kernel, operator, milliseconds in _profile(folder / MODEL, threads, inputs):
+        found.setdefault(kernel, []).append(milliseconds)
+        operators[kernel] = operator
+    runs = []
+    for kernel, times in found.items():
+        operator = operators[kernel]
+        name = aliases.get(re.sub(r"(_token_\d+|_nchwc|_quant)+$", "", kernel), kernel)
+        integer = operator.startswith("QLinear") or operator in ("QGemm", "ConvInteger", "MatMulInteger")
+        arithmetic = INT8 if integer else FLOAT
+        layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
+        milliseconds = float(np.median(times))
+        if not layer:
+            runs.append(LayerRun(kernel, operator, arithmetic, milliseconds=milliseconds))
+            continue
+        (macs, terms), note = work.pop(name), way(notes, name, arithmetic)
+        runs.append(LayerRun(name, operator, arithmetic, macs, milliseconds, note, steps.get(name, ()), terms))
+    return runs
+
+
+def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, float]]:
+    """Name, operator and milliseconds of every kernel call after a first run, in order."""
+    options = _options(threads, DEFAULTS)
+    options.enable_profiling = True
+    with TemporaryDirectory(prefix="sandglass-") as scratch:
+        options.profile_file_prefix = str(Path(scratch) / "profile")
+        session = RuntimeSession(path, options).session
+        for _ in range(1 + PROFILED_RUNS):
+            session.run(None, dict(inputs))
+        events = json.loads(Path(session.end_profiling()).read_text(encoding="utf-8"))
+    calls = [event for event in events if event.get("cat") == "Node" and event["name"].endswith("_kernel_time")]
+    return [
+        (event["name"].removesuffix("_kernel_time"), event["args"]["op_name"], event["dur"] / 1e3)
+        for event in calls[len(calls) // (1 + PROFILED_RUNS) :]
+    ]
+
+
+def _aliases(model: Any) -> dict[str, str]:
+    """Layers by the names that a kernel may bear: of the node, of one fused into it, or of the tensor it makes."""
+    from sandglass.quantize.layers import OPERATORS
+
+    readers: dict[str, list[Any]] = {}
+    for node in model.graph.node:
+        for tensor in node.input:
+            readers.setdefault(tensor, []).append(node)
+    found: dict[str, str] = {}
+    for layer in (node for node in model.graph.node if node.op_type in OPERATORS):
+        node = layer
+        while node is layer or node.op_type in FUSED:
+            found.setdefault(node.name, layer.name)
+            found.setdefault(node.output[0], layer.name)
+            following = readers.get(node.output[0], [])
+            if len(following) != 1:
+                break
+            node = following[0]
+    return found
+
+
+def _steps(model: Any) -> dict[str, tuple[float, ...]]:
+    """Steps of each layer whose weights are integers: of its input, then of its weights' channels."""
+    from onnx import numpy_helper
+
+    values = {entry.name: entry for entry in model.graph.initializer}
+    scales = {node.output[0]: node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"}
+    found = {}
+    for node in model.graph.node:
+        if len(node.input) > 1 and all(name in scales for name in node.input[:2]):
+            parts = [numpy_helper.to_array(values[scales[name]]).ravel() for name in node.input[:2]]
+            found[node.name] = tuple(float(step) for step in np.concatenate(parts))
+    return found
 
 
 class RuntimeSession:
-    def __init__(self, path: Path, threads: int) -> None:
-        from sandglass.graph.execute import GraphSession
+    def __init__(self, path: Path, options: Any, streams: int = 1) -> None:
+        import onnxruntime
 
-        self.session = GraphSession(path, threads=threads)
+        from sandglass.graph.execute import RUNTIME_ERRORS
+
+        self.errors = RUNTIME_ERRORS
+        try:
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+        except RUNTIME_ERRORS as error:
+            raise BackendError(
+                f"{path} cannot be run: {str(error).splitlines()[0]}", "deploy the model again"
+            ) from error
+        self.outputs = [value.name for value in self.session.get_outputs()]
+        self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name; the graph takes one image at a time."""
-        return run_by_one(self.session.run, inputs)
+        return run_by_one(self._one, inputs, self.pool)
+
+    def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        try:
+            values = self.session.run(self.outputs, dict(inputs))
+        except self.errors as error:
+            raise BackendError(f"an input does not fit: {str(error).splitlines()[0]}", "check its shape") from error
+        return dict(zip(self.outputs, values, strict=True))

@@ -8,17 +8,31 @@ On x86 without VNNI its kernels add pairs of products in saturating 16 bits. An 
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from queue import LifoQueue
+from queue import SimpleQueue
 from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
 
 from sandglass import host
-from sandglass.backends import Arrays, Source, run_by_one
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+    way,
+)  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
@@ -28,6 +42,21 @@ PRECISIONS = ("fp32", "int8")
 PURPOSE = "deploy"
 SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True)
 MODEL = "model.xml"
+SETTINGS: Mapping[str, tuple[Any, ...]] = {
+    "streams": (1, 2, 4),
+    "hint": ("LATENCY", "THROUGHPUT"),
+    "precision": ("f32", "bf16"),
+    "pinning": (False, True),
+    "hyper_threading": (True, False),
+}
+# What multiplies by weights: the graph's operator, and how many axes its weight has before those of the graph's.
+LAYERS = {
+    "Convolution": ("Conv", 0),
+    "GroupConvolution": ("Conv", 1),
+    "ConvolutionBackpropData": ("ConvTranspose", 0),
+    "GroupConvolutionBackpropData": ("ConvTranspose", 1),
+    "MatMul": ("MatMul", 0),
+}
 EXACT_BITS = 7  # 255 * 63 * 2 fits in 16 bits
 
 
@@ -43,13 +72,17 @@ def available() -> str:
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.xml` and `model.bin`, weights uncompressed."""
     from sandglass.graph.load import load_graph, save_graph
+    from sandglass.quantize.layers import find_layers
     from sandglass.quantize.qdq import quantize_dequantize
 
-    notes: dict[str, Any] = {}
+    model = load_graph(source.graph)
+    outputs = {value.name for value in model.graph.output}
+    # What makes an output is given the output's name in place of its own.
+    named = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
+    notes: dict[str, Any] = {"names": named}
     with TemporaryDirectory(prefix="sandglass-") as scratch:
         graph = source.graph
         if plan is not None:
-            model = load_graph(graph)
             spec = replace(SPEC, weight_bits=EXACT_BITS) if host.sums_saturate() else SPEC
             reasons = decide(plan, spec, model)
             notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
@@ -80,37 +113,113 @@ def _convert(graph: Path, out: Path) -> None:
                            "choose another backend") from error  # fmt: skip
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> OpenVinoSession:
-    """A compiled model with float32 arithmetic outside int8 layers, tuned for latency."""
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> OpenVinoSession:
+    """A compiled model, by default with float32 arithmetic outside int8 layers and tuned for latency."""
     if notes.get("weight_bits", 0) > EXACT_BITS and host.sums_saturate():
         raise BackendError(
             f"{folder} has 8-bit weights, and sums of their products overflow on this processor, which lacks VNNI",
             "deploy the model on this processor: its weights then have 7 bits",
         )
-    return OpenVinoSession(folder / MODEL, threads, streams)
+    streams = max(callers, chosen(SETTINGS, settings)["streams"])
+    return OpenVinoSession(folder / MODEL, _properties(threads * callers, settings, streams), streams)
+
+
+def _properties(threads: int, settings: Settings, streams: int = 1) -> dict[str, Any]:
+    given = chosen(SETTINGS, settings)
+    found = {
+        "INFERENCE_NUM_THREADS": threads,
+        "PERFORMANCE_HINT": given["hint"],
+        "INFERENCE_PRECISION_HINT": given["precision"],
+    }
+    if streams > 1:
+        found["NUM_STREAMS"] = streams
+    # Its own choices for these depend on the machine: they are left to it unless they are to change.
+    if given["pinning"]:
+        found["ENABLE_CPU_PINNING"] = True
+    if not given["hyper_threading"]:
+        found["ENABLE_HYPER_THREADING"] = False
+    return found
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """What its performance counters saw, the mean of several runs. The name of a kernel tells its arithmetic."""
+    import openvino
+
+    from sandglass.graph.work import multiply_accumulates
+
+    session = OpenVinoSession(folder / MODEL, {**_properties(threads, DEFAULTS), "PERF_COUNT": True})
+    request = session.compiled.create_infer_request()
+    for _ in range(1 + PROFILED_RUNS):
+        request.infer(dict(inputs))
+    names: dict[str, str] = {}
+    work: dict[str, tuple[int, int]] = {}
+    steps: dict[str, tuple[float, ...]] = {}
+    for node in openvino.Core().read_model(folder / MODEL).get_ordered_ops():
+        if node.get_type_name() in LAYERS and len(node.inputs()) > 1:
+            operator, skipped = LAYERS[node.get_type_name()]
+            data, weight = (list(node.input_value(i).get_shape()) for i in (0, 1))
+            output = list(node.output(0).get_shape())
+            name = node.get_friendly_name()
+            names[name] = _layer_name(node)
+            macs = multiply_accumulates(operator, data, weight[skipped:], output)
+            work[name] = macs, macs // max(1, math.prod(output))
+            steps[name] = _steps(node)
+    runs = []
+    for entry in request.profiling_info:
+        if entry.status == entry.Status.EXECUTED:
+            node = entry.node_name.removesuffix("_original")
+            name = names.get(node, entry.node_name)
+            name, (macs, terms) = notes.get("names", {}).get(name, name), work.get(node, (0, 0))
+            arithmetic = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
+            note = way(notes, name, arithmetic) if macs else ""
+            milliseconds = entry.real_time.total_seconds() * 1e3
+            grid = steps.get(node, ())
+            runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
+    return runs
+
+
+def _layer_name(node: Any) -> str:
+    """The graph's name of a layer: it is given to the addition of the bias, where there is one."""
+    readers = list(node.output(0).get_target_inputs())
+    after = readers[0].get_node() if len(readers) == 1 else node
+    bias = after.get_type_name() == "Add" and after.input_value(1).get_node().get_type_name() == "Constant"
+    return str((after if bias else node).get_friendly_name())
+
+
+def _steps(node: Any) -> tuple[float, ...]:
+    """Steps of a layer's input and of its weights' channels; empty where one of them is not rounded."""
+    rounded, weight = (node.input_value(i).get_node() for i in (0, 1))
+    while weight.get_type_name() in ("Reshape", "Transpose"):
+        weight = weight.input_value(0).get_node()
+    if rounded.get_type_name() != "FakeQuantize" or weight.get_type_name() != "Multiply":
+        return ()
+    constants = [rounded.input_value(i).get_node() for i in (1, 2)] + [weight.input_value(1).get_node()]
+    if any(constant.get_type_name() != "Constant" for constant in constants):
+        return ()
+    low, high, channels = (constant.data.ravel() for constant in constants)
+    levels = int(rounded.get_attributes()["levels"])
+    return (float(high.max() - low.min()) / (levels - 1), *(float(step) for step in channels))
 
 
 class OpenVinoSession:
-    def __init__(self, path: Path, threads: int, streams: int) -> None:
+    def __init__(self, path: Path, properties: Mapping[str, Any], streams: int = 1) -> None:
         import openvino
 
-        settings = {
-            "INFERENCE_NUM_THREADS": threads * streams,
-            "NUM_STREAMS": streams,
-            "INFERENCE_PRECISION_HINT": "f32",
-        }
         try:
-            self.compiled = openvino.Core().compile_model(path, "CPU", settings)
+            self.compiled = openvino.Core().compile_model(path, "CPU", dict(properties))
         except RuntimeError as error:
             raise BackendError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
-        self.requests: LifoQueue[Any] = LifoQueue()
+        self.requests: SimpleQueue[Any] = SimpleQueue()
         for _ in range(streams):
             self.requests.put(self.compiled.create_infer_request())
+        self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
         self.outputs = [port.any_name for port in self.compiled.outputs]
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name; the graph takes one image at a time."""
-        return run_by_one(self._one, inputs)
+        return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         request = self.requests.get()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import shutil
+import time
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -10,13 +11,14 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover
-from sandglass.backends import Arrays, Source
+from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen
 from sandglass.errors import BackendError, BackendUnavailable
 
 INSTALL = "pip install 'sandglass[torch]'"
 PRECISIONS = ("fp32",)
 PURPOSE = "deploy"
 SPEC = None
+SETTINGS: Mapping[str, tuple[Any, ...]] = {"channels_last": (False, True)}
 WEIGHTS = "weights.safetensors"
 
 
@@ -39,7 +41,9 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return {"model": source.card.model, "arguments": source.card.arguments}
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> TorchSession:
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> TorchSession:
     """The module in evaluation mode with the artifact's weights."""
     import torch
     from safetensors.numpy import load_file
@@ -49,7 +53,36 @@ def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1)
     module = architecture.build(**notes["arguments"])
     state = {key: torch.from_numpy(value) for key, value in load_file(folder / WEIGHTS).items()}
     module.load_state_dict(state)
+    if chosen(SETTINGS, settings)["channels_last"]:
+        module = module.to(memory_format=torch.channels_last)
     return TorchSession(module.eval(), architecture.OUTPUTS)
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """Every module without modules in it, in the order it is called, timed around its call."""
+    session = open(folder, notes, threads)
+    calls: list[tuple[str, str, int, int, float]] = []
+    started: list[float] = []
+
+    def after(name: str, module: Any, result: Any) -> None:
+        elapsed = time.perf_counter() - started.pop()
+        weight = getattr(module, "weight", None)
+        terms = weight[0].numel() if weight is not None and weight.ndim > 1 else 0
+        calls.append((name, type(module).__name__, terms * result[:1].numel(), terms, elapsed))
+
+    for name, module in session.module.named_modules():
+        if not any(module.children()):
+            module.register_forward_pre_hook(lambda *_: started.append(time.perf_counter()))
+            module.register_forward_hook(lambda module, _, result, name=name: after(name, module, result))
+    for _ in range(1 + PROFILED_RUNS):
+        session.run(inputs)
+    rows = len(calls) // (1 + PROFILED_RUNS)
+    times = np.array([call[-1] for call in calls[rows:]]).reshape(PROFILED_RUNS, rows)  # without the first run
+    medians = np.median(times, axis=0) * 1e3
+    return [
+        LayerRun(name, operator, FLOAT, macs, float(spent), terms=terms)
+        for (name, operator, macs, terms, _), spent in zip(calls, medians, strict=False)
+    ]
 
 
 class TorchSession:

@@ -9,12 +9,13 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import Arrays, Source, run_by_one
+from sandglass.backends import DEFAULTS, FLOAT, Arrays, LayerRun, Settings, Source, run_by_one
 
 INSTALL = "part of sandglass"
 PRECISIONS = ("fp32",)
 PURPOSE = "test"
 SPEC = None
+SETTINGS: Mapping[str, tuple[Any, ...]] = {}
 
 
 def available() -> str:
@@ -30,9 +31,25 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return {}
 
 
-def open(folder: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> ReferenceSession:
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> ReferenceSession:
     """A session over the copied graph; `threads` has no effect."""
     return ReferenceSession(folder / "model.onnx")
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """The graph's own nodes, which the evaluator runs one by one in float; it has no timer."""
+    from sandglass.graph.load import load_graph
+    from sandglass.graph.work import layer_work
+
+    model = load_graph(folder / "model.onnx")
+    work = layer_work(model)
+    runs = []
+    for node in model.graph.node:
+        macs, terms = work.get(node.name, (0, 0))
+        runs.append(LayerRun(node.name, node.op_type, FLOAT, macs, terms=terms))
+    return runs
 
 
 class ReferenceSession:

@@ -8,6 +8,8 @@ from typing import Any
 from sandglass.benchmarking import Speed
 from sandglass.card import Card
 from sandglass.evaluation import Evaluation
+from sandglass.inspection import Inspection, scale_problem
+from sandglass.tuning import Trial
 
 Row = dict[str, str]
 
@@ -72,6 +74,7 @@ def speed_row(speed: Speed, fastest: float) -> Row:
         "to fastest": f"{speed.median / fastest:.2f}",
         "peak MiB": f"{speed.peak_memory:.0f}",
         "runs": str(speed.runs),
+        **({"tuned for": speed.tuned_for} if speed.tuned_for else {}),
     }
 
 
@@ -117,4 +120,39 @@ def doctor_row(backend: Mapping[str, Any]) -> Row:
         "version": backend["version"],
         "precisions": " ".join(backend["precisions"]),
         "install": "" if backend["usable"] else backend["install"],
+    }
+
+
+def inspection_rows(found: Inspection) -> list[Row]:
+    """What the runtime executes, in order: arithmetic, shares of compute and time, and why."""
+    known, slower, total = found.float_times(), found.slower(), found.time
+    rows: list[Row] = []
+    for run in found.runs:
+        spent, late = run.milliseconds, slower.get(run.name, "") if run.macs else ""
+        row = {
+            "layer": run.name,
+            "operator": run.operator,
+            "runs in": run.arithmetic,
+            "MACs %": f"{100 * run.macs / found.macs:.1f}" if run.macs else "",
+            "ms": "" if spent is None else f"{spent:.3f}",
+            "time %": f"{100 * spent / total:.1f}" if total and spent is not None else "",
+            "float ms": f"{known[run.name]:.3f}" if run.macs and run.name in known else "",
+            "why": f"slower than float: {late}" if late else run.note,
+            "scales": scale_problem(run.steps),
+        }
+        rows.append(row)
+    return [{column: text for column, text in row.items() if any(other[column] for other in rows)} for row in rows]
+
+
+def trial_row(trial: Trial) -> Row:
+    """One trial of tuning: what was run, how fast, and what became of it."""
+    return {
+        "tried": trial.changed,
+        "threads": str(trial.threads),
+        "batch": str(trial.batch),
+        "processes": str(trial.processes),
+        "ms": "" if trial.milliseconds is None else f"{trial.milliseconds:.2f}",
+        "images/s": "" if trial.throughput is None else f"{trial.throughput:.1f}",
+        "against the best before": "" if trial.ratio is None else f"{trial.ratio:.2f}",
+        "verdict": trial.verdict,
     }

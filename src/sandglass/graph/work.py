@@ -1,0 +1,41 @@
+"""How much a graph computes: multiply-accumulates by layer."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import onnx
+
+from sandglass.quantize.layers import OPERATORS
+
+
+def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
+    """Of every layer with weights, by node name: multiply-accumulates for one image, and how many make one output.
+
+    Weights may stand behind the nodes that turn their integers back to float. A layer whose shapes cannot be inferred
+    is left out.
+    """
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    shapes = {entry.name: tuple(entry.dims) for entry in graph.initializer}
+    for value in (*graph.input, *graph.value_info, *graph.output):
+        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    found = {}
+    for node in graph.node:
+        if node.op_type in OPERATORS:
+            around = [shapes.get(name, ()) for name in (*node.input[:2], node.output[0])]
+            if all(around):
+                macs = multiply_accumulates(node.op_type, *around)
+                found[node.name] = (macs, macs // max(1, math.prod(around[2])))
+    return found
+
+
+def multiply_accumulates(operator: str, data: Sequence[int], weight: Sequence[int], output: Sequence[int]) -> int:
+    """Multiply-accumulates of a layer of the graph from the shapes of its input, weight and output.
+
+    A convolution multiplies each output by one filter, a transposed one each input; a product of matrices each output
+    by a row as long as the input's last dimension.
+    """
+    if operator in ("Gemm", "MatMul"):
+        return math.prod(output) * int(data[-1])
+    return math.prod(data if operator == "ConvTranspose" else output) * math.prod(weight[1:])

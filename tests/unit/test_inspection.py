@@ -1,0 +1,120 @@
+"""Inspection: shares, scales, and where int8 is slower."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conformance.test_backends import save_graph
+from sandglass.artifact import Artifact
+from sandglass.backends import FLOAT, INT8, LayerRun, way
+from sandglass.card import Card, Input
+from sandglass.cli import main
+from sandglass.datasets import synthetic_people
+from sandglass.errors import InputError
+from sandglass.inspection import Inspection, inspect, scale_problem, summary
+from sandglass.pipeline import Calibration, deploy
+from sandglass.report.table import inspection_rows, markdown
+
+
+@pytest.fixture(scope="module")
+def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
+    """The small graph on ONNX Runtime, by precision."""
+    folder = tmp_path_factory.mktemp("pair")
+    card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=save_graph(folder / "g.onnx"))
+    people = Calibration(synthetic_people.load(limit=4, split="train"), size=4)
+    outcomes = deploy(card, ["onnxruntime:fp32", "onnxruntime:int8"], folder / "out", calibration=people)
+    return {outcome.target.precision: outcome.artifact for outcome in outcomes if outcome.artifact}
+
+
+@pytest.mark.parametrize(
+    ("steps", "expected"),
+    [
+        ((), ""),
+        ((0.02, 0.01, 0.03), ""),
+        ((0.0, 0.01), "the scale of its input is dead: 0"),
+        ((float("inf"), 0.01), "the scale of its input is infinite: inf"),
+        ((0.02, float("inf"), 0.01), "1 of 2 channels have an infinite scale"),
+        ((0.02, 0.0, 0.01, 0.01), "1 of 3 channels are dead: their weights are 0"),
+        ((0.02, 1e-7, 0.01, 0.01), "1 of 3 channels are nearly dead"),
+        ((5e4, 0.01), "its input is rounded in steps of 5.0e+04"),
+    ],
+)
+def test_scales_that_are_wrong_are_named(steps: tuple[float, ...], expected: str) -> None:
+    """Dead, infinite and absurd scales each read differently; sound ones are silent."""
+    assert scale_problem(steps) == expected
+
+
+def test_way_follows_the_plan_or_the_runtime() -> None:
+    """The plan's reason where it says float; the runtime's own choice where it says int8 and float is run."""
+    notes = {"layers": {"a": "float: it makes the output", "b": "int8, Winograd masked", "c": "int8"}}
+    assert way(notes, "a", FLOAT) == "it makes the output"
+    assert way(notes, "b", INT8) == "Winograd masked"
+    assert way(notes, "c", INT8) == ""
+    assert way(notes, "c", FLOAT) == "the plan says int8, the runtime has no such kernel here"
+    assert way({}, "c", FLOAT) == ""
+
+
+def test_shares_and_what_is_slower(pair: dict[str, Artifact]) -> None:
+    """Shares are of all work and all time; a layer is slower only beyond the noise, and the reason is told."""
+    float_runs = (LayerRun("a", "Conv", FLOAT, 600, 1.0), LayerRun("b", "Conv", FLOAT, 300, 1.0))
+    runs = (
+        LayerRun("in", "Quantize", FLOAT, 0, 0.5),
+        LayerRun("a", "QConv", INT8, 600, 0.5, terms=64),
+        LayerRun("b", "QConv", INT8, 300, 2.0, terms=9),
+        LayerRun("c", "Conv", FLOAT, 100, 1.0, "it makes the output"),
+    )
+    against = Inspection(pair["fp32"], float_runs, 1, 4.0)
+    found = Inspection(pair["int8"], runs, 1, 5.0, against)
+    assert found.integer_share == 0.9
+    assert found.time_share(integer=True) == pytest.approx(2.5 / 4)
+    assert list(found.slower()) == ["b"]
+    assert "only 9 products" in found.slower()["b"]
+    lines = "\n".join(summary(found))
+    assert "90.0 % of" in lines
+    assert "1.25 times the latency of float" in lines
+    assert "1 int8 layers are slower than float and lose 1.00 ms" in lines
+    untimed = Inspection(pair["int8"], (LayerRun("a", "QConv", INT8, 600),), 1, 5.0)
+    assert untimed.time_share(integer=True) is None
+    assert "cannot time" in summary(untimed)[1]
+    assert "| ms" not in markdown(inspection_rows(untimed))
+
+
+def test_command_on_a_real_pair(pair: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Four of five layers run in int8, the one that makes the output says why not, and the JSON holds the same."""
+    file = tmp_path / "layers.json"
+    folders = [str(pair[precision].folder) for precision in ("int8", "fp32")]
+    assert main(["inspect", folders[0], "--against", folders[1], "--threads", "1", "--json", str(file)]) == 0
+    printed = capsys.readouterr().out
+    assert "makes the output" in printed
+    assert "times the latency of float" in printed
+    written = json.loads(file.read_text())
+    layers = {layer["name"]: layer for layer in written["layers"] if layer["macs"]}
+    assert [name for name, layer in layers.items() if layer["arithmetic"] == "int8"] == [
+        "first", "depthwise", "pointwise", "three",
+    ]  # fmt: skip
+    assert layers["three"]["float_milliseconds"] > 0
+    assert 0 < written["int8_share_of_macs"] < 1
+
+
+def test_backend_that_executes_nothing(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """No layers is an answer, not an error."""
+    card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=save_graph(tmp_path / "g.onnx"))
+    deploy(card, ["null"], tmp_path / "out")
+    assert main(["inspect", str(tmp_path / "out/null-fp32")]) == 0
+    assert "executes no layers" in capsys.readouterr().out
+
+
+def test_float_to_compare_with_must_be_float_and_of_the_same_graph(
+    pair: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Two int8 artifacts, another graph, or no artifact: one line each."""
+    with pytest.raises(InputError, match="expected a float artifact"):
+        inspect(pair["fp32"], against=pair["int8"])
+    other = Artifact(pair["fp32"].folder, {**pair["fp32"].manifest, "graph_sha256": "1"}, pair["fp32"].card)
+    with pytest.raises(InputError, match="different graphs"):
+        inspect(pair["int8"], against=other)
+    assert main(["inspect", str(tmp_path)]) == 2
+    assert "is not an artifact" in capsys.readouterr().err
