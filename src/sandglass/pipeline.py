@@ -5,9 +5,9 @@ from __future__ import annotations
 import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from typing import Any
 
 import numpy as np
@@ -25,7 +25,7 @@ from sandglass.errors import (
     SandglassError,
     UnsupportedOperator,
 )
-from sandglass.files import atomic_file, atomic_folder, refuse_existing, sha256
+from sandglass.files import atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.journal import cache_folder
 from sandglass.quantize.plan import Plan
@@ -187,13 +187,12 @@ def _save_plan(plan: Plan, path: Path, force: bool) -> None:
         raise ArtifactError(
             f"{path} exists already and is another plan", "give it as --plan, choose another folder, or use --force"
         )
-    with atomic_file(path) as temporary:
-        plan.save(temporary)
+    plan.save(path)
 
 
 def _holds(path: Path, plan: Plan) -> bool:
     try:
-        return Plan.load(path) == plan
+        return Plan.load(path).sha256 == plan.sha256
     except PlanError:
         return False
 
@@ -216,6 +215,21 @@ def able_backends(source: Source, reference: parity.Reference, apart_from: str) 
     return found
 
 
+def _repaired(source: Source, plan: Plan | None, backend: Any) -> Source:
+    """The source with the plan's repairs in its graph, in a folder of its own."""
+    if plan is None or not plan.arrays.sha256:
+        return source
+    from sandglass.graph.load import load_graph, save_graph
+    from sandglass.quantize.repair import apply_repairs
+    from sandglass.quantize.spec import decide
+
+    model = load_graph(source.graph)
+    integer = [name for name, reason in decide(plan, backend.SPEC, model).items() if not reason]
+    folder = Path(mkdtemp(dir=source.graph.parent))
+    save_graph(apply_repairs(model, plan, integer), folder / "graph.onnx")
+    return replace(source, graph=folder / "graph.onnx")
+
+
 def _build(
     target: Target, source: Source, plan: Plan | None, reference: parity.Reference, out: Path, force: bool, say: Say
 ) -> Outcome:
@@ -225,7 +239,7 @@ def _build(
         version = backend.available()
         say(f"{target}: building")
         with atomic_folder(out / target.folder, force) as folder:
-            notes = backend.build(source, target.precision, folder, used)
+            notes = backend.build(_repaired(source, used, backend), target.precision, folder, used)
             check = reference.check(backend, folder, notes, target.precision)
             fields = {
                 "card": source.card.to_dict(),

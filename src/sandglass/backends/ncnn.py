@@ -167,8 +167,10 @@ def plan_scales(
                 levels, ways[name] = ncnn_int8.WINOGRAD_LEVELS, "int8, 6-bit weights, Winograd"
             else:
                 ways[name] = "int8, Winograd masked"
+        given = plan.weight_scales(name, decided.weight_bits)
+        factors = ncnn_int8.weight_scales(weights, layer, levels) if given is None else 1 / given
         activation = 127 / plan.tensors[decided.input].threshold
-        scales[layer.name] = Scales(ncnn_int8.weight_scales(weights, layer, levels), activation)
+        scales[layer.name] = Scales(factors, activation)
     return scales, ways
 
 

@@ -24,12 +24,21 @@ class Facts:
     group: int
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
+    pads: tuple[int, ...]
+    axis: int  # of the weight: its output channels, each with a scale of its own
     makes_output: bool
 
     @property
     def depthwise(self) -> bool:
         """One filter a channel."""
         return self.layer.operator == "Conv" and self.group > 1 and self.shape[1] == 1
+
+    @property
+    def channels(self) -> int:
+        """Output channels."""
+        if self.layer.operator == "ConvTranspose":
+            return self.shape[1] * self.group
+        return self.shape[self.axis]
 
 
 def find_layers(model: onnx.ModelProto) -> dict[str, Layer]:
@@ -52,8 +61,18 @@ def facts(model: onnx.ModelProto) -> dict[str, Facts]:
         given = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[name].attribute}
         last = rounded_tensor(model, layer.output) in outputs
         steps, holes = tuple(given.get("strides", (1, 1))), tuple(given.get("dilations", (1, 1)))
-        found[name] = Facts(layer, shapes[layer.weight], given.get("group", 1), steps, holes, last)
+        pads, group, shape = tuple(given.get("pads", (0, 0, 0, 0))), given.get("group", 1), shapes[layer.weight]
+        axis = _channel_axis(layer.operator, shape, group, bool(given.get("transB", 0)))
+        found[name] = Facts(layer, shape, group, steps, holes, pads, axis, last)
     return found
+
+
+def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed: bool) -> int:
+    if operator == "Gemm":
+        return 0 if transposed else 1
+    if operator == "ConvTranspose":
+        return 0 if group > 1 and shape[1] == 1 else 1  # depthwise: the input channels are the output channels
+    return 0 if operator == "Conv" else len(shape) - 1
 
 
 def rounded_tensor(model: onnx.ModelProto, tensor: str) -> str:
@@ -81,3 +100,18 @@ def fingerprint(model: onnx.ModelProto) -> str:
         digest.update(f"{layer.name}|{layer.operator}|{layer.input}|{layer.output}".encode())
         digest.update(np.ascontiguousarray(numpy_helper.to_array(weights[layer.weight])).tobytes())
     return digest.hexdigest()
+
+
+def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Give each layer weights and a bias that no other node reads, so that they can be changed, in place."""
+    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    layers, taken = find_layers(model), set()
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            if name in constants and name in taken and node.name in layers:
+                copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
+                copy.name = f"{node.name}.constant{i}"
+                model.graph.initializer.append(copy)
+                node.input[i] = copy.name
+            taken.add(name)
+    return model

@@ -15,8 +15,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+
 from sandglass.errors import PlanError
-from sandglass.files import read_json
+from sandglass.files import atomic_file, read_json
+from sandglass.quantize.arrays import Arrays
 
 FORMAT = 1
 FIELDS = {"graph": str, "method": str, "calibration": dict, "tensors": dict, "layers": dict}
@@ -48,17 +51,24 @@ class Layer:
 
 @dataclass(frozen=True)
 class Plan:
-    """Ranges by tensor and decisions by layer, for the graph with the given fingerprint."""
+    """Ranges by tensor and decisions by layer, for the graph with the given fingerprint.
+
+    `repairs` names what was done to the float network before rounding; `arrays` are its results, which lie in a file
+    of the same name with the ending `.safetensors`.
+    """
 
     graph: str
     method: str
     tensors: dict[str, TensorRange]
     layers: dict[str, Layer]
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    repairs: tuple[str, ...] = ()
+    arrays: Arrays = dataclasses.field(default_factory=Arrays)
 
     def to_json(self) -> str:
         """The plan as JSON text, one line a tensor and a layer."""
-        head = {"format": FORMAT, "graph": self.graph, "method": self.method, "calibration": self.calibration}
+        head = {"format": FORMAT, "graph": self.graph, "method": self.method, "calibration": self.calibration,
+                "repairs": list(self.repairs), "arrays": self.arrays.sha256}  # fmt: skip
         parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         for key, entries in (("tensors", self.tensors), ("layers", self.layers)):
             lines = [f"    {json.dumps(name)}: {json.dumps(_fields(entry))}" for name, entry in entries.items()]
@@ -66,8 +76,16 @@ class Plan:
         return "{\n" + ",\n".join(parts) + "\n}\n"
 
     def save(self, path: Path) -> None:
-        """Write the JSON text to a path that the caller replaces atomically."""
-        path.write_text(self.to_json(), encoding="utf-8")
+        """Write the arrays, where there are any, and then the JSON text beside them, each atomically."""
+        if self.arrays.sha256:
+            self.arrays.save(path.with_suffix(".safetensors"))
+        with atomic_file(path) as temporary:
+            temporary.write_text(self.to_json(), encoding="utf-8")
+
+    def weight_scales(self, name: str, bits: int) -> np.ndarray | None:
+        """Scales of a layer whose weights were rounded for so many bits or fewer; None where rounding finds them."""
+        rounded = self.arrays.rounded.get(name)
+        return rounded.scales if rounded is not None and rounded.levels < 2 ** (bits - 1) else None
 
     @property
     def sha256(self) -> str:
@@ -86,7 +104,11 @@ class Plan:
                     raise PlanError(f"{path}: {field} is {data[field]!r}, expected a {kind.__name__}", "edit the plan")
             tensors = {name: _range(path, name, entry) for name, entry in data["tensors"].items()}
             layers = {name: _layer(path, name, entry) for name, entry in data["layers"].items()}
-            return Plan(data["graph"], data["method"], tensors, layers, data["calibration"])
+            arrays = Arrays.load(path.with_suffix(".safetensors")) if data.get("arrays") else Arrays()
+            if arrays.sha256 != data.get("arrays", ""):
+                raise PlanError(f"{path} belongs to other arrays than those beside it", "keep both files together")
+            repairs = tuple(data.get("repairs", ()))
+            return Plan(data["graph"], data["method"], tensors, layers, data["calibration"], repairs, arrays)
         except (KeyError, TypeError) as error:
             raise PlanError(f"{path} is not a plan: {error}", "start from one that `sandglass deploy` wrote") from error
 

@@ -16,6 +16,8 @@ from sandglass.quantize.spec import Spec, decide
 def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
     """The graph with int8 weights and rounded activations, as `plan` and `spec` say; the input model is changed.
 
+    It is the float graph that the plan is for, after `repair.apply_repairs` where the plan has any.
+
     Weights are signed bytes with a scale for each output channel. Where integers flow between layers (`spec.between`)
     outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded. A tensor
     without a range in the plan is not rounded.
@@ -32,9 +34,14 @@ def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, 
     """Scale and zero point of a tensor: uint8 over its clipped range with 0 exact, or int8 symmetric around 0."""
     if not asymmetric:
         return np.float32(found.threshold / 127), np.array(0, np.int8)
-    low, high = min(max(found.minimum, -found.threshold), 0.0), max(min(found.maximum, found.threshold), 0.0)
+    low, high = clipped_range(found)
     scale = np.float32(max((high - low) / 255, 1e-12))
     return scale, np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
+
+
+def clipped_range(found: TensorRange) -> tuple[float, float]:
+    """Smallest and largest value of a tensor after clipping, 0 among them."""
+    return min(max(found.minimum, -found.threshold), 0.0), max(min(found.maximum, found.threshold), 0.0)
 
 
 def weight_scales(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
@@ -71,8 +78,10 @@ class _Writer:
     def weights(self, layer: Layer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
         node, weight = self.nodes[layer.name], numpy_helper.to_array(self.constants[layer.weight])
-        axis = self._axis(node, layer)
-        scales = weight_scales(weight, axis, min(layer.weight_bits, self.spec.weight_bits))
+        axis = self.facts[layer.name].axis
+        scales = self.plan.weight_scales(layer.name, min(layer.weight_bits, self.spec.weight_bits))
+        if scales is None:
+            scales = weight_scales(weight, axis, min(layer.weight_bits, self.spec.weight_bits))
         shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
         integers = np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8)
         node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, axis)
@@ -126,10 +135,3 @@ class _Writer:
         inputs = [f"{name}.{part}" for part in ("q", "scale", "zero_point")]
         self.front.append(helper.make_node("DequantizeLinear", inputs, [name], f"{name}.dequantize", axis=axis))
         return name
-
-    def _axis(self, node: onnx.NodeProto, layer: Layer) -> int:
-        """The output channels in a weight."""
-        if layer.operator == "Gemm":
-            transposed = any(a.name == "transB" and a.i for a in node.attribute)
-            return 0 if transposed else 1
-        return {"Conv": 0, "ConvTranspose": 1}.get(layer.operator, len(self.facts[layer.name].shape) - 1)

@@ -26,6 +26,9 @@ Each file defines, at module level:
                  each of METRICS with value, low and high (95 %); predictions are one for each sample, in their order
     paired(before, after, dataset, seed) -> changes
                  the same for the difference of two sets of predictions on the same images
+    FIDELITY     names of the measures of agreement, the one that decides first: 1 for equal predictions
+    agreement(before, after) -> measures
+                 of two predictions for the same sample, without truths: each of FIDELITY, NaN where it has no meaning
     draw(image, predictions) -> image
                  a copy of an HWC uint8 RGB image with the predictions in it
 

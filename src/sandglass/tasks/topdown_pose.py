@@ -26,6 +26,8 @@ METRICS = keypoints.METRICS
 DATASET = "synthetic-people"
 VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
 PADDING = 1.25
+FIDELITY = ("OKS", "pixels")
+AREA_OF_BOX = 0.53
 LEFT, RIGHT, MIDDLE = (255, 138, 30), (45, 140, 255), (90, 220, 120)
 
 
@@ -77,11 +79,12 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
     if card.input.channels == "bgr":
         pixels = pixels[..., ::-1]
     array = normalize(pixels, card.input.mean, card.input.std)
-    return array, {"image_id": sample.image_id, "centre": centre, "scale": scale, "score": sample.score}
+    meta = {"image_id": sample.image_id, "centre": centre, "scale": scale, "score": sample.score, "box": sample.box}
+    return array, meta
 
 
 def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
-    """Predictions from heatmaps (N, 17, h, w): image_id, keypoints [[x, y, score] * 17] in pixels, score and area.
+    """Predictions from heatmaps (N, 17, h, w): image_id, box, keypoints [[x, y, score] * 17] in pixels, score and area.
 
     A person's score is the box's times the mean of its visible joints' scores; its area is that of the cut-out region.
     Raises GraphError for outputs of other shapes.
@@ -96,6 +99,7 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
     return [
         {
             "image_id": meta["image_id"],
+            "box": list(meta["box"]),
             "keypoints": joined[i].tolist(),
             "score": float(meta["score"] * mean[i]),
             "area": float(scales[i].prod()),
@@ -131,7 +135,15 @@ def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
     for entry, _ in _people(dataset):
         joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
         joints[:, 2] = joints[:, 2] > 0
-        found.append({"image_id": entry["image_id"], "keypoints": joints.tolist(), "score": 1.0, "area": entry["area"]})
+        found.append(
+            {
+                "image_id": entry["image_id"],
+                "keypoints": joints.tolist(),
+                "score": 1.0,
+                "area": entry["area"],
+                "box": list(entry["bbox"]),
+            }
+        )
     return found
 
 
@@ -162,6 +174,22 @@ def paired(
 ) -> dict[str, Any]:
     """The change of each metric from one set of predictions to another on the same images."""
     return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
+
+
+def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    """How near two predictions for one sample are: their OKS, and the mean distance of their keypoints in pixels.
+
+    Only keypoints count that are visible before; NaN where none is. OKS takes a person's area to be 0.53 of the box,
+    as it is in COCO on average.
+    """
+    first, second = np.array(before["keypoints"]), np.array(after["keypoints"])
+    seen = first[:, 2] > VISIBLE
+    if not seen.any():
+        return {"OKS": float("nan"), "pixels": float("nan")}
+    squared = ((first[:, :2] - second[:, :2]) ** 2).sum(1)[seen]
+    area = AREA_OF_BOX * before["box"][2] * before["box"][3]
+    similar = np.exp(-squared / (2 * area * (2 * coco17.SIGMAS[seen]) ** 2))
+    return {"OKS": float(similar.mean()), "pixels": float(np.sqrt(squared).mean())}
 
 
 def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -1,0 +1,154 @@
+"""Repairs before rounding: each can be left out, and all are recorded in the plan.
+
+They know of a target only its Spec: whether activations have a zero point, and how many bits its weights may have.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sandglass import host
+from sandglass.graph.load import load_graph, save_graph
+from sandglass.quantize import equalize, make, ranges, rounding, samples
+from sandglass.quantize.arrays import Arrays, Rounded
+from sandglass.quantize.layers import Facts, facts, find_layers, fingerprint, own_constants
+from sandglass.quantize.plan import Plan
+from sandglass.quantize.spec import Spec
+
+EQUALIZE, THRESHOLDS, COMPENSATE, BIAS = "equalize", "output thresholds", "compensated rounding", "bias correction"
+REPAIRS = (EQUALIZE, THRESHOLDS, COMPENSATE, BIAS)
+SAMPLES = 32  # calibration inputs that rows are drawn from
+Batches = Sequence[Mapping[str, np.ndarray]]
+
+
+@dataclass(frozen=True)
+class Material:
+    """The equalized network, and what its layers saw: enough to round any of them anew."""
+
+    graph: Path
+    spec: Spec
+    facts: dict[str, Facts]
+    weights: dict[str, np.ndarray]
+    biases: dict[str, np.ndarray | None]
+    rows: dict[str, np.ndarray]
+
+    def round(self, plan: Plan, name: str, bits: int, repairs: Sequence[str]) -> Rounded:
+        """A layer's integers under the plan's ranges."""
+        fact = self.facts[name]
+        return rounding.round_layer(
+            self.weights[name],
+            self.biases[name],
+            fact,
+            self.rows[name],
+            plan.tensors[fact.layer.input],
+            self.spec.asymmetric,
+            min(bits, self.spec.weight_bits),
+            COMPENSATE in repairs,
+            BIAS in repairs,
+        )
+
+
+def repaired_plan(
+    graph: Path,
+    batches: Batches,
+    spec: Spec,
+    scratch: Path,
+    method: str = "kl",
+    repairs: Sequence[str] = REPAIRS,
+    calibration: dict[str, Any] | None = None,
+    say: Callable[[str], None] = lambda line: None,
+) -> tuple[Plan, Material]:
+    """A plan for a target with `spec`, and the material to round single layers again.
+
+    The equalized graph is written into the folder `scratch`. Raises what `make.make_plan` raises.
+    """
+    model = load_graph(graph)
+    layers, mark = find_layers(model), fingerprint(model)
+    factors: dict[str, np.ndarray] = {}
+    if EQUALIZE in repairs:
+        found = equalize.links(model)
+        if found:
+            say(f"repair: evening out the channels of {len(found)} tensors")
+            peaks = equalize.channel_peaks(graph, [link.tensor for link in found], batches)
+            factors = equalize.choose_factors(model, found, peaks)
+        equalize.scale_channels(model, factors)
+    own_constants(model)
+    changed = scratch / "equalized.onnx"
+    save_graph(model, changed)
+    say(f"plan: reading activation ranges from {len(batches)} samples, method {method}")
+    plan = make.make_plan(changed, batches, method, calibration)
+    plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
+    plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs), arrays=Arrays(factors))
+    drawn = Material(changed, spec, *_material(model, changed, plan, spec, batches))
+    if THRESHOLDS in repairs:
+        say("repair: choosing thresholds by the layers' outputs")
+        rows = drawn.rows
+        plan = replace(
+            plan, tensors=ranges.output_thresholds(plan.tensors, drawn.facts, drawn.weights, rows, spec.asymmetric)
+        )
+    if COMPENSATE in repairs or BIAS in repairs:
+        say(f"repair: rounding the weights of {len(drawn.rows)} layers")
+        rounded = round_layers(drawn, plan, {n: plan.layers[n].weight_bits for n in drawn.rows}, repairs)
+        plan = replace(plan, arrays=Arrays(factors, rounded))
+    return plan, drawn
+
+
+def round_layers(material: Material, plan: Plan, bits: Mapping[str, int], repairs: Sequence[str]) -> dict[str, Rounded]:
+    """The layers named in `bits`, each rounded to its number of bits, on all cores."""
+    with ThreadPoolExecutor(host.threads()) as pool:
+        futures = {name: pool.submit(material.round, plan, name, count, repairs) for name, count in bits.items()}
+        return {name: future.result() for name, future in futures.items()}
+
+
+def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) -> onnx.ModelProto:
+    """The float network whose rounding gives the plan's integers: channels scaled, and for the layers in `integer`
+    weights that lie on their grid, and their biases. The model is changed.
+    """
+    equalize.scale_channels(model, plan.arrays.factors)
+    own_constants(model)
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    known = facts(model)
+    for name in integer:
+        if (rounded := plan.arrays.rounded.get(name)) is None:
+            continue
+        node, shape = nodes[name], [1] * rounded.integers.ndim
+        shape[known[name].axis] = -1
+        weight = constants[node.input[1]]
+        values = rounded.integers.astype(np.float32) * rounded.scales.reshape(shape)
+        weight.CopyFrom(numpy_helper.from_array(values, weight.name))
+        if len(node.input) > 2 and node.input[2]:
+            bias = constants[node.input[2]]
+            bias.CopyFrom(numpy_helper.from_array(rounded.bias, bias.name))
+        elif node.op_type != "MatMul":
+            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, f"{name}.bias"))
+            del node.input[2:]
+            node.input.append(f"{name}.bias")
+    return model
+
+
+def _material(
+    model: onnx.ModelProto, graph: Path, plan: Plan, spec: Spec, batches: Batches
+) -> tuple[dict[str, Facts], dict[str, np.ndarray], dict[str, np.ndarray | None], dict[str, np.ndarray]]:
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    wanted = {
+        name: fact
+        for name, fact in samples.repairable(model, facts(model)).items()
+        if not plan.layers[name].keep_float and fact.layer.operator in spec.operators
+    }
+    weights = {name: numpy_helper.to_array(constants[fact.layer.weight]) for name, fact in wanted.items()}
+    biases: dict[str, np.ndarray | None] = {}
+    for name in wanted:
+        given = nodes[name].input[2] if len(nodes[name].input) > 2 else ""
+        biases[name] = numpy_helper.to_array(constants[given]) if given in constants else None
+    used = list(batches)[:: max(1, len(batches) // SAMPLES)][:SAMPLES]
+    return wanted, weights, biases, samples.draw(graph, wanted, used, len(used))

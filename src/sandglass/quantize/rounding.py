@@ -1,0 +1,85 @@
+"""Integers for a layer's weights, and a bias, that give back its output best on calibration data.
+
+Rounding to nearest is best for each weight and not for their sum. GPTQ (Frantar et al., 2023) rounds one column after
+the other and lets those that are left make up for the error, by the inputs' covariance; it is a closed form. The bias
+takes up what is left of the mean, of the rounded weights and of the rounded inputs alike (Nagel et al., 2019).
+"""
+
+from __future__ import annotations
+
+import numpy as np
+
+from sandglass.quantize.arrays import Rounded
+from sandglass.quantize.layers import Facts
+from sandglass.quantize.plan import TensorRange
+from sandglass.quantize.qdq import activation_scale, clipped_range, weight_scales
+from sandglass.quantize.samples import from_matrix, row_channels, weight_matrix
+
+DAMPING = 0.01  # of the mean variance, added to every variance
+MOST_COLUMNS = 1152  # a longer sum averages its rounding errors, and its covariance needs more rows than are kept
+
+
+def round_input(rows: np.ndarray, found: TensorRange, asymmetric: bool) -> np.ndarray:
+    """Values as the runtime sees them after rounding to 8 bits, float32."""
+    step, zero = activation_scale(found, asymmetric)
+    low, high = (0, 255) if asymmetric else (-127, 127)
+    integers = np.clip(np.round(rows / step) + np.float32(zero), low, high) - np.float32(zero)
+    return np.asarray(integers * step, np.float32)
+
+
+def round_layer(
+    weight: np.ndarray,
+    bias: np.ndarray | None,
+    fact: Facts,
+    rows: np.ndarray,
+    found: TensorRange,
+    asymmetric: bool,
+    bits: int,
+    compensate: bool = True,
+    correct: bool = True,
+) -> Rounded:
+    """Integers of `bits` bits, their scales, and the bias for one layer.
+
+    `rows` are its inputs (rows, groups, columns) as `samples.draw` gives them, `found` the input's range. Without
+    `compensate` weights are rounded to nearest, without `correct` the bias stays.
+    """
+    levels = 2 ** (bits - 1) - 1
+    scales = weight_scales(weight, fact.axis, bits)
+    matrix, channels = weight_matrix(weight, fact).astype(np.float64), row_channels(fact)
+    steps = scales[channels if len(scales) == fact.channels else channels % len(scales)].astype(np.float64)
+    seen = round_input(rows, found, asymmetric)
+    integers = np.clip(np.round(matrix / steps[..., None]), -levels, levels)
+    columns = matrix.shape[2]
+    if compensate and 1 < columns <= min(MOST_COLUMNS, len(rows)):
+        centred = (seen - seen.mean(0)).transpose(1, 0, 2).astype(np.float64)
+        covariance = centred.transpose(0, 2, 1) @ centred / len(rows)
+        integers = _compensate(matrix, covariance, steps, levels)
+    new = np.zeros(fact.channels) if bias is None else bias.astype(np.float64)
+    if correct:
+        low, high = clipped_range(found)
+        inside = np.clip(rows, low, high)  # rare outliers that are clipped would shift all that is not
+        before = np.einsum("grk,gk->gr", matrix, inside.mean(0, dtype=np.float64))
+        after = np.einsum("grk,gk->gr", integers * steps[..., None], seen.mean(0, dtype=np.float64))
+        share = 1 / np.prod(fact.stride) if fact.layer.operator == "ConvTranspose" else 1.0
+        np.add.at(new, channels.ravel(), ((before - after) * share).ravel())
+    whole = from_matrix(integers, fact).astype(np.int8)
+    return Rounded(np.ascontiguousarray(whole), scales, new.astype(np.float32))
+
+
+def _compensate(matrix: np.ndarray, covariance: np.ndarray, steps: np.ndarray, levels: int) -> np.ndarray:
+    """GPTQ for each group: (groups, rows, columns) weights, (groups, columns, columns) covariances, to integers."""
+    columns = matrix.shape[2]
+    variances = np.einsum("gkk->gk", covariance)
+    order = np.argsort(-variances, axis=1)
+    taken = np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None, :], 2)
+    damping = DAMPING * np.maximum(variances.mean(1), 1e-12)
+    taken[:, np.arange(columns), np.arange(columns)] += damping[:, None]
+    upper = np.linalg.cholesky(np.linalg.inv(taken)).transpose(0, 2, 1)
+    left = np.take_along_axis(matrix, order[:, None, :], 2).copy()
+    integers = np.empty_like(left)
+    for k in range(columns):
+        integers[:, :, k] = np.clip(np.round(left[:, :, k] / steps), -levels, levels)
+        error = (left[:, :, k] - integers[:, :, k] * steps) / upper[:, k, k, None]
+        left[:, :, k + 1 :] -= error[:, :, None] * upper[:, k, None, k + 1 :]
+    back = np.argsort(order, axis=1)
+    return np.take_along_axis(integers, back[:, None, :], 2)
