@@ -10,12 +10,11 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
+from sandglass.cli_int8 import METHODS, add_quantize
 from sandglass.errors import SandglassError
 
 if TYPE_CHECKING:
     from sandglass.pipeline import Calibration
-
-METHODS = ("kl", "mse", "minmax", "percentile")
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -40,7 +39,19 @@ def parser() -> argparse.ArgumentParser:
     """All subcommands and their options."""
     root = argparse.ArgumentParser(prog="sandglass", description="Trained vision models, small and fast, and measured.")
     commands = root.add_subparsers(metavar="COMMAND", required=True)
-    for add in (_deploy, _evaluate, _benchmark, _inspect, _tune, _predict, _models, _doctor, _fetch, _demo):
+    for add in (
+        _deploy,
+        add_quantize,
+        _evaluate,
+        _benchmark,
+        _inspect,
+        _tune,
+        _predict,
+        _models,
+        _doctor,
+        _fetch,
+        _demo,
+    ):
         add(commands)
     return root
 

@@ -12,6 +12,7 @@ SandglassError
 ├── BackendError          a runtime refused or failed: exit code 2
 │   ├── BackendUnavailable    its package is not installed here
 │   └── UnsupportedOperator   it lacks an operator of the graph
+├── BudgetError           no artifact keeps the accuracy that was asked for: exit code 2
 └── ParityError           two stages that must agree do not: exit code 2
 """
 
@@ -79,3 +80,7 @@ class UnsupportedOperator(BackendError):
 
 class ParityError(SandglassError):
     """Two stages that must agree (module and graph, graph and artifact) do not."""
+
+
+class BudgetError(SandglassError):
+    """No int8 artifact was found that keeps the accuracy that was asked for."""

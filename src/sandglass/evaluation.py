@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -20,6 +20,7 @@ from sandglass import discover, host
 from sandglass.artifact import Artifact
 from sandglass.backends import DEFAULTS, Session
 from sandglass.journal import Journal
+from sandglass.metrics import bootstrap
 
 AHEAD = 4  # batches a core
 Progress = Callable[[int, int], None]
@@ -152,6 +153,27 @@ def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Any]
         )
         for result in results
     ]
+
+
+def fidelity(base: Evaluation, predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
+    """Agreement of predictions with those of `base` on the same samples: value, low and high (95 %, over images).
+
+    Each of the task's FIDELITY measures is the mean over samples where it has a meaning.
+    """
+    task = discover.load("tasks", base.artifact.card.task)
+    found = [task.agreement(a, b) for a, b in zip(base.predictions, predictions, strict=True)]
+    ids = [sample["image_id"] for sample in base.predictions]
+    places = np.unique(ids, return_inverse=True)[1]
+    draws = bootstrap.multiplicities(int(places.max()) + 1, seed)[:, places]
+    measures = {}
+    for name in task.FIDELITY:
+        values = np.array([entry[name] for entry in found])
+        counted = np.isfinite(values)
+        weights, values = draws[:, counted], values[counted]
+        resampled = weights @ values / np.maximum(weights.sum(1), 1)
+        low, high = bootstrap.interval(resampled)
+        measures[name] = {"value": float(values.mean()) if values.size else float("nan"), "low": low, "high": high}
+    return measures
 
 
 def origin(artifact: Artifact) -> dict[str, Any]:

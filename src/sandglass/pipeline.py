@@ -107,7 +107,7 @@ def deploy(
         if made:
             _save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, samples)
-        return [_build(target, ready, made, reference, out, force, say) for target in wanted]
+        return [build_artifact(target, ready, made, reference, out, force, say) for target in wanted]
 
 
 @contextmanager
@@ -162,6 +162,11 @@ def calibration_arrays(card: Card, calibration: Calibration) -> list[np.ndarray]
     ]
 
 
+def drawn(calibration: Calibration, samples: Sequence[np.ndarray]) -> dict[str, Any]:
+    """What a plan says of its calibration set."""
+    return {"dataset": calibration.dataset.protocol["dataset"], "samples": len(samples), "seed": calibration.seed}
+
+
 def make_plan(
     source: Source, calibration: Calibration, samples: Sequence[np.ndarray], file: Path | None, say: Say
 ) -> Plan:
@@ -173,8 +178,8 @@ def make_plan(
         return make.load_plan(file, source.graph)
     say(f"plan: reading activation ranges from {len(samples)} samples, method {calibration.method}")
     name = next(iter(static_inputs(load_graph(source.graph))))
-    drawn = {"dataset": calibration.dataset.protocol["dataset"], "samples": len(samples), "seed": calibration.seed}
-    plan = make.make_plan(source.graph, ({name: sample} for sample in samples), calibration.method, drawn)
+    batches = ({name: sample} for sample in samples)
+    plan = make.make_plan(source.graph, batches, calibration.method, drawn(calibration, samples))
     for layer in plan.layers.values():
         if layer.keep_float:
             say(f"plan: {layer.name} stays in float: {layer.reason}")
@@ -230,9 +235,10 @@ def _repaired(source: Source, plan: Plan | None, backend: Any) -> Source:
     return replace(source, graph=folder / "graph.onnx")
 
 
-def _build(
+def build_artifact(
     target: Target, source: Source, plan: Plan | None, reference: parity.Reference, out: Path, force: bool, say: Say
 ) -> Outcome:
+    """One target's artifact in `out`, compared with the graph; its Outcome carries the error where there is one."""
     backend = discover.load("backends", target.backend)
     used = plan if target.precision == "int8" else None
     try:
