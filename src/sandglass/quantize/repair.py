@@ -76,8 +76,9 @@ def repaired_plan(
     if EQUALIZE in repairs:
         found = equalize.links(model)
         if found:
-            say(f"repair: evening out the channels of {len(found)} tensors")
-            peaks = equalize.channel_peaks(graph, [link.tensor for link in found], batches)
+            tensors = [tensor for link in found for tensor in link.tensors]
+            say(f"repair: evening out the channels of {len(tensors)} tensors")
+            peaks = equalize.channel_peaks(graph, tensors, batches)
             factors = equalize.choose_factors(model, found, peaks)
         equalize.scale_channels(model, factors)
     own_constants(model)
