@@ -8,13 +8,19 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Cost:
-    """One layer: noise that its rounding adds at the output, and milliseconds in float and in int8."""
+    """What one layer costs, rounded alone, and what it gains.
+
+    `noise` is the power of the error at the network's outputs over that of the outputs, `local` the same at the
+    layer's own output, `fidelity` the agreement with the float network; milliseconds in float and in int8.
+    """
 
     name: str
     noise: float
     float_ms: float
     int8_ms: float
     macs: int = 0
+    local: float = 0.0
+    fidelity: float = 1.0
 
     @property
     def gain(self) -> float:
