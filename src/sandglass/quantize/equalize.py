@@ -50,6 +50,8 @@ def links(model: onnx.ModelProto) -> list[Link]:
     outputs = {value.name for value in model.graph.output}
     found = []
     for name in known:
+        if any(given and given not in values for given in nodes[name].input[2:]):
+            continue  # a bias that is computed
         tensor, limit = nodes[name].output[0], float("inf")
         following = readers.get(tensor, [])
         if len(following) == 1 and following[0].op_type in CLAMPS and tensor not in outputs:

@@ -105,10 +105,11 @@ def fingerprint(model: onnx.ModelProto) -> str:
 def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give each layer weights and a bias that no other node reads, so that they can be changed, in place."""
     constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    layers, taken = find_layers(model), set()
-    for node in model.graph.node:
+    layers = find_layers(model)
+    taken = {name for node in model.graph.node if node.name not in layers for name in node.input}
+    for node in (node for node in model.graph.node if node.name in layers):
         for i, name in enumerate(node.input):
-            if name in constants and name in taken and node.name in layers:
+            if name in constants and name in taken:
                 copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
                 copy.name = f"{node.name}.constant{i}"
                 model.graph.initializer.append(copy)
