@@ -45,7 +45,13 @@ def test_bright_pixel_comes_back_to_its_place() -> None:
 
 def test_score_of_a_person_counts_visible_joints_only() -> None:
     """The box's score times the mean of the joints' scores above 0.2; nothing visible scores 0."""
-    meta = {"image_id": 1, "centre": np.array([50.0, 50]), "scale": np.array([30.0, 40]), "score": 0.5, "box": (0.0, 0.0, 1.0, 1.0)}
+    meta = {
+        "image_id": 1,
+        "centre": np.array([50.0, 50]),
+        "scale": np.array([30.0, 40]),
+        "score": 0.5,
+        "box": (0.0, 0.0, 1.0, 1.0),
+    }
     maps = heatmaps([(5, 5)])
     maps[0, 3:] *= 0.1
     (found,) = topdown_pose.decode({"heatmaps": maps}, [meta], CARD)
