@@ -147,8 +147,9 @@ def _material(
     }
     weights = {name: numpy_helper.to_array(constants[fact.layer.weight]) for name, fact in wanted.items()}
     biases: dict[str, np.ndarray | None] = {}
-    for name in wanted:
+    for name, fact in wanted.items():
         given = nodes[name].input[2] if len(nodes[name].input) > 2 else ""
-        biases[name] = numpy_helper.to_array(constants[given]) if given in constants else None
+        values = numpy_helper.to_array(constants[given]).ravel() if given else None
+        biases[name] = None if values is None else np.broadcast_to(values, (fact.channels,))
     used = list(batches)[:: max(1, len(batches) // SAMPLES)][:SAMPLES]
     return wanted, weights, biases, samples.draw(graph, wanted, used, len(used))
