@@ -145,7 +145,7 @@ def test_bias_takes_up_the_mean_error(name: str, compensate: bool) -> None:
 
 @pytest.mark.parametrize("name", ["transposed", "grouped transposed", "depthwise transposed"])
 def test_bias_of_a_transposed_layer_takes_up_its_share(name: str) -> None:
-    """Each output is the sum of taps over strides: the mean error of a channel is its taps' over the strides' product."""
+    """Each output is the sum of taps over strides: a channel's mean error is its taps' over the strides' product."""
     given = case(name)
     before, after = (given.rounded(6, False, correct) for correct in (False, True))
     channels = row_channels(given.fact)
