@@ -75,7 +75,7 @@ def repaired_plan(
     factors: dict[str, np.ndarray] = {}
     if EQUALIZE in repairs:
         found = equalize.links(model)
-        if found:
+        if found and batches:
             say(f"repair: evening out the channels of {len(found)} tensors")
             peaks = equalize.channel_peaks(graph, [link.tensor for link in found], batches)
             factors = equalize.choose_factors(model, found, peaks)
@@ -129,9 +129,9 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
             bias = constants[node.input[2]]
             bias.CopyFrom(numpy_helper.from_array(rounded.bias, bias.name))
         elif node.op_type != "MatMul":
-            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, f"{name}.bias"))
+            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, f"{name}.correction"))
             del node.input[2:]
-            node.input.append(f"{name}.bias")
+            node.input.append(f"{name}.correction")
     return model
 
 
