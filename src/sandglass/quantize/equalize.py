@@ -54,8 +54,8 @@ def links(model: onnx.ModelProto) -> list[Link]:
         elif node.op_type == "Clip" and (bound := _bound(node, values)) is not None:
             groups.join([node.input[0], node.output[0]], bound)
         elif node.name in known:
-            fact = known[node.name]
-            groups.note(node.output[0], "producers", node.name, fixed=not _scalable(fact, as_input=False))
+            fact, computed = known[node.name], any(name and name not in values for name in node.input[2:])
+            groups.note(node.output[0], "producers", node.name, fixed=computed or not _scalable(fact, as_input=False))
             groups.note(node.input[0], "consumers", node.name, fixed=not _scalable(fact, as_input=True))
         else:
             for tensor in (*node.input, *node.output):

@@ -71,7 +71,8 @@ def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed:
     if operator == "Gemm":
         return 0 if transposed else 1
     if operator == "ConvTranspose":
-        return 0 if group > 1 and shape[1] == 1 else 1  # depthwise: the input channels are the output channels
+        depthwise = group > 1 and shape[:2] == (group, 1)  # the input channels are the output channels
+        return 0 if depthwise else 1
     return 0 if operator == "Conv" else len(shape) - 1
 
 
@@ -105,10 +106,11 @@ def fingerprint(model: onnx.ModelProto) -> str:
 def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give each layer weights and a bias that no other node reads, so that they can be changed, in place."""
     constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    layers, taken = find_layers(model), set()
-    for node in model.graph.node:
+    layers = find_layers(model)
+    taken = {name for node in model.graph.node if node.name not in layers for name in node.input}
+    for node in (node for node in model.graph.node if node.name in layers):
         for i, name in enumerate(node.input):
-            if name in constants and name in taken and node.name in layers:
+            if name in constants and name in taken:
                 copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
                 copy.name = f"{node.name}.constant{i}"
                 model.graph.initializer.append(copy)

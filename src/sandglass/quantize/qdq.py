@@ -77,7 +77,8 @@ class _Writer:
 
     def weights(self, layer: Layer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
-        node, weight = self.nodes[layer.name], numpy_helper.to_array(self.constants[layer.weight])
+        node = self.nodes[layer.name]
+        weight = numpy_helper.to_array(self.constants[node.input[1]])  # repairs give layers that share one their own
         axis = self.facts[layer.name].axis
         scales = self.plan.weight_scales(layer.name, min(layer.weight_bits, self.spec.weight_bits))
         if scales is None:

@@ -9,6 +9,7 @@ import numpy as np
 
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import TensorRange
+from sandglass.quantize.qdq import clipped_range
 from sandglass.quantize.rounding import round_input
 from sandglass.quantize.samples import weight_matrix
 
@@ -21,8 +22,8 @@ def output_threshold(
 ) -> TensorRange:
     """The range whose rounding changes the outputs of `readers` least, in mean square.
 
-    `readers` are the layers that read the tensor: facts, weight, and rows of input as `samples.draw` gives them. A
-    constant shift of an output does not count: the bias takes it up.
+    `readers` are the layers that read the tensor: facts, weight, and rows of input as `samples.draw` gives them. The
+    mean error of values inside the range does not count: the bias takes it up. That of clipped ones does.
     """
     largest = max(-found.minimum, found.maximum)
     prepared = [(weight_matrix(weight, fact).astype(np.float32), rows[:ROWS]) for fact, weight, rows in readers]
@@ -53,6 +54,7 @@ def output_thresholds(
 
 
 def _output_error(matrix: np.ndarray, rows: np.ndarray, found: TensorRange, asymmetric: bool) -> float:
-    change = round_input(rows, found, asymmetric) - rows
+    seen = round_input(rows, found, asymmetric)
+    change = seen - rows - (seen - np.clip(rows, *clipped_range(found))).mean(0)
     outputs = change.transpose(1, 0, 2) @ matrix.transpose(0, 2, 1)
-    return float(outputs.var(axis=1).mean())
+    return float((outputs**2).mean())

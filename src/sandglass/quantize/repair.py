@@ -87,7 +87,7 @@ def repaired_plan(
     factors: dict[str, np.ndarray] = {}
     if EQUALIZE in repairs:
         found = equalize.links(model)
-        if found:
+        if found and batches:
             tensors = [tensor for link in found for tensor in link.tensors]
             say(f"repair: evening out the channels of {len(tensors)} tensors")
             peaks = equalize.channel_peaks(graph, tensors, batches)
@@ -142,9 +142,9 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
             bias = constants[node.input[2]]
             bias.CopyFrom(numpy_helper.from_array(rounded.bias, bias.name))
         elif node.op_type != "MatMul":
-            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, f"{name}.bias"))
+            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, f"{name}.correction"))
             del node.input[2:]
-            node.input.append(f"{name}.bias")
+            node.input.append(f"{name}.correction")
     return model
 
 
@@ -160,8 +160,9 @@ def _material(
     }
     weights = {name: numpy_helper.to_array(constants[fact.layer.weight]) for name, fact in wanted.items()}
     biases: dict[str, np.ndarray | None] = {}
-    for name in wanted:
+    for name, fact in wanted.items():
         given = nodes[name].input[2] if len(nodes[name].input) > 2 else ""
-        biases[name] = numpy_helper.to_array(constants[given]) if given in constants else None
+        values = numpy_helper.to_array(constants[given]).ravel() if given else None
+        biases[name] = None if values is None else np.broadcast_to(values, (fact.channels,))
     used = list(batches)[:: max(1, len(batches) // SAMPLES)][:SAMPLES]
     return wanted, weights, biases, samples.draw(graph, wanted, used, len(used))

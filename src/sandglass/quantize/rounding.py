@@ -51,7 +51,9 @@ def round_layer(
     integers = np.clip(np.round(matrix / steps[..., None]), -levels, levels)
     columns = matrix.shape[2]
     if compensate and 1 < columns <= min(MOST_COLUMNS, len(rows)):
-        centred = (seen - seen.mean(0)).transpose(1, 0, 2).astype(np.float64)
+        # The mean's error is the bias's to take up; where there is none the integers must keep it.
+        mean = seen.mean(0) if correct and fact.layer.operator != "MatMul" else np.float32(0)
+        centred = (seen - mean).transpose(1, 0, 2).astype(np.float64)
         covariance = centred.transpose(0, 2, 1) @ centred / len(rows)
         integers = _compensate(matrix, covariance, steps, levels)
     new = np.zeros(fact.channels) if bias is None else bias.astype(np.float64)

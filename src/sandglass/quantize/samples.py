@@ -59,8 +59,8 @@ def draw(
     found: dict[str, list[np.ndarray]] = {name: [] for name in facts}
     for batch in batches:
         if session is None:
-            session = GraphSession(graph, outputs=[name for name in names if name not in batch])
-        values = {**batch, **session.run(batch)}
+            session = GraphSession(graph, outputs=[name for name in names if name not in batch] or None)
+        values = {**session.run(batch), **batch}
         for name, fact in facts.items():
             found[name].append(_rows(values[fact.layer.input], fact, count, random))
     return {name: np.concatenate(parts) for name, parts in found.items()}
@@ -68,6 +68,8 @@ def draw(
 
 def _rows(values: np.ndarray, fact: Facts, count: int, random: np.random.Generator) -> np.ndarray:
     columns = int(np.prod(fact.shape)) // max(1, fact.channels) * fact.group
+    if fact.layer.operator == "ConvTranspose":
+        columns = fact.shape[0]
     wanted = max(1, min(MOST_ROWS, FLOATS // max(1, columns)) // count)
     if fact.layer.operator == "Conv":
         return _patches(values, fact, wanted, random)
@@ -96,13 +98,20 @@ def _patches(values: np.ndarray, fact: Facts, wanted: int, random: np.random.Gen
 
 
 def repairable(model: onnx.ModelProto, facts: Mapping[str, Facts]) -> dict[str, Facts]:
-    """Layers whose rows can be drawn: two-dimensional convolutions with explicit padding, and products of matrices."""
+    """Layers whose rows can be drawn: two-dimensional convolutions with explicit padding, and products of matrices.
+
+    Their biases are constants, one for each channel or for all.
+    """
     nodes: dict[str, Any] = {node.name: node for node in model.graph.node}
+    sizes = {entry.name: int(np.prod(entry.dims)) for entry in model.graph.initializer}
 
     def plain(name: str, fact: Facts) -> bool:
         given = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[name].attribute}
+        if any(bias and sizes.get(bias) not in (1, fact.channels) for bias in nodes[name].input[2:]):
+            return False
         if fact.layer.operator in ("Conv", "ConvTranspose"):
             return len(fact.shape) == 4 and given.get("auto_pad", b"NOTSET") == b"NOTSET"
-        return len(fact.shape) == 2 and not given.get("transA", 0)
+        factors = given.get("alpha", 1.0), given.get("beta", 1.0)
+        return len(fact.shape) == 2 and not given.get("transA", 0) and factors == (1.0, 1.0)
 
     return {name: fact for name, fact in facts.items() if plain(name, fact)}
