@@ -17,6 +17,7 @@ from sandglass.inspection import inspect
 from sandglass.journal import Journal
 from sandglass.pipeline import Calibration, Say, Target
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.repair import Material
 from sandglass.quantize.search import Cost
 
 SENSITIVITY_SAMPLES = 12
@@ -28,8 +29,6 @@ class Workbench:
     def __init__(
         self, source: Source, backend: str, calibration: Calibration, repairs: Sequence[str], say: Say
     ) -> None:
-        from sandglass.quantize import repair
-
         self.source, self.backend, self.say = source, backend, say
         self.task = discover.load("tasks", source.card.task)
         self.spec = discover.load("backends", backend).SPEC
@@ -39,10 +38,31 @@ class Workbench:
         self.reference = parity.Reference(source, arrays)
         self.input = next(iter(self.reference.inputs))
         self.batches = [{self.input: array} for array in arrays]
-        self.plan, self.material = repair.repaired_plan(
-            source.graph, self.batches, self.spec, source.graph.parent, calibration.method, repairs,
-            pipeline.drawn(calibration, arrays), say,
-        )  # fmt: skip
+        self.plan, self.material = self._best_plan(calibration, repairs)
+
+    def _best_plan(self, calibration: Calibration, repairs: Sequence[str]) -> tuple[Plan, Material]:
+        """The plan with the repairs, or without equalization where that leaves less noise.
+
+        Even channels help activations and hurt weights: which weighs more depends on the network.
+        """
+        from sandglass.graph.execute import GraphSession
+        from sandglass.quantize import repair, sensitivity
+        from sandglass.quantize.simulate import simulate
+
+        graph, batches = self.source.graph, self.batches[:SENSITIVITY_SAMPLES]
+        expected = sensitivity.run(GraphSession(graph), batches)
+        drawn = pipeline.drawn(calibration, [next(iter(batch.values())) for batch in self.batches])
+        without = [name for name in repairs if name != repair.EQUALIZE]
+        found: list[tuple[float, int, Plan, Material]] = []
+        for chosen in [list(repairs)] + ([without] if len(without) < len(repairs) else []):
+            plan, material = repair.repaired_plan(
+                graph, self.batches, self.spec, graph.parent, calibration.method, chosen, drawn, self.say
+            )
+            noise = sensitivity.noise(expected, sensitivity.run(simulate(graph, plan, self.spec), batches))
+            self.say(f"repair: {', '.join(chosen) or 'none'}: {sensitivity.decibels(noise):.1f} dB at the output")
+            found.append((noise, len(found), plan, material))
+        _, _, plan, material = min(found)
+        return plan, material
 
     def make(self, folder: Path, plan: Plan | None) -> Artifact:
         """The artifact for a plan, or the float one, in `folder`; raises what stopped it."""
