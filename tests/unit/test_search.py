@@ -45,7 +45,9 @@ def test_nothing_is_given_back_within_the_budget() -> None:
     """Full int8 keeps the budget: it is the choice, after one simulation."""
     found = costs(0.01, 0.02, 0.03)
     fidelity = Fidelity(found)
-    assert search(found, fidelity, 0.93) == Choice({}, pytest.approx(0.94), 3.0)
+    choice = search(found, fidelity, 0.93)
+    assert (choice.reasons, choice.milliseconds) == ({}, 3.0)
+    assert choice.fidelity == pytest.approx(0.94)
     assert fidelity.asked == [frozenset()]
 
 
@@ -88,6 +90,12 @@ def test_end_is_returned_when_nothing_suffices() -> None:
     assert set(choice.reasons) == {"a", "b", "c"}
     assert choice.fidelity == pytest.approx(0.8)
     assert choice.milliseconds == pytest.approx(6)
+
+
+def test_budget_that_is_just_kept_is_kept() -> None:
+    """A fidelity that is the least one suffices."""
+    for count in range(5):
+        assert len(search(costs(0.1, 0.2, 0.3, 0.4), lambda reasons: len(reasons) / 4, count / 4).reasons) == count
 
 
 def test_nothing_to_search() -> None:
