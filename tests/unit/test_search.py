@@ -70,7 +70,7 @@ def test_noise_counts_for_the_time_that_it_buys() -> None:
 
 def test_idle_layers_go_first() -> None:
     """A layer that int8 makes no faster is in float though the budget is kept, and though its noise is least."""
-    found = [*costs(0.01, 0.02), Cost("idle", 1e-9, 1.0, 1.2), Cost("nearly", 1e-9, 1.0, 0.9999)]
+    found = [*costs(0.01, 0.02), Cost("idle", 1e-9, 1.0, 1.2), Cost("nearly", 1e-9, 1.0, 1.0)]
     assert set(idle(found)) == {"idle", "nearly"}
     fidelity = Fidelity(found)
     choice = search(found, fidelity, 0.5)
