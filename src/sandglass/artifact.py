@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -49,7 +50,7 @@ class Artifact:
         """Bytes of the runtime's files, without the manifest."""
         return sum((self.folder / name).stat().st_size for name in self.manifest["files"])
 
-    @property
+    @cached_property
     def sha256(self) -> str:
         """Hash of the manifest, which holds the hashes of all files."""
         return sha256(self.folder / MANIFEST)

@@ -10,7 +10,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.cli_int8 import METHODS, add_quantize
+from sandglass.cli_int8 import METHODS, add_quantize, add_sensitivity
 from sandglass.errors import SandglassError
 
 if TYPE_CHECKING:
@@ -42,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     for add in (
         _deploy,
         add_quantize,
+        add_sensitivity,
         _evaluate,
         _benchmark,
         _inspect,

@@ -149,17 +149,26 @@ def find_checkpoint(card: Card, given: Path | None) -> Path:
     )
 
 
-def calibration_arrays(card: Card, calibration: Calibration) -> list[np.ndarray]:
-    """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed."""
+def calibration_inputs(card: Card, calibration: Calibration) -> list[tuple[np.ndarray, Any]]:
+    """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed.
+
+    With each comes what the task needs to decode its outputs.
+    """
     task = discover.load("tasks", card.task)
     samples = task.samples(calibration.dataset)
     if not samples:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     chosen = random.Random(calibration.seed).sample(samples, min(calibration.size, len(samples)))
-    return [
-        task.prepare(calibration.dataset.read(sample.image_id), sample, card)[0][np.newaxis]
+    prepared = [
+        task.prepare(calibration.dataset.read(sample.image_id), sample, card)
         for sample in sorted(chosen, key=lambda sample: sample.index)
     ]
+    return [(array[np.newaxis], meta) for array, meta in prepared]
+
+
+def calibration_arrays(card: Card, calibration: Calibration) -> list[np.ndarray]:
+    """The calibration set's inputs alone."""
+    return [array for array, _ in calibration_inputs(card, calibration)]
 
 
 def drawn(calibration: Calibration, samples: Sequence[np.ndarray]) -> dict[str, Any]:

@@ -13,23 +13,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sandglass import discover, host, parity, pipeline
+from sandglass import discover, pipeline
 from sandglass.artifact import Artifact
-from sandglass.backends import Source
 from sandglass.benchmarking import Speed, benchmark
 from sandglass.card import Card, load_card
 from sandglass.errors import BudgetError, DatasetError, InputError
-from sandglass.evaluation import Evaluation, evaluate, fidelity, infer
+from sandglass.evaluation import Evaluation, evaluate, fidelity
 from sandglass.files import read_json, refuse_existing, write_json
-from sandglass.inspection import inspect
-from sandglass.journal import Journal
 from sandglass.pipeline import Calibration, Say, Target
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import Choice, Cost
+from sandglass.workbench import Workbench
 
-SENSITIVITY_SAMPLES = 12
 ARGUMENTS = "search.json"
 
 
@@ -48,8 +43,8 @@ class Request:
 class Quantization:
     """What a search ended with.
 
-    `evaluations` and `speeds` are of the float artifact, of full int8, and of the chosen one; `change` is the paired
-    change of each metric, `agreement` the fidelity with its interval, `verdict` one sentence.
+    `evaluations` and `speeds` are of the float artifact, of full int8, and of the chosen one; `changes` are the paired
+    changes of each metric and `agreements` the fidelity, with intervals, of the latter two; `verdict` is one sentence.
     """
 
     artifact: Artifact
@@ -87,9 +82,7 @@ def quantize(
     cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
     begun with other arguments.
     """
-    from sandglass.graph.load import load_graph
-    from sandglass.graph.work import layer_work
-    from sandglass.quantize import repair, sensitivity
+    from sandglass.quantize.sensitivity import without
 
     card = source if isinstance(source, Card) else load_card(source)
     task = discover.load("tasks", card.task)
@@ -98,86 +91,48 @@ def quantize(
     _same_arguments(out / ARGUMENTS, _arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
-    backend = discover.load("backends", wanted.target.backend)
     with pipeline.prepared_source(card, checkpoint, say) as ready:
-        arrays = pipeline.calibration_arrays(card, calibration)
-        reference = parity.Reference(ready, arrays)
-        name = next(iter(reference.inputs))
-        batches = [{name: array} for array in arrays]
-        plan, _ = repair.repaired_plan(
-            ready.graph, batches, backend.SPEC, ready.graph.parent, calibration.method, wanted.repairs,
-            pipeline.drawn(calibration, arrays), say,
-        )  # fmt: skip
-
-        def make(folder: Path, made_plan: Plan | None) -> Artifact:
-            precision = "int8" if made_plan else "fp32"
-            made = pipeline.build_artifact(
-                Target(wanted.target.backend, precision), ready, made_plan, reference, folder, True, say
-            )
-            if made.artifact is None:
-                raise made.error or InputError(f"{folder} was not made")
-            return made.artifact
-
-        base, full = make(out, None), make(ready.graph.parent / "full", plan)
+        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
+        scratch = ready.graph.parent
+        base, full = bench.make(out, None), bench.make(scratch / "full", bench.plan)
         float_result = evaluate(base, evaluation)
-        costs = measured_costs(ready, plan, full, base, batches[:SENSITIVITY_SAMPLES], say)
-        samples = task.samples(evaluation)
+        costs = bench.costs(full, base)
 
         def steer(reasons: Mapping[str, str]) -> float:
-            session = _Simulated(ready.graph, sensitivity.without(plan, reasons), backend.SPEC)
-            found = _predictions(task, full, session, evaluation, samples)
+            found = bench.simulated(without(bench.plan, reasons), full, evaluation)
             return float(fidelity(float_result, found)[task.FIDELITY[0]]["value"])
 
-        choice, final_plan, result, change = _decide(
-            wanted, costs, steer, plan, make, out, evaluation, float_result, say
-        )
+        choice, plan, result, change = _decide(wanted, costs, steer, bench, scratch, evaluation, float_result, say)
         full_result = evaluate(full, evaluation)
         met, verdict = judge(change[wanted.metric], len(evaluation.image_ids), wanted)
-        agreements = [fidelity(float_result, found.predictions) for found in (full_result, result)]
-        speeds = benchmark([base, full, result.artifact])
-        work = layer_work(load_graph(ready.graph))
-        integer = sensitivity.integer_layers(ready.graph, final_plan, backend.SPEC)
-        share = sum(work[n][0] for n in integer if n in work) / max(1, sum(macs for macs, _ in work.values()))
-    final_plan.save(out / "plan.json")
-    if not met and not best_effort:
-        import shutil
-
-        shutil.rmtree(result.artifact.folder)
-        raise BudgetError(verdict, "allow more with --max-drop, or publish the best found with --best-effort")
+        if not met and not best_effort:
+            raise BudgetError(verdict, "allow more with --max-drop, or publish the best found with --best-effort")
+        plan.save(out / "plan.json")
+        artifact = bench.make(out, plan)
+        speeds = benchmark([base, full, artifact])
+        share = bench.integer_share(plan)
+    agreements = [fidelity(float_result, found.predictions) for found in (full_result, result)]
     changes = [task.paired(float_result.predictions, r.predictions, evaluation) for r in (full_result, result)]
-    return Quantization(
-        result.artifact, final_plan, costs, choice, [float_result, full_result, result], agreements, changes, speeds,
-        share, met, verdict,
-    )  # fmt: skip
+    evaluations = [float_result, full_result, result]
+    return Quantization(artifact, plan, costs, choice, evaluations, agreements, changes, speeds, share, met, verdict)
 
 
-def measured_costs(
-    source: Source, plan: Plan, full: Artifact, base: Artifact, batches: Sequence[Mapping[str, np.ndarray]], say: Say
+def sensitivity(
+    source: str | Path | Card,
+    target: str,
+    *,
+    calibration: Calibration,
+    checkpoint: Path | None = None,
+    repairs: Sequence[str] | None = None,
+    say: Say = lambda line: None,
 ) -> list[Cost]:
-    """Noise by simulation and time by the runtime's own clock, of each layer that `full` runs in int8.
-
-    The noises are journaled: a run that was killed goes on where it stopped.
-    """
-    from sandglass.graph.load import load_graph
-    from sandglass.graph.work import layer_work
-    from sandglass.quantize import sensitivity
-
-    spec = discover.load("backends", full.backend).SPEC
-    layers = sensitivity.integer_layers(source.graph, plan, spec)
-    journal = Journal({"noises": plan.sha256, "graph": plan.graph, "backend": full.backend, "samples": len(batches)})
-    todo = [name for i, name in enumerate(layers) if i not in journal.done]
-    for done, (name, power) in enumerate(sensitivity.noises(source.graph, plan, spec, batches, todo), 1):
-        journal.append({layers.index(name): power})
-        say(f"sensitivity: {len(layers) - len(todo) + done}/{len(layers)} {name}: {sensitivity.decibels(power):.1f} dB")
-    noises = {name: journal.done[i] for i, name in enumerate(layers)}
-    journal.close()
-    seen = inspect(full, threads=1, against=base)
-    integer = {run.name: run.milliseconds or 0.0 for run in seen.runs if run.macs}
-    floating, work = seen.float_times(), layer_work(load_graph(source.graph))
-    return [
-        Cost(name, noises[name], floating.get(name, 0.0), integer.get(name, 0.0), work.get(name, (0, 0))[0])
-        for name in layers
-    ]
+    """What each layer that a target runs in int8 costs and gains, in the graph's order."""
+    card = source if isinstance(source, Card) else load_card(source)
+    wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
+    with pipeline.prepared_source(card, checkpoint, say) as ready:
+        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
+        folder = ready.graph.parent
+        return bench.costs(bench.make(folder / "full", bench.plan), bench.make(folder / "base", None))
 
 
 def judge(change: Mapping[str, float], images: int, wanted: Request) -> tuple[bool, str]:
@@ -206,33 +161,12 @@ def shared_images(task: Any, first: Any, second: Any) -> list[str]:
     return [f"{shared} images are in the calibration set and in the evaluation set"] if shared else []
 
 
-class _Simulated:
-    """A plan under simulation in the place of an artifact's session."""
-
-    def __init__(self, graph: Path, plan: Plan, spec: Any) -> None:
-        from sandglass.quantize.simulate import simulate
-
-        self.session = simulate(graph, plan, spec, threads=1)
-
-    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name; the graph takes one image at a time."""
-        return self.session.run(inputs)
-
-
-def _predictions(task: Any, artifact: Artifact, session: Any, dataset: Any, samples: Sequence[Any]) -> list[Any]:
-    found: dict[int, Any] = {}
-    for part in infer(task, artifact, session, dataset, samples, workers=host.threads()):
-        found |= part
-    return [found[sample.index] for sample in samples]
-
-
 def _decide(
     wanted: Request,
     costs: list[Cost],
     steer: Callable[[Mapping[str, str]], float],
-    plan: Plan,
-    make: Callable[[Path, Plan | None], Artifact],
-    out: Path,
+    bench: Workbench,
+    scratch: Path,
     evaluation: Any,
     base: Evaluation,
     say: Say,
@@ -241,12 +175,12 @@ def _decide(
     from sandglass.quantize.search import search
     from sandglass.quantize.sensitivity import without
 
-    task, least = discover.load("tasks", base.artifact.card.task), wanted.fidelity
+    least = wanted.fidelity
     while True:
         choice = search(costs, steer, least, say)
-        final = without(plan, choice.reasons)
-        result = evaluate(make(out, final), evaluation)
-        change = task.paired(base.predictions, result.predictions, evaluation)
+        final = without(bench.plan, choice.reasons)
+        result = evaluate(bench.make(scratch / "candidate", final), evaluation)
+        change = bench.task.paired(base.predictions, result.predictions, evaluation)
         if -100 * change[wanted.metric]["value"] <= wanted.max_drop or 1 - least < 0.002:
             return choice, final, result, change
         least = 1 - (1 - least) / 2

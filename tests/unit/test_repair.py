@@ -21,7 +21,7 @@ from sandglass.quantize.equalize import scale_channels
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.qdq import quantize_dequantize, weight_scales
-from sandglass.quantize.sensitivity import integer_layers, noise, outputs, without
+from sandglass.quantize.sensitivity import integer_layers, noise, run, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec
 
@@ -101,7 +101,7 @@ def read_by(model: onnx.ModelProto, layer: str) -> list[np.ndarray]:
 def error(graph: Path, plan: Plan, spec: Spec) -> float:
     """Noise of the simulated plan on held-out images."""
     held_out = images(8, 1000)
-    return noise(outputs(GraphSession(graph), held_out), outputs(simulate(graph, plan, spec), held_out))
+    return noise(run(GraphSession(graph), held_out), run(simulate(graph, plan, spec), held_out))
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -313,7 +313,7 @@ def test_matrices_are_repaired(tmp_path: Path) -> None:
 
 def error_of(graph: Path, plan: Plan, spec: Spec, batches: list[dict[str, np.ndarray]]) -> float:
     """Noise of the simulated plan."""
-    return noise(outputs(GraphSession(graph), batches), outputs(simulate(graph, plan, spec), batches))
+    return noise(run(GraphSession(graph), batches), run(simulate(graph, plan, spec), batches))
 
 
 def test_empty_calibration_set_is_refused(graph: Path, tmp_path: Path) -> None:
@@ -340,4 +340,4 @@ def test_dead_network_is_repaired_without_harm(graph: Path, tmp_path: Path) -> N
         assert "c1" not in plan.arrays.rounded
         for values in plan.arrays.rounded.values():
             assert np.isfinite(values.bias).all()
-        assert np.isfinite(outputs(simulate(graph, plan, spec), images(1, 0))[0]).all()
+        assert all(np.isfinite(values).all() for values in run(simulate(graph, plan, spec), images(1, 0))[0].values())

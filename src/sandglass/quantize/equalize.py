@@ -3,9 +3,9 @@
 Between two layers a channel may be divided by a factor if the next layer multiplies by it (Nagel et al., 2019), through
 ReLU as through nothing. Weights have a scale for each output channel, so the producer does not care; activations have
 one scale for all channels, and gain. A depthwise consumer does not care either; a dense one does, and the factor is
-a compromise of both ranges (as in SmoothQuant, Xiao et al., 2022). Sums tie the factors of all their terms together
-and are left alone. A Clip at a constant stops a factor unless the constant is never reached: it then moves with the
-channel, which changes the network only beyond MARGIN times anything seen.
+a compromise of both ranges (as in SmoothQuant, Xiao et al., 2022). A sum ties the factors of all its terms together,
+so that a whole chain of residual blocks is scaled alike. A Clip at a constant stops a factor unless the constant is
+never reached: it then moves with the channel, which changes the network only beyond MARGIN times anything seen.
 """
 
 from __future__ import annotations
@@ -13,59 +13,103 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.execute import GraphSession
-from sandglass.quantize.layers import CLAMPS, Facts, facts, own_constants
+from sandglass.quantize.layers import Facts, facts, own_constants
 
 SHARE = 0.5  # of the activation's range in the compromise with the weights'
 MARGIN = 2.0
 SMALLEST = 1e-3  # factor, beside the largest: a channel that is nearly dead is left so
 CLOSE = 1e-6
+EVEN = ("Relu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity")  # f(a x) = a f(x), a > 0
 
 
 @dataclass(frozen=True)
 class Link:
-    """A tensor that one layer makes and only layers read. `limit` is the upper bound of a Clip, or infinite."""
+    """Tensors whose channels are scaled together: `producers` make them, `consumers` read them, all are layers.
+
+    `limit` is the least upper bound of a Clip among them, or infinite. `tensor` names the group and is read by layers,
+    as all of `tensors` are.
+    """
 
     tensor: str
-    producer: str
+    tensors: tuple[str, ...]
+    producers: tuple[str, ...]
     consumers: tuple[str, ...]
     limit: float
 
 
 def links(model: onnx.ModelProto) -> list[Link]:
-    """Every place where channels can be scaled, in the graph's order."""
+    """Every group of tensors whose channels can be scaled, in the graph's order."""
     known = facts(model)
-    nodes = {node.name: node for node in model.graph.node}
     values = {i.name: i for i in model.graph.initializer}
-    readers: dict[str, list[Any]] = {}
+    groups = _Groups({*values, *(v.name for v in (*model.graph.input, *model.graph.output))})
     for node in model.graph.node:
-        for tensor in node.input:
-            readers.setdefault(tensor, []).append(node)
-    outputs = {value.name for value in model.graph.output}
-    found = []
-    for name in known:
-        if any(given and given not in values for given in nodes[name].input[2:]):
-            continue  # a bias that is computed
-        tensor, limit = nodes[name].output[0], float("inf")
-        following = readers.get(tensor, [])
-        if len(following) == 1 and following[0].op_type in CLAMPS and tensor not in outputs:
-            bounds = _bounds(following[0], values)
-            if bounds is None:
-                continue
-            tensor, limit = following[0].output[0], bounds
-            following = readers.get(tensor, [])
-        names = tuple(node.name for node in following)
-        if not names or tensor in outputs or any(n not in known or nodes[n].input[0] != tensor for n in names):
-            continue
-        if all(_scalable(known[n], as_input=True) for n in names) and _scalable(known[name], as_input=False):
-            found.append(Link(tensor, name, names, limit))
-    return found
+        if node.op_type in EVEN:
+            groups.join([*(node.input if node.op_type == "Add" else node.input[:1]), node.output[0]])
+        elif node.op_type == "Clip" and (bound := _bound(node, values)) is not None:
+            groups.join([node.input[0], node.output[0]], bound)
+        elif node.name in known:
+            fact, computed = known[node.name], any(name and name not in values for name in node.input[2:])
+            groups.note(node.output[0], "producers", node.name, fixed=computed or not _scalable(fact, as_input=False))
+            groups.note(node.input[0], "consumers", node.name, fixed=not _scalable(fact, as_input=True))
+        else:
+            for tensor in (*node.input, *node.output):
+                groups.fix(tensor)
+    return groups.links()
+
+
+class _Groups:
+    """Tensors that must be scaled alike (union-find), and who makes and reads them."""
+
+    def __init__(self, fixed: set[str]) -> None:
+        self.parents: dict[str, str] = {}
+        self.fixed = fixed
+        self.limits: dict[str, float] = {}
+        self.users: dict[str, list[tuple[str, str]]] = {}  # tensor to (role, layer)
+
+    def find(self, tensor: str) -> str:
+        """The group's representative."""
+        while (parent := self.parents.setdefault(tensor, tensor)) != tensor:
+            tensor = parent
+        return tensor
+
+    def join(self, tensors: list[str], limit: float = float("inf")) -> None:
+        """All of `tensors` have the same factors."""
+        for tensor in tensors:
+            self.parents[self.find(tensor)] = self.find(tensors[0])
+        self.limits[tensors[-1]] = limit
+
+    def fix(self, tensor: str) -> None:
+        """A tensor cannot be scaled."""
+        self.fixed.add(tensor)
+
+    def note(self, tensor: str, role: str, layer: str, fixed: bool) -> None:
+        """A layer makes or reads a tensor."""
+        self.users.setdefault(tensor, []).append((role, layer))
+        if fixed:
+            self.fixed.add(tensor)
+
+    def links(self) -> list[Link]:
+        """The groups that nothing holds fixed and that layers make and read."""
+        held = {self.find(tensor) for tensor in self.fixed}
+        members: dict[str, list[str]] = {}
+        for tensor in (*self.parents, *self.users):
+            members.setdefault(self.find(tensor), []).append(tensor)
+        found = []
+        for root, tensors in members.items():
+            users = [(tensor, *user) for tensor in dict.fromkeys(tensors) for user in self.users.get(tensor, [])]
+            read = tuple(dict.fromkeys(tensor for tensor, role, _ in users if role == "consumers"))
+            made = tuple(layer for _, role, layer in users if role == "producers")
+            if root not in held and read and made:
+                consumers = tuple(layer for _, role, layer in users if role == "consumers")
+                limit = min(self.limits.get(tensor, float("inf")) for tensor in tensors)
+                found.append(Link(read[0], read, made, consumers, limit))
+        return found
 
 
 def channel_peaks(
@@ -82,12 +126,12 @@ def channel_peaks(
 
 
 def choose_factors(model: onnx.ModelProto, found: list[Link], peaks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Factors by tensor, (channels,) float32: each channel is divided by its own."""
+    """Factors by the name of a link, (channels,) float32: each channel is divided by its own."""
     known = facts(model)
     weights = {i.name: i for i in model.graph.initializer}
     chosen: dict[str, np.ndarray] = {}
     for link in found:
-        peak = np.maximum(peaks[link.tensor].astype(np.float64), CLOSE)
+        peak = np.maximum(np.max([peaks[tensor] for tensor in link.tensors], axis=0).astype(np.float64), CLOSE)
         consumers = [known[name] for name in link.consumers]
         factors = peak / peak.max()
         if not all(_depthwise(consumer) for consumer in consumers):
@@ -113,10 +157,10 @@ def scale_channels(model: onnx.ModelProto, factors: Mapping[str, np.ndarray]) ->
         if link.tensor not in factors:
             continue
         values = factors[link.tensor].astype(np.float64)
-        producer = known[link.producer]
-        _multiply(constants[producer.layer.weight], 1 / values, producer.axis)
-        if len(nodes[link.producer].input) > 2 and nodes[link.producer].input[2]:
-            _multiply(constants[nodes[link.producer].input[2]], 1 / values, 0)
+        for name in link.producers:
+            _multiply(constants[known[name].layer.weight], 1 / values, known[name].axis)
+            if len(nodes[name].input) > 2 and nodes[name].input[2]:
+                _multiply(constants[nodes[name].input[2]], 1 / values, 0)
         for name in link.consumers:
             _multiply(constants[known[name].layer.weight], values, _input_axis(known[name]))
     return model
@@ -128,14 +172,12 @@ def _multiply(initializer: onnx.TensorProto, values: np.ndarray, axis: int) -> N
     initializer.CopyFrom(numpy_helper.from_array((weight * values.reshape(shape)).astype(np.float32), initializer.name))
 
 
-def _bounds(clamp: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> float | None:
-    """The upper bound of a clamp whose lower one is 0; None for any other."""
-    if clamp.op_type == "Relu":
-        return float("inf")
-    if len(clamp.input) < 3 or any(name and name not in values for name in clamp.input[1:3]):
+def _bound(clip: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> float | None:
+    """The upper bound of a Clip whose lower one is 0; None for any other."""
+    if len(clip.input) < 3 or any(name not in values for name in clip.input[1:3]):
         return None
-    low, high = (float(numpy_helper.to_array(values[n])) if n else None for n in clamp.input[1:3])
-    return high if low == 0 and high is not None and high > 0 else None
+    low, high = (float(numpy_helper.to_array(values[name])) for name in clip.input[1:3])
+    return high if low == 0 and high > 0 else None
 
 
 def _depthwise(fact: Facts) -> bool:

@@ -71,9 +71,8 @@ def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed:
     if operator == "Gemm":
         return 0 if transposed else 1
     if operator == "ConvTranspose":
-        return (
-            0 if group > 1 and shape[:2] == (group, 1) else 1
-        )  # depthwise: the input channels are the output channels
+        depthwise = group > 1 and shape[:2] == (group, 1)  # the input channels are the output channels
+        return 0 if depthwise else 1
     return 0 if operator == "Conv" else len(shape) - 1
 
 

@@ -55,6 +55,18 @@ class Material:
             BIAS in repairs,
         )
 
+    def local_noise(self, plan: Plan, name: str) -> float:
+        """Power of a layer's output error over the power of its output, when its input and weights are rounded."""
+        fact, rows = self.facts[name], self.rows[name]
+        rounded = plan.arrays.rounded.get(name) or self.round(plan, name, plan.layers[name].weight_bits, ())
+        shape = [-1 if i == fact.axis else 1 for i in range(rounded.integers.ndim)]
+        weights = rounded.integers * rounded.scales.reshape(shape)
+        first, second = (samples.weight_matrix(w, fact).transpose(0, 2, 1) for w in (self.weights[name], weights))
+        seen = rounding.round_input(rows, plan.tensors[fact.layer.input], self.spec.asymmetric)
+        expected, found = rows.transpose(1, 0, 2) @ first, seen.transpose(1, 0, 2) @ second
+        power = float(expected.var(axis=1).mean())
+        return float((found - expected).var(axis=1).mean()) / max(power, 1e-12)
+
 
 def repaired_plan(
     graph: Path,
@@ -76,8 +88,9 @@ def repaired_plan(
     if EQUALIZE in repairs:
         found = equalize.links(model)
         if found and batches:
-            say(f"repair: evening out the channels of {len(found)} tensors")
-            peaks = equalize.channel_peaks(graph, [link.tensor for link in found], batches)
+            tensors = [tensor for link in found for tensor in link.tensors]
+            say(f"repair: evening out the channels of {len(tensors)} tensors")
+            peaks = equalize.channel_peaks(graph, tensors, batches)
             factors = equalize.choose_factors(model, found, peaks)
         equalize.scale_channels(model, factors)
     own_constants(model)

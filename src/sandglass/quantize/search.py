@@ -5,18 +5,22 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-NOTHING = 0.002  # of the network's time in float: what a layer must gain to be worth any noise
-
 
 @dataclass(frozen=True)
 class Cost:
-    """One layer: noise that its rounding adds at the output, and milliseconds in float and in int8."""
+    """What one layer costs, rounded alone, and what it gains.
+
+    `noise` is the power of the error at the network's outputs over that of the outputs, `local` the same at the
+    layer's own output, `fidelity` the agreement with the float network; milliseconds in float and in int8.
+    """
 
     name: str
     noise: float
     float_ms: float
     int8_ms: float
     macs: int = 0
+    local: float = 0.0
+    fidelity: float = 1.0
 
     @property
     def gain(self) -> float:
@@ -35,11 +39,10 @@ class Choice:
 
 def idle(costs: Sequence[Cost]) -> dict[str, str]:
     """Layers that int8 makes no faster: their noise buys nothing."""
-    least = NOTHING * sum(cost.float_ms for cost in costs)
     return {
         cost.name: f"int8 gains no time: {cost.int8_ms:.3f} ms, float {cost.float_ms:.3f} ms"
         for cost in costs
-        if cost.gain < least
+        if cost.gain <= 0
     }
 
 

@@ -14,7 +14,8 @@ from sandglass.quantize.plan import Plan
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec, decide
 
-Batches = Sequence[Mapping[str, np.ndarray]]
+Outputs = Mapping[str, np.ndarray]
+Batches = Sequence[Outputs]
 
 
 def only(plan: Plan, kept: Sequence[str]) -> Plan:
@@ -40,25 +41,29 @@ def integer_layers(graph: Path, plan: Plan, spec: Spec) -> list[str]:
     return [name for name, reason in decide(plan, spec, load_graph(graph)).items() if not reason]
 
 
-def noises(graph: Path, plan: Plan, spec: Spec, batches: Batches, layers: Sequence[str]) -> Iterator[tuple[str, float]]:
-    """For each of `layers`, rounded alone: power of the error at the outputs over power of the outputs.
-
-    The mean over `batches`, each of which counts the same. Powers of single layers add up nearly to that of all.
-    """
-    expected = outputs(GraphSession(graph), batches)
+def alone(
+    graph: Path, plan: Plan, spec: Spec, batches: Batches, layers: Sequence[str]
+) -> Iterator[tuple[str, list[Outputs]]]:
+    """For each of `layers`, rounded alone: the network's outputs for every batch."""
     for name in layers:
-        yield name, noise(expected, outputs(simulate(graph, only(plan, [name]), spec), batches))
+        yield name, run(simulate(graph, only(plan, [name]), spec), batches)
 
 
-def outputs(session: GraphSession, batches: Batches) -> list[np.ndarray]:
-    """All outputs of each batch, flat."""
-    return [np.concatenate([value.ravel() for value in session.run(batch).values()]) for batch in batches]
+def run(session: GraphSession, batches: Batches) -> list[Outputs]:
+    """Outputs by name for each batch."""
+    return [session.run(batch) for batch in batches]
 
 
-def noise(expected: Sequence[np.ndarray], found: Sequence[np.ndarray]) -> float:
-    """Mean over samples of the power of the difference over the power of the expected values."""
-    pairs = zip(expected, found, strict=True)
-    return float(np.mean([((a - b) ** 2).sum() / max(float((a**2).sum()), 1e-12) for a, b in pairs]))
+def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """Power of the difference over the power of the expected outputs, the mean over batches.
+
+    Powers of single layers add up nearly to that of all.
+    """
+    shares = []
+    for first, second in zip(expected, found, strict=True):
+        error = sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+        shares.append(error / max(sum(float((values**2).sum()) for values in first.values()), 1e-12))
+    return float(np.mean(shares))
 
 
 def decibels(power: float) -> float:

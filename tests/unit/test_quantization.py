@@ -1,0 +1,102 @@
+"""The search under a budget on the embedded model, through the command line."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from sandglass.cli import main
+from sandglass.errors import InputError
+from sandglass.pipeline import Target
+from sandglass.quantization import Request, judge
+
+WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
+SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--evaluation-dataset", "synthetic-people"]
+
+
+def search(out: Path, *more: str) -> int:
+    """Run `sandglass quantize` on the embedded model."""
+    pytest.importorskip("openvino")
+    given = ["--calibration-size", "8", "--limit", "10", "--out", str(out), *SYNTHETIC, *more]
+    return main(["quantize", "hourglass-tiny-synthetic", "--to", "openvino:int8", *given])
+
+
+def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The artifact, the float one and the plan are there; every layer has a decision; the result is JSON too."""
+    from sandglass.artifact import load_artifact
+
+    out = tmp_path / "out"
+    assert search(out, "--max-drop", "20", "--min-fidelity", "0.9", "--json", str(tmp_path / "r.json")) == 0
+    assert "points" in capsys.readouterr().out
+    result = json.loads((tmp_path / "r.json").read_text())
+    assert result["met"] is True
+    assert 0.5 < result["int8_share_of_macs"] <= 1
+    assert {layer["runs_in"] for layer in result["layers"]} <= {"int8", "float"}
+    assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
+    assert result["fidelity"][1]["OKS"]["value"] > 0.9
+    plan = json.loads((out / "plan.json").read_text())
+    assert plan["repairs"] == ["equalize", "output thresholds", "compensated rounding", "bias correction"]
+    notes = load_artifact(out / "openvino-int8").manifest["backend_notes"]["layers"]
+    floats = {layer["name"] for layer in result["layers"] if layer["runs_in"] == "float"}
+    assert all(notes[name].startswith("float") for name in floats)
+    assert load_artifact(out / "openvino-fp32").precision == "fp32"
+
+
+def test_a_budget_that_cannot_be_kept_publishes_nothing(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The drop is told, exit code 2, no int8 artifact; then another search in that folder is refused by name."""
+    from sandglass import quantization
+
+    monkeypatch.setattr(quantization, "judge", lambda *given: (False, "AP drops by 9 points, over the budget"))
+    out = tmp_path / "out"
+    assert search(out, "--min-fidelity", "0") == 2
+    assert "AP drops by 9 points" in capsys.readouterr().err
+    assert not (out / "openvino-int8").exists()
+    assert not (out / "plan.json").exists()
+    assert search(out, "--min-fidelity", "0", "--max-drop", "3") == 2
+    assert "begun with another max_drop" in capsys.readouterr().err
+    assert search(out, "--min-fidelity", "0", "--best-effort") == 0
+    assert (out / "openvino-int8" / "sandglass.json").exists()
+
+
+@pytest.mark.parametrize(
+    ("change", "met", "told"),
+    [
+        ({"value": -0.001, "low": -0.004, "high": 0.002}, True, "0.10 points (95 %: -0.20 .. 0.40), within 0.5"),
+        ({"value": -0.001, "low": -0.021, "high": 0.02}, True, "100 images are too few to prove 0.5; about 2500 would"),
+        ({"value": -0.006, "low": -0.021, "high": 0.02}, False, "over the budget of 0.5"),
+    ],
+)
+def test_the_verdict_is_that_of_the_interval(change: dict[str, float], met: bool, told: str) -> None:
+    """Within the budget by its interval, by its value alone with the images that it would take, or over it."""
+    found = judge(change, 100, WANTED)
+    assert found[0] is met
+    assert told in found[1]
+
+
+@pytest.mark.parametrize(
+    ("more", "told"),
+    [
+        (["--metric", "mIoU"], "unknown metric 'mIoU'"),
+        (["--without", "magic"], "unknown repair 'magic'"),
+    ],
+)
+def test_bad_arguments_are_one_line(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], more: list[str], told: str
+) -> None:
+    """A metric that the task lacks and a repair that is none: exit code 2, nothing written."""
+    assert search(tmp_path / "out", *more) == 2
+    assert told in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
+def test_float_targets_are_refused() -> None:
+    """A search is for int8."""
+    from sandglass import discover
+    from sandglass.quantization import _request
+
+    with pytest.raises(InputError, match="no int8 target"):
+        _request(discover.load("tasks", "topdown-pose"), "reference:fp32", 0.5, None, 0.9, None)
