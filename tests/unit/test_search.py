@@ -16,7 +16,7 @@ from sandglass.graph.execute import GraphSession
 from sandglass.quantize import make
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import Choice, Cost, idle, ranking, search
-from sandglass.quantize.sensitivity import decibels, integer_layers, noise, noises, only, outputs, without
+from sandglass.quantize.sensitivity import alone, decibels, integer_layers, noise, only, run, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec
 
@@ -145,11 +145,17 @@ def plan(graph: Path) -> Plan:
     return make.make_plan(graph, images(8), "mse")
 
 
+def single_noises(graph: Path, plan: Plan, batches: list[dict[str, np.ndarray]]) -> dict[str, float]:
+    """The noise of each layer that is rounded alone."""
+    expected = run(GraphSession(graph), batches)
+    return {name: noise(expected, found) for name, found in alone(graph, plan, SPEC, batches, LAYERS)}
+
+
 def test_noises_of_single_layers_add_up(graph: Path, plan: Plan) -> None:
     """Their sum is about the noise of all layers rounded together, and none of them is all of it."""
     held_out = images(8, 100)
-    single = dict(noises(graph, plan, SPEC, held_out, LAYERS))
-    together = noise(outputs(GraphSession(graph), held_out), outputs(simulate(graph, plan, SPEC), held_out))
+    single = single_noises(graph, plan, held_out)
+    together = noise(run(GraphSession(graph), held_out), run(simulate(graph, plan, SPEC), held_out))
     assert list(single) == LAYERS
     assert 0.75 < sum(single.values()) / together < 1.35
     assert all(0 < power < 0.9 * together for power in single.values())
@@ -158,12 +164,12 @@ def test_noises_of_single_layers_add_up(graph: Path, plan: Plan) -> None:
 def test_noise_of_no_layer_is_none(graph: Path, plan: Plan) -> None:
     """With all layers in float the simulation is the network; a layer given back takes its noise with it."""
     batches = images(2, 100)
-    expected = outputs(GraphSession(graph), batches)
-    assert noise(expected, outputs(simulate(graph, only(plan, []), SPEC), batches)) < 1e-10
-    single = dict(noises(graph, plan, SPEC, batches, LAYERS))
+    expected = run(GraphSession(graph), batches)
+    assert noise(expected, run(simulate(graph, only(plan, []), SPEC), batches)) < 1e-10
+    single = single_noises(graph, plan, batches)
     worst = max(single, key=lambda name: single[name])
-    less = noise(expected, outputs(simulate(graph, without(plan, {worst: "noisy"}), SPEC), batches))
-    assert less < noise(expected, outputs(simulate(graph, plan, SPEC), batches))
+    less = noise(expected, run(simulate(graph, without(plan, {worst: "noisy"}), SPEC), batches))
+    assert less < noise(expected, run(simulate(graph, plan, SPEC), batches))
 
 
 def test_layers_are_left_out_by_name(graph: Path, plan: Plan) -> None:
@@ -179,8 +185,8 @@ def test_layers_are_left_out_by_name(graph: Path, plan: Plan) -> None:
 
 def test_noise_is_a_share_of_the_power() -> None:
     """Each sample counts the same, however large its outputs; a decibel is a tenth of a power of ten."""
-    expected = [np.array([3.0, 4.0]), np.array([300.0, 400.0])]
-    assert noise(expected, [values * 1.1 for values in expected]) == pytest.approx(0.01)
-    assert noise(expected, [expected[0] * 1.1, expected[1]]) == pytest.approx(0.005)
+    expected = [{"y": np.array([3.0, 4.0])}, {"y": np.array([300.0, 400.0])}]
+    assert noise(expected, [{"y": values["y"] * 1.1} for values in expected]) == pytest.approx(0.01)
+    assert noise(expected, [{"y": expected[0]["y"] * 1.1}, expected[1]]) == pytest.approx(0.005)
     assert decibels(0.01) == pytest.approx(20)
     assert decibels(0) == pytest.approx(120)
