@@ -17,7 +17,7 @@ from sandglass.quantize import equalize
 IN, OUT = "g (float[1, 3, 12, 8] image)", "(float[N, C, H, W] y)"
 FIRST = {"w1": uneven(1, 8, 3, 3, 3), "b1": np.abs(uneven(2, 8)) / 4}
 LAST = {"w9": normal(9, 5, 8, 1, 1), "b9": normal(10, 5)}
-BOUNDS = {"zero": np.float32(0), "six": np.float32(6), "high": np.float32(1000)}
+BOUNDS = {name: np.array(value, np.float32) for name, value in (("zero", 0), ("six", 6), ("high", 1000))}
 CONV = "c = Conv<pads = [1, 1, 1, 1]>(image, w1, b1)"
 # By name: text, weights beside FIRST, LAST and BOUNDS, and the tensors whose channels must be scaled.
 NETWORKS: dict[str, tuple[str, dict[str, np.ndarray], set[str]]] = {
@@ -71,7 +71,7 @@ NETWORKS: dict[str, tuple[str, dict[str, np.ndarray], set[str]]] = {
         {"w2": normal(3, 8, 8, 1, 1), "b9": normal(4, 8)},
         {"r"},
     ),
-    "other clamps": (f"{CONV} r = Clip(c, low, high) y = Conv(r, w9)", {"low": np.float32(-1)}, set()),
+    "other clamps": (f"{CONV} r = Clip(c, low, high) y = Conv(r, w9)", {"low": np.array(-1, np.float32)}, set()),
     "sigmoid": (f"{CONV} r = Sigmoid(c) y = Conv(r, w9)", {}, set()),
     "clamp and another reader": (f"{CONV} r = Relu(c) d = Conv(r, w9) n = Neg(c) e = Conv(n, w9) y = Add(d, e)",
                                  {}, set()),

@@ -274,6 +274,14 @@ def test_layer_may_ask_for_fewer_bits_later(plans: dict[str, Plan], graph: Path)
     np.testing.assert_array_equal(found["c1.weight.q"], plan.arrays.rounded["c1"].integers)
 
 
+def test_target_may_have_fewer_bits_than_the_plan(plans: dict[str, Plan], graph: Path) -> None:
+    """A plan of 8 bits on a processor whose sums hold 7: all weights are rounded again, and none is beyond 63."""
+    plan, spec = plans["asymmetric"], SPECS["7 bits"]
+    found = constants(quantize_dequantize(repair.apply_repairs(load_graph(graph), plan, LAYERS), plan, spec))
+    assert [int(np.abs(found[f"{name}.weight.q"]).max()) for name in LAYERS] == [63] * len(LAYERS)
+    assert error(graph, plan, spec) < 0.01
+
+
 def test_material_rounds_single_layers_again(graph: Path, tmp_path: Path) -> None:
     """With the bits of the plan that gives the plan's integers, with fewer it gives fewer levels."""
     spec = SPECS["asymmetric"]

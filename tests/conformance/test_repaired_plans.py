@@ -1,0 +1,90 @@
+"""Artifacts of every runtime with int8, built from a repaired plan, compute what the simulation says."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from conformance.test_backends import PRECISIONS, save_graph
+from sandglass import discover
+from sandglass.card import Card, Input
+from sandglass.errors import BackendUnavailable
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.load import load_graph
+from sandglass.pipeline import Calibration, deploy
+from sandglass.quantize import repair
+from sandglass.quantize.plan import Plan
+from sandglass.quantize.sensitivity import noise, without
+from sandglass.quantize.simulate import simulate
+from sandglass.quantize.spec import decide
+
+INTEGER = [name for name, precision in PRECISIONS if precision == "int8"]
+
+
+@pytest.fixture(scope="module")
+def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
+    """A card over the small graph."""
+    path = save_graph(tmp_path_factory.mktemp("graph") / "small.onnx")
+    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
+
+
+@pytest.fixture(scope="module")
+def calibration() -> Calibration:
+    """A few synthetic people."""
+    return Calibration(discover.load("datasets", "synthetic-people").load(limit=6, split="train"), size=4)
+
+
+def images(count: int, seed: int) -> list[np.ndarray]:
+    """Inputs of the graph."""
+    random = np.random.default_rng(seed)
+    return [random.standard_normal((1, 3, 32, 24)).astype(np.float32) for _ in range(count)]
+
+
+@pytest.mark.parametrize("kept", ["none", "some"])
+@pytest.mark.parametrize("name", INTEGER)
+def test_artifact_agrees_with_the_simulation(
+    name: str, kept: str, card: Card, calibration: Calibration, tmp_path: Path
+) -> None:
+    """Nearly the simulation's outputs, nearer than float's are, whether all layers are rounded or some given back."""
+    backend = discover.load("backends", name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    graph = brought_up(card, tmp_path)
+    batches = [{"image": image} for image in images(8, 0)]
+    plan, _ = repair.repaired_plan(graph, batches, backend.SPEC, tmp_path, "kl")
+    if kept == "some":
+        plan = without(plan, {"pointwise": "by hand"})
+    plan.save(tmp_path / "plan.json")
+    (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json")
+    assert outcome.artifact is not None, outcome.error
+    assert outcome.artifact.manifest["plan_sha256"] == plan.sha256 == Plan.load(tmp_path / "out" / "plan.json").sha256
+    layers = outcome.artifact.manifest["backend_notes"]["layers"]
+    reasons = decide(plan, backend.SPEC, load_graph(graph))
+    assert {layer: way.startswith("int8") for layer, way in layers.items()} == {
+        n: not why for n, why in reasons.items()
+    }
+    session, simulated, exact = outcome.artifact.open(1), simulate(graph, plan, backend.SPEC), GraphSession(graph)
+    found, expected, floats = (
+        [runner.run({"image": image}) for image in images(8, 100)] for runner in (session, simulated, exact)
+    )
+    for one, other in zip(found, expected, strict=True):
+        assert np.corrcoef(one["heatmaps"].ravel(), other["heatmaps"].ravel())[0, 1] > 0.999
+    assert noise(expected, found) < 0.5 * noise(floats, expected)
+    runs = backend.layers(
+        outcome.artifact.folder, outcome.artifact.manifest["backend_notes"], 1, {"image": images(1, 0)[0]}
+    )
+    arithmetic = {run.name: run.arithmetic for run in runs if run.macs}
+    assert arithmetic == {layer: "float" if why else "int8" for layer, why in reasons.items()}
+
+
+def brought_up(card: Card, folder: Path) -> Path:
+    """The graph that `deploy` makes of the card's."""
+    from sandglass.graph.bring_up import bring_up_file
+
+    assert card.graph is not None
+    bring_up_file(card.graph, folder / "graph.onnx", card.input.size)
+    return folder / "graph.onnx"
