@@ -94,15 +94,20 @@ class _Writer:
             node.input[2] = self._constant(f"{layer.name}.bias", integers, step, 0)
 
     def round(self, tensor: str) -> None:
-        """Put a rounding pair behind a tensor: every reader reads the rounded values."""
+        """Put a rounding pair behind a tensor.
+
+        Every reader reads the rounded values where integers flow between layers, else int8 layers alone: a sum that
+        the target computes in float reads floats.
+        """
         scale, zero = activation_scale(self.plan.tensors[tensor], self.spec.asymmetric)
         names = [f"{tensor}.scale", f"{tensor}.zero_point"]
         for name, value in zip(names, (np.array(scale), zero), strict=True):
             self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         for node in self.model.graph.node:
-            for i, name in enumerate(node.input):
-                if name == tensor:
-                    node.input[i] = f"{tensor}.rounded"
+            if self.spec.between or self.reasons.get(node.name) == "":
+                for i, name in enumerate(node.input):
+                    if name == tensor:
+                        node.input[i] = f"{tensor}.rounded"
         self.added[tensor] = [
             helper.make_node("QuantizeLinear", [tensor, *names], [f"{tensor}.q"], f"{tensor}.quantize"),
             helper.make_node(
