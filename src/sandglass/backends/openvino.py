@@ -123,10 +123,10 @@ def open(
             "deploy the model on this processor: its weights then have 7 bits",
         )
     streams = max(callers, chosen(SETTINGS, settings)["streams"])
-    return OpenVinoSession(folder / MODEL, _properties(threads * callers, settings, streams), streams)
+    return OpenVinoSession(folder / MODEL, _properties(threads * callers, settings, streams, callers), streams)
 
 
-def _properties(threads: int, settings: Settings, streams: int = 1) -> dict[str, Any]:
+def _properties(threads: int, settings: Settings, streams: int = 1, callers: int = 1) -> dict[str, Any]:
     given = chosen(SETTINGS, settings)
     found = {
         "INFERENCE_NUM_THREADS": threads,
@@ -136,8 +136,9 @@ def _properties(threads: int, settings: Settings, streams: int = 1) -> dict[str,
     if streams > 1:
         found["NUM_STREAMS"] = streams
     # Its own choices for these depend on the machine: they are left to it unless they are to change.
-    if given["pinning"]:
-        found["ENABLE_CPU_PINNING"] = True
+    if given["pinning"] or callers > 1:
+        # The callers have work of their own, which would wait beside an idle core for the one its stream is bound to.
+        found["ENABLE_CPU_PINNING"] = callers == 1
     if not given["hyper_threading"]:
         found["ENABLE_HYPER_THREADING"] = False
     return found
