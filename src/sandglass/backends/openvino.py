@@ -57,6 +57,7 @@ LAYERS = {
     "GroupConvolutionBackpropData": ("ConvTranspose", 1),
     "MatMul": ("MatMul", 0),
 }
+MOST_BYTES = 1 << 28  # of weights in all copies of a model
 EXACT_BITS = 7  # 255 * 63 * 2 fits in 16 bits
 
 
@@ -122,8 +123,13 @@ def open(
             f"{folder} has 8-bit weights, and sums of their products overflow on this processor, which lacks VNNI",
             "deploy the model on this processor: its weights then have 7 bits",
         )
-    streams = max(callers, chosen(SETTINGS, settings)["streams"])
-    return OpenVinoSession(folder / MODEL, _properties(threads * callers, settings, streams, callers), streams)
+    # A model for each caller computes in the caller's thread; streams of one model hand over to threads of their own,
+    # which is a tenth slower and takes the memory of one.
+    copies = callers if callers * (folder / MODEL).with_suffix(".bin").stat().st_size <= MOST_BYTES else 1
+    sharing = callers // copies
+    streams = max(sharing, chosen(SETTINGS, settings)["streams"])
+    properties = _properties(threads * sharing, settings, streams, callers)
+    return OpenVinoSession(folder / MODEL, properties, streams, copies)
 
 
 def _properties(threads: int, settings: Settings, streams: int = 1, callers: int = 1) -> dict[str, Any]:
@@ -205,16 +211,17 @@ def _steps(node: Any) -> tuple[float, ...]:
 
 
 class OpenVinoSession:
-    def __init__(self, path: Path, properties: Mapping[str, Any], streams: int = 1) -> None:
+    def __init__(self, path: Path, properties: Mapping[str, Any], streams: int = 1, copies: int = 1) -> None:
         import openvino
 
-        try:
-            self.compiled = openvino.Core().compile_model(path, "CPU", dict(properties))
-        except RuntimeError as error:
-            raise BackendError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
         self.requests: SimpleQueue[Any] = SimpleQueue()
-        for _ in range(streams):
-            self.requests.put(self.compiled.create_infer_request())
+        for _ in range(copies):
+            try:
+                self.compiled = openvino.Core().compile_model(path, "CPU", dict(properties))
+            except RuntimeError as error:
+                raise BackendError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+            for _ in range(streams):
+                self.requests.put(self.compiled.create_infer_request())
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
         self.outputs = [port.any_name for port in self.compiled.outputs]
 
