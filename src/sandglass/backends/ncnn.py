@@ -85,7 +85,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     """
     from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
     from sandglass.formats.ncnn_table import table_text
-    from sandglass.graph.load import load_graph, static_inputs, static_outputs
+    from sandglass.graph.load import drop_weights, load_graph, static_inputs, static_outputs
 
     model = load_graph(source.graph)
     outputs = static_outputs(model)
@@ -93,13 +93,16 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
         "inputs": {name: f"in{i}" for i, name in enumerate(static_inputs(model))},
         "outputs": {name: [f"out{i}", list(shape)] for i, (name, shape) in enumerate(outputs.items())},
     }
+    digests = weight_digests(model)
+    drop_weights(model)  # its weights and the converted ones are never in memory together
     converted = source.once("pnnx", lambda folder: convert(source.graph, folder))
     param = ncnn_param.read_param(converted / PARAM)
     parts = ncnn_bin.read_bin(param, converted / BIN)
     _refuse_unknown(param)
-    notes["names"] = {param.layers[i].name: name for name, i in match_layers(param, parts, model).items()}
+    places = match_layers(param, parts, digests)
+    notes["names"] = {param.layers[i].name: name for name, i in places.items()}
     if plan is not None:
-        scales, notes["layers"] = plan_scales(param, parts, plan, model)
+        scales, notes["layers"] = plan_scales(param, parts, plan, decide(plan, SPEC, model), places)
         ncnn_int8.quantize(param, parts, scales)
         (folder / TABLE).write_text(table_text(scales), encoding="utf-8")
     (folder / PARAM).write_text(param.text(), encoding="utf-8")
@@ -136,18 +139,21 @@ def _refuse_unknown(param: Param) -> None:
 
 
 def plan_scales(
-    param: Param, parts: list[list[memoryview]], plan: Plan, model: Any
+    param: Param,
+    parts: list[list[memoryview]],
+    plan: Plan,
+    reasons: Mapping[str, str],
+    names: Mapping[str, int],
 ) -> tuple[dict[str, Scales], dict[str, str]]:
     """Scales by ncnn layer, and how each layer of the plan runs.
 
-    Layers are matched by their weights: the names are pnnx's own. A layer of the plan whose weights are not found in
-    the ncnn model stays in float, with that as its reason.
+    `reasons` say which layers stay in float, `names` where the others are: those of the `.param` are pnnx's own. A
+    layer whose weights were not found in the ncnn model stays in float, with that as its reason.
     """
     from sandglass.formats import ncnn_int8
     from sandglass.formats.ncnn_bin import float_weights
     from sandglass.formats.ncnn_table import Scales
 
-    reasons, names = decide(plan, SPEC, model), match_layers(param, parts, model)
     scales: dict[str, Scales] = {}
     ways: dict[str, str] = {}
     for name, reason in reasons.items():
@@ -174,12 +180,29 @@ def plan_scales(
     return scales, ways
 
 
-def match_layers(param: Param, parts: list[list[memoryview]], model: Any) -> dict[str, int]:
-    """Layers of the graph to places in the `.param`, by equal weights; equal ones in the order they come in."""
+def weight_digests(model: Any) -> dict[str, tuple[bytes, ...]]:
+    """Hashes of each layer's weights, as they are and with inputs and outputs exchanged.
+
+    Matrices and transposed convolutions may be stored either way.
+    """
     from onnx import numpy_helper
 
-    from sandglass.formats.ncnn_bin import float_weights
     from sandglass.quantize.layers import find_layers
+
+    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    found = {}
+    for name, layer in find_layers(model).items():
+        weight = numpy_helper.to_array(constants[layer.weight]).astype(np.float32)
+        exchanged = layer.operator != "Conv" and weight.ndim > 1
+        found[name] = (_digest(weight), *([_digest(weight.swapaxes(0, 1))] if exchanged else []))
+    return found
+
+
+def match_layers(
+    param: Param, parts: list[list[memoryview]], digests: Mapping[str, tuple[bytes, ...]]
+) -> dict[str, int]:
+    """Layers of the graph to places in the `.param`, by equal weights; equal ones in the order they come in."""
+    from sandglass.formats.ncnn_bin import float_weights
 
     stored: dict[bytes, list[int]] = {}
     for i, layer in enumerate(param.layers):
@@ -187,15 +210,11 @@ def match_layers(param: Param, parts: list[list[memoryview]], model: Any) -> dic
             weights = float_weights(parts[i][0])
             if weights is not None:
                 stored.setdefault(_digest(weights), []).append(i)
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
     found = {}
-    for name, entry in find_layers(model).items():
-        weight = numpy_helper.to_array(constants[entry.weight]).astype(np.float32)
-        # Matrices and transposed convolutions may be stored with inputs and outputs exchanged.
-        for candidate in (weight, weight.swapaxes(0, 1)) if weight.ndim > 1 else (weight,):
-            if places := stored.get(_digest(candidate)):
-                found[name] = places.pop(0)
-                break
+    for name, candidates in digests.items():
+        places = next((stored[digest] for digest in candidates if stored.get(digest)), None)
+        if places:
+            found[name] = places.pop(0)
     return found
 
 

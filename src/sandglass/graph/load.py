@@ -36,6 +36,12 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
             ) from error
 
 
+def drop_weights(model: onnx.ModelProto) -> None:
+    """Free the values of all initializers; their names and shapes stay."""
+    for initializer in model.graph.initializer:
+        initializer.ClearField("raw_data")
+
+
 def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the graph's inputs by name, weights left out. Raises GraphError for a dimension that is not fixed."""
     weights = {initializer.name for initializer in model.graph.initializer}
