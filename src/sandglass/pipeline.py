@@ -180,15 +180,12 @@ def make_plan(
     source: Source, calibration: Calibration, samples: Sequence[np.ndarray], file: Path | None, say: Say
 ) -> Plan:
     """The quantization plan: read from `file` and checked against the graph, or computed from the calibration set."""
-    from sandglass.graph.load import load_graph, static_inputs
     from sandglass.quantize import make
 
     if file is not None:
         return make.load_plan(file, source.graph)
     say(f"plan: reading activation ranges from {len(samples)} samples, method {calibration.method}")
-    name = next(iter(static_inputs(load_graph(source.graph))))
-    batches = ({name: sample} for sample in samples)
-    plan = make.make_plan(source.graph, batches, calibration.method, drawn(calibration, samples))
+    plan = make.make_plan(source.graph, samples, calibration.method, drawn(calibration, samples))
     for layer in plan.layers.values():
         if layer.keep_float:
             say(f"plan: {layer.name} stays in float: {layer.reason}")

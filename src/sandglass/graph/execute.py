@@ -26,11 +26,16 @@ class GraphSession:
     """A graph on onnxruntime's CPU kernels.
 
     `outputs` names tensors to return beside or instead of the graph's own; the weights are then mapped from a file
-    beside the changed graph, so that they are in memory once. Without `optimize` the nodes run as they are written.
+    beside the changed graph, so that they are in memory once. It may then be given as a model, which is changed.
+    Without `optimize` the nodes run as they are written.
     """
 
     def __init__(
-        self, path: Path, outputs: Sequence[str] | None = None, threads: int | None = None, optimize: bool = True
+        self,
+        path: Path | onnx.ModelProto,
+        outputs: Sequence[str] | None = None,
+        threads: int | None = None,
+        optimize: bool = True,
     ) -> None:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = threads or host.threads()
@@ -65,13 +70,13 @@ class GraphSession:
 
 
 def _with_outputs(
-    path: Path, outputs: Sequence[str], options: onnxruntime.SessionOptions
+    path: Path | onnx.ModelProto, outputs: Sequence[str], options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
     """A session over the graph with other outputs. Optimizations that would rename or fuse tensors are off."""
-    model = load_graph(path)
+    model = load_graph(path) if isinstance(path, Path) else path
     made = {name for node in model.graph.node for name in node.output}
     if unknown := [name for name in outputs if name not in made]:
-        raise GraphError(f"{path} computes no tensor {unknown[0]}", "name an output of one of its nodes")
+        raise GraphError(f"the graph computes no tensor {unknown[0]}", "name an output of one of its nodes")
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_ENABLE_BASIC

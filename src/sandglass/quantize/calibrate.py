@@ -64,20 +64,24 @@ class TensorStatistics:
 
 
 def gather(
-    graph: Path, tensors: Sequence[str], batches: Iterable[Mapping[str, np.ndarray]]
+    graph: Path | GraphSession, tensors: Sequence[str], batches: Iterable[Mapping[str, np.ndarray]]
 ) -> dict[str, TensorStatistics]:
     """Run every batch through the graph and collect the statistics of `tensors`, by name.
+
+    In place of the graph a session may be given that returns them.
 
     Memory does not grow with the number of batches. Tensors of integers and truths, which nothing quantizes, are left
     out. Raises DatasetError when there is no batch, and PlanError naming the first tensor, in the graph's order, that
     is NaN or infinite.
     """
     statistics = {name: TensorStatistics() for name in tensors}
-    session: GraphSession | None = None
+    session = graph if isinstance(graph, GraphSession) else None
+    seen = False
     with ThreadPoolExecutor(host.threads()) as pool:  # numpy and OpenCV let go of the interpreter
         for index, batch in enumerate(batches):
             if session is None:
                 session = GraphSession(graph, outputs=[name for name in tensors if name not in batch])
+            seen = True
             values = {**batch, **session.run(batch)}
             statistics = {name: found for name, found in statistics.items() if values[name].dtype == np.float32}
             updates = {name: pool.submit(found.update, values[name]) for name, found in statistics.items()}
@@ -89,6 +93,6 @@ def gather(
                         f"the tensor {name} is {error} on calibration sample {index}",
                         "check the weights and the sample",
                     ) from error
-    if session is None:
+    if not seen:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     return statistics

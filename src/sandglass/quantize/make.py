@@ -11,7 +11,8 @@ from typing import Any
 import numpy as np
 
 from sandglass import host
-from sandglass.graph.load import load_graph
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.load import load_graph, static_inputs
 from sandglass.quantize.calibrate import gather
 from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
 from sandglass.quantize.plan import Layer, Plan, TensorRange
@@ -19,17 +20,23 @@ from sandglass.quantize.thresholds import threshold
 
 
 def make_plan(
-    graph: Path, batches: Iterable[Mapping[str, np.ndarray]], method: str, calibration: dict[str, Any] | None = None
+    graph: Path,
+    batches: Iterable[np.ndarray | Mapping[str, np.ndarray]],
+    method: str,
+    calibration: dict[str, Any] | None = None,
 ) -> Plan:
     """Measure the ranges of a graph on `batches` and choose thresholds by `method`.
 
-    `calibration` is recorded in the plan: where the batches came from. Raises DatasetError without batches, PlanError
-    for activations that are not finite.
+    A batch is arrays by the name of the input, or the array of the first one. `calibration` is recorded in the plan:
+    where the batches came from. Raises DatasetError without batches, PlanError for activations that are not finite.
     """
     model = load_graph(graph)
     layers, tensors, mark = find_layers(model), measured_tensors(model), fingerprint(model)
+    inputs = list(static_inputs(model))
+    session = GraphSession(model, outputs=[name for name in tensors if name not in inputs])
     del model  # a large one need not be in memory while it runs
-    statistics = gather(graph, tensors, batches)
+    named = (batch if isinstance(batch, Mapping) else {inputs[0]: batch} for batch in batches)
+    statistics = gather(session, tensors, named)
     with ThreadPoolExecutor(host.threads()) as pool:
         thresholds = pool.map(lambda found: threshold(found, method), statistics.values())
         ranges = {
