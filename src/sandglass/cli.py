@@ -3,18 +3,15 @@
 from __future__ import annotations
 
 import argparse
-import json
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandglass import discover
-from sandglass.cli_int8 import METHODS, add_quantize, add_sensitivity
+from sandglass.cli_int8 import add_quantize, add_sensitivity
+from sandglass.cli_options import add_calibration, count, load_calibration, say, write_result
 from sandglass.errors import SandglassError
-
-if TYPE_CHECKING:
-    from sandglass.pipeline import Calibration
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -64,11 +61,7 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--to", nargs="+", required=True, metavar="BACKEND[:PRECISION]", dest="targets")
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
-    command.add_argument("--calibration", type=Path, metavar="IMAGES_DIR", help="images that set the int8 ranges")
-    command.add_argument("--calibration-annotations", type=Path, metavar="JSON")
-    command.add_argument("--calibration-dataset", default="coco-keypoints", choices=discover.names("datasets"))
-    command.add_argument("--calibration-size", type=_count, default=64, metavar="N", help="samples (default 64)")
-    command.add_argument("--calibration-method", default="kl", choices=METHODS, help="(default kl)")
+    add_calibration(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
@@ -82,10 +75,10 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         arguments.targets,
         arguments.out,
         checkpoint=arguments.checkpoint,
-        calibration=_calibration(arguments),
+        calibration=load_calibration(arguments),
         plan=arguments.plan,
         force=arguments.force,
-        say=_say,
+        say=say,
     )
     rows = []
     for outcome in outcomes:
@@ -99,20 +92,6 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
     return 0 if all(outcome.artifact for outcome in outcomes) else 2
 
 
-def _calibration(arguments: argparse.Namespace) -> Calibration | None:
-    from sandglass.pipeline import Calibration
-
-    if arguments.calibration is None and arguments.calibration_dataset == "coco-keypoints":
-        return None
-    dataset = discover.load("datasets", arguments.calibration_dataset).load(
-        images=arguments.calibration,
-        annotations=arguments.calibration_annotations,
-        split="train",
-        limit=arguments.calibration_size,  # every image that is drawn has a person at least
-    )
-    return Calibration(dataset, arguments.calibration_size, arguments.calibration_method)
-
-
 def _evaluate(commands: Any) -> None:
     command = commands.add_parser("evaluate", help="accuracy of artifacts on a dataset, by the task's own metric")
     command.set_defaults(run=_run_evaluate)
@@ -121,10 +100,10 @@ def _evaluate(commands: Any) -> None:
     command.add_argument("--images", type=Path, metavar="DIR")
     command.add_argument("--annotations", type=Path, metavar="JSON")
     command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    command.add_argument("--limit", type=_count, metavar="N", help="images, drawn by a fixed seed")
+    command.add_argument("--limit", type=count, metavar="N", help="images, drawn by a fixed seed")
     command.add_argument("--flip-test", action="store_true", help="average with the mirrored image")
-    command.add_argument("--threads", type=_count, metavar="N")
-    command.add_argument("--batch", type=_count, default=1, metavar="N")
+    command.add_argument("--threads", type=count, metavar="N")
+    command.add_argument("--batch", type=count, default=1, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
 
 
@@ -155,7 +134,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     print(evaluation_table(results, changes))
     print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
     rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
-    _write(arguments.json, rows)
+    write_result(arguments.json, rows)
     return 0
 
 
@@ -163,8 +142,8 @@ def _benchmark(commands: Any) -> None:
     command = commands.add_parser("benchmark", help="latency, throughput and memory of artifacts, interleaved")
     command.set_defaults(run=_run_benchmark)
     command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument("--threads", type=_count, metavar="N")
-    command.add_argument("--batch", type=_count, default=1, metavar="N")
+    command.add_argument("--threads", type=count, metavar="N")
+    command.add_argument("--batch", type=count, default=1, metavar="N")
     command.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="for each artifact (default 3)")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
 
@@ -183,7 +162,7 @@ def _run_benchmark(arguments: argparse.Namespace) -> int:
     )
     fastest = min(speed.median for speed in speeds)
     print(markdown([speed_row(speed, fastest) for speed in speeds]))
-    _write(arguments.json, [speed.to_dict() for speed in speeds])
+    write_result(arguments.json, [speed.to_dict() for speed in speeds])
     return 0
 
 
@@ -192,7 +171,7 @@ def _inspect(commands: Any) -> None:
     command.set_defaults(run=_run_inspect)
     command.add_argument("artifact", type=Path, metavar="ARTIFACT")
     command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one: shows where int8 is slower")
-    command.add_argument("--threads", type=_count, metavar="N")
+    command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the layers as JSON too")
 
 
@@ -205,7 +184,7 @@ def _run_inspect(arguments: argparse.Namespace) -> int:
     found = inspect(load_artifact(arguments.artifact), threads=arguments.threads, against=against)
     print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
     print("\n".join(summary(found)))
-    _write(arguments.json, found.to_dict())
+    write_result(arguments.json, found.to_dict())
     return 0
 
 
@@ -228,10 +207,10 @@ def _run_tune(arguments: argparse.Namespace) -> int:
     from sandglass.tuning import summary, tune
 
     artifact = load_artifact(arguments.artifact)
-    found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=_say)
+    found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=say)
     print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
     print("\n".join(summary(found)))
-    _write(arguments.json, found.to_dict())
+    write_result(arguments.json, found.to_dict())
     return 0
 
 
@@ -253,7 +232,7 @@ def _run_predict(arguments: argparse.Namespace) -> int:
 
     picture, predictions = predict(load_artifact(arguments.artifact), arguments.image, arguments.box)
     write_image(arguments.out, picture)
-    _write(arguments.json, predictions)
+    write_result(arguments.json, predictions)
     return 0
 
 
@@ -269,7 +248,7 @@ def _run_models(arguments: argparse.Namespace) -> int:
 
     cards = [card.load_card(name) for name in card.zoo()]
     print(markdown([model_row(entry) for entry in cards]))
-    _write(arguments.json, [entry.to_dict() for entry in cards])
+    write_result(arguments.json, [entry.to_dict() for entry in cards])
     return 0
 
 
@@ -286,7 +265,7 @@ def _run_doctor(arguments: argparse.Namespace) -> int:
     rows, machine = host.backends(), host.describe()
     print(markdown([doctor_row(row) for row in rows]))
     print(f"\n{machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}")
-    _write(arguments.json, {"backends": rows, "host": machine})
+    write_result(arguments.json, {"backends": rows, "host": machine})
     return 0
 
 
@@ -317,7 +296,7 @@ def _demo(commands: Any) -> None:
 def _run_demo(arguments: argparse.Namespace) -> int:
     from sandglass.demo import demo
 
-    return demo(arguments.out, force=arguments.force, say=_say, progress=_Progress)
+    return demo(arguments.out, force=arguments.force, say=say, progress=_Progress)
 
 
 class _Progress:
@@ -330,24 +309,6 @@ class _Progress:
         if sys.stderr.isatty():
             end = "\n" if done >= total else ""
             print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
-
-
-def _say(line: str) -> None:
-    print(line, file=sys.stderr, flush=True)
-
-
-def _write(path: Path | None, value: Any) -> None:
-    from sandglass.files import atomic_file
-
-    if path is not None:
-        with atomic_file(path) as temporary:
-            temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
-
-
-def _count(text: str) -> int:
-    if not text.isdigit() or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
 
 
 def _seconds(text: str) -> float:

@@ -3,18 +3,14 @@
 from __future__ import annotations
 
 import argparse
-import json
-import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
+from sandglass.cli_options import add_calibration, add_images, count, needed_calibration, say, write_result
 
 if TYPE_CHECKING:
-    from sandglass.pipeline import Calibration
     from sandglass.quantization import Quantization
-
-METHODS = ("kl", "mse", "minmax", "percentile")
 
 
 def add_quantize(commands: Any) -> None:
@@ -31,16 +27,16 @@ def add_quantize(commands: Any) -> None:
         "--min-fidelity", type=_share, default=0.985, metavar="F",
         help="agreement with the float network on the evaluation images, 0 to 1 (default 0.985)",
     )  # fmt: skip
-    _images(command, "evaluation")
-    _add_calibration(command)
-    command.add_argument("--limit", type=int, metavar="N", help="images of the evaluation, drawn by a fixed seed")
+    add_images(command, "evaluation")
+    add_calibration(command)
+    _add_without(command)
+    command.add_argument("--limit", type=count, metavar="N", help="images of the evaluation, drawn by a fixed seed")
     command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
     command.add_argument("--force", action="store_true", help="replace what is there")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
 
 
 def _run_quantize(arguments: argparse.Namespace) -> int:
-    from sandglass.files import write_json
     from sandglass.quantization import quantize
     from sandglass.report.layers import search_report
 
@@ -51,7 +47,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         arguments.source,
         arguments.target,
         arguments.out,
-        calibration=_calibration(arguments),
+        calibration=needed_calibration(arguments),
         evaluation=evaluation,
         checkpoint=arguments.checkpoint,
         max_drop=arguments.max_drop,
@@ -60,11 +56,10 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         repairs=_repairs(arguments),
         best_effort=arguments.best_effort,
         force=arguments.force,
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=say,
     )
     print(search_report(result))
-    if arguments.json:
-        write_json(arguments.json, json.loads(json.dumps(to_dict(result))))
+    write_result(arguments.json, to_dict(result))
     return 0
 
 
@@ -75,13 +70,13 @@ def add_sensitivity(commands: Any) -> None:
     command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
     command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
-    _add_calibration(command)
+    add_calibration(command)
+    _add_without(command)
     command.add_argument("--plot", type=Path, metavar="PNG", help="draw it too")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
 
 
 def _run_sensitivity(arguments: argparse.Namespace) -> int:
-    from sandglass.files import write_json
     from sandglass.quantization import sensitivity
     from sandglass.report.layers import draw_costs, sensitivity_table
     from sandglass.vision.image import write_image
@@ -89,42 +84,20 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
     costs = sensitivity(
         arguments.source,
         arguments.target,
-        calibration=_calibration(arguments),
+        calibration=needed_calibration(arguments),
         checkpoint=arguments.checkpoint,
         repairs=_repairs(arguments),
-        say=lambda line: print(line, file=sys.stderr, flush=True),
+        say=say,
     )
     print(sensitivity_table(costs))
     if arguments.plot:
         write_image(arguments.plot, draw_costs(costs))
-    if arguments.json:
-        write_json(arguments.json, [vars(cost) for cost in costs])
+    write_result(arguments.json, [vars(cost) for cost in costs])
     return 0
 
 
-def _images(command: argparse.ArgumentParser, name: str) -> None:
-    command.add_argument(f"--{name}", type=Path, metavar="IMAGES_DIR")
-    command.add_argument(f"--{name}-annotations", type=Path, metavar="JSON")
-    command.add_argument(f"--{name}-dataset", default="coco-keypoints", choices=discover.names("datasets"))
-
-
-def _add_calibration(command: argparse.ArgumentParser) -> None:
-    _images(command, "calibration")
-    command.add_argument("--calibration-size", type=int, default=64, metavar="N", help="samples (default 64)")
-    command.add_argument("--calibration-method", default="kl", choices=METHODS, help="(default kl)")
+def _add_without(command: argparse.ArgumentParser) -> None:
     command.add_argument("--without", action="append", default=[], metavar="REPAIR", help="leave out a repair")
-
-
-def _calibration(arguments: argparse.Namespace) -> Calibration:
-    from sandglass.pipeline import Calibration
-
-    dataset = discover.load("datasets", arguments.calibration_dataset).load(
-        images=arguments.calibration,
-        annotations=arguments.calibration_annotations,
-        split="train",
-        limit=arguments.calibration_size,
-    )
-    return Calibration(dataset, arguments.calibration_size, arguments.calibration_method)
 
 
 def _repairs(arguments: argparse.Namespace) -> list[str]:

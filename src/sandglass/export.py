@@ -14,6 +14,7 @@ import numpy as np
 from sandglass import discover
 from sandglass.card import Card
 from sandglass.checkpoint import match_state, read_checkpoint
+from sandglass.difference import relative_difference
 from sandglass.errors import BackendUnavailable, ParityError
 from sandglass.files import atomic_file
 from sandglass.graph.bring_up import OPSET, simplify
@@ -103,6 +104,5 @@ def compare(module: Any, graph: Path, shape: tuple[int, ...], outputs: list[str]
         tensors = result if isinstance(result, tuple | list) else (result,)
         found = session.run({INPUT: image})
         for name, tensor in zip(outputs, tensors, strict=True):
-            expected = tensor.numpy()
-            worst = max(worst, float(np.abs(found[name] - expected).max() / max(np.abs(expected).max(), 1e-12)))
+            worst = max(worst, relative_difference(tensor.numpy(), found[name]))
     return worst

@@ -11,6 +11,7 @@ import numpy as np
 
 from sandglass import host
 from sandglass.backends import Source
+from sandglass.difference import correlation, relative_difference
 from sandglass.errors import GraphError, ParityError
 
 SAMPLES = 4
@@ -81,17 +82,3 @@ class Reference:
             {name: generator.standard_normal(shape).astype(np.float32) for name, shape in self.inputs.items()}
             for _ in range(SAMPLES)
         ]
-
-
-def relative_difference(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Largest absolute difference over the largest absolute expected value; NaN where `actual` has one."""
-    return float(np.abs(actual - expected).max() / max(float(np.abs(expected).max()), 1e-12))
-
-
-def correlation(expected: np.ndarray, actual: np.ndarray) -> float:
-    """Pearson correlation over all elements; 1 where both are constant and equal, 0 where only one is constant."""
-    a, b = (x.astype(np.float64).ravel() - x.mean(dtype=np.float64) for x in (expected, actual))
-    scale = float(np.sqrt((a @ a) * (b @ b)))
-    if scale == 0:
-        return float(np.allclose(expected, actual))
-    return float(a @ b) / scale

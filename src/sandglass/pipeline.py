@@ -171,9 +171,9 @@ def calibration_arrays(card: Card, calibration: Calibration) -> list[np.ndarray]
     return [array for array, _ in calibration_inputs(card, calibration)]
 
 
-def drawn(calibration: Calibration, samples: Sequence[np.ndarray]) -> dict[str, Any]:
+def drawn(calibration: Calibration, count: int) -> dict[str, Any]:
     """What a plan says of its calibration set."""
-    return {"dataset": calibration.dataset.protocol["dataset"], "samples": len(samples), "seed": calibration.seed}
+    return {"dataset": calibration.dataset.protocol["dataset"], "samples": count, "seed": calibration.seed}
 
 
 def make_plan(
@@ -185,7 +185,7 @@ def make_plan(
     if file is not None:
         return make.load_plan(file, source.graph)
     say(f"plan: reading activation ranges from {len(samples)} samples, method {calibration.method}")
-    plan = make.make_plan(source.graph, samples, calibration.method, drawn(calibration, samples))
+    plan = make.make_plan(source.graph, samples, calibration.method, drawn(calibration, len(samples)))
     for layer in plan.layers.values():
         if layer.keep_float:
             say(f"plan: {layer.name} stays in float: {layer.reason}")
@@ -230,14 +230,11 @@ def _repaired(source: Source, plan: Plan | None, backend: Any) -> Source:
     """The source with the plan's repairs in its graph, in a folder of its own."""
     if plan is None or not plan.arrays.sha256:
         return source
-    from sandglass.graph.load import load_graph, save_graph
-    from sandglass.quantize.repair import apply_repairs
-    from sandglass.quantize.spec import decide
+    from sandglass.graph.load import save_graph
+    from sandglass.quantize.repair import repaired_graph
 
-    model = load_graph(source.graph)
-    integer = [name for name, reason in decide(plan, backend.SPEC, model).items() if not reason]
     folder = Path(mkdtemp(dir=source.graph.parent))
-    save_graph(apply_repairs(model, plan, integer), folder / "graph.onnx")
+    save_graph(repaired_graph(source.graph, plan, backend.SPEC), folder / "graph.onnx")
     return replace(source, graph=folder / "graph.onnx")
 
 

@@ -8,18 +8,19 @@ few images would be a poor guide: what keeps a budget there by chance loses it e
 from __future__ import annotations
 
 import hashlib
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sandglass import discover, pipeline
-from sandglass.artifact import Artifact
+from sandglass.artifact import Artifact, load_artifact
 from sandglass.benchmarking import Speed, benchmark
 from sandglass.card import Card, load_card
 from sandglass.errors import BudgetError, DatasetError, InputError
 from sandglass.evaluation import Evaluation, evaluate, fidelity
-from sandglass.files import read_json, refuse_existing, write_json
+from sandglass.files import atomic_folder, read_json, refuse_existing, write_json
 from sandglass.pipeline import Calibration, Say, Target
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import Choice, Cost
@@ -98,9 +99,14 @@ def quantize(
         float_result = evaluate(base, evaluation)
         costs = bench.costs(full, base)
 
+        known: dict[frozenset[str], float] = {}  # a stricter search looks at the same places again
+
         def steer(reasons: Mapping[str, str]) -> float:
-            found = bench.simulated(without(bench.plan, reasons), full, evaluation)
-            return float(fidelity(float_result, found)[task.FIDELITY[0]]["value"])
+            layers = frozenset(reasons)
+            if layers not in known:
+                found = bench.simulated(without(bench.plan, reasons), full, evaluation)
+                known[layers] = float(fidelity(float_result, found)[task.FIDELITY[0]]["value"])
+            return known[layers]
 
         choice, plan, result, change = _decide(wanted, costs, steer, bench, scratch, evaluation, float_result, say)
         full_result = evaluate(full, evaluation)
@@ -108,11 +114,13 @@ def quantize(
         if not met and not best_effort:
             raise BudgetError(verdict, "allow more with --max-drop, or publish the best found with --best-effort")
         plan.save(out / "plan.json")
-        artifact = bench.make(out, plan)
+        with atomic_folder(out / wanted.target.folder, force) as folder:  # the very artifact that was measured
+            shutil.copytree(result.artifact.folder, folder, dirs_exist_ok=True)
+        artifact = load_artifact(out / wanted.target.folder)
         speeds = benchmark([base, full, artifact])
         share = bench.integer_share(plan)
     agreements = [fidelity(float_result, found.predictions) for found in (full_result, result)]
-    changes = [task.paired(float_result.predictions, r.predictions, evaluation) for r in (full_result, result)]
+    changes = [task.paired(float_result.predictions, full_result.predictions, evaluation), change]
     evaluations = [float_result, full_result, result]
     return Quantization(artifact, plan, costs, choice, evaluations, agreements, changes, speeds, share, met, verdict)
 

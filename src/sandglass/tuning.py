@@ -17,8 +17,9 @@ import numpy as np
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
+from sandglass.difference import correlation, relative_difference
 from sandglass.errors import ArtifactError, InputError, SandglassError
-from sandglass.parity import FLOAT_TOLERANCE, SAMPLES, correlation, relative_difference
+from sandglass.parity import FLOAT_TOLERANCE, SAMPLES
 from sandglass.racing import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 from sandglass.tuned import GOALS, TUNING, Tuned, processor_kind, write_tuned
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +30,9 @@ class Workbench:
     def __init__(
         self, source: Source, backend: str, calibration: Calibration, repairs: Sequence[str], say: Say
     ) -> None:
+        from sandglass.graph.execute import GraphSession
+        from sandglass.quantize.sensitivity import run
+
         self.source, self.backend, self.say = source, backend, say
         self.task = discover.load("tasks", source.card.task)
         self.spec = discover.load("backends", backend).SPEC
@@ -36,8 +40,10 @@ class Workbench:
         arrays = [array for array, _ in inputs]
         self.metas = [meta for _, meta in inputs[:SENSITIVITY_SAMPLES]]
         self.reference = parity.Reference(source, arrays)
-        self.input = next(iter(self.reference.inputs))
-        self.batches = [{self.input: array} for array in arrays]
+        name = next(iter(self.reference.inputs))
+        self.batches = [{name: array} for array in arrays]
+        self.probes = self.batches[:SENSITIVITY_SAMPLES]
+        self.expected = run(GraphSession(source.graph), self.probes)
         self.plan, self.material = self._best_plan(calibration, repairs)
 
     def _best_plan(self, calibration: Calibration, repairs: Sequence[str]) -> tuple[Plan, Material]:
@@ -45,23 +51,20 @@ class Workbench:
 
         Even channels help activations and hurt weights: which weighs more depends on the network.
         """
-        from sandglass.graph.execute import GraphSession
         from sandglass.quantize import repair, sensitivity
         from sandglass.quantize.simulate import simulate
 
-        graph, batches = self.source.graph, self.batches[:SENSITIVITY_SAMPLES]
-        expected = sensitivity.run(GraphSession(graph), batches)
-        drawn = pipeline.drawn(calibration, [next(iter(batch.values())) for batch in self.batches])
+        graph, batches, drawn = self.source.graph, self.probes, pipeline.drawn(calibration, len(self.batches))
         without = [name for name in repairs if name != repair.EQUALIZE]
-        found: list[tuple[float, int, Plan, Material]] = []
+        found: list[tuple[float, Plan, Material]] = []
         for chosen in [list(repairs)] + ([without] if len(without) < len(repairs) else []):
             plan, material = repair.repaired_plan(
                 graph, self.batches, self.spec, graph.parent, calibration.method, chosen, drawn, self.say
             )
-            noise = sensitivity.noise(expected, sensitivity.run(simulate(graph, plan, self.spec), batches))
+            noise = sensitivity.noise(self.expected, sensitivity.run(simulate(graph, plan, self.spec), batches))
             self.say(f"repair: {', '.join(chosen) or 'none'}: {sensitivity.decibels(noise):.1f} dB at the output")
-            found.append((noise, len(found), plan, material))
-        _, _, plan, material = min(found)
+            found.append((noise, plan, material))
+        _, plan, material = min(found, key=lambda entry: entry[0])
         return plan, material
 
     def make(self, folder: Path, plan: Plan | None) -> Artifact:
@@ -77,20 +80,15 @@ class Workbench:
 
         The simulations are journaled: a run that was killed goes on where it stopped.
         """
-        from sandglass.graph.execute import GraphSession
-        from sandglass.graph.load import load_graph
-        from sandglass.graph.work import layer_work
         from sandglass.quantize import sensitivity
 
         graph, plan = self.source.graph, self.plan
         layers = sensitivity.integer_layers(graph, plan, self.spec)
         journal = Journal({"alone": plan.sha256, "graph": plan.graph, "backend": self.backend})
         todo = [name for i, name in enumerate(layers) if i not in journal.done]
-        batches = self.batches[:SENSITIVITY_SAMPLES]
-        expected = sensitivity.run(GraphSession(graph), batches)
-        first = self._decoded(expected)
-        for name, found in sensitivity.alone(graph, plan, self.spec, batches, todo):
-            power = sensitivity.noise(expected, found)
+        first = self._decoded(self.expected)
+        for name, found in sensitivity.alone(graph, plan, self.spec, self.probes, todo):
+            power = sensitivity.noise(self.expected, found)
             agreed = [self.task.agreement(a, b) for a, b in zip(first, self._decoded(found), strict=True)]
             kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
             journal.append({layers.index(name): [power, kept]})
@@ -99,14 +97,14 @@ class Workbench:
         journal.close()
         seen = inspect(full, threads=1, against=base)
         integer = {run.name: run.milliseconds or 0.0 for run in seen.runs if run.macs}
-        floating, work = seen.float_times(), layer_work(load_graph(graph))
+        floating = seen.float_times()
         return [
             Cost(
                 name,
                 measured[name][0],
                 floating.get(name, 0.0),
                 integer.get(name, 0.0),
-                work.get(name, (0, 0))[0],
+                self.macs.get(name, 0),
                 self.material.local_noise(plan, name) if name in self.material.rows else 0.0,
                 measured[name][1],
             )
@@ -131,10 +129,15 @@ class Workbench:
 
     def integer_share(self, plan: Plan) -> float:
         """Share of the multiply-accumulates that run in int8 under a plan, 0 to 1."""
+        from sandglass.quantize.sensitivity import integer_layers
+
+        integer = integer_layers(self.source.graph, plan, self.spec)
+        return sum(self.macs.get(name, 0) for name in integer) / max(1, sum(self.macs.values()))
+
+    @cached_property
+    def macs(self) -> dict[str, int]:
+        """Multiply-accumulates of each layer for one image."""
         from sandglass.graph.load import load_graph
         from sandglass.graph.work import layer_work
-        from sandglass.quantize import sensitivity
 
-        work = layer_work(load_graph(self.source.graph))
-        integer = sensitivity.integer_layers(self.source.graph, plan, self.spec)
-        return sum(work[n][0] for n in integer if n in work) / max(1, sum(macs for macs, _ in work.values()))
+        return {name: macs for name, (macs, _) in layer_work(load_graph(self.source.graph)).items()}

@@ -16,7 +16,6 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import host
 from sandglass.backends import (
     DEFAULTS,
     FLOAT,
@@ -93,18 +92,16 @@ def open(
 def _options(threads: int, settings: Settings) -> Any:
     import onnxruntime
 
-    given, options = chosen(SETTINGS, settings), onnxruntime.SessionOptions()
-    options.intra_op_num_threads = max(1, threads // given["streams"])
-    options.log_severity_level = 3
+    from sandglass.graph.execute import session_options
+
+    given = chosen(SETTINGS, settings)
+    options = session_options(max(1, threads // given["streams"]))
     options.graph_optimization_level = getattr(
         onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{given['optimization'].upper()}"
     )
     if given["execution"] == "parallel":
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
     options.add_session_config_entry("session.intra_op.allow_spinning", str(int(given["spinning"])))
-    if host.sums_saturate():
-        # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

@@ -9,6 +9,7 @@ import onnx
 import onnxslim
 from onnx import version_converter
 
+from sandglass.difference import relative_difference
 from sandglass.errors import GraphError, ParityError
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
@@ -116,8 +117,7 @@ def _difference(first: GraphSession, second: GraphSession, feeds: list[dict[str,
     for feed in feeds:
         found = second.run(feed)
         for name, expected in first.run(feed).items():
-            largest = max(float(np.abs(expected).max()), 1e-12)
-            worst = max(worst, float(np.abs(found[name] - expected).max()) / largest)
+            worst = max(worst, relative_difference(expected, found[name]))
     return worst
 
 

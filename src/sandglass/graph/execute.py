@@ -37,15 +37,10 @@ class GraphSession:
         threads: int | None = None,
         optimize: bool = True,
     ) -> None:
-        options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = threads or host.threads()
-        options.log_severity_level = 3
+        options = session_options(threads or host.threads())
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle cores gather statistics
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
-        if host.sums_saturate():
-            # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
-            options.add_session_config_entry("session.x64quantprecision", "1")
         try:
             if outputs is None:
                 self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
@@ -67,6 +62,17 @@ class GraphSession:
                 f"the graph failed on an input: {str(error).splitlines()[0]}", "check its shape"
             ) from error
         return dict(zip(self.output_names, values, strict=True))
+
+
+def session_options(threads: int) -> onnxruntime.SessionOptions:
+    """Options of every session: threads for one run, no chatter, and integer sums that are exact on any processor."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.log_severity_level = 3
+    if host.sums_saturate():
+        # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
+        options.add_session_config_entry("session.x64quantprecision", "1")
+    return options
 
 
 def _with_outputs(

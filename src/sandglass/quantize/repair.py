@@ -21,7 +21,7 @@ from sandglass.quantize import equalize, make, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, facts, find_layers, fingerprint, own_constants
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Spec
+from sandglass.quantize.spec import Spec, decide
 
 EQUALIZE, THRESHOLDS, COMPENSATE, BIAS = "equalize", "output thresholds", "compensated rounding", "bias correction"
 REPAIRS = (EQUALIZE, THRESHOLDS, COMPENSATE, BIAS)
@@ -119,6 +119,13 @@ def round_layers(material: Material, plan: Plan, bits: Mapping[str, int], repair
     with ThreadPoolExecutor(host.threads()) as pool:
         futures = {name: pool.submit(material.round, plan, name, count, repairs) for name, count in bits.items()}
         return {name: future.result() for name, future in futures.items()}
+
+
+def repaired_graph(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """A graph with the plan's repairs in it, for the layers that a target with `spec` runs in int8."""
+    model = load_graph(graph)
+    integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
+    return apply_repairs(model, plan, integer)
 
 
 def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) -> onnx.ModelProto:

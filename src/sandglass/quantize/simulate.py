@@ -10,18 +10,16 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, save_graph
+from sandglass.graph.load import save_graph
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.qdq import quantize_dequantize
-from sandglass.quantize.repair import apply_repairs
-from sandglass.quantize.spec import Spec, decide
+from sandglass.quantize.repair import repaired_graph
+from sandglass.quantize.spec import Spec
 
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
     """A session that computes as a target with `spec` would under `plan`; its `run` takes the graph's inputs."""
-    model = load_graph(graph)
-    integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
-    model = quantize_dequantize(apply_repairs(model, plan, integer), plan, spec)
+    model = quantize_dequantize(repaired_graph(graph, plan, spec), plan, spec)
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "simulated.onnx"
         save_graph(model, path)
