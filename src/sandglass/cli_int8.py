@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -17,7 +18,7 @@ def add_quantize(commands: Any) -> None:
     """`sandglass quantize`."""
     command = commands.add_parser("quantize", help="the fastest int8 artifact that keeps an accuracy budget")
     command.set_defaults(run=_run_quantize)
-    command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
+    command.add_argument("source", help="a zoo model, a model card FILE.toml or the folder of a float artifact")
     command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
@@ -92,7 +93,7 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
     print(sensitivity_table(costs))
     if arguments.plot:
         write_image(arguments.plot, draw_costs(costs))
-    write_result(arguments.json, [vars(cost) for cost in costs])
+    write_result(arguments.json, [asdict(cost) for cost in costs])
     return 0
 
 
@@ -117,9 +118,10 @@ def to_dict(result: Quantization) -> dict[str, Any]:
         "met": result.met,
         "verdict": result.verdict,
         "int8_share_of_macs": result.integer_share,
-        "expected": {"fidelity": result.choice.fidelity, "milliseconds": result.choice.milliseconds},
+        "expected": {"fidelity": result.choice.fidelity, "milliseconds": result.expected_ms},
         "layers": [
-            {**vars(cost), "runs_in": "float" if cost.name in result.choice.reasons else "int8",
+            {**asdict(cost), "runs_in": "int8" if cost.name in result.choice.bits else "float",
+             "weight_bits": result.choice.bits.get(cost.name),
              "because": result.choice.reasons.get(cost.name, "")}
             for cost in result.costs
         ],

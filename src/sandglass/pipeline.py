@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover, parity
-from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.artifact import MANIFEST, Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
 from sandglass.card import ZOO, Card, load_card
 from sandglass.errors import (
@@ -91,10 +91,11 @@ def deploy(
 ) -> list[Outcome]:
     """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
 
-    `source` is a zoo model's name, a card's path or a Card. A target that fails does not stop the others: its Outcome
-    carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan).
+    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card. A target that
+    fails does not stop the others: its Outcome carries the error. Raises a SandglassError for what concerns all of them
+    (card, checkpoint, calibration, plan).
     """
-    card = source if isinstance(source, Card) else load_card(source)
+    card = source if isinstance(source, Card) else find_card(source)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None:
@@ -108,6 +109,25 @@ def deploy(
             _save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, samples)
         return [build_artifact(target, ready, made, reference, out, force, say) for target in wanted]
+
+
+def find_card(source: str | Path) -> Card:
+    """The card of a zoo model's name or of a `.toml` file, or that of an artifact, which then gives its graph too.
+
+    An artifact's graph is the file beside it, or in a folder next to it, that has the hash in its manifest: the float
+    artifact of a runtime that loads ONNX. Raises CardError or ArtifactError.
+    """
+    folder = Path(source)
+    if not (folder / MANIFEST).is_file():
+        return load_card(source)
+    artifact = load_artifact(folder)
+    for file in sorted(folder.resolve().parent.glob("*/*.onnx")):
+        if sha256(file) == artifact.manifest["graph_sha256"]:
+            return replace(artifact.card, graph=file, model=None, arguments={}, checkpoint=None)
+    raise ArtifactError(
+        f"the graph that {folder} was made from is neither in it nor in a folder beside it",
+        "give the model card, or deploy a float artifact for a runtime of ONNX files next to it",
+    )
 
 
 @contextmanager

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec, decide
 
 Outputs = Mapping[str, np.ndarray]
@@ -39,14 +38,6 @@ def without(plan: Plan, reasons: Mapping[str, str]) -> Plan:
 def integer_layers(graph: Path, plan: Plan, spec: Spec) -> list[str]:
     """Layers that a target with `spec` runs in int8 under `plan`, in the graph's order."""
     return [name for name, reason in decide(plan, spec, load_graph(graph)).items() if not reason]
-
-
-def alone(
-    graph: Path, plan: Plan, spec: Spec, batches: Batches, layers: Sequence[str]
-) -> Iterator[tuple[str, list[Outputs]]]:
-    """For each of `layers`, rounded alone: the network's outputs for every batch."""
-    for name in layers:
-        yield name, run(simulate(graph, only(plan, [name]), spec), batches)
 
 
 def run(session: GraphSession, batches: Batches) -> list[Outputs]:
