@@ -10,6 +10,7 @@ An offset cannot pass through padding, whose zeros stay, nor through anything bu
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Mapping
 from dataclasses import dataclass
 
@@ -36,12 +37,16 @@ def places(model: onnx.ModelProto, layers: set[str]) -> Places:
     linear, clamped = [], []
     for name in dict.fromkeys(graph.known[layer].layer.input for layer in graph.known if layer in layers):
         node = graph.makers.get(name)
-        if node is None or not all(graph.folds(reader, name) for reader in graph.readers[name]):
+        if (
+            node is None
+            or name in graph.outputs
+            or not all(graph.folds(reader, name) for reader in graph.readers[name])
+        ):
             continue
         if node.op_type in CLAMPS:
             if graph.shiftable(node) and all(reader.op_type != "Add" for reader in graph.readers[name]):
                 clamped.append(name)
-        elif node.op_type == "Add" or node.name in graph.known:
+        elif node.op_type == "Add" or (node.name in graph.known and graph.own_bias(node)):
             linear.append(name)
     return Places(tuple(linear), tuple(clamped))
 
@@ -49,7 +54,7 @@ def places(model: onnx.ModelProto, layers: set[str]) -> Places:
 def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """The same network with each tensor in `wanted` less its offset, (channels,) float32; the model is changed.
 
-    `wanted` are tensors that `places` names.
+    `wanted` are tensors that `places` names. A sum of terms that others read too is less by their offsets.
     """
     own_constants(model)
     graph = _Graph(model)
@@ -70,10 +75,10 @@ class _Graph:
         self.model, self.known = model, facts(model)
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
-        self.readers: dict[str, list[onnx.NodeProto]] = {}
+        self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
         for node in model.graph.node:
             for name in node.input:
-                self.readers.setdefault(name, []).append(node)
+                self.readers[name].append(node)
         self.outputs = {value.name for value in model.graph.output}
 
     def weight(self, node: onnx.NodeProto) -> np.ndarray:
@@ -84,29 +89,33 @@ class _Graph:
         """Whether a reader takes an offset of `tensor` up exactly."""
         if node.op_type == "Add":
             return self._open_sum(node)
-        fact = self.known.get(node.name)
-        return fact is not None and fact.layer.operator == "Conv" and not any(fact.pads) and self._own_bias(node)
+        return node.op_type == "Conv" and node.name in self.known and not self._padded(node) and self.own_bias(node)
+
+    def _padded(self, node: onnx.NodeProto) -> bool:
+        named = any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute)
+        return named or any(self.known[node.name].pads)
 
     def _open_sum(self, node: onnx.NodeProto) -> bool:
         """Whether a sum's own readers can take an offset, or one of its terms can hold it off."""
         return bool(self._free(node)) or (
             node.output[0] not in self.outputs
-            and all(self.folds(reader, node.output[0]) for reader in self.readers.get(node.output[0], []))
+            and all(self.folds(reader, node.output[0]) for reader in self.readers[node.output[0]])
         )
 
     def _free(self, node: onnx.NodeProto) -> list[str]:
-        """Terms of a sum that a layer makes for it alone: their offset can be anything."""
+        """Terms of a sum that a layer makes for it alone, each channel its own: their offset can be anything."""
         return [
             name
             for name in node.input
             if (maker := self.makers.get(name)) is not None
             and maker.name in self.known
-            and self._own_bias(maker)
+            and self.known[maker.name].channels > 1
+            and self.own_bias(maker)
             and len(self.readers[name]) == 1
             and name not in self.outputs
         ]
 
-    def _own_bias(self, node: onnx.NodeProto) -> bool:
+    def own_bias(self, node: onnx.NodeProto) -> bool:
         """Whether a layer has a bias that is a constant, or can be given one."""
         return node.op_type in ("Conv", "ConvTranspose") and all(name in self.constants for name in node.input[2:])
 
@@ -116,7 +125,7 @@ class _Graph:
         return (
             maker is not None
             and maker.name in self.known
-            and self._own_bias(maker)
+            and self.own_bias(maker)
             and len(self.readers[node.input[0]]) == 1
             and node.input[0] not in self.outputs
             and all(name in self.constants for name in node.input[1:] if name)
