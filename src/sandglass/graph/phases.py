@@ -50,7 +50,7 @@ def split_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
             if node.output[0] not in absorbed:
                 nodes.append(node)
             continue
-        chain = _chain(model, node)
+        chain = _chain(model, node, constants)
         absorbed |= {follower.output[0] for follower in chain}
         nodes += _interleaved(model, node, chain, phases, constants, makers)
     kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
@@ -112,14 +112,18 @@ def _stored(
     return constants.get(name)
 
 
-def _chain(model: onnx.ModelProto, node: onnx.NodeProto) -> list[onnx.NodeProto]:
-    """Clamp and rounding that alone follow a layer."""
+def _chain(
+    model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
+) -> list[onnx.NodeProto]:
+    """Clamp and rounding by constants that alone follow a layer."""
     outputs = {value.name for value in model.graph.output}
     chain: list[onnx.NodeProto] = []
     while True:
         made = (chain or [node])[-1].output[0]
         readers = [reader for reader in model.graph.node if made in reader.input]
         if made in outputs or len(readers) != 1 or readers[0].op_type not in FOLLOWING or readers[0].input[0] != made:
+            return chain
+        if any(name and name not in constants for name in readers[0].input[1:]):
             return chain
         chain.append(readers[0])
 
