@@ -18,31 +18,32 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
     A tensor is made of integers where the layers behind it, through clamps and what integers flow through, are.
     """
     known = facts(model)
-    makers = {name: node for node in model.graph.node for name in node.output}
+    graph = onnx.shape_inference.infer_shapes(model).graph
     shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*onnx.shape_inference.infer_shapes(model).graph.value_info, *model.graph.input)
+        for value in (*graph.value_info, *graph.input, *graph.output)
     }
     behind: dict[str, frozenset[str]] = {}
-
-    def sources(tensor: str) -> frozenset[str]:
-        if tensor not in behind:
-            node = makers.get(tensor)
-            behind[tensor] = frozenset()
-            if node is not None and node.name in known:
-                behind[tensor] = frozenset({node.name})
-            elif node is not None and node.op_type in CLAMPS:
-                behind[tensor] = sources(node.input[0])
-            elif node is not None and node.op_type in spec.between:
-                parts = [sources(name) for name in node.input if name in makers]
-                behind[tensor] = frozenset().union(*parts) if all(parts) else frozenset()
-        return behind[tensor]
-
+    for node in model.graph.node:
+        made: frozenset[str] = frozenset()
+        if node.name in known:
+            made = frozenset({node.name})
+        elif node.op_type in CLAMPS:
+            made = behind.get(node.input[0], made)
+        elif node.op_type in spec.between:
+            parts = [behind[name] for name in node.input if name in behind]
+            made = made.union(*parts) if all(parts) else made
+        behind |= dict.fromkeys(node.output, made)
     readers: dict[str, set[str]] = {}
     for name, fact in known.items():
         if name in layers:
             readers.setdefault(fact.layer.input, set()).add(name)
     return [
-        Crossing(sources(tensor), frozenset(reading), float(math.prod(shapes.get(tensor, [0]))), bool(spec.between))
+        Crossing(
+            behind.get(tensor, frozenset()),
+            frozenset(reading),
+            float(math.prod(shapes.get(tensor, [0]))),
+            bool(spec.between),
+        )
         for tensor, reading in readers.items()
     ]
