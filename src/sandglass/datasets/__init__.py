@@ -62,7 +62,33 @@ class KeypointDataset:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def load_dataset(name: str, **options: Any) -> KeypointDataset:
+Text = tuple[list[list[float]], bool]
+
+
+@dataclass
+class TextDataset:
+    """Pages with text.
+
+    `texts` has for each image's id the outline of every text, points x and y in pixels, and whether it is ignored;
+    `read` returns an image by its id, HWC uint8 RGB; `protocol` says how the subset was drawn and what was left out.
+    """
+
+    name: str
+    texts: dict[str, list[Text]]
+    read: Callable[[str], np.ndarray]
+    protocol: dict[str, Any]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the images."""
+        return list(self.texts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the truths."""
+        return hashlib.sha256(json.dumps([self.name, self.texts]).encode()).hexdigest()
+
+
+def load_dataset(name: str, **options: Any) -> Any:
     """Load a dataset by name; `options` are those of its file, such as images and annotations."""
-    dataset: KeypointDataset = discover.load("datasets", name).load(**options)
-    return dataset
+    return discover.load("datasets", name).load(**options)
