@@ -77,8 +77,11 @@ def unclip(points: np.ndarray, ratio: float) -> np.ndarray | None:
     return offset(points, outline.area * ratio / outline.length) if outline.length else None
 
 
-def clip(points: np.ndarray, ratio: float) -> np.ndarray:
-    """The inverse of `unclip`: what it grows to the size of this outline again, for a convex one of some pixels."""
+def clip(points: np.ndarray, ratio: float, margin: float = 0.0) -> np.ndarray:
+    """The inverse of `unclip`: what it grows to the size of this outline again, for a convex one of some pixels.
+
+    It is made smaller by a further `margin` of pixels on each side.
+    """
     outline = shapely.Polygon(points)
     low, high = 0.0, float(outline.area**0.5)
     for _ in range(BISECTIONS):
@@ -88,4 +91,4 @@ def clip(points: np.ndarray, ratio: float) -> np.ndarray:
             high = distance
         else:
             low = distance
-    return np.array(outline.buffer(-low, join_style="mitre").exterior.coords[:-1])
+    return np.array(outline.buffer(-low - margin, join_style="mitre").exterior.coords[:-1])
