@@ -52,13 +52,14 @@ def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str
 
 
 def evaluation_row(evaluation: Evaluation) -> Row:
-    """All metrics of one evaluation, the first one with its interval."""
+    """All metrics of one evaluation, the first one with its interval and with the threshold that it was found at."""
     names = list(evaluation.metrics)
     first = evaluation.metrics[names[0]]
     return {
         **identity(evaluation.artifact),
         **metric_cells(evaluation.metrics, names[:1]),
         f"{names[0]} 95 %": f"{first['low']:.3f} .. {first['high']:.3f}",
+        **({"score threshold": f"{first['threshold']:.2f}"} if "threshold" in first else {}),
         **metric_cells(evaluation.metrics, names[1:]),
     }
 
