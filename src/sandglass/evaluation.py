@@ -164,15 +164,17 @@ def fidelity(base: Evaluation, predictions: Sequence[Mapping[str, Any]], seed: i
     found = [task.agreement(a, b) for a, b in zip(base.predictions, predictions, strict=True)]
     ids = [sample["image_id"] for sample in base.predictions]
     places = np.unique(ids, return_inverse=True)[1]
-    draws = bootstrap.multiplicities(int(places.max()) + 1, seed)[:, places]
+    values = np.array([[entry[name] for name in task.FIDELITY] for entry in found])
+    sums, counts = np.zeros((2, int(places.max()) + 1, len(task.FIDELITY)))
+    np.add.at(sums, places, np.nan_to_num(values))
+    np.add.at(counts, places, np.isfinite(values))
+    drawn, present = np.split(bootstrap.means(np.hstack([sums, counts]), seed), 2, axis=1)
+    resampled = np.divide(drawn, present, out=np.full_like(drawn, np.nan), where=present > 0)
     measures = {}
-    for name in task.FIDELITY:
-        values = np.array([entry[name] for entry in found])
-        counted = np.isfinite(values)
-        weights, values = draws[:, counted], values[counted]
-        resampled = weights @ values / np.maximum(weights.sum(1), 1)
-        low, high = bootstrap.interval(resampled)
-        measures[name] = {"value": float(values.mean()) if values.size else float("nan"), "low": low, "high": high}
+    for i, name in enumerate(task.FIDELITY):
+        low, high = bootstrap.interval(resampled[:, i])
+        value = sums[:, i].sum() / counts[:, i].sum() if counts[:, i].any() else float("nan")
+        measures[name] = {"value": float(value), "low": low, "high": high}
     return measures
 
 

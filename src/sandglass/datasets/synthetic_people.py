@@ -47,7 +47,7 @@ def load(
         for person in render(index, split, seed)[1]:
             coco["annotations"].append({"id": len(coco["annotations"]) + 1, "image_id": index, **person})
     protocol = {"dataset": f"synthetic-people, {split} split, seed {seed}", "boxes": "ground truth",
-                "subset": f"first {count} images"}  # fmt: skip
+                "subset": f"first {count} images", **({"partial": True} if count < IMAGES[split] else {})}  # fmt: skip
     return KeypointDataset("synthetic-people", coco, lambda index: render(index, split, seed)[0].copy(), protocol)
 
 
