@@ -101,7 +101,7 @@ def _evaluate(commands: Any) -> None:
     command.add_argument("--annotations", type=Path, metavar="FILE", help="truths, where they are not in the images")
     command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
     add_draw(command)
-    command.add_argument("--flip-test", action="store_true", help="average with the mirrored image")
+    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
     command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--batch", type=count, default=1, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")

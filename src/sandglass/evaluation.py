@@ -65,7 +65,7 @@ def evaluate(
     *,
     threads: int | None = None,
     batch: int = 1,
-    flip_test: bool = False,
+    flip_test: bool | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
     journal: Journal | None = None,
@@ -73,12 +73,14 @@ def evaluate(
     """Run every sample of `dataset` through `artifact` and score the predictions by the task's metric.
 
     `threads` batches are worked on at once (default: one for each core). `flip_test` averages each output with that of
-    the mirrored image. A run with the same artifact, dataset and
+    the mirrored image (default: what the card says, else not). A run with the same artifact, dataset and
     protocol that was killed before goes on where it stopped; `journal` replaces the one in the user's cache.
     """
     task = discover.load("tasks", artifact.card.task)
     samples = task.samples(dataset)
-    protocol = {**dataset.protocol, "flip_test": flip_test, "samples": len(samples)}
+    if flip_test is None:
+        flip_test = bool(artifact.card.decode.get("flip_test", False))
+    protocol = {**dataset.protocol, **task.PROTOCOL, "flip_test": flip_test, "samples": len(samples)}
     if journal is None:
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
     resumed = len(journal.done)

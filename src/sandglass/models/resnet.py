@@ -10,10 +10,13 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sandglass.models._residual import BasicBlock, Bottleneck
+
 OUTPUTS = ("logits",)
 TINY = {"depth": 50, "base_channels": 8, "groups": 2, "group_width": 32, "classes": 10}
 TINY_SIZE = (64, 48)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
+EXPANSION = 4  # of a bottleneck's outputs over its stage's width
 REFERENCE_WIDTH = 64  # of the first stage, to which `group_width` refers
 
 
@@ -68,8 +71,8 @@ class Backbone(nn.Module):
                     channels = width
                 else:
                     middle = width * group_width // REFERENCE_WIDTH * groups
-                    blocks.append(Bottleneck(channels, middle, width * Bottleneck.EXPANSION, step, groups))
-                    channels = width * Bottleneck.EXPANSION
+                    blocks.append(Bottleneck(channels, EXPANSION * width, step, middle, groups))
+                    channels = EXPANSION * width
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.channels = channels
 
@@ -80,49 +83,3 @@ class Backbone(nn.Module):
         for stage in range(1, 5):
             features = self.get_submodule(f"layer{stage}")(features)
         return features
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, projected where the shape changes."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample = projection(inputs, outputs, stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        shortcut = features if self.downsample is None else self.downsample(features)
-        hidden = torch.relu(self.bn1(self.conv1(features)))
-        return torch.relu(self.bn2(self.conv2(hidden)) + shortcut)
-
-
-class Bottleneck(nn.Module):
-    """A 3x3 convolution, grouped in ResNeXt, between two of 1x1, with a shortcut."""
-
-    EXPANSION = 4
-
-    def __init__(self, inputs: int, middle: int, outputs: int, stride: int, groups: int) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=groups, bias=False)
-        self.bn2 = nn.BatchNorm2d(middle)
-        self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
-        self.bn3 = nn.BatchNorm2d(outputs)
-        self.downsample = projection(inputs, outputs, stride)
-
-    def forward(self, features: Tensor) -> Tensor:
-        shortcut = features if self.downsample is None else self.downsample(features)
-        hidden = torch.relu(self.bn1(self.conv1(features)))
-        hidden = torch.relu(self.bn2(self.conv2(hidden)))
-        return torch.relu(self.bn3(self.conv3(hidden)) + shortcut)
-
-
-def projection(inputs: int, outputs: int, stride: int) -> nn.Sequential | None:
-    """The shortcut of a block that changes the shape."""
-    if stride == 1 and inputs == outputs:
-        return None
-    return nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))

@@ -24,6 +24,16 @@ from sandglass.vision.resize import by_short_side, centre_crop, resize
 
 METRICS = ("top-1", "top-5")
 DATASET = "synthetic-shapes"
+INTERPOLATIONS = ("bilinear", "nearest", "bicubic", "area", "lanczos")
+DECODE = {
+    "short_side": int,
+    "interpolation": INTERPOLATIONS,
+    "library": ("opencv", "pillow"),
+    "classes": object,  # names, or the dataset that has them
+    "probabilities": bool,
+    "flip_test": bool,
+}
+PROTOCOL: dict[str, Any] = {}
 FIDELITY = ("same class", "logit error")
 KEPT = 20  # likeliest classes in a prediction
 SHOWN = 5
