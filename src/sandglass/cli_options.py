@@ -22,6 +22,12 @@ def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> N
     command.add_argument(f"--{name}-dataset", default="coco-keypoints", choices=discover.names("datasets"))
 
 
+def add_draw(command: argparse.ArgumentParser) -> None:
+    """Options that take a part of a dataset to measure on."""
+    command.add_argument("--limit", type=count, metavar="N", help="measure on N images, drawn at random, by class")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default 0)")
+
+
 def add_calibration(command: argparse.ArgumentParser) -> None:
     """Options of the calibration set."""
     add_images(command, "calibration", "images that set the int8 ranges")

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
-from sandglass.datasets import Text, TextDataset
+from sandglass.datasets import Text, TextDataset, subset
 from sandglass.errors import DatasetError
 from sandglass.vision import polygon
 from sandglass.vision.image import read_image
@@ -52,16 +52,12 @@ def load_folder(
             f"no image in {images} has an annotation in {annotations}",
             f"give the folder of images and that of their {' or '.join(sorted(suffixes))} files",
         )
-    chosen, subset = paired, f"all {len(paired)} images"
-    if limit is not None:
-        drawn = set(random.Random(seed).sample(paired, min(limit, len(paired))))
-        chosen = [stem for stem in paired if stem in drawn]
-        subset = f"{len(chosen)} of {len(paired)} images, drawn by seed {seed}"
+    drawn = set(random.Random(seed).sample(paired, min(limit or len(paired), len(paired))))
+    chosen = [stem for stem in paired if stem in drawn]
     outlines = {pictures[stem].stem: parse(files[stem]) for stem in chosen}
     protocol = {
         "dataset": name,
-        "boxes": "none: whole images",
-        "subset": subset,
+        **subset(len(chosen), len(paired), "images", f"drawn with seed {seed}"),
         **_left_out("images without annotation", len(pictures) - len(paired)),
         **_left_out("annotations without image", len(files) - len(paired)),
         **_defects(outlines),

@@ -43,8 +43,7 @@ def load(
     count = IMAGES[split] if limit is None else limit
     texts = {f"{split}-{index}": list(render(index, split, seed)[1]) for index in range(count)}
     places = {name: index for index, name in enumerate(texts)}
-    protocol = {"dataset": f"synthetic-text, {split} split, seed {seed}", "boxes": "none: whole images",
-                "subset": f"first {count} images"}  # fmt: skip
+    protocol = {"dataset": f"synthetic-text, {split} split, seed {seed}", "subset": f"first {count} images"}
     return TextDataset("synthetic-text", texts, lambda name: render(places[name], split, seed)[0].copy(), protocol)
 
 

@@ -27,7 +27,13 @@ DATASET = "synthetic-text"
 FIDELITY = ("IoU", "hmean")
 DECODERS: dict[str, ModuleType] = {"dbnet": dbnet, "panet": panet, "textsnake": textsnake}
 # How a page is resized: to sides that are multiples of `round_to`, the longer one not over `longest` (0: any).
-RESIZE: dict[str, Any] = {"decoder": "dbnet", "round_to": 1, "longest": 0}
+RESIZE: dict[str, Any] = {"decoder": "dbnet", "round_to": 1, "longest": 0, "flip_test": False}
+DECODE: dict[str, Any] = {
+    **{name: type(value) for decoder in DECODERS.values() for name, value in {**RESIZE, **decoder.DEFAULTS}.items()},
+    "decoder": tuple(DECODERS),
+    "outline": panet.OUTLINES,
+}
+PROTOCOL = {"match": f"IoU above {hmean.IOU}", "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}"}
 COLOUR = (255, 70, 30)
 
 
@@ -99,7 +105,7 @@ def fit(page: tuple[int, int], size: tuple[int, int], card: Card) -> tuple[int, 
 def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
     """Predictions from the network's maps (N, C, h, w): image_id and texts, each with points in pixels and a score.
 
-    Raises GraphError for outputs of other shapes, and CardError for settings that the decoder does not have.
+    Raises GraphError for outputs of other shapes, and CardError for settings of another decoder.
     """
     decoder, settings = _decoder(card)
     maps = _maps(outputs, decoder.CHANNELS)
@@ -116,13 +122,12 @@ def _decode(decoder: ModuleType, settings: dict[str, Any], maps: np.ndarray, met
 
 def _decoder(card: Card) -> tuple[ModuleType, dict[str, Any]]:
     """The card's decoder, and its settings."""
-    name = card.decode.get("decoder", RESIZE["decoder"])
-    if name not in DECODERS:
-        raise CardError(f"{card.name}: unknown decoder {name!r}", f"known: {', '.join(DECODERS)}")
-    known = {**RESIZE, **DECODERS[name].DEFAULTS}
+    decoder = DECODERS[card.decode.get("decoder", RESIZE["decoder"])]
+    known = {**RESIZE, **decoder.DEFAULTS}
     if unknown := sorted(set(card.decode) - set(known)):
+        name = decoder.__name__.rpartition(".")[2]
         raise CardError(f"{card.name}: [decode] {unknown[0]} is unknown for {name}", f"known: {', '.join(known)}")
-    return DECODERS[name], {**known, **card.decode}
+    return decoder, {**known, **card.decode}
 
 
 def _maps(outputs: Mapping[str, np.ndarray], channels: int) -> np.ndarray:

@@ -18,6 +18,7 @@ from sandglass.vision import polygon
 EMBEDDING = 4
 CHANNELS = 2 + EMBEDDING
 DEFAULTS = {"text": 0.5, "kernel": 0.5, "box": 0.3, "distance": 3.0, "area": 16, "outline": "quad"}
+OUTLINES = ("quad", "polygon")
 SHRINK = 0.5  # what `encode` takes from a text to its kernel, in shares of its smaller extent
 CERTAIN = 12.0  # a logit that is as good as 1
 
