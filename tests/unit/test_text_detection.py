@@ -2,15 +2,22 @@
 
 from __future__ import annotations
 
+import json
+from pathlib import Path
 from typing import Any
 
 import cv2
 import numpy as np
+import onnx
 import pytest
+from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.card import Card, Input
+from sandglass.cli import main
+from sandglass.datasets import synthetic_text
 from sandglass.errors import CardError, GraphError, InputError
 from sandglass.tasks import text_detection as task
+from sandglass.vision.image import write_image
 
 PLAIN = ((0.0, 0.0, 0.0), (1.0, 1.0, 1.0))
 
@@ -127,3 +134,64 @@ def test_a_text_agrees_with_one_only() -> None:
     """Two texts in place of one: the better one counts, the other is too many."""
     doubled = prediction((0, 0, 100, 20), (0, 0, 90, 20))
     assert task.agreement(prediction((0, 0, 100, 20)), doubled)["IoU"] == pytest.approx(2 / 3)
+
+
+def ink_detector(folder: Path) -> Path:
+    """A card over a network of one convolution: the probability of text is the darkness around a pixel."""
+    size, window = (128, 160), 7
+    weights = np.full((1, 3, window, window), -1 / (3 * window**2), np.float32)
+    nodes = [
+        helper.make_node("Conv", ["page", "w", "b"], ["logits"], "conv", pads=[window // 2] * 4),
+        helper.make_node("Sigmoid", ["logits"], ["maps"], "sigmoid"),
+    ]
+    graph = helper.make_graph(
+        nodes,
+        "ink",
+        [helper.make_tensor_value_info("page", TensorProto.FLOAT, ["n", 3, "h", "w"])],
+        [helper.make_tensor_value_info("maps", TensorProto.FLOAT, ["n", 1, "h", "w"])],
+        [numpy_helper.from_array(weights, "w"), numpy_helper.from_array(np.zeros(1, np.float32), "b")],
+    )
+    model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+    onnx.save(model, folder / "ink.onnx")
+    (folder / "ink.toml").write_text(f"""
+        name = "ink"
+        task = "text-detection"
+        graph = "ink.onnx"
+        [input]
+        size = {list(size)}
+        mean = [110, 110, 110]
+        std = [10, 10, 10]
+        [decode]
+        decoder = "dbnet"
+        unclip = 0.5
+    """)
+    return folder / "ink.toml"
+
+
+def test_pages_go_all_the_way(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A dynamic graph is deployed, scored with its best threshold named, and its texts are drawn."""
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    card_file, out = ink_detector(tmp_path), tmp_path / "out"
+    assert main(["deploy", str(card_file), "--to", "onnxruntime", "--out", str(out)]) == 0
+    artifact = str(out / "onnxruntime-fp32")
+    capsys.readouterr()
+    results = tmp_path / "results.json"
+    assert main(["evaluate", artifact, "--dataset", "synthetic-text", "--limit", "12", "--json", str(results)]) == 0
+    table = capsys.readouterr().out
+    header = [cell.strip() for cell in table.splitlines()[0].strip("| ").split("|")]
+    assert header == [
+        "model", "input", "backend", "precision", "hmean", "hmean 95 %", "score threshold", "recall",
+        "precision (metric)",
+    ]  # fmt: skip
+    metrics = json.loads(results.read_text())[0]["metrics"]
+    assert 0.2 < metrics["hmean"]["value"] < 1
+    assert f"{metrics['hmean']['threshold']:.2f}" in table
+    assert "IoU above 0.5" in table
+    image = tmp_path / "page.png"
+    write_image(image, synthetic_text.render(0, "test", 0)[0])
+    told = tmp_path / "texts.json"
+    assert main(["predict", artifact, str(image), "--out", str(tmp_path / "drawn.png"), "--json", str(told)]) == 0
+    assert json.loads(told.read_text())[0]["texts"]
+    assert (cv2.imread(str(image)) != cv2.imread(str(tmp_path / "drawn.png"))).any()

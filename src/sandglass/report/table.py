@@ -12,6 +12,7 @@ from sandglass.inspection import Inspection, scale_problem
 from sandglass.tuning import Trial
 
 Row = dict[str, str]
+OWN_COLUMN = {"precision": "precision (metric)"}  # the other one is fp32 or int8
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -53,7 +54,8 @@ def part(protocol: Mapping[str, Any]) -> Row:
 
 def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
     """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
-    return {name: "n/a" if metrics[name]["value"] < 0 else f"{metrics[name]['value']:.3f}" for name in names}
+    values = {name: metrics[name]["value"] for name in names}
+    return {OWN_COLUMN.get(name, name): "n/a" if value < 0 else f"{value:.3f}" for name, value in values.items()}
 
 
 def evaluation_row(evaluation: Evaluation) -> Row:
