@@ -32,6 +32,10 @@ def add_quantize(commands: Any) -> None:
     add_calibration(command)
     _add_without(command)
     add_draw(command)
+    command.add_argument(
+        "--gain", default="time", choices=("time", "work"),
+        help="what int8 saves: time on this machine (default), or multiply-accumulates, for another machine",
+    )  # fmt: skip
     command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
     command.add_argument("--force", action="store_true", help="replace what is there")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
@@ -58,6 +62,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         metric=arguments.metric,
         least_fidelity=arguments.min_fidelity,
         repairs=_repairs(arguments),
+        gain=arguments.gain,
         best_effort=arguments.best_effort,
         force=arguments.force,
         say=say,
