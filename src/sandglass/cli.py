@@ -10,6 +10,7 @@ from typing import Any
 
 from sandglass import discover
 from sandglass.cli_int8 import add_quantize, add_sensitivity
+from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_options import add_calibration, count, load_calibration, say, write_result
 from sandglass.errors import SandglassError
 
@@ -45,6 +46,7 @@ def parser() -> argparse.ArgumentParser:
         _inspect,
         _tune,
         _predict,
+        add_collect,
         _models,
         _doctor,
         _fetch,
@@ -63,6 +65,7 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
+    add_kit(command)
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
 
@@ -77,6 +80,8 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         checkpoint=arguments.checkpoint,
         calibration=load_calibration(arguments),
         plan=arguments.plan,
+        soc=arguments.soc,
+        samples=load_samples(arguments),
         force=arguments.force,
         say=say,
     )
@@ -85,11 +90,13 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         if outcome.artifact:
             check = outcome.artifact.manifest["check"]["summary"]
             rows.append({**identity(outcome.artifact), "MB": megabytes(outcome.artifact.size), "check": check})
+        elif outcome.kit:
+            rows.append(kit_row(outcome))
         else:
             rows.append({"backend": outcome.target.backend, "precision": outcome.target.precision,
                          "check": f"failed: {outcome.error}"})  # fmt: skip
     print(markdown(rows))
-    return 0 if all(outcome.artifact for outcome in outcomes) else 2
+    return 2 if any(outcome.error for outcome in outcomes) else 0
 
 
 def _evaluate(commands: Any) -> None:

@@ -1,0 +1,95 @@
+"""What the command line says of build kits: options of `deploy`, and `collect`."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sandglass import discover
+from sandglass.cli_options import count, write_result
+
+if TYPE_CHECKING:
+    from sandglass.kit.make import Samples
+    from sandglass.pipeline import Outcome
+    from sandglass.report.table import Row
+
+
+def add_kit(command: argparse.ArgumentParser) -> None:
+    """Options of `deploy` for targets whose compiler is a vendor's."""
+    command.add_argument("--soc", default="", metavar="NAME", help="the processor to compile for, e.g. Ascend310P3")
+    _add_samples(command, "evaluation samples that a build kit takes along")
+    command.add_argument("--flip-test", action="store_true", help="and their mirrored images")
+
+
+def load_samples(arguments: argparse.Namespace) -> Samples | None:
+    """The evaluation samples that a kit is to take along; None where none were asked for."""
+    from sandglass.kit.make import Samples
+
+    return Samples(_load(arguments), arguments.flip_test) if arguments.dataset else None
+
+
+def kit_row(outcome: Outcome) -> Row:
+    """A target whose build kit was made, and what to do with it."""
+    return {
+        "backend": outcome.target.backend,
+        "precision": outcome.target.precision,
+        "check": f"build kit: see {outcome.kit}/README.md, then `sandglass collect {outcome.kit}`",
+    }
+
+
+def add_collect(commands: Any) -> None:
+    """`sandglass collect`."""
+    command = commands.add_parser("collect", help="accuracy and speed of a build kit that came back with results")
+    command.set_defaults(run=_run_collect)
+    command.add_argument("kit", type=Path, metavar="KIT")
+    _add_samples(command, "the samples that the kit was made with")
+    command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one, for the change of accuracy")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+
+
+def _run_collect(arguments: argparse.Namespace) -> int:
+    from sandglass import evaluation
+    from sandglass.artifact import load_artifact
+    from sandglass.kit import collect
+    from sandglass.report.table import evaluation_table, markdown, speed_row
+
+    kit = collect.load_kit(arguments.kit)
+    agreed = collect.agreement(kit)
+    found: dict[str, Any] = {"check": agreed, "speed": kit.speed_dict()}
+    print(f"{agreed['summary']}\n")
+    if arguments.dataset:
+        dataset = _load(arguments)
+        results = [collect.evaluation(kit, dataset)]
+        if arguments.against:
+            flip = results[0].protocol["flip_test"]
+            results.insert(0, evaluation.evaluate(load_artifact(arguments.against), dataset, flip_test=flip))
+        changes = evaluation.changes(results)
+        print(evaluation_table(results, changes))
+        print(
+            "\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()) + "\n"
+        )
+        rows = zip(results, changes, strict=True)
+        found["evaluations"] = [{**result.to_dict(), "change": change} for result, change in rows]
+    speed = kit.speed()
+    print(markdown([{key: cell for key, cell in speed_row(speed, speed.median).items() if key != "peak MiB"}]))
+    print(f"\nmeasured there: {kit.version()}, {kit.reported['host']['system']}")
+    write_result(arguments.json, found)
+    return 0
+
+
+def _add_samples(command: argparse.ArgumentParser, told: str) -> None:
+    command.add_argument("--dataset", choices=discover.names("datasets"), help=told)
+    command.add_argument("--images", type=Path, metavar="DIR")
+    command.add_argument("--annotations", type=Path, metavar="FILE")
+    command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
+    command.add_argument("--limit", type=count, metavar="N", help="images, drawn by a fixed seed")
+
+
+def _load(arguments: argparse.Namespace) -> Any:
+    return discover.load("datasets", arguments.dataset).load(
+        images=arguments.images,
+        annotations=arguments.annotations,
+        detections=arguments.detections,
+        limit=arguments.limit,
+    )
