@@ -40,6 +40,18 @@ def read_config(path: Path) -> dict[str, Any]:
     return _read(path, ())
 
 
+def at(tree: Any, place: str, default: Any = None) -> Any:
+    """The value at a dotted place such as `model.head.type` or `stages.0.width`; `default` where there is none."""
+    for part in place.split("."):
+        if isinstance(tree, dict) and part in tree:
+            tree = tree[part]
+        elif isinstance(tree, list | tuple) and part.isdigit() and int(part) < len(tree):
+            tree = tree[int(part)]
+        else:
+            return default
+    return tree
+
+
 def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
     if path.resolve() in readers:
         raise ConfigError(f"{path} is a _base_ of itself", "break the circle")

@@ -1,0 +1,66 @@
+"""What mmpose's configs say of top-down pose besides the network: the input, and from heatmaps to keypoints.
+
+0.x says it in `data_cfg`, `test_cfg` and the test pipeline; 1.x in the head's codec, the model's data preprocessor,
+`test_cfg` and the test pipeline. Defaults are those of mmpose 0.29 and 1.3.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sandglass.errors import ConfigError
+from sandglass.openmmlab.config import at
+from sandglass.openmmlab.pipeline import expected, image_input, of_type, test_dataset
+
+# Datasets whose keypoints are COCO's seventeen, in its order.
+COCO = ("CocoDataset", "HumanArtDataset", "TopDownCocoDataset", "TopDownOCHumanDataset", "BottomUpCocoDataset")
+LOADING = ("LoadImage", "LoadImageFromFile", "PackPoseInputs", "ToTensor", "NormalizeTensor", "Collect")
+PADDING, BLUR = 1.25, 11
+
+
+def topdown(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+    """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass decodes otherwise."""
+    dataset = test_dataset(config, path)
+    expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
+    steps = of_type(
+        dataset, path, (*LOADING, "GetBBoxCenterScale", "TopdownAffine", "TopDownGetBboxCenterScale", "TopDownAffine")
+    )
+    newer = at(config, "model.head.decoder") is not None
+    size, method, blur = _codec(config, path) if newer else _post_process(config, path)
+    cut = steps.get("TopdownAffine") or steps.get("TopDownAffine") or {}
+    if bool(cut.get("use_udp", False)) != (method == "udp"):
+        raise ConfigError(
+            f"{path}: boxes are cut out and heatmaps decoded by different rules, UDP and plain", "mend it"
+        )
+    box = steps.get("GetBBoxCenterScale") or steps.get("TopDownGetBboxCenterScale") or {}
+    decode: dict[str, Any] = {"padding": box.get("padding", PADDING), "method": method}
+    if method != "quarter":
+        decode["blur"] = blur
+    test = at(config, "model.test_cfg", {})
+    decode["flip_test"] = bool(test.get("flip_test", False))
+    if decode["flip_test"]:
+        expected(path, "model.test_cfg.flip_mode", test.get("flip_mode", "heatmap"), ("heatmap",))
+        decode["flip_shift"] = bool(test.get("shift_heatmap", False))
+    return image_input(config, steps, size, path), decode
+
+
+def _codec(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]:
+    """Input (width, height), method and blur of 1.x."""
+    place, codec = "model.head.decoder", at(config, "model.head.decoder")
+    kind = codec.get("type")
+    expected(path, f"{place}.type", kind, ("MSRAHeatmap", "UDPHeatmap"))
+    expected(path, f"{place}.heatmap_type", codec.get("heatmap_type", "gaussian"), ("gaussian",))
+    method = "udp" if kind == "UDPHeatmap" else "dark" if codec.get("unbiased", False) else "quarter"
+    return codec.get("input_size"), method, codec.get("blur_kernel_size", BLUR)
+
+
+def _post_process(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]:
+    """Input (width, height), method and blur of 0.x."""
+    test = at(config, "model.test_cfg", {})
+    expected(path, "model.test_cfg.target_type", test.get("target_type", "GaussianHeatmap"), ("GaussianHeatmap",))
+    process = test.get("post_process", "default")
+    expected(path, "model.test_cfg.post_process", process, ("default", "unbiased"))
+    method = "udp" if test.get("use_udp", False) else "dark" if process == "unbiased" else "quarter"
+    return at(config, "data_cfg.image_size"), method, test.get("modulate_kernel", BLUR)
