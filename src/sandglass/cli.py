@@ -11,7 +11,7 @@ from typing import Any
 from sandglass import discover
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
-from sandglass.cli_options import add_calibration, count, load_calibration, say, write_result
+from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, say, write_result
 from sandglass.errors import SandglassError
 
 
@@ -105,10 +105,10 @@ def _evaluate(commands: Any) -> None:
     command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
     command.add_argument("--images", type=Path, metavar="DIR")
-    command.add_argument("--annotations", type=Path, metavar="JSON")
+    command.add_argument("--annotations", type=Path, metavar="FILE", help="truths, where they are not in the images")
     command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    command.add_argument("--limit", type=count, metavar="N", help="images, drawn by a fixed seed")
-    command.add_argument("--flip-test", action="store_true", help="average with the mirrored image")
+    add_draw(command)
+    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
     command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--batch", type=count, default=1, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
@@ -125,6 +125,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
         annotations=arguments.annotations,
         detections=arguments.detections,
         limit=arguments.limit,
+        seed=arguments.seed,
     )
     results = [
         evaluation.evaluate(

@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.cli_options import count, write_result
+from sandglass.cli_options import add_draw, write_result
 
 if TYPE_CHECKING:
     from sandglass.kit.make import Samples
@@ -19,7 +19,7 @@ def add_kit(command: argparse.ArgumentParser) -> None:
     """Options of `deploy` for targets whose compiler is a vendor's."""
     command.add_argument("--soc", default="", metavar="NAME", help="the processor to compile for, e.g. Ascend310P3")
     _add_samples(command, "evaluation samples that a build kit takes along")
-    command.add_argument("--flip-test", action="store_true", help="and their mirrored images")
+    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="with their mirrored images")
 
 
 def load_samples(arguments: argparse.Namespace) -> Samples | None:
@@ -83,7 +83,7 @@ def _add_samples(command: argparse.ArgumentParser, told: str) -> None:
     command.add_argument("--images", type=Path, metavar="DIR")
     command.add_argument("--annotations", type=Path, metavar="FILE")
     command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    command.add_argument("--limit", type=count, metavar="N", help="images, drawn by a fixed seed")
+    add_draw(command)
 
 
 def _load(arguments: argparse.Namespace) -> Any:
@@ -92,4 +92,5 @@ def _load(arguments: argparse.Namespace) -> Any:
         annotations=arguments.annotations,
         detections=arguments.detections,
         limit=arguments.limit,
+        seed=arguments.seed,
     )

@@ -50,7 +50,7 @@ def test_loading_twice_gives_the_same(source: ModuleType, options: dict[str, Any
     assert first.image_ids == second.image_ids
     assert len(set(first.image_ids)) == len(first.image_ids) > 0
     assert first.protocol == second.protocol == json.loads(json.dumps(first.protocol))
-    assert {"dataset", "boxes", "subset"} <= set(first.protocol)
+    assert {"dataset", "subset"} <= set(first.protocol)
     assert first.fingerprint == second.fingerprint
 
 

@@ -26,12 +26,15 @@ def test_affine_equals_mmpose(real_data: Path) -> None:
             np.testing.assert_allclose(own, case[key], rtol=1e-4, atol=1e-3)
 
 
-def test_decoding_equals_mmpose(real_data: Path) -> None:
-    """Argmax with quarter offset gives mmpose's keypoints and scores exactly."""
+@pytest.mark.parametrize(
+    ("method", "name", "tolerance"), [("quarter", "msra_default", 0), ("dark", "msra_dark", 1e-4), ("udp", "udp", 1e-4)]
+)
+def test_decoding_equals_mmpose(real_data: Path, method: str, name: str, tolerance: float) -> None:
+    """Keypoints are mmpose's: exactly with the quarter offset, to a ten-thousandth of a pixel with a parabola."""
     golden = np.load(real_data / "fixtures/codecs/heatmap_decode.npz")
-    places, scores = heatmap.decode(golden["heatmaps"], (256, 192))
-    np.testing.assert_array_equal(places, golden["msra_default_keypoints"])
-    np.testing.assert_array_equal(scores, golden["msra_default_scores"])
+    places, scores = heatmap.decode(golden["heatmaps"], (256, 192), method)
+    np.testing.assert_allclose(places, golden[f"{name}_keypoints"], rtol=0, atol=tolerance)
+    np.testing.assert_array_equal(scores, golden[f"{name}_scores"])
 
 
 def test_flipping_equals_mmpose(real_data: Path) -> None:

@@ -17,6 +17,7 @@ from sandglass.graph.inputs import weights_are_no_inputs
 from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
 from sandglass.graph.operators import foreign_operators
 from sandglass.graph.shapes import fix_input
+from sandglass.graph.slices import strided_slices
 
 OPSET = 17
 IR_VERSION = 8
@@ -74,12 +75,16 @@ def convert(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails."""
+    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails.
+
+    What some runtimes lack and others can say as well is then rewritten.
+    """
     slim = onnxslim.slim(model)
     if slim is None:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
     inferred = onnx.shape_inference.infer_shapes(slim)
     static_outputs(inferred)
+    strided_slices(inferred)
     return name_nodes(inferred)
 
 

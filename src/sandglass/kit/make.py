@@ -49,10 +49,10 @@ the scripts are tested with a stand-in for the vendor's package. `collect` compa
 
 @dataclass(frozen=True)
 class Samples:
-    """The evaluation samples whose inputs a kit takes along, with `flip_test` mirrored too."""
+    """The evaluation samples whose inputs a kit takes along, with `flip_test` mirrored too (default: as the card says)."""
 
     dataset: Any
-    flip_test: bool = False
+    flip_test: bool | None = None
 
 
 def make_kit(
@@ -84,10 +84,12 @@ def make_kit(
         }
         rows = {PROBES: _write_probes(reference, folder)}
         if samples is not None:
-            rows |= _write_samples(samples, Artifact(folder, manifest, source.card), folder)
+            told, asked = source.card.decode.get("flip_test", False), samples.flip_test
+            flip_test = bool(told if asked is None else asked)
+            rows |= _write_samples(samples.dataset, flip_test, Artifact(folder, manifest, source.card), folder)
             manifest["samples"] = {
                 "fingerprint": samples.dataset.fingerprint,
-                "flip_test": samples.flip_test,
+                "flip_test": flip_test,
                 "protocol": samples.dataset.protocol,
             }
         shutil.copyfile(Path(__file__).with_name("run.py"), folder / RUN)
@@ -112,12 +114,11 @@ def _write_probes(reference: Reference, folder: Path) -> list[str]:
     return [row_digest(image) for image in images]
 
 
-def _write_samples(samples: Samples, kit: Artifact, folder: Path) -> dict[str, list[str]]:
+def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
     """The inputs that an evaluation gives its session, in files of some rows; digests of the rows by file."""
     task = discover.load("tasks", kit.card.task)
     recorder = _Recorder(folder / INPUTS, kit.manifest["outputs"])
-    chosen = task.samples(samples.dataset)
-    for _ in infer(task, kit, recorder, samples.dataset, chosen, flip_test=samples.flip_test):
+    for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):
         pass
     recorder.flush()
     return recorder.rows

@@ -46,6 +46,11 @@ def identity(artifact: Any) -> Row:
     }
 
 
+def part(protocol: Mapping[str, Any]) -> Row:
+    """A column that marks what was measured on a part of its dataset, and says how that was drawn."""
+    return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
+
+
 def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
     """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
     return {name: "n/a" if metrics[name]["value"] < 0 else f"{metrics[name]['value']:.3f}" for name in names}
@@ -60,6 +65,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
         **metric_cells(evaluation.metrics, names[:1]),
         f"{names[0]} 95 %": f"{first['low']:.3f} .. {first['high']:.3f}",
         **metric_cells(evaluation.metrics, names[1:]),
+        **part(evaluation.protocol),
     }
 
 
