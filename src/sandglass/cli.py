@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from sandglass import discover
+from sandglass.cli_configs import add_deploy_config, what_and_where
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, say, write_result
@@ -59,8 +60,10 @@ def parser() -> argparse.ArgumentParser:
 def _deploy(commands: Any) -> None:
     command = commands.add_parser("deploy", help="write a model for one or more runtimes")
     command.set_defaults(run=_run_deploy)
-    command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
-    command.add_argument("--to", nargs="+", required=True, metavar="BACKEND[:PRECISION]", dest="targets")
+    command.add_argument(
+        "source", help="a zoo model (see `sandglass models`), a model card FILE.toml, or an OpenMMLab config FILE.py"
+    )
+    add_deploy_config(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
@@ -74,8 +77,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
     from sandglass.report.table import identity, markdown, megabytes
 
     outcomes = pipeline.deploy(
-        arguments.source,
-        arguments.targets,
+        *what_and_where(arguments),
         arguments.out,
         checkpoint=arguments.checkpoint,
         calibration=load_calibration(arguments),

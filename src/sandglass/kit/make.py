@@ -49,7 +49,7 @@ the scripts are tested with a stand-in for the vendor's package. `collect` compa
 
 @dataclass(frozen=True)
 class Samples:
-    """The evaluation samples whose inputs a kit takes along, with `flip_test` mirrored too (default: as the card says)."""
+    """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
 
     dataset: Any
     flip_test: bool | None = None

@@ -8,13 +8,13 @@ from typing import Any
 
 from sandglass.card import Card
 from sandglass.errors import ConfigError
-from sandglass.openmmlab import pose
+from sandglass.openmmlab import classification, pose
 from sandglass.openmmlab.config import read_config
 from sandglass.openmmlab.families import family_of, newer_names
 
 Reader = Callable[[Mapping[str, Any], Path], tuple[dict[str, Any], dict[str, Any]]]
 # By task: from a config to a card's `[input]` and `[decode]`.
-READERS: dict[str, Reader] = {"topdown-pose": pose.topdown}
+READERS: dict[str, Reader] = {"topdown-pose": pose.topdown, "classification": classification.classification}
 
 
 def config_card(path: Path) -> Card:

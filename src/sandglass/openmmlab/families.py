@@ -36,14 +36,16 @@ class Family:
     """One kind of network.
 
     `model` and `task` are a card's. `types` are the names that make a config one of the family, by part, in both
-    generations. `arguments` are those of the architecture, each from a place, or a list from several. `only` says what
-    the architecture has besides: values, or what follows from the arguments.
+    generations. `arguments` are those of the architecture, each from a place, or a list from several, and `defaults`
+    those that the config need not say. `only` says what the architecture has besides: values, or what follows from the
+    arguments.
     """
 
     model: str
     task: str
     types: Mapping[str, tuple[str, ...]]
     arguments: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
     only: Mapping[str, Only | Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
 
 
@@ -80,6 +82,24 @@ HRNET: dict[str, str | tuple[str, ...]] = {
     "stem_channels": "backbone.extra.stage1.num_channels.0",
 }
 
+CLASSIFIER = {
+    "": ("ImageClassifier",),
+    "neck": ("GlobalAveragePooling",),
+    "head": ("LinearClsHead", "MultiLabelLinearClsHead"),  # they differ in how classes are trained, and share logits
+}
+RESNET: dict[str, str | tuple[str, ...]] = {"depth": "backbone.depth", "classes": "head.num_classes"}
+RESNET_ONLY: dict[str, Only | Callable[[Mapping[str, Any]], Any]] = {
+    **NORM,
+    "backbone.num_stages": Only((4,)),
+    "backbone.out_indices": Only(([3],)),
+    "backbone.style": Only(("pytorch",)),
+    "backbone.stem_channels": Only((64,)),
+    "backbone.base_channels": Only((64,)),
+    "backbone.deep_stem": Only((False,)),
+    "backbone.avg_down": Only((False,)),
+    "head.in_channels": lambda given: 512 if given["depth"] < 50 else 2048,
+}
+
 FAMILIES = (
     Family(
         "hourglass",
@@ -94,7 +114,7 @@ FAMILIES = (
             "stage_blocks": "backbone.stage_blocks",
             "feature_channels": "backbone.feat_channel",
         },
-        {
+        only={
             **NORM,
             **KEYPOINTS,
             "backbone.num_stacks": Only((1,), default=2),
@@ -112,12 +132,40 @@ FAMILIES = (
             "head": ("TopdownHeatmapSimpleHead", "HeatmapHead"),
         },
         HRNET,
-        {
+        only={
             **NORM,
             **KEYPOINTS,
             "backbone.in_channels": Only((3,)),
             "backbone.extra": _stages,
             "head.in_channels": lambda given: given["width"],
+        },
+    ),
+    Family("resnet", "classification", {**CLASSIFIER, "backbone": ("ResNet",)}, RESNET, only=RESNET_ONLY),
+    Family(
+        "resnet",
+        "classification",
+        {**CLASSIFIER, "backbone": ("ResNet_CIFAR",)},
+        RESNET,
+        {"cifar": True},
+        RESNET_ONLY,
+    ),
+    Family(
+        "resnet",
+        "classification",
+        {**CLASSIFIER, "backbone": ("ResNeXt",)},
+        {**RESNET, "groups": "backbone.groups", "group_width": "backbone.width_per_group"},
+        {"groups": 32, "group_width": 4},
+        RESNET_ONLY,
+    ),
+    Family(
+        "mobilenet-v2",
+        "classification",
+        {**CLASSIFIER, "backbone": ("MobileNetV2",)},
+        {"width": "backbone.widen_factor", "classes": "head.num_classes"},
+        only={
+            **NORM,
+            "backbone.out_indices": Only(([7],)),
+            "head.in_channels": lambda given: round(1280 * max(1.0, given.get("width", 1.0))),
         },
     ),
 )
@@ -158,7 +206,7 @@ def _type(model: Mapping[str, Any], part: str) -> str:
 
 def _arguments(family: Family, model: Mapping[str, Any], path: object) -> dict[str, Any]:
     """Arguments that the config gives, checked; where it is silent, OpenMMLab's defaults are the architecture's."""
-    found: dict[str, Any] = {}
+    found: dict[str, Any] = dict(family.defaults)
     for name, place in family.arguments.items():
         value = _plain(at(model, place, ...) if isinstance(place, str) else [at(model, one, ...) for one in place])
         if value is not ...:

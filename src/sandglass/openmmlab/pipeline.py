@@ -9,6 +9,7 @@ from typing import Any
 from sandglass.errors import ConfigError
 from sandglass.openmmlab.config import at
 
+FIX = "use another config, or write a model card by hand"
 UNIT_PIXELS = 255  # mmpose 0.x normalizes pixels of 0..1
 
 
@@ -20,14 +21,20 @@ def test_dataset(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     return found
 
 
-def of_type(dataset: Mapping[str, Any], path: Path, known: Collection[str]) -> dict[str, Mapping[str, Any]]:
+def of_type(
+    dataset: Mapping[str, Any], path: Path, known: Mapping[str, Collection[str] | None]
+) -> dict[str, Mapping[str, Any]]:
     """The steps of the test pipeline by type, those inside a step that tests several scales included.
 
-    Raises ConfigError for a step that is not in `known`.
+    `known` maps types to their settings, or to None where no setting changes a pixel. Raises ConfigError for others.
     """
     steps = flat(dataset.get("pipeline") or ())
     for step in steps:
         expected(path, "a step of the test pipeline", step.get("type"), known)
+        settings = known[step["type"]]
+        for name in step:
+            if settings is not None and name not in ("type", *settings):
+                raise ConfigError(f"{path}: {step['type']} has {name}={step[name]!r}, which Sandglass lacks", FIX)
     return {str(step["type"]): step for step in steps}
 
 
@@ -42,11 +49,10 @@ def flat(steps: Sequence[Any]) -> list[Mapping[str, Any]]:
     return found
 
 
-def expected(path: Path, place: str, value: Any, known: Collection[Any], fix: str = "") -> None:
+def expected(path: Path, place: str, value: Any, known: Collection[Any], fix: str = FIX) -> None:
     """Raise ConfigError where a value is none of those that Sandglass knows."""
     if value not in known:
-        names = ", ".join(map(str, known))
-        raise ConfigError(f"{path}: {place} is {value!r}, Sandglass knows {names}", fix or "use another config")
+        raise ConfigError(f"{path}: {place} is {value!r}, Sandglass knows {', '.join(map(str, known))}", fix)
 
 
 def image_input(

@@ -6,7 +6,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,7 +16,18 @@ from sandglass.openmmlab.pipeline import expected, image_input, of_type, test_da
 
 # Datasets whose keypoints are COCO's seventeen, in its order.
 COCO = ("CocoDataset", "HumanArtDataset", "TopDownCocoDataset", "TopDownOCHumanDataset", "BottomUpCocoDataset")
-LOADING = ("LoadImage", "LoadImageFromFile", "PackPoseInputs", "ToTensor", "NormalizeTensor", "Collect")
+STEPS: dict[str, Collection[str] | None] = {
+    "LoadImage": None,
+    "LoadImageFromFile": None,
+    "GetBBoxCenterScale": ("padding",),
+    "TopDownGetBboxCenterScale": ("padding",),
+    "TopdownAffine": ("input_size", "use_udp"),
+    "TopDownAffine": ("use_udp",),
+    "ToTensor": None,
+    "NormalizeTensor": ("mean", "std"),
+    "PackPoseInputs": None,
+    "Collect": None,
+}
 PADDING, BLUR = 1.25, 11
 
 
@@ -24,9 +35,7 @@ def topdown(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass decodes otherwise."""
     dataset = test_dataset(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
-    steps = of_type(
-        dataset, path, (*LOADING, "GetBBoxCenterScale", "TopdownAffine", "TopDownGetBboxCenterScale", "TopDownAffine")
-    )
+    steps = of_type(dataset, path, STEPS)
     newer = at(config, "model.head.decoder") is not None
     size, method, blur = _codec(config, path) if newer else _post_process(config, path)
     cut = steps.get("TopdownAffine") or steps.get("TopDownAffine") or {}
