@@ -107,7 +107,7 @@ def _evaluate(commands: Any) -> None:
     command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
     command.add_argument("--images", type=Path, metavar="DIR")
-    command.add_argument("--annotations", type=Path, metavar="FILE", help="truths, where they are not in the images")
+    command.add_argument("--annotations", type=Path, metavar="PATH", help="truths, where they are not in the images")
     command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
     add_draw(command)
     command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
@@ -231,7 +231,7 @@ def _predict(commands: Any) -> None:
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("--out", type=Path, required=True, metavar="PNG")
     command.add_argument("--box", type=_box, action="append", metavar="X,Y,W,H", default=[],
-                         help="a person, in pixels; may be repeated (default: the whole image)")  # fmt: skip
+                         help="what to look at, in pixels; may be repeated (default: the whole image)")  # fmt: skip
     command.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON too")
 
 

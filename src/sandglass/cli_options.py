@@ -18,7 +18,7 @@ METHODS = ("kl", "mse", "minmax", "percentile")
 def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> None:
     """Options that name a dataset: `--NAME`, `--NAME-annotations`, `--NAME-dataset`."""
     command.add_argument(f"--{name}", type=Path, metavar="IMAGES_DIR", help=told or None)
-    command.add_argument(f"--{name}-annotations", type=Path, metavar="FILE")
+    command.add_argument(f"--{name}-annotations", type=Path, metavar="PATH")
     command.add_argument(f"--{name}-dataset", default="coco-keypoints", choices=discover.names("datasets"))
 
 

@@ -63,6 +63,33 @@ class KeypointDataset:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
+Text = tuple[list[list[float]], bool]
+
+
+@dataclass
+class TextDataset:
+    """Pages with text.
+
+    `texts` has for each image's id the outline of every text, points x and y in pixels, and whether it is ignored;
+    `read` returns an image by its id, HWC uint8 RGB; `protocol` says how the subset was drawn and what was left out.
+    """
+
+    name: str
+    texts: dict[str, list[Text]]
+    read: Callable[[str], np.ndarray]
+    protocol: dict[str, Any]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the images."""
+        return list(self.texts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the truths."""
+        return hashlib.sha256(json.dumps([self.name, self.texts]).encode()).hexdigest()
+
+
 @dataclass
 class LabelledDataset:
     """Images that show one thing each.
