@@ -19,6 +19,7 @@ MODELS = [
     ("resnet18_cifar", "resnet18-cifar10", 0.7, 32),
     ("resnext50_32x4d", "resnext50-32x4d-imagenet", 0.7, 224),
     ("mobilenet_v2", "mobilenet-v2-imagenet", 1.0, 224),
+    ("hrnet_w18_cls", "hrnet-w18-imagenet", 0.5, 224),
 ]
 
 

@@ -20,15 +20,14 @@ from sandglass.datasets import LabelledDataset
 from sandglass.errors import CardError, DatasetError, GraphError, InputError
 from sandglass.metrics import bootstrap
 from sandglass.vision.image import normalize
-from sandglass.vision.resize import by_short_side, centre_crop, resize
+from sandglass.vision.resize import LIBRARIES, OPENCV, by_short_side, centre_crop, resize
 
 METRICS = ("top-1", "top-5")
 DATASET = "synthetic-shapes"
-INTERPOLATIONS = ("bilinear", "nearest", "bicubic", "area", "lanczos")
 DECODE = {
     "short_side": int,
-    "interpolation": INTERPOLATIONS,
-    "library": ("opencv", "pillow"),
+    "interpolation": tuple(OPENCV),
+    "library": tuple(LIBRARIES),
     "classes": object,  # names, or the dataset that has them
     "probabilities": bool,
     "flip_test": bool,

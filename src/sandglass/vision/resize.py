@@ -11,8 +11,8 @@ import numpy as np
 from sandglass.errors import CardError
 
 OPENCV = {
-    "nearest": cv2.INTER_NEAREST,
     "bilinear": cv2.INTER_LINEAR,
+    "nearest": cv2.INTER_NEAREST,
     "bicubic": cv2.INTER_CUBIC,
     "area": cv2.INTER_AREA,
     "lanczos": cv2.INTER_LANCZOS4,
