@@ -163,6 +163,8 @@ def find_checkpoint(card: Card, given: Path | None) -> Path:
     for folder in (ZOO, cache_folder() / "checkpoints"):
         if name and (folder / name).is_file():
             return folder / name
+    if not name:
+        raise CheckpointError(f"{card.name} needs a checkpoint", "give --checkpoint FILE")
     raise CheckpointError(
         f"{card.name} needs its checkpoint {name}", f"give --checkpoint FILE, or try `sandglass fetch {card.name}`"
     )

@@ -294,7 +294,7 @@ def test_provider_of_onnxruntime_is_used_without_the_compiler(
     asked: list[Any] = []
     whole = onnxruntime.InferenceSession
 
-    def session(path: str, options: Any, providers: list[Any]) -> Any:
+    def session(path: str, options: Any, providers: list[Any], **_: Any) -> Any:
         asked.append((providers, options.get_session_config_entry("session.disable_cpu_ep_fallback")))
         return whole(path, providers=["CPUExecutionProvider"])
 

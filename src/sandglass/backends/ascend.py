@@ -14,11 +14,9 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-
-from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings, Source, run_by_one
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings, Source
 from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
-from sandglass.errors import BackendError, BackendUnavailable, InputError
+from sandglass.errors import BackendUnavailable, InputError
 
 INSTALL = "install CANN, which has ATC and the Python package acl, or `pip install onnxruntime-cann`"
 PRECISIONS = ("fp16",)
@@ -97,10 +95,20 @@ def open(
 ) -> Session:
     """A session on the device; `threads` have no effect."""
     if not (folder / MODEL).is_file():
-        return ProviderSession(folder / GRAPH)
+        return _provided(folder / GRAPH)
     from sandglass.backends import _acl
 
     return DeviceSession(_acl, folder / MODEL, notes)
+
+
+def _provided(path: Path) -> Session:
+    """ONNX Runtime with CANN. A layer that CANN lacks must not run on the processor unseen, and be timed with it."""
+    from sandglass.backends.onnxruntime import RuntimeSession
+    from sandglass.graph.execute import session_options
+
+    options = session_options(1)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return RuntimeSession(path, options, provider=(PROVIDER, {"precision_mode": "force_fp16"}))
 
 
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
@@ -110,32 +118,3 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
 
 def _has_atc() -> bool:
     return shutil.which("atc") is not None and importlib.util.find_spec("acl") is not None
-
-
-class ProviderSession:
-    def __init__(self, path: Path) -> None:
-        import onnxruntime
-
-        from sandglass.graph.execute import RUNTIME_ERRORS
-
-        self.errors, options = RUNTIME_ERRORS, onnxruntime.SessionOptions()
-        # A layer that the device cannot run must not run beside it unseen, and be measured as if it had.
-        options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
-        try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[(PROVIDER, {"precision_mode": "force_fp16"})]
-            )
-        except RUNTIME_ERRORS as error:
-            raise BackendError(f"{path} cannot be run: {str(error).splitlines()[0]}", "see CANN's log") from error
-        self.outputs = [value.name for value in self.session.get_outputs()]
-
-    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name; the graph takes one image at a time."""
-        return run_by_one(self._one, inputs)
-
-    def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        try:
-            values = self.session.run(self.outputs, dict(inputs))
-        except self.errors as error:
-            raise BackendError(f"an input does not fit: {str(error).splitlines()[0]}", "check its shape") from error
-        return dict(zip(self.outputs, values, strict=True))

@@ -14,7 +14,11 @@ from sandglass.openmmlab.families import family_of, newer_names
 
 Reader = Callable[[Mapping[str, Any], Path], tuple[dict[str, Any], dict[str, Any]]]
 # By task: from a config to a card's `[input]` and `[decode]`.
-READERS: dict[str, Reader] = {"topdown-pose": pose.topdown, "classification": classification.classification}
+READERS: dict[str, Reader] = {
+    "topdown-pose": pose.topdown,
+    "bottomup-pose": pose.bottomup,
+    "classification": classification.classification,
+}
 
 
 def config_card(path: Path) -> Card:

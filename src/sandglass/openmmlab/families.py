@@ -49,13 +49,13 @@ class Family:
     only: Mapping[str, Only | Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
 
 
-# A head of one 1x1 convolution, for COCO's keypoints: of the older and of the newer generation.
-KEYPOINTS = {
-    "head.out_channels": Only((17,)),
+# A head of one 1x1 convolution, of the older and of the newer generation; for COCO's keypoints.
+ONE_CONVOLUTION = {
     "head.num_deconv_layers": Only((0,)),
-    "head.extra.final_conv_kernel": Only((1,), default=1),
+    "head.extra.final_conv_kernel": Only((1,)),
     "head.deconv_out_channels": Only((None,)),
 }
+KEYPOINTS = {"head.out_channels": Only((17,)), **ONE_CONVOLUTION}
 NORM = {"backbone.norm_cfg.type": Only(("BN", "SyncBN"))}
 
 
@@ -138,6 +138,43 @@ FAMILIES = (
             "backbone.in_channels": Only((3,)),
             "backbone.extra": _stages,
             "head.in_channels": lambda given: given["width"],
+        },
+    ),
+    Family(
+        "hrnet-ae",
+        "bottomup-pose",
+        {
+            "": ("AssociativeEmbedding", "BottomupPoseEstimator"),
+            "backbone": ("HRNet",),
+            "head": ("AESimpleHead", "AssociativeEmbeddingHead"),
+        },
+        HRNET,
+        only={
+            **NORM,
+            **ONE_CONVOLUTION,
+            "backbone.in_channels": Only((3,)),
+            "backbone.extra": _stages,
+            "head.in_channels": lambda given: given["width"],
+            "head.num_joints": Only((17,)),
+            "head.num_keypoints": Only((17,)),
+            "head.tag_dim": Only((1,)),
+            "head.tag_per_joint": Only((True,)),
+            "head.tag_per_keypoint": Only((True,)),
+        },
+    ),
+    Family(
+        "hrnet-cls",
+        "classification",
+        {"": CLASSIFIER[""], "backbone": ("HRNet",), "head": CLASSIFIER["head"], "neck.0": ("HRFuseScales",)},
+        {"width": "neck.0.in_channels.0", "classes": "head.num_classes"},
+        only={
+            **NORM,
+            "backbone.arch": lambda given: f"w{given['width']}",
+            "neck": lambda given: [
+                {"type": "HRFuseScales", "in_channels": [given["width"] << level for level in range(4)]},
+                {"type": "GlobalAveragePooling"},
+            ],
+            "head.in_channels": Only((2048,)),
         },
     ),
     Family("resnet", "classification", {**CLASSIFIER, "backbone": ("ResNet",)}, RESNET, only=RESNET_ONLY),

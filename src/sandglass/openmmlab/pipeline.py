@@ -32,9 +32,8 @@ def of_type(
     for step in steps:
         expected(path, "a step of the test pipeline", step.get("type"), known)
         settings = known[step["type"]]
-        for name in step:
-            if settings is not None and name not in ("type", *settings):
-                raise ConfigError(f"{path}: {step['type']} has {name}={step[name]!r}, which Sandglass lacks", FIX)
+        if settings is not None:
+            only(path, step["type"], step, dict.fromkeys(("type", *settings), ...))
     return {str(step["type"]): step for step in steps}
 
 
@@ -53,6 +52,15 @@ def expected(path: Path, place: str, value: Any, known: Collection[Any], fix: st
     """Raise ConfigError where a value is none of those that Sandglass knows."""
     if value not in known:
         raise ConfigError(f"{path}: {place} is {value!r}, Sandglass knows {', '.join(map(str, known))}", fix)
+
+
+def only(path: Path, place: str, settings: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
+    """Raise ConfigError for a setting that has no rule, or another value than its rule; a rule of `...` allows any."""
+    for name, value in settings.items():
+        if name not in rules:
+            raise ConfigError(f"{path}: {place} has {name}={value!r}, which Sandglass lacks", FIX)
+        if rules[name] is not ...:
+            expected(path, f"{place}.{name}", value, (rules[name],))
 
 
 def image_input(
