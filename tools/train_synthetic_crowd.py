@@ -43,9 +43,10 @@ def main() -> None:
     parser.add_argument("--images", type=int, default=5000)
     parser.add_argument("--steps", type=int, default=2600, help="length of the cosine schedule")
     parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--threads", type=int, default=2, help="1 is faster where other work runs beside it")
     arguments = parser.parse_args()
     torch.manual_seed(arguments.seed)
-    torch.set_num_threads(2)
+    torch.set_num_threads(arguments.threads)
     started = time.perf_counter()
     with Pool(2) as pool:
         scenes = list(pool.imap(scene, range(arguments.images), chunksize=50))
@@ -124,7 +125,9 @@ def train(scenes: list[Scene], steps: int, seed: int, out: Path) -> None:
     """AdamW with a warm-up and a cosine over `steps`; the result is the running average of the weights."""
     random = np.random.default_rng(seed)
     module = hrnet_ae.build(**ARGUMENTS).train().to(memory_format=torch.channels_last)
-    torch.nn.init.normal_(module.head.final_layer.weight, std=0.001)
+    # Heatmaps begin at nothing; tags that began so would be pushed nowhere: equal ones have no slope.
+    torch.nn.init.normal_(module.head.final_layer.weight[:KEYPOINTS], std=0.001)
+    torch.nn.init.normal_(module.head.final_layer.weight[KEYPOINTS:], std=0.2)
     average = torch.optim.swa_utils.AveragedModel(
         module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
     )
