@@ -26,7 +26,8 @@ def load_samples(arguments: argparse.Namespace) -> Samples | None:
     """The evaluation samples that a kit is to take along; None where none were asked for."""
     from sandglass.kit.make import Samples
 
-    return Samples(_load(arguments), arguments.flip_test) if arguments.dataset else None
+    dataset = _load(arguments, arguments.flip_test)
+    return None if dataset is None else Samples(dataset, arguments.flip_test)
 
 
 def kit_row(outcome: Outcome) -> Row:
@@ -58,8 +59,8 @@ def _run_collect(arguments: argparse.Namespace) -> int:
     agreed = collect.agreement(kit)
     found: dict[str, Any] = {"check": agreed, "speed": kit.speed_dict()}
     print(f"{agreed['summary']}\n")
-    if arguments.dataset:
-        dataset = _load(arguments)
+    dataset = _load(arguments, arguments.against)
+    if dataset is not None:
         results = [collect.evaluation(kit, dataset)]
         if arguments.against:
             flip = results[0].protocol["flip_test"]
@@ -86,7 +87,17 @@ def _add_samples(command: argparse.ArgumentParser, told: str) -> None:
     add_draw(command)
 
 
-def _load(arguments: argparse.Namespace) -> Any:
+def _load(arguments: argparse.Namespace, *more: Any) -> Any:
+    """The dataset that was asked for; None where none was, which no other option may then be about."""
+    from sandglass.errors import InputError
+
+    about = (arguments.images, arguments.annotations, arguments.detections, arguments.limit, *more)
+    if arguments.dataset is None:
+        if any(option is not None for option in about):
+            raise InputError(
+                "samples are told without their dataset", f"give --dataset {'|'.join(discover.names('datasets'))}"
+            )
+        return None
     return discover.load("datasets", arguments.dataset).load(
         images=arguments.images,
         annotations=arguments.annotations,

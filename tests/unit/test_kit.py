@@ -127,6 +127,17 @@ def test_command_line_from_kit_to_tables(tmp_path: Path, capsys: pytest.CaptureF
     assert found["speed"]["latency_ms"]["median"] > 0
 
 
+@pytest.mark.parametrize("options", [["--images", "x"], ["--limit", "3"], ["--flip-test"]])
+def test_samples_without_their_dataset_are_refused(
+    options: list[str], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Options that say which samples a kit takes need the dataset's name."""
+    command = ["deploy", MODEL, "--to", "igie", "--out", str(tmp_path / "out"), *options]
+    assert main(command) == 2
+    assert "samples are told without their dataset" in capsys.readouterr().err
+    assert not (tmp_path / "out").exists()
+
+
 def test_run_goes_on_where_it_was_broken_off(back: Path, tmp_path: Path) -> None:
     """A second run keeps whole files and makes the missing ones; another compiled model starts anew."""
     results = back / "results"

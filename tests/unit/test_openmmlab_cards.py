@@ -145,6 +145,53 @@ def grouped(template: str) -> str:
     return STAGES.format(width=32) + template.format(backbone=HRNET, norm=norm)
 
 
+TEXTS_1 = """
+model = dict(type='{type}', data_preprocessor=dict(type='TextDetDataPreprocessor', {norm}, bgr_to_rgb=True,
+        pad_size_divisor=32),
+    backbone=dict(type='mmdet.ResNet', num_stages=4, out_indices=(0, 1, 2, 3), frozen_stages=-1, {backbone}),
+    neck=dict({neck}), det_head=dict({head}, module_loss=dict(type='Loss'), postprocessor=dict({post})))
+pipe = [dict(type='LoadImageFromFile', color_type='color_ignore_orientation'), dict({resize}),
+    dict(type='LoadOCRAnnotations', with_polygon=True), dict(type='PackTextDetInputs', meta_keys=('img_path', ))]
+test = dict(type='OCRDataset', pipeline=None)
+test.pipeline = pipe
+test_dataloader = dict(dataset=test)
+"""
+TEXTS_0 = """
+model_poly = dict(type='{type}',
+    backbone=dict(type='mmdet.ResNet', num_stages=4, out_indices=(0, 1, 2, 3), norm_eval=True, {backbone}),
+    neck=dict({neck}), bbox_head=dict({head}, loss=dict(type='Loss'), postprocessor=dict({post})), test_cfg=None)
+model = model_poly
+norm = dict({norm}, to_rgb=True)
+data = dict(test=dict(type='UniformConcatDataset', pipeline=[dict(type='LoadImageFromFile'),
+    dict(type='MultiScaleFlipAug', img_scale=(1333, 736), flip=False, transforms=[
+        dict(type='Resize', keep_ratio=True), dict(type='Normalize', **norm), dict(type='Pad', size_divisor=32),
+        dict(type='ImageToTensor', keys=['img']), dict(type='Collect', keys=['img'])])]))
+"""
+PANET = TEXTS_1.format(
+    type="PANet",
+    norm=NORM_255,
+    backbone="depth=18, stem_channels=128, deep_stem=True, style='pytorch'",
+    neck="type='FPEM_FFM', in_channels=[64, 128, 256, 512], fpem_repeat=2",
+    head="type='PANHead', in_channels=[128, 128, 128, 128], hidden_dim=128, out_channel=6",
+    post="type='PANPostprocessor', text_repr_type='quad'",
+    resize="type='ShortScaleAspectJitter', short_size=736, scale_divisor=1, ratio_range=(1.0, 1.0),"
+    " aspect_ratio_range=(1.0, 1.0)",
+)
+
+
+def textsnake(template: str) -> str:
+    """A config of TextSnake."""
+    return template.format(
+        type="TextSnake",
+        norm=NORM_255,
+        backbone="depth=50, style='caffe', norm_cfg=dict(type='BN', requires_grad=True)",
+        neck="type='FPN_UNet', in_channels=[256, 512, 1024, 2048], out_channels=32",
+        head="type='TextSnakeHead', in_channels=32",
+        post="type='TextSnakePostprocessor', text_repr_type='poly'",
+        resize="type='Resize', scale=(1333, 736), keep_ratio=True",
+    )
+
+
 # (a config, the zoo model that it is): of each family, in both generations.
 MEMBERS = [
     *[(hourglass(t), "hourglass52-coco-256x256") for t in HEADS],
@@ -169,6 +216,8 @@ MEMBERS = [
         (classifier(t, "dict(type='HRNet', arch='w18')", 2048, FUSE), "hrnet-w18-imagenet")
         for t in (CLASSIFIER_0, CLASSIFIER_1)
     ],
+    (PANET, "panet-r18-icdar2015"),
+    *[(textsnake(t), "textsnake-r50-ctw1500") for t in (TEXTS_0, TEXTS_1)],
 ]
 
 
@@ -248,9 +297,23 @@ W32, HOUR, RES = (
         (RES, "edge='short'", "edge='long'", "the edge of ResizeEdge is 'long'"),
         (RES, "backend='pillow'", "backend='turbojpeg'", "the backend of the resizing is 'turbojpeg'"),
         (RES, "crop_size=224", "crop_size=224, efficientnet_style=True", "CenterCrop has efficientnet_style=True"),
+        (W32, "test_dataloader =", "model['test_cfg'] = 3\ntest_dataloader =", "is not of the form"),
+        (W32, "dict(type='LoadImage')", "'LoadImage'", "is not of the form of OpenMMLab's configs"),
+        (W32, "num_channels=(64, )", "num_channels=64", "model is no whole hrnet"),
         (grouped(GROUPED_1), "decode_topk=30", "decode_topk=20", "model.head.decoder.decode_topk is 20"),
         (grouped(GROUPED_1), "decode_topk=30,", "", "model.head.decoder.decode_topk is 20"),
         (grouped(GROUPED_1), "size_factor=64", "size_factor=32", "BottomupResize.size_factor is 32"),
+        (PANET, "deep_stem=True, ", "", "model.backbone.deep_stem is False, and the panet of Sandglass has True"),
+        (PANET, "depth=18", "depth=50", "model.backbone.depth is 50"),
+        (PANET, "hidden_dim=128", "hidden_dim=64", "model.det_head.hidden_dim is 64"),
+        (PANET, "text_repr_type='quad'", "text_repr_type='bbox'", "text_repr_type is 'bbox'"),
+        (PANET, "text_repr_type='quad'", "use_approxpolydp=True", "postprocessor has use_approxpolydp=True"),
+        (PANET, "scale_divisor=1", "scale_divisor=32", "ShortScaleAspectJitter.scale_divisor is 32"),
+        (PANET, " ratio_range=(1.0, 1.0)", " ratio_range=(0.7, 1.3)", "ShortScaleAspectJitter.ratio_range is"),
+        (PANET, "pad_size_divisor=32", "pad_size_divisor=64", "pad_size_divisor is 64"),
+        (textsnake(TEXTS_1), "style='caffe', ", "", "model.backbone.style is 'pytorch', and the textsnake"),
+        (textsnake(TEXTS_1), "keep_ratio=True", "keep_ratio=False", "Resize.keep_ratio is False"),
+        (textsnake(TEXTS_1), "scale=(1333, 736)", "scale=736", "does not say how large a page becomes"),
         (grouped(GROUPED_0), "nms_kernel=5", "nms_kernel=3", "model.test_cfg.nms_kernel is 3"),
         (grouped(GROUPED_0), "test_scale_factor=[1]", "test_scale_factor=[0.5, 1, 2]", "test_scale_factor is"),
     ],

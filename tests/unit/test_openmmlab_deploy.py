@@ -103,6 +103,7 @@ def test_notes_say_what_is_decided_otherwise(tmp_path: Path) -> None:
             "backend_config = dict(model_inputs=[dict(opt_shapes=dict(input=[1, 3, 192, 256]))])",
             "contradicts itself: onnx_config.input_shape says 256x192 and backend_config.model_inputs.opt_shapes says",
         ),
+        ("backend_config = dict(model_inputs=3)", "is not of the form of a deploy config"),
         ("import os", "deploy.py:2: an import is refused"),
     ],
 )

@@ -106,12 +106,9 @@ def row_digest(row: np.ndarray) -> str:
 
 
 def _write_probes(reference: Reference, folder: Path) -> list[str]:
-    (name,) = reference.inputs
-    images = [feed[name] for feed in reference.feeds]
-    _save(folder / INPUTS / PROBES, {name: np.concatenate(images)})
-    outputs = list(reference.expected[0])
-    _save(folder / EXPECTED, {key: np.concatenate([found[key] for found in reference.expected]) for key in outputs})
-    return [row_digest(image) for image in images]
+    for path, rows in ((folder / INPUTS / PROBES, reference.feeds), (folder / EXPECTED, reference.expected)):
+        _save(path, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    return [row_digest(next(iter(feed.values()))) for feed in reference.feeds]
 
 
 def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:

@@ -8,9 +8,9 @@ from typing import Any
 
 from sandglass.card import Card
 from sandglass.errors import ConfigError
-from sandglass.openmmlab import classification, pose
-from sandglass.openmmlab.config import read_config
-from sandglass.openmmlab.families import family_of, newer_names
+from sandglass.openmmlab import classification, pose, text
+from sandglass.openmmlab.config import MISSHAPEN, read_config
+from sandglass.openmmlab.match import family_of, newer_names
 
 Reader = Callable[[Mapping[str, Any], Path], tuple[dict[str, Any], dict[str, Any]]]
 # By task: from a config to a card's `[input]` and `[decode]`.
@@ -18,6 +18,7 @@ READERS: dict[str, Reader] = {
     "topdown-pose": pose.topdown,
     "bottomup-pose": pose.bottomup,
     "classification": classification.classification,
+    "text-detection": text.detection,
 }
 
 
@@ -31,8 +32,13 @@ def config_card(path: Path) -> Card:
     model = config.get("model")
     if not isinstance(model, dict):
         raise ConfigError(f"{path} has no model", "give the config of a model")
-    config["model"] = newer_names(model)
-    family, arguments = family_of(config["model"], path)
-    image, decode = READERS[family.task](config, path)
+    try:
+        config["model"] = newer_names(model)
+        family, arguments = family_of(config["model"], path)
+        image, decode = READERS[family.task](config, path)
+    except MISSHAPEN as error:
+        raise ConfigError(
+            f"{path} is not of the form of OpenMMLab's configs: {error}", "give a whole config"
+        ) from error
     data: dict[str, Any] = {"name": path.stem, "task": family.task, "model": family.model, "input": image}
     return Card.from_dict({**data, "arguments": arguments, "decode": decode}, str(path))

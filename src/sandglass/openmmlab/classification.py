@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sandglass.openmmlab.pipeline import expected, image_input, of_type, test_dataset
+from sandglass.openmmlab.pipeline import expected, image_input, of_type, tested_on
 
 RESIZE = ("scale", "size", "edge", "backend", "interpolation")
 STEPS: dict[str, Collection[str] | None] = {
@@ -26,7 +26,7 @@ CIFAR, CIFAR_SIDE = ("CIFAR10", "CIFAR100"), 32  # read as RGB, and not resized
 
 def classification(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass does otherwise."""
-    dataset = test_dataset(config, path)
+    dataset = tested_on(config, path)
     steps, kind = of_type(dataset, path, STEPS), dataset.get("type")
     decode: dict[str, Any] = {}
     resize = steps.get("ResizeEdge") or steps.get("Resize")

@@ -28,6 +28,7 @@ OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
     ast.Pow: operator.pow,
     ast.LShift: operator.lshift,
 }
+MISSHAPEN = (AttributeError, KeyError, TypeError)  # what a number or a list raises where a dict was expected
 READ_NOT_RUN = "configs are parsed and never run; write the value itself"
 
 

@@ -15,7 +15,7 @@ from sandglass import discover
 from sandglass.card import Card
 from sandglass.errors import ConfigError
 from sandglass.graph.bring_up import OPSET
-from sandglass.openmmlab.config import at, read_config
+from sandglass.openmmlab.config import MISSHAPEN, at, read_config
 
 TASKS = {
     "PoseDetection": ("topdown-pose", "bottomup-pose"),
@@ -77,6 +77,13 @@ def read_deploy_config(path: Path) -> DeployConfig:
     config = read_config(path)
     if "backend_config" not in config or "codebase_config" not in config:
         raise ConfigError(f"{path} has no backend_config and codebase_config", "give a whole deploy config")
+    try:
+        return _read(config, path)
+    except MISSHAPEN as error:
+        raise ConfigError(f"{path} is not of the form of a deploy config: {error}", "give a whole one") from error
+
+
+def _read(config: Mapping[str, Any], path: Path) -> DeployConfig:
     _refuse_unknown(config, path)
     task = at(config, "codebase_config.task")
     if task not in TASKS:

@@ -1,26 +1,13 @@
 """How the architectures of Sandglass are written in OpenMMLab's configs: one entry a family, as data.
 
-Places are dotted and below the config's `model`, under the names of the 1.x generation (see `newer_names`).
+Places are dotted and below the config's `model`, under the names of the 1.x generation (see match.py).
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
-
-from sandglass import discover
-from sandglass.errors import ConfigError
-from sandglass.openmmlab.config import at
-
-PARTS = ("backbone", "neck", "head", "det_head")
-OLDER_NAMES = {"keypoint_head": "head", "bbox_head": "det_head"}
-# What matters for training only, or is read as decoding by the task.
-IGNORED = {
-    "type", "init_cfg", "pretrained", "frozen_stages", "norm_eval", "with_cp", "zero_init_residual", "requires_grad",
-    "loss", "loss_keypoint", "keypoint_loss", "tag_loss", "module_loss", "with_ae_loss", "topk", "cal_acc",
-    "decoder", "postprocessor",
-}  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -86,6 +73,13 @@ CLASSIFIER = {
     "": ("ImageClassifier",),
     "neck": ("GlobalAveragePooling",),
     "head": ("LinearClsHead", "MultiLabelLinearClsHead"),  # they differ in how classes are trained, and share logits
+}
+STAGES_OF_RESNET = {
+    **NORM,
+    "backbone.num_stages": Only((4,)),
+    "backbone.out_indices": Only(([0, 1, 2, 3],)),
+    "backbone.base_channels": Only((64,)),
+    "backbone.avg_down": Only((False,)),
 }
 RESNET: dict[str, str | tuple[str, ...]] = {"depth": "backbone.depth", "classes": "head.num_classes"}
 RESNET_ONLY: dict[str, Only | Callable[[Mapping[str, Any]], Any]] = {
@@ -205,91 +199,43 @@ FAMILIES = (
             "head.in_channels": lambda given: round(1280 * max(1.0, given.get("width", 1.0))),
         },
     ),
+    Family(
+        "panet",
+        "text-detection",
+        {"": ("PANet",), "backbone": ("mmdet.ResNet",), "neck": ("FPEM_FFM",), "det_head": ("PANHead",)},
+        {
+            "depth": "backbone.depth",
+            "deep_stem": "backbone.stem_channels",
+            "neck_channels": "neck.conv_out",
+            "repeats": "neck.fpem_repeat",
+        },
+        {"deep_stem": 64},
+        {
+            **STAGES_OF_RESNET,
+            "backbone.depth": Only((18, 34)),
+            "backbone.style": Only(("pytorch", "caffe")),  # the same for blocks of two convolutions
+            "backbone.deep_stem": Only((True,), default=False),
+            "neck.in_channels": Only(([64, 128, 256, 512],)),
+            "det_head.in_channels": lambda given: [given.get("neck_channels", 128)] * 4,
+            "det_head.hidden_dim": lambda given: given.get("neck_channels", 128),
+            "det_head.out_channel": Only((6,)),
+            "det_head.out_channels": Only((6,)),
+        },
+    ),
+    Family(
+        "textsnake",
+        "text-detection",
+        {"": ("TextSnake",), "backbone": ("mmdet.ResNet",), "neck": ("FPN_UNet",), "det_head": ("TextSnakeHead",)},
+        {"depth": "backbone.depth", "neck_channels": "neck.out_channels"},
+        only={
+            **STAGES_OF_RESNET,
+            "backbone.depth": Only((50, 101, 152)),
+            "backbone.style": Only(("caffe",), default="pytorch"),
+            "backbone.deep_stem": Only((False,)),
+            "backbone.stem_channels": Only((64,)),
+            "neck.in_channels": Only(([256, 512, 1024, 2048],)),
+            "det_head.in_channels": lambda given: given.get("neck_channels", 32),
+            "det_head.out_channels": Only((5,)),
+        },
+    ),
 )
-
-
-def newer_names(model: Mapping[str, Any]) -> dict[str, Any]:
-    """A config's `model` under 1.x names: 0.x says `keypoint_head` and `bbox_head`, as its checkpoints do."""
-    return {OLDER_NAMES.get(key, key): value for key, value in model.items()}
-
-
-def family_of(model: Mapping[str, Any], path: object) -> tuple[Family, dict[str, Any]]:
-    """The family of a config's `model`, and the arguments of its architecture.
-
-    Raises ConfigError for a family that Sandglass lacks, naming those it has, and for a member that differs from what
-    the architecture is.
-    """
-    for family in FAMILIES:
-        if all(_type(model, part) in names for part, names in family.types.items()):
-            return family, _arguments(family, model, path)
-    told = " with ".join(kind for part in ("", *PARTS) if (kind := _type(model, part)))
-    raise ConfigError(f"{path} is a {told or 'model of no type'}, which Sandglass lacks", f"it has {known()}")
-
-
-def known() -> str:
-    """The families, and how configs call their parts."""
-    have = discover.names("models")
-    return "; ".join(
-        f"{family.model} ({' with '.join(' or '.join(names) for part, names in family.types.items() if part)})"
-        for family in FAMILIES
-        if family.model in have
-    )
-
-
-def _type(model: Mapping[str, Any], part: str) -> str:
-    found = at(model, f"{part}.type" if part else "type", "")
-    return found if isinstance(found, str) else ""
-
-
-def _arguments(family: Family, model: Mapping[str, Any], path: object) -> dict[str, Any]:
-    """Arguments that the config gives, checked; where it is silent, OpenMMLab's defaults are the architecture's."""
-    found: dict[str, Any] = dict(family.defaults)
-    for name, place in family.arguments.items():
-        value = _plain(at(model, place, ...) if isinstance(place, str) else [at(model, one, ...) for one in place])
-        if value is not ...:
-            found[name] = value
-    try:
-        checks = {place: Only((rule(found),)) if callable(rule) else rule for place, rule in family.only.items()}
-    except (KeyError, TypeError) as error:
-        raise ConfigError(f"{path}: model is no whole {family.model}: there is no {error}", "complete it") from error
-    for place, rule in checks.items():
-        value = _plain(at(model, place, rule.default))
-        if value is not ... and value not in rule.values:
-            expected = " or ".join(repr(one) for one in rule.values)
-            raise ConfigError(
-                f"{path}: model.{place} is {_told(value)}, and the {family.model} of Sandglass has {expected}",
-                "its checkpoint would not fit",
-            )
-    taken = {part for place in family.arguments.values() for part in ([place] if isinstance(place, str) else place)}
-    for place in _places({part: model[part] for part in PARTS if model.get(part)}, {*taken, *checks}):
-        if place.split(".")[0] not in family.types or place.rpartition(".")[2] not in IGNORED:
-            raise ConfigError(
-                f"{path}: model.{place} is {_told(at(model, place))}, which the {family.model} of Sandglass lacks",
-                "its checkpoint would not fit",
-            )
-    return found
-
-
-def _places(tree: Any, known: set[str], above: str = "") -> Iterator[str]:
-    """Places of values that no rule knows; a place under one that is known, or is ignored, is known too."""
-    for key, value in tree.items():
-        place = f"{above}{key}"
-        if place in known:
-            continue
-        if isinstance(value, dict) and key not in IGNORED and any(value):
-            yield from _places(value, known, f"{place}.")
-        elif not any(one.startswith(f"{place}.") for one in known):
-            yield place
-
-
-def _plain(value: Any) -> Any:
-    """Tuples as lists, as TOML and JSON have them; `...` where a part is missing."""
-    if isinstance(value, list | tuple):
-        parts = [_plain(part) for part in value]
-        return ... if ... in parts else parts
-    return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def _told(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

@@ -13,7 +13,7 @@ FIX = "use another config, or write a model card by hand"
 UNIT_PIXELS = 255  # mmpose 0.x normalizes pixels of 0..1
 
 
-def test_dataset(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
+def tested_on(config: Mapping[str, Any], path: Path) -> Mapping[str, Any]:
     """What the model is tested on: `test_dataloader.dataset` of 1.x, `data.test` of 0.x."""
     found = at(config, "test_dataloader.dataset") or at(config, "data.test")
     if not isinstance(found, dict):

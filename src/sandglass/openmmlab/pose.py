@@ -12,7 +12,7 @@ from typing import Any
 
 from sandglass.errors import ConfigError
 from sandglass.openmmlab.config import at
-from sandglass.openmmlab.pipeline import expected, image_input, of_type, only, test_dataset
+from sandglass.openmmlab.pipeline import expected, image_input, of_type, only, tested_on
 
 # Datasets whose keypoints are COCO's seventeen, in its order.
 COCO = ("CocoDataset", "HumanArtDataset", "TopDownCocoDataset", "TopDownOCHumanDataset", "BottomUpCocoDataset")
@@ -82,7 +82,7 @@ OLDER_TEST = {
 
 def topdown(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass decodes otherwise."""
-    dataset = test_dataset(config, path)
+    dataset = tested_on(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
     steps = of_type(dataset, path, STEPS)
     newer = at(config, "model.head.decoder") is not None
@@ -126,7 +126,7 @@ def _post_process(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]
 
 def bottomup(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass groups otherwise."""
-    dataset = test_dataset(config, path)
+    dataset = tested_on(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
     steps = of_type(dataset, path, BOTTOM_UP_STEPS)
     codec, test = at(config, "model.head.decoder"), at(config, "model.test_cfg", {})
