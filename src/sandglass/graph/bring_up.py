@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -11,6 +12,7 @@ from onnx import version_converter
 
 from sandglass.difference import relative_difference
 from sandglass.errors import GraphError, ParityError
+from sandglass.formats import foreign
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.inputs import weights_are_no_inputs
@@ -30,14 +32,16 @@ REWRITES = (weights_are_no_inputs, removed_attributes)
 
 
 def bring_up_file(source: Path, out: Path, size: tuple[int, int]) -> None:
-    """Bring up the ONNX file `source` and write the graph to `out`.
+    """Bring up the file `source`, ONNX or of another format that is read, and write the graph to `out`.
 
     Raises GraphError when it cannot be, and ParityError when the result differs from the original on random inputs
     (see `compare`).
     """
-    model = bring_up(load_graph(source), size)
-    save_graph(model, out)
-    compare(source, out, static_inputs(model))
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        original = foreign.as_onnx(source, size, Path(folder))
+        model = bring_up(load_graph(original), size)
+        save_graph(model, out)
+        compare(original, out, static_inputs(model))
 
 
 def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
