@@ -75,14 +75,20 @@ def zoo() -> dict[str, Path]:
 
 
 def load_card(source: str | Path) -> Card:
-    """Read a card from a zoo name or a `.toml` path.
+    """Read a card from a zoo name, a `.toml` path, or an OpenMMLab config, a `.py` path.
 
-    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type.
+    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type, and
+    ConfigError for a config that does not make a card.
     """
     path = zoo().get(str(source), Path(source))
+    if path.suffix == ".py":
+        from sandglass.openmmlab.cards import config_card
+
+        return config_card(path)
     if path.suffix != ".toml":
         raise CardError(
-            f"{source} is neither a zoo model nor a .toml model card", f"zoo models: {', '.join(zoo()) or 'none'}"
+            f"{source} is neither a zoo model nor a .toml model card nor a .py config of OpenMMLab",
+            f"zoo models: {', '.join(zoo()) or 'none'}",
         )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))

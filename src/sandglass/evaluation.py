@@ -189,7 +189,7 @@ def origin(artifact: Artifact) -> dict[str, Any]:
         "checkpoint_sha256": manifest.get("checkpoint_sha256"),
         "plan_sha256": manifest.get("plan_sha256"),
         "made_with": manifest.get("versions"),
-        "backend_version": discover.load("backends", artifact.backend).available(),
+        "backend_version": artifact.version(),
         "host": host.describe(),
         "command": host.command(),
     }

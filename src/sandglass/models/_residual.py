@@ -26,15 +26,25 @@ class BasicBlock(nn.Module):
 class Bottleneck(nn.Module):
     """1x1, 3x3 and 1x1 convolutions with a shortcut, projected where the shape changes.
 
-    Inside it has `middle` channels, by default a quarter of its outputs, in `groups` (ResNeXt: Xie et al., 2017).
+    Inside it has `middle` channels, by default a quarter of its outputs, in `groups` (ResNeXt: Xie et al., 2017). The
+    stride is in the 3x3 convolution, or in the first one where it is `strided_first` (style "caffe").
     """
 
-    def __init__(self, inputs: int, outputs: int, stride: int = 1, middle: int | None = None, groups: int = 1) -> None:
+    def __init__(
+        self,
+        inputs: int,
+        outputs: int,
+        stride: int = 1,
+        middle: int | None = None,
+        groups: int = 1,
+        strided_first: bool = False,
+    ) -> None:
         super().__init__()
         middle = middle or outputs // 4
-        self.conv1 = nn.Conv2d(inputs, middle, 1, bias=False)
+        first, second = (stride, 1) if strided_first else (1, stride)
+        self.conv1 = nn.Conv2d(inputs, middle, 1, first, bias=False)
         self.bn1 = nn.BatchNorm2d(middle)
-        self.conv2 = nn.Conv2d(middle, middle, 3, stride, 1, groups=groups, bias=False)
+        self.conv2 = nn.Conv2d(middle, middle, 3, second, 1, groups=groups, bias=False)
         self.bn2 = nn.BatchNorm2d(middle)
         self.conv3 = nn.Conv2d(middle, outputs, 1, bias=False)
         self.bn3 = nn.BatchNorm2d(outputs)

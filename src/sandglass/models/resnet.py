@@ -53,15 +53,31 @@ class ResNet(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem and four stages, each at half the resolution of the one before it."""
+    """Stem and four stages, each at half the resolution of the one before it.
 
-    def __init__(self, depth: int, base_channels: int, groups: int, group_width: int, cifar: bool) -> None:
+    `deep_stem` is the width of three 3x3 convolutions in place of the stem's one (He et al., 2018); see Bottleneck for
+    `strided_first`. `channels` are those of the last stage.
+    """
+
+    def __init__(
+        self,
+        depth: int,
+        base_channels: int = 64,
+        groups: int = 1,
+        group_width: int = REFERENCE_WIDTH,
+        cifar: bool = False,
+        deep_stem: int = 0,
+        strided_first: bool = False,
+    ) -> None:
         super().__init__()
-        kernel, stride = (3, 1) if cifar else (7, 2)
-        self.conv1 = nn.Conv2d(3, base_channels, kernel, stride, kernel // 2, bias=False)
-        self.bn1 = nn.BatchNorm2d(base_channels)
+        channels = deep_stem or base_channels
+        if deep_stem:
+            self.stem = _deep_stem(deep_stem)
+        else:
+            kernel, stride = (3, 1) if cifar else (7, 2)
+            self.conv1 = nn.Conv2d(3, channels, kernel, stride, kernel // 2, bias=False)
+            self.bn1 = nn.BatchNorm2d(channels)
         self.pools = not cifar
-        channels = base_channels
         for stage, count in enumerate(BLOCKS[depth]):
             blocks: list[nn.Module] = []
             for i in range(count):
@@ -71,15 +87,32 @@ class Backbone(nn.Module):
                     channels = width
                 else:
                     middle = width * group_width // REFERENCE_WIDTH * groups
-                    blocks.append(Bottleneck(channels, EXPANSION * width, step, middle, groups))
+                    blocks.append(Bottleneck(channels, EXPANSION * width, step, middle, groups, strided_first))
                     channels = EXPANSION * width
             self.add_module(f"layer{stage + 1}", nn.Sequential(*blocks))
         self.channels = channels
 
     def forward(self, image: Tensor) -> Tensor:
-        features = torch.relu(self.bn1(self.conv1(image)))
+        return self.stages(image)[-1]
+
+    def stages(self, image: Tensor) -> list[Tensor]:
+        """What each of the four stages gives."""
+        features = self.stem(image) if hasattr(self, "stem") else torch.relu(self.bn1(self.conv1(image)))
         if self.pools:
             features = functional.max_pool2d(features, 3, 2, 1)
+        found = []
         for stage in range(1, 5):
             features = self.get_submodule(f"layer{stage}")(features)
-        return features
+            found.append(features)
+        return found
+
+
+def _deep_stem(width: int) -> nn.Sequential:
+    """Three 3x3 convolutions with batch normalization and ReLU, the first with the stride, the last of `width`."""
+    layers: list[nn.Module] = []
+    inputs = 3
+    for outputs, stride in ((width // 2, 2), (width // 2, 1), (width, 1)):
+        convolution = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
+        layers += [convolution, nn.BatchNorm2d(outputs), nn.ReLU()]
+        inputs = outputs
+    return nn.Sequential(*layers)

@@ -1,0 +1,133 @@
+"""Heatmaps and tags of all people in an image to one set of keypoints for each person.
+
+Associative embedding (Newell et al., 2017) as mmpose 1.x's AssociativeEmbedding codec decodes it: keypoint by keypoint
+the peaks are matched to the people found so far by their tags, and what a person lacks is looked for where the tags are
+like the person's.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from sandglass.vision.assignment import assign
+
+# From the head and the trunk outwards: the first ones tell people apart best.
+ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
+PEAK = 0.1  # a peak of a heatmap is a candidate above this
+NEAR = 1.0  # a candidate belongs to a person whose mean tag is nearer than this
+WINDOW = 5  # pixels around a peak in which it is the largest
+CANDIDATES = 30  # peaks of a heatmap that are looked at
+PEOPLE = 30
+FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
+
+
+def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints (P, K, 3) as x, y in pixels of the heatmaps and score, and scores (P,) of at most PEOPLE people.
+
+    heatmaps (K, h, w) and tags (L, K, h, w) are float32; L is 1, or 2 with those of the mirrored image. `centre` is
+    added to a peak's row and column. A person's score is the mean over all keypoints, 0 for those that no peak gave;
+    the place and score of these are filled in after.
+    """
+    found = group(candidates(heatmaps, tags))
+    scores = found[..., 2].mean(axis=1)
+    missing = found[..., 2] == 0
+    centres = _mean_tags(found, ~missing, tags)
+    found[..., :2] += np.where(missing[..., None], 0, quarter_offset(found, heatmaps) + np.float32(centre))
+    fill(found, missing, centres, heatmaps, tags)
+    return found, scores
+
+
+def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
+    """Peaks of each heatmap, best first: K arrays (M, 3 + L) float32 of x, y, score and tags, M up to CANDIDATES."""
+    found = []
+    window = np.ones((WINDOW, WINDOW), np.uint8)
+    for k, heatmap in enumerate(heatmaps):
+        high = np.flatnonzero(heatmap > PEAK)
+        peaks = high[heatmap.flat[high] == cv2.dilate(heatmap, window).flat[high]]
+        best = peaks[np.argsort(-heatmap.flat[peaks], kind="stable")[:CANDIDATES]]
+        y, x = np.divmod(best, heatmap.shape[1])
+        found.append(np.column_stack([x, y, heatmap[y, x], tags[:, k, y, x].T]).astype(np.float32))
+    return found
+
+
+def group(found: list[np.ndarray]) -> np.ndarray:
+    """Candidates (see `candidates`) by person: (P, K, 3) float32 of x, y and score, 0 where a keypoint is missing.
+
+    The cost of giving a candidate to a person is the distance of tags in whole steps, then the candidate's score.
+    People are numbered by the tag that founded them, as in mmpose: of two with the same tag there is one.
+    """
+    joints: dict[float, np.ndarray] = {}
+    members: dict[float, list[np.ndarray]] = {}
+    for k in ORDER:
+        if not len(found[k]):
+            continue
+        matched = _match(found[k], members)
+        for candidate, owner in zip(found[k], matched, strict=True):
+            key = float(candidate[3]) if owner is None else owner
+            joints.setdefault(key, np.zeros((len(found), 3), np.float32))[k] = candidate[:3]
+            if owner is None:
+                members[key] = []
+            members[key].append(candidate[3:])
+    return np.array(list(joints.values())[:PEOPLE], np.float32).reshape(-1, len(found), 3)
+
+
+def _match(found: np.ndarray, members: dict[float, list[np.ndarray]]) -> list[float | None]:
+    """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person.
+
+    Where several matchings are the cheapest, which steps of whole tags make likely with people who are not all seen, it
+    is not always the one that mmpose's solver meets first.
+    """
+    if not members:
+        return [None] * len(found)
+    names = list(members)
+    means = np.array([np.mean(tags, axis=0) for tags in members.values()])
+    distances = np.linalg.norm(found[:, None, 3:] - means[None], axis=2)
+    chosen = assign(np.round(distances) * FIRST - found[:, 2:3])
+    return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
+
+
+def quarter_offset(found: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
+    """Offsets (P, K, 2) of a quarter of a pixel towards the larger neighbour, none at the border."""
+    height, width = heatmaps.shape[1:]
+    x, y = (found[..., i].astype(int) for i in (0, 1))
+    k = np.arange(len(heatmaps))[None]
+
+    def at(dx: int, dy: int) -> np.ndarray:
+        return heatmaps[k, np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
+
+    slope_x = np.where((x > 1) & (x < width - 1) & (y > 0), at(1, 0) - at(-1, 0), 0)
+    slope_y = np.where((y > 1) & (y < height - 1) & (x > 0), at(0, 1) - at(0, -1), 0)
+    return (0.25 * np.sign(np.stack([slope_x, slope_y], axis=-1))).astype(np.float32)
+
+
+def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
+    """Place each keypoint that is `missing` (P, K) where its heatmap is largest among tags like the person's, in place.
+
+    `centres` (P, L) are the people's mean tags. Where no pixel's tags are within half a step, it is the largest value
+    among the nearest whole step, as mmpose has it.
+    """
+    for person, k in zip(*np.nonzero(missing), strict=True):
+        apart = _distance(tags[:, k], centres[person])
+        like = cv2.compare(apart, 0.5, cv2.CMP_LE)
+        _, value, _, (x, y) = cv2.minMaxLoc(heatmaps[k], like)
+        if (x, y) == (-1, -1):
+            y, x = np.unravel_index((np.round(apart) * FIRST - heatmaps[k]).argmin(), apart.shape)
+            value = heatmaps[k, y, x]
+        found[person, k] = x, y, value
+
+
+def _distance(tags: np.ndarray, centre: np.ndarray) -> np.ndarray:
+    """Distance (h, w) of tags (L, h, w) from one."""
+    if len(tags) == 1:
+        return cv2.absdiff(tags[0], float(centre[0]))
+    distance: np.ndarray = cv2.magnitude(*(cv2.subtract(t, float(c)) for t, c in zip(tags, centre, strict=True)))
+    return distance
+
+
+def _mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Mean tags (P, L) of people at their keypoints that are present (P, K)."""
+    x, y = (found[..., i].astype(int) for i in (0, 1))
+    values = tags[:, np.arange(tags.shape[1])[None], y, x]
+    mean: np.ndarray = np.where(present, values, 0).sum(axis=2) / np.maximum(present.sum(axis=1), 1)
+    return mean.T
