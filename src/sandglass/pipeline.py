@@ -98,8 +98,8 @@ def deploy(
 
     `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card. A target that
     fails does not stop the others: its Outcome carries the error. Raises a SandglassError for what concerns all of them
-    (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host that
-    has them; `soc` names its processor, and the inputs of `samples` are taken along.
+    (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
+    that has them; `soc` names its processor, and the inputs of `samples` are taken along.
     """
     card = source if isinstance(source, Card) else find_card(source)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
