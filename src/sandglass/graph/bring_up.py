@@ -13,6 +13,7 @@ from onnx import version_converter
 from sandglass.difference import relative_difference
 from sandglass.errors import GraphError, ParityError
 from sandglass.formats import foreign
+from sandglass.graph.affine import fold_affines
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.inputs import weights_are_no_inputs
@@ -89,6 +90,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     inferred = onnx.shape_inference.infer_shapes(slim)
     static_outputs(inferred)
     strided_slices(inferred)
+    fold_affines(inferred)
     return name_nodes(inferred)
 
 
