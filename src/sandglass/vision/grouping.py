@@ -19,6 +19,8 @@ NEAR = 1.0  # a candidate belongs to a person whose mean tag is nearer than this
 WINDOW = 5  # pixels around a peak in which it is the largest
 CANDIDATES = 30  # peaks of a heatmap that are looked at
 PEOPLE = 30
+LIKE = 0.5  # half a step: tags as near as this to a person's count as equal
+SPARSE, HIGH = 4, 256  # of every 4th pixel of every 4th row the 256 largest say which values are high
 FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
 
 
@@ -107,22 +109,35 @@ def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: 
     `centres` (P, L) are the people's mean tags. Where no pixel's tags are within half a step, it is the largest value
     among the nearest whole step, as mmpose has it.
     """
-    for person, k in zip(*np.nonzero(missing), strict=True):
-        apart = _distance(tags[:, k], centres[person])
-        like = cv2.compare(apart, 0.5, cv2.CMP_LE)
-        _, value, _, (x, y) = cv2.minMaxLoc(heatmaps[k], like)
-        if (x, y) == (-1, -1):
-            y, x = np.unravel_index((np.round(apart) * FIRST - heatmaps[k]).argmin(), apart.shape)
-            value = heatmaps[k, y, x]
-        found[person, k] = x, y, value
+    for k in np.flatnonzero(missing.any(axis=0)):
+        people = np.flatnonzero(missing[:, k])
+        high = _highest(heatmaps[k])
+        near = tags[:, k].reshape(len(tags), -1)[:, high]
+        alike = np.linalg.norm(near[:, None] - centres[people].T[..., None], axis=0) <= LIKE
+        for person, row in zip(people, alike, strict=True):
+            place = high[row.argmax()] if row.any() else _search(heatmaps[k], tags[:, k], centres[person])
+            y, x = divmod(int(place), heatmaps.shape[2])
+            found[person, k] = x, y, heatmaps[k, y, x]
 
 
-def _distance(tags: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Distance (h, w) of tags (L, h, w) from one."""
+def _highest(heatmap: np.ndarray) -> np.ndarray:
+    """Pixels of the largest values, best first: some thousands, among which most of what is missing is found."""
+    sample = heatmap[::SPARSE, ::SPARSE].ravel()
+    level = np.partition(sample, -min(HIGH, sample.size))[-min(HIGH, sample.size)]
+    high = np.flatnonzero(heatmap > level)
+    best: np.ndarray = high[np.argsort(-heatmap.flat[high], kind="stable")]
+    return best
+
+
+def _search(heatmap: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
+    """The pixel of the largest value among tags (L, h, w) of the nearest whole step."""
     if len(tags) == 1:
-        return cv2.absdiff(tags[0], float(centre[0]))
-    distance: np.ndarray = cv2.magnitude(*(cv2.subtract(t, float(c)) for t, c in zip(tags, centre, strict=True)))
-    return distance
+        apart = cv2.absdiff(tags[0], float(centre[0]))
+    else:
+        apart = cv2.magnitude(*(cv2.subtract(part, float(c)) for part, c in zip(tags, centre, strict=True)))
+    least = cv2.minMaxLoc(apart)[0]
+    _, _, _, (x, y) = cv2.minMaxLoc(heatmap, cv2.compare(apart, round(least) + LIKE, cv2.CMP_LE))
+    return int(y * heatmap.shape[1] + x)
 
 
 def _mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
