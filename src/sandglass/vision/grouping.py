@@ -10,6 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from sandglass.vision import heatmap
 from sandglass.vision.assignment import assign
 
 # From the head and the trunk outwards: the first ones tell people apart best.
@@ -35,7 +36,9 @@ def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple
     scores = found[..., 2].mean(axis=1)
     missing = found[..., 2] == 0
     centres = _mean_tags(found, ~missing, tags)
-    found[..., :2] += np.where(missing[..., None], 0, quarter_offset(found, heatmaps) + np.float32(centre))
+    everybodys = np.broadcast_to(heatmaps, (len(found), *heatmaps.shape))
+    offsets = heatmap.quarter_offset(everybodys, found[..., :2].astype(int)) + centre
+    found[..., :2] += np.where(missing[..., None], 0, offsets).astype(np.float32)
     fill(found, missing, centres, heatmaps, tags)
     return found, scores
 
@@ -44,12 +47,12 @@ def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
     """Peaks of each heatmap, best first: K arrays (M, 3 + L) float32 of x, y, score and tags, M up to CANDIDATES."""
     found = []
     window = np.ones((WINDOW, WINDOW), np.uint8)
-    for k, heatmap in enumerate(heatmaps):
-        high = np.flatnonzero(heatmap > PEAK)
-        peaks = high[heatmap.flat[high] == cv2.dilate(heatmap, window).flat[high]]
-        best = peaks[np.argsort(-heatmap.flat[peaks], kind="stable")[:CANDIDATES]]
-        y, x = np.divmod(best, heatmap.shape[1])
-        found.append(np.column_stack([x, y, heatmap[y, x], tags[:, k, y, x].T]).astype(np.float32))
+    for k, values in enumerate(heatmaps):
+        high = np.flatnonzero(values > PEAK)
+        peaks = high[values.flat[high] == cv2.dilate(values, window).flat[high]]
+        best = peaks[np.argsort(-values.flat[peaks], kind="stable")[:CANDIDATES]]
+        y, x = np.divmod(best, values.shape[1])
+        found.append(np.column_stack([x, y, values[y, x], tags[:, k, y, x].T]).astype(np.float32))
     return found
 
 
@@ -89,20 +92,6 @@ def _match(found: np.ndarray, members: dict[float, list[np.ndarray]]) -> list[fl
     return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
 
 
-def quarter_offset(found: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
-    """Offsets (P, K, 2) of a quarter of a pixel towards the larger neighbour, none at the border."""
-    height, width = heatmaps.shape[1:]
-    x, y = (found[..., i].astype(int) for i in (0, 1))
-    k = np.arange(len(heatmaps))[None]
-
-    def at(dx: int, dy: int) -> np.ndarray:
-        return heatmaps[k, np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
-
-    slope_x = np.where((x > 1) & (x < width - 1) & (y > 0), at(1, 0) - at(-1, 0), 0)
-    slope_y = np.where((y > 1) & (y < height - 1) & (x > 0), at(0, 1) - at(0, -1), 0)
-    return (0.25 * np.sign(np.stack([slope_x, slope_y], axis=-1))).astype(np.float32)
-
-
 def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
     """Place each keypoint that is `missing` (P, K) where its heatmap is largest among tags like the person's, in place.
 
@@ -120,24 +109,24 @@ def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: 
             found[person, k] = x, y, heatmaps[k, y, x]
 
 
-def _highest(heatmap: np.ndarray) -> np.ndarray:
-    """Pixels of the largest values, best first: some thousands, among which most of what is missing is found."""
-    sample = heatmap[::SPARSE, ::SPARSE].ravel()
+def _highest(values: np.ndarray) -> np.ndarray:
+    """Pixels of the largest values (h, w), best first: some thousands, among which most of what is missing is found."""
+    sample = values[::SPARSE, ::SPARSE].ravel()
     level = np.partition(sample, -min(HIGH, sample.size))[-min(HIGH, sample.size)]
-    high = np.flatnonzero(heatmap > level)
-    best: np.ndarray = high[np.argsort(-heatmap.flat[high], kind="stable")]
+    high = np.flatnonzero(values > level)
+    best: np.ndarray = high[np.argsort(-values.flat[high], kind="stable")]
     return best
 
 
-def _search(heatmap: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
-    """The pixel of the largest value among tags (L, h, w) of the nearest whole step."""
+def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
+    """The pixel of the largest of values (h, w) among tags (L, h, w) of the nearest whole step."""
     if len(tags) == 1:
         apart = cv2.absdiff(tags[0], float(centre[0]))
     else:
         apart = cv2.magnitude(*(cv2.subtract(part, float(c)) for part, c in zip(tags, centre, strict=True)))
     least = cv2.minMaxLoc(apart)[0]
-    _, _, _, (x, y) = cv2.minMaxLoc(heatmap, cv2.compare(apart, round(least) + LIKE, cv2.CMP_LE))
-    return int(y * heatmap.shape[1] + x)
+    _, _, _, (x, y) = cv2.minMaxLoc(values, cv2.compare(apart, round(least) + LIKE, cv2.CMP_LE))
+    return int(y * values.shape[1] + x)
 
 
 def _mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
