@@ -141,7 +141,8 @@ def _encoded(people: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> np
     # A heatmap's pixel stands for the middle of the input's pixels that it covers.
     places = places.reshape(joints[..., :2].shape) - STRIDE / 2
     each = heatmap.encode(places, joints[..., 2], size, STRIDE)
-    maps[0], maps[1] = each.max(axis=0), TAG_STEP * each.argmax(axis=0)
+    whole = each + 1e-3 * each.max(axis=1, keepdims=True)  # tags are a person's beside its other keypoints too
+    maps[0], maps[1] = each.max(axis=0), TAG_STEP * whole.argmax(axis=0)
     return maps.reshape(2 * KEYPOINTS, *maps.shape[2:])
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
+from sandglass.vision import heatmap
 from sandglass.vision.assignment import assign
 
 # From the head and the trunk outwards: the first ones tell people apart best.
@@ -19,6 +20,8 @@ NEAR = 1.0  # a candidate belongs to a person whose mean tag is nearer than this
 WINDOW = 5  # pixels around a peak in which it is the largest
 CANDIDATES = 30  # peaks of a heatmap that are looked at
 PEOPLE = 30
+LIKE = 0.5  # half a step: tags as near as this to a person's count as equal
+SPARSE, HIGH = 4, 256  # of every 4th pixel of every 4th row the 256 largest say which values are high
 FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
 
 
@@ -33,7 +36,9 @@ def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple
     scores = found[..., 2].mean(axis=1)
     missing = found[..., 2] == 0
     centres = _mean_tags(found, ~missing, tags)
-    found[..., :2] += np.where(missing[..., None], 0, quarter_offset(found, heatmaps) + np.float32(centre))
+    everybodys = np.broadcast_to(heatmaps, (len(found), *heatmaps.shape))
+    offsets = heatmap.quarter_offset(everybodys, found[..., :2].astype(int)) + centre
+    found[..., :2] += np.where(missing[..., None], 0, offsets).astype(np.float32)
     fill(found, missing, centres, heatmaps, tags)
     return found, scores
 
@@ -42,12 +47,12 @@ def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
     """Peaks of each heatmap, best first: K arrays (M, 3 + L) float32 of x, y, score and tags, M up to CANDIDATES."""
     found = []
     window = np.ones((WINDOW, WINDOW), np.uint8)
-    for k, heatmap in enumerate(heatmaps):
-        high = np.flatnonzero(heatmap > PEAK)
-        peaks = high[heatmap.flat[high] == cv2.dilate(heatmap, window).flat[high]]
-        best = peaks[np.argsort(-heatmap.flat[peaks], kind="stable")[:CANDIDATES]]
-        y, x = np.divmod(best, heatmap.shape[1])
-        found.append(np.column_stack([x, y, heatmap[y, x], tags[:, k, y, x].T]).astype(np.float32))
+    for k, values in enumerate(heatmaps):
+        high = np.flatnonzero(values > PEAK)
+        peaks = high[values.flat[high] == cv2.dilate(values, window).flat[high]]
+        best = peaks[np.argsort(-values.flat[peaks], kind="stable")[:CANDIDATES]]
+        y, x = np.divmod(best, values.shape[1])
+        found.append(np.column_stack([x, y, values[y, x], tags[:, k, y, x].T]).astype(np.float32))
     return found
 
 
@@ -87,42 +92,41 @@ def _match(found: np.ndarray, members: dict[float, list[np.ndarray]]) -> list[fl
     return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
 
 
-def quarter_offset(found: np.ndarray, heatmaps: np.ndarray) -> np.ndarray:
-    """Offsets (P, K, 2) of a quarter of a pixel towards the larger neighbour, none at the border."""
-    height, width = heatmaps.shape[1:]
-    x, y = (found[..., i].astype(int) for i in (0, 1))
-    k = np.arange(len(heatmaps))[None]
-
-    def at(dx: int, dy: int) -> np.ndarray:
-        return heatmaps[k, np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
-
-    slope_x = np.where((x > 1) & (x < width - 1) & (y > 0), at(1, 0) - at(-1, 0), 0)
-    slope_y = np.where((y > 1) & (y < height - 1) & (x > 0), at(0, 1) - at(0, -1), 0)
-    return (0.25 * np.sign(np.stack([slope_x, slope_y], axis=-1))).astype(np.float32)
-
-
 def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
     """Place each keypoint that is `missing` (P, K) where its heatmap is largest among tags like the person's, in place.
 
     `centres` (P, L) are the people's mean tags. Where no pixel's tags are within half a step, it is the largest value
     among the nearest whole step, as mmpose has it.
     """
-    for person, k in zip(*np.nonzero(missing), strict=True):
-        apart = _distance(tags[:, k], centres[person])
-        like = cv2.compare(apart, 0.5, cv2.CMP_LE)
-        _, value, _, (x, y) = cv2.minMaxLoc(heatmaps[k], like)
-        if (x, y) == (-1, -1):
-            y, x = np.unravel_index((np.round(apart) * FIRST - heatmaps[k]).argmin(), apart.shape)
-            value = heatmaps[k, y, x]
-        found[person, k] = x, y, value
+    for k in np.flatnonzero(missing.any(axis=0)):
+        people = np.flatnonzero(missing[:, k])
+        high = _highest(heatmaps[k])
+        near = tags[:, k].reshape(len(tags), -1)[:, high]
+        alike = np.linalg.norm(near[:, None] - centres[people].T[..., None], axis=0) <= LIKE
+        for person, row in zip(people, alike, strict=True):
+            place = high[row.argmax()] if row.any() else _search(heatmaps[k], tags[:, k], centres[person])
+            y, x = divmod(int(place), heatmaps.shape[2])
+            found[person, k] = x, y, heatmaps[k, y, x]
 
 
-def _distance(tags: np.ndarray, centre: np.ndarray) -> np.ndarray:
-    """Distance (h, w) of tags (L, h, w) from one."""
+def _highest(values: np.ndarray) -> np.ndarray:
+    """Pixels of the largest values (h, w), best first: some thousands, among which most of what is missing is found."""
+    sample = values[::SPARSE, ::SPARSE].ravel()
+    level = np.partition(sample, -min(HIGH, sample.size))[-min(HIGH, sample.size)]
+    high = np.flatnonzero(values > level)
+    best: np.ndarray = high[np.argsort(-values.flat[high], kind="stable")]
+    return best
+
+
+def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
+    """The pixel of the largest of values (h, w) among tags (L, h, w) of the nearest whole step."""
     if len(tags) == 1:
-        return cv2.absdiff(tags[0], float(centre[0]))
-    distance: np.ndarray = cv2.magnitude(*(cv2.subtract(t, float(c)) for t, c in zip(tags, centre, strict=True)))
-    return distance
+        apart = cv2.absdiff(tags[0], float(centre[0]))
+    else:
+        apart = cv2.magnitude(*(cv2.subtract(part, float(c)) for part, c in zip(tags, centre, strict=True)))
+    least = cv2.minMaxLoc(apart)[0]
+    _, _, _, (x, y) = cv2.minMaxLoc(values, cv2.compare(apart, round(least) + LIKE, cv2.CMP_LE))
+    return int(y * values.shape[1] + x)
 
 
 def _mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
