@@ -144,19 +144,29 @@ def saved(costs: Sequence[Cost], crossings: Sequence[Crossing], chosen: Mapping[
 def cheapest(costs: Sequence[Cost], crossings: Sequence[Crossing], price: float) -> Chosen:
     """The ways of the layers in int8 when noise has a price: no layer alone would do better another way.
 
-    Layers go back to float one by one from all in int8, so that those that pay only together are kept together.
+    Layers change one by one from all in int8, so that those that pay only together are kept together, and from all in
+    float, so that those that together do not pay are not kept.
     """
+    ways = {cost.name: min(cost.ways, key=lambda way: _total(way, price)) for cost in costs}
+    settled = [_settled(costs, crossings, ways, start, price) for start in (ways, {})]
+    return min(
+        settled, key=lambda chosen: price * sum(w.noise for w in chosen.values()) - saved(costs, crossings, chosen)
+    )
+
+
+def _settled(
+    costs: Sequence[Cost], crossings: Sequence[Crossing], ways: Chosen, chosen: Chosen, price: float
+) -> Chosen:
     near: dict[str, list[Crossing]] = {cost.name: [] for cost in costs}
     for entry in crossings:
         for name in entry.makers | entry.readers:
             if name in near:
                 near[name].append(entry)
-    chosen = {cost.name: min(cost.ways, key=lambda way: _total(way, price)) for cost in costs}
-    order = sorted(costs, key=lambda cost: (_total(chosen[cost.name], price) - cost.float_ms, cost.name), reverse=True)
+    order = sorted(costs, key=lambda cost: (_total(ways[cost.name], price) - cost.float_ms, cost.name), reverse=True)
     for _ in range(PASSES):
         before = dict(chosen)
         for cost in order:
-            best = min(cost.ways, key=lambda way: _total(way, price))
+            best = ways[cost.name]
             inside, outside = chosen | {cost.name: best}, {n: way for n, way in chosen.items() if n != cost.name}
             integer = _total(best, price) + sum(e.milliseconds for e in near[cost.name] if e.crossed(inside))
             floating = cost.float_ms + sum(e.milliseconds for e in near[cost.name] if e.crossed(outside))
