@@ -17,7 +17,8 @@ from statistics import median
 from tempfile import TemporaryDirectory
 
 import numpy as np
-from hourglass52 import MODEL, random_weights
+from hourglass52 import MODEL
+from random_weights import random_weights
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
@@ -90,7 +91,7 @@ def main() -> None:
         made = []
         if arguments.hourglass52:
             weights = Path(scratch) / "random.pth"
-            random_weights(weights)
+            random_weights(load_card(MODEL), weights)
             made += deploy(load_card(MODEL), RUNTIMES, Path(scratch) / "hourglass52", checkpoint=weights)
         else:
             for card in cards():

@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.cli_options import add_calibration, add_images, count, needed_calibration, say, write_result
+from sandglass.cli_options import add_calibration, add_draw, add_images, needed_calibration, say, write_result
 
 if TYPE_CHECKING:
     from sandglass.quantization import Quantization
@@ -31,7 +31,11 @@ def add_quantize(commands: Any) -> None:
     add_images(command, "evaluation")
     add_calibration(command)
     _add_without(command)
-    command.add_argument("--limit", type=count, metavar="N", help="images of the evaluation, drawn by a fixed seed")
+    add_draw(command)
+    command.add_argument(
+        "--gain", default="time", choices=("time", "work"),
+        help="what int8 saves: time on this machine (default), or multiply-accumulates, for another machine",
+    )  # fmt: skip
     command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
     command.add_argument("--force", action="store_true", help="replace what is there")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
@@ -42,7 +46,10 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
     from sandglass.report.layers import search_report
 
     evaluation = discover.load("datasets", arguments.evaluation_dataset).load(
-        images=arguments.evaluation, annotations=arguments.evaluation_annotations, limit=arguments.limit
+        images=arguments.evaluation,
+        annotations=arguments.evaluation_annotations,
+        limit=arguments.limit,
+        seed=arguments.seed,
     )
     result = quantize(
         arguments.source,
@@ -55,6 +62,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         metric=arguments.metric,
         least_fidelity=arguments.min_fidelity,
         repairs=_repairs(arguments),
+        gain=arguments.gain,
         best_effort=arguments.best_effort,
         force=arguments.force,
         say=say,

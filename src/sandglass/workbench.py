@@ -40,6 +40,16 @@ class Timed:
     crossings: list[Crossing]
     milliseconds: float
 
+    def by_work(self) -> Timed:
+        """The same with times in proportion to multiply-accumulates, int8 twice as fast: for another processor."""
+        work = max(1, sum(cost.macs for cost in self.costs))
+        costs = []
+        for cost in self.costs:
+            share = self.milliseconds * cost.macs / work
+            ways = tuple(replace(way, milliseconds=share / 2) for way in cost.ways)
+            costs.append(replace(cost, float_ms=share, ways=ways))
+        return Timed(costs, [], self.milliseconds)
+
 
 def two_numbers(gains: Sequence[float], counts: Sequence[float], seen: Sequence[float]) -> tuple[float, float]:
     """The factor of gains and the price of a count with which gains less counts are nearest to what was seen.

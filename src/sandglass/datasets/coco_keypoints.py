@@ -8,7 +8,7 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sandglass.datasets import KeypointDataset
+from sandglass.datasets import KeypointDataset, subset
 from sandglass.errors import DatasetError
 from sandglass.files import read_json, sha256, write_json
 from sandglass.vision import coco17
@@ -47,13 +47,14 @@ def load(
     found = _read_detections(detections, coco) if detections else None
     names = {image["id"]: image["file_name"] for image in coco["images"]}
     needed = {entry["image_id"] for entry in (coco["annotations"] if found is None else found)}
-    coco, subset = _draw(coco, limit, seed) if limit else (coco, f"all {len(coco['images'])} images")
+    whole = subset(len(coco["images"]), len(coco["images"]), "images", "")
+    coco, drawn = _draw(coco, limit, seed) if limit else (coco, whole)
     kept = {image["id"] for image in coco["images"]}
     _require_images(images, [names[i] for i in sorted(needed & kept)], annotations)
     protocol = {
         "dataset": f"coco-keypoints, {annotations.name} ({sha256(annotations)[:8]})",
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
-        "subset": subset,
+        **drawn,
     }
     if found is not None:
         found = [entry for entry in found if entry["image_id"] in kept]
@@ -61,7 +62,7 @@ def load(
     flat = sum(not has_area(box) for box in boxes)
     if flat == len(boxes):
         raise DatasetError(
-            f"{detections or annotations} has no box with an area in {subset}",
+            f"{detections or annotations} has no box with an area in {drawn['subset']}",
             "boxes are x, y, width, height in pixels of their image",
         )
     if flat:
@@ -205,15 +206,15 @@ def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
     return people
 
 
-def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], str]:
+def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Images with people come first in line: a subset of empty images would measure nothing."""
     with_people = {entry["image_id"] for entry in coco["annotations"] if entry["num_keypoints"]}
     candidates = sorted((image for image in coco["images"] if image["id"] in with_people), key=lambda i: i["id"])
     images = random.Random(seed).sample(candidates, min(limit, len(candidates)))
     kept = {image["id"] for image in images}
     annotations = [entry for entry in coco["annotations"] if entry["image_id"] in kept]
-    text = f"{len(images)} of {len(candidates)} images with people, drawn by seed {seed}"
-    return {**coco, "images": sorted(images, key=lambda i: i["id"]), "annotations": annotations}, text
+    told = subset(len(images), len(candidates), "images with people", f"drawn by seed {seed}")
+    return {**coco, "images": sorted(images, key=lambda i: i["id"]), "annotations": annotations}, told
 
 
 def _require_images(folder: Path, names: list[str], annotations: Path) -> None:

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
 STEPS = 8  # of bisection between the lowest price that matters and the highest
+SPARES = 4
 PASSES = 10
 
 
@@ -106,12 +107,18 @@ def search(
         return known[key][0]
 
     prices = _prices(costs)
-    if reached(0.0) < least and prices is not None:
-        low, high = (math.log(price) for price in prices)
-        if reached(math.exp(high)) >= least:
+    if prices is not None:
+        low, top = (math.log(price) for price in prices)
+        high = low
+        if reached(0.0) < least and reached(math.exp(top)) >= least:
+            high = top
             for _ in range(STEPS):
                 middle = (low + high) / 2
                 low, high = (low, middle) if reached(math.exp(middle)) >= least else (middle, high)
+        for step in range(1, SPARES + 1):  # for a caller whom the fastest one does not suffice after all
+            reached(math.exp(high + (top - high) * step / (SPARES + 1)))
+    else:
+        reached(0.0)
     good = [entry for entry in known.values() if entry[0] >= least]
     good = good or [max(known.values(), key=lambda entry: entry[0])]
     good.sort(key=lambda entry: -saved(costs, crossings, entry[1]))

@@ -10,7 +10,7 @@ import numpy as np
 from sandglass.quantization import Quantization
 from sandglass.quantize.search import Cost
 from sandglass.quantize.sensitivity import decibels
-from sandglass.report.table import markdown, metric_cells
+from sandglass.report.table import markdown, metric_cells, part
 
 ROW, LABEL, WIDTH = 18, 380, 900
 NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)
@@ -45,7 +45,7 @@ def search_report(result: Quantization) -> str:
                 f"{name} to float": f"{found['value']:.4f} ({found['low']:.4f} .. {found['high']:.4f})"
                 for name, found in result.agreements[i - 1].items()
             }
-        rows.append(row)
+        rows.append(row | part(result.evaluations[i].protocol))
     measured = result.speeds[2].median
     told = (
         f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the costs foretold "
