@@ -47,16 +47,19 @@ class Reference:
     def check(self, backend: ModuleType, folder: Path, notes: Mapping[str, Any], precision: str) -> dict[str, Any]:
         """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees.
 
-        Returns largest difference relative to the largest output, and the correlation, over all outputs and inputs.
+        Returns largest difference relative to the largest value, and the correlation, of an output over all inputs, of
+        the output that agrees least. A detector's output is next to nothing where there is nothing to be found.
         """
         session = backend.open(folder, notes, host.threads())
         results = [session.run(feed) for feed in self.feeds]
         if not getattr(backend, "COMPUTES", True):
             return {"summary": "not compared: this backend computes nothing"}
         pairs = [
-            (expected[name], actual[name].reshape(expected[name].shape))
-            for expected, actual in zip(self.expected, results, strict=True)
-            for name in expected
+            (
+                np.stack([expected[name].ravel() for expected in self.expected]),
+                np.stack([actual[name].ravel() for actual in results]),
+            )
+            for name in self.expected[0]
         ]
         # numpy's maximum of NaN is NaN; Python's depends on where the NaN stands.
         difference = float(np.max([relative_difference(expected, actual) for expected, actual in pairs]))
