@@ -68,12 +68,12 @@ def compared(
 ) -> dict[str, Any]:
     """How an artifact's outputs differ from the graph's on the same inputs; raises ParityError where that is too much.
 
-    Largest difference relative to the largest output, and the smallest correlation, over all outputs and inputs.
+    Largest difference relative to the largest value, and correlation, of an output over all inputs, of the output that
+    agrees least. A single output may be next to nothing, as a detector's is where there is nothing to be found.
     """
     pairs = [
-        (reference[name], actual[name].reshape(reference[name].shape))
-        for reference, actual in zip(expected, results, strict=True)
-        for name in reference
+        tuple(np.concatenate([outputs[name].ravel() for outputs in side]) for side in (expected, results))
+        for name in expected[0]
     ]
     # numpy's maximum of NaN is NaN; Python's depends on where the NaN stands.
     difference = float(np.max([relative_difference(reference, actual) for reference, actual in pairs]))

@@ -342,9 +342,10 @@ def test_layers_are_left_out_by_name(graph: Path, plan: Plan) -> None:
 
 
 def test_noise_is_a_share_of_the_power() -> None:
-    """Each sample counts the same, however large its outputs; a decibel is a tenth of a power of ten."""
-    expected = [{"y": np.array([3.0, 4.0])}, {"y": np.array([300.0, 400.0])}]
+    """Powers are summed over samples, so that one without a signal does not weigh more; and decibels of it."""
+    expected = [{"y": np.array([3.0, 4.0])}, {"y": np.array([4.0, 3.0])}, {"y": np.zeros(2)}]
     assert noise(expected, [{"y": values["y"] * 1.1} for values in expected]) == pytest.approx(0.01)
-    assert noise(expected, [{"y": expected[0]["y"] * 1.1}, expected[1]]) == pytest.approx(0.005)
+    assert noise(expected, [{"y": expected[0]["y"] * 1.1}, *expected[1:]]) == pytest.approx(0.005)
+    assert noise(expected, [*expected[:2], {"y": np.array([0.5, 0.0])}]) == pytest.approx(0.005)
     assert decibels(0.01) == pytest.approx(20)
     assert decibels(0) == pytest.approx(120)

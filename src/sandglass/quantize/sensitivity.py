@@ -46,15 +46,16 @@ def run(session: GraphSession, batches: Batches) -> list[Outputs]:
 
 
 def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
-    """Power of the difference over the power of the expected outputs, the mean over batches.
+    """Power of the difference over the power of the expected outputs, both summed over batches.
 
-    Powers of single layers add up nearly to that of all.
+    Powers of single layers add up nearly to that of all. A single output may be next to nothing, as a detector's is
+    where there is nothing to be found; a mean of shares would be that output's alone.
     """
-    shares = []
+    error = signal = 0.0
     for first, second in zip(expected, found, strict=True):
-        error = sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
-        shares.append(error / max(sum(float((values**2).sum()) for values in first.values()), 1e-12))
-    return float(np.mean(shares))
+        error += sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+        signal += sum(float((values**2).sum()) for values in first.values())
+    return error / max(signal, 1e-12)
 
 
 def decibels(power: float) -> float:
