@@ -119,6 +119,8 @@ def _even_out(
     links = equalize.links(model) if equal else []
     tensors = dict.fromkeys([*(tensor for link in links for tensor in link.tensors), *linear])
     found = equalize.channel_ranges(graph, tensors, batches) if tensors and batches else {}
+    if not all(np.isfinite(ends).all() for ends in found.values()):
+        return {}, {}  # whoever reads the ranges names the tensor and the sample
     say(f"repair: evening out the channels of {len(found)} tensors")
     middles = {name: (found[name][0] + found[name][1]) / 2 for name in linear if name in found}
     peaks = {
