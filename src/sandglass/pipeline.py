@@ -287,8 +287,13 @@ def build_artifact(
     try:
         version = backend.available()
         say(f"{target}: building")
+        given = _repaired(source, used, backend)
+        if target.precision == "fp16":
+            given = replace(given, wide=reference.wide)
         with atomic_folder(out / target.folder, force) as folder:
-            notes = backend.build(_repaired(source, used, backend), target.precision, folder, used)
+            notes = backend.build(given, target.precision, folder, used)
+            for name in notes.get("float_layers", []):
+                say(f"{target}: {name} stays in float32: half precision cannot hold its values")
             check = reference.check(backend, folder, notes, target.precision)
             fields = {
                 "card": source.card.to_dict(),

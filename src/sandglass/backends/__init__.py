@@ -54,13 +54,15 @@ class Source:
     """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
 
     The graph lies in a folder that is Sandglass's own while artifacts are made. `soc` names the processor to compile
-    for, where a backend's compiler needs that.
+    for, where a backend's compiler needs that. `wide` are tensors of the graph that half precision cannot hold: what
+    makes and reads them stays in float32.
     """
 
     card: Card
     graph: Path
     weights: Path | None = None
     soc: str = ""
+    wide: frozenset[str] = frozenset()
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
