@@ -174,3 +174,14 @@ def test_weights_of_ncnn_take_half_the_space(tmp_path: Path) -> None:
     found, expected = ncnn_bin.float_weights(blobs[0]), numpy_helper.to_array(load_graph(graph).graph.initializer[0])
     assert found is not None
     np.testing.assert_array_equal(found, expected.astype(np.float16).astype(np.float32).ravel())
+
+
+def test_weights_of_pytorch_take_half_the_space(tmp_path: Path) -> None:
+    """A zoo model's weights are stored in half precision, and its outputs stay near those of float32."""
+    pytest.importorskip("torch")
+    fp32, fp16 = (outcome.artifact for outcome in deploy("hrnet-ae-tiny-synthetic", ["pytorch:fp32", "pytorch:fp16"],
+                                                         tmp_path))  # fmt: skip
+    assert fp32 is not None
+    assert fp16 is not None
+    assert fp16.size < 0.55 * fp32.size
+    assert 1 > fp16.manifest["check"]["correlation"] > LEAST_CORRELATION["fp16"]
