@@ -86,10 +86,13 @@ def deploy(
     checkpoint: Path | None = None,
     calibration: Calibration | None = None,
     plan: Path | None = None,
+    tune_minutes: float = 0.0,
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
     """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
+
+    Runtimes that compile their kernels may measure which are the fastest on this machine, for `tune_minutes` each.
 
     `source` is a zoo model's name, a card's path or a Card. A target that fails does not stop the others: its Outcome
     carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan).
@@ -99,15 +102,24 @@ def deploy(
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None:
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
+    if tune_minutes and not any(_tunes(target.backend) for target in wanted):
+        able = ", ".join(name for name in discover.names("backends") if _tunes(name))
+        raise InputError(f"{wanted[0].backend} compiles no kernels that could be tuned",
+                         f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
     for target in wanted:
         refuse_existing(out / target.folder, force)
-    with prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say) as prepared:
+        ready = replace(prepared, tune_seconds=60 * tune_minutes)
         samples = calibration_arrays(card, calibration) if calibration else []
         made = make_plan(ready, calibration, samples, plan, say) if integer and calibration else None
         if made:
             _save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, samples)
         return [build_artifact(target, ready, made, reference, out, force, say) for target in wanted]
+
+
+def _tunes(backend: str) -> bool:
+    return getattr(discover.load("backends", backend), "TUNES", False)
 
 
 @contextmanager

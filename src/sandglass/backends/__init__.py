@@ -47,12 +47,14 @@ PROFILED_RUNS = 8
 class Source:
     """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
 
-    The graph lies in a folder that is Sandglass's own while artifacts are made.
+    The graph lies in a folder that is Sandglass's own while artifacts are made. A backend that has `TUNES = True`
+    may measure ways to compile it for `tune_seconds`.
     """
 
     card: Card
     graph: Path
     weights: Path | None = None
+    tune_seconds: float = 0.0
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
