@@ -1,10 +1,11 @@
 """How much of the runtimes' own speed an evaluation reaches: images a second, bare inference against `evaluate`.
 
-    python benchmarks/evaluation_rate.py [--rounds 5] [--hourglass52]
+    python benchmarks/evaluation_rate.py [--rounds 5] [--classification | --hourglass52]
 
 The bare rate is that of `sandglass benchmark`: one inference after the other on prepared inputs, on all cores. Both
 sides alternate in one run; medians. SimplePose and the embedded Hourglass, on the real people of
-`$SANDGLASS_TEST_DATA/data/pose/coco-mini`; on request Hourglass-52 256x256 with random weights instead.
+`$SANDGLASS_TEST_DATA/data/pose/coco-mini`; on request ResNet-20 and EfficientNet-Lite0 on the real images of
+`$SANDGLASS_TEST_DATA/data/classification`, or Hourglass-52 256x256 with random weights, instead.
 """
 
 from __future__ import annotations
@@ -15,32 +16,66 @@ import time
 from pathlib import Path
 from statistics import median
 from tempfile import TemporaryDirectory
+from typing import Any
 
 import numpy as np
-from hourglass52 import MODEL, random_weights
+from hourglass52 import MODEL
+from random_weights import random_weights
 
 from sandglass import discover, host
 from sandglass.artifact import Artifact
 from sandglass.card import Card, Input, load_card
-from sandglass.datasets import KeypointDataset, coco_keypoints
+from sandglass.datasets import cifar10, coco_keypoints, imagenet
 from sandglass.evaluation import evaluate
 from sandglass.pipeline import deploy
 from sandglass.report.table import identity, markdown
 
-DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"
+DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data"
 RUNTIMES = ("onnxruntime:fp32", "openvino:fp32", "ncnn:fp32")
 AT_LEAST_SECONDS = 1.0  # of inference in a measurement
 
 
-def cards() -> list[Card]:
-    """The two models."""
-    normalization = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-    graph = DATA / "simplepose/simplepose-nano.onnx"
-    simplepose = Card("simplepose-nano", "topdown-pose", Input((256, 192), *normalization), graph=graph)
-    return [simplepose, load_card("hourglass-tiny-synthetic")]
+RGB = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
+Case = tuple[Card, Any, Path | None]  # with its dataset, and its checkpoint where it needs one
 
 
-def compare(artifact: Artifact, dataset: KeypointDataset, rounds: int) -> dict[str, str]:
+def pose() -> list[Case]:
+    """Two small networks on the same people."""
+    graph = DATA / "pose/simplepose/simplepose-nano.onnx"
+    simplepose = Card("simplepose-nano", "topdown-pose", Input((256, 192), *RGB), graph=graph)
+    return [(simplepose, people(), None), (load_card("hourglass-tiny-synthetic"), people(), None)]
+
+
+def people(limit: int | None = None) -> Any:
+    """The annotated persons."""
+    folder = DATA / "pose/coco-mini"
+    annotations = folder / "annotations/person_keypoints_train2017.json"
+    return coco_keypoints.load(folder / "train2017", annotations, limit=limit)
+
+
+def classification() -> list[Case]:
+    """A network of 32x32 on arrays in memory, and one of 224x224 on JPEG files."""
+    small, large = DATA / "classification/cifar10", DATA / "classification/imagenet-sample"
+    resnet = Card("resnet20-cifar10", "classification", Input((32, 32), *RGB), graph=small / "resnet20.onnx")
+    lite = Card(
+        "efficientnet-lite0",
+        "classification",
+        Input((224, 224), (127, 127, 127), (128, 128, 128)),
+        graph=large / "efficientnet-lite0.onnx",
+        decode={"short_side": 256},
+    )
+    images = imagenet.load(large / "images", large / "labels.txt")
+    return [(resnet, cifar10.load(small / "test_0-499.npz"), None), (lite, images, None)]
+
+
+def hourglass52(folder: Path) -> list[Case]:
+    """Hourglass-52 with random weights, on few people."""
+    weights = folder / "random.pth"
+    random_weights(load_card(MODEL), weights)
+    return [(load_card(MODEL), people(6), weights)]
+
+
+def compare(artifact: Artifact, dataset: Any, rounds: int) -> dict[str, str]:
     """One row: both rates and their ratio."""
     task = discover.load("tasks", artifact.card.task)
     inputs = [
@@ -78,25 +113,20 @@ def main() -> None:
     """Print the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--rounds", type=int, default=5)
-    parser.add_argument("--hourglass52", action="store_true")
+    kinds = parser.add_mutually_exclusive_group()
+    kinds.add_argument("--classification", action="store_true")
+    kinds.add_argument("--hourglass52", action="store_true")
     arguments = parser.parse_args()
-    folder = DATA / "coco-mini"
-    people = coco_keypoints.load(
-        folder / "train2017",
-        folder / "annotations/person_keypoints_train2017.json",
-        limit=6 if arguments.hourglass52 else None,
-    )
     with TemporaryDirectory() as scratch:
-        made = []
+        cases = classification() if arguments.classification else pose()
         if arguments.hourglass52:
-            weights = Path(scratch) / "random.pth"
-            random_weights(weights)
-            made += deploy(load_card(MODEL), RUNTIMES, Path(scratch) / "hourglass52", checkpoint=weights)
-        else:
-            for card in cards():
-                made += deploy(card, RUNTIMES, Path(scratch) / card.name)
-        artifacts = [outcome.artifact for outcome in made if outcome.artifact]
-        print(markdown([compare(artifact, people, arguments.rounds) for artifact in artifacts]))
+            cases = hourglass52(Path(scratch))
+        rows = []
+        for card, dataset, weights in cases:
+            made = deploy(card, RUNTIMES, Path(scratch) / card.name, checkpoint=weights)
+            artifacts = [outcome.artifact for outcome in made if outcome.artifact]
+            rows += [compare(artifact, dataset, arguments.rounds) for artifact in artifacts]
+        print(markdown(rows))
 
 
 if __name__ == "__main__":

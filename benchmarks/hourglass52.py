@@ -15,6 +15,8 @@ from multiprocessing import get_context
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from random_weights import random_weights
+
 from sandglass.artifact import load_artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import _peak_memory, benchmark
@@ -22,24 +24,6 @@ from sandglass.card import load_card
 from sandglass.report.table import markdown, speed_row
 
 MODEL = "hourglass52-coco-256x256"
-
-
-def random_weights(path: Path) -> None:
-    """A checkpoint with the published keys."""
-    import torch
-
-    from sandglass.models import hourglass
-
-    torch.manual_seed(0)
-    module = hourglass.build()
-    for name, value in module.state_dict().items():
-        if value.dim() == 4:
-            value.normal_(0, 0.7 * (2 / value[0].numel()) ** 0.5)
-        elif name.endswith("running_mean"):
-            value.normal_(0, 0.05)
-        elif name.endswith(("weight", "running_var")):
-            value.uniform_(0.8, 1.2)
-    torch.save({"state_dict": module.state_dict()}, path)
 
 
 def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> None:

@@ -69,6 +69,10 @@ class Artifact:
         settings = settings if settings is not None else found.settings if found else DEFAULTS
         return backend.open(self.folder, self.manifest["backend_notes"], threads or self.threads, settings, callers)
 
+    def version(self) -> str:
+        """The version of its runtime here; raises BackendUnavailable when that is not installed."""
+        return str(discover.load("backends", self.backend).available())
+
     @property
     def threads(self) -> int:
         """Threads to run on where nobody says how many: as tuned on this kind of processor, else all."""

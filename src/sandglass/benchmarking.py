@@ -91,10 +91,11 @@ def benchmark(
     finally:
         for worker in workers:
             worker.close()
-    return [_speed(*row, batch) for row in zip(artifacts, times, memory, counts, strict=True)]
+    return [speed(*row, batch) for row in zip(artifacts, times, memory, counts, strict=True)]
 
 
-def _speed(artifact: Artifact, times: list[float], memory: float, threads: int, batch: int) -> Speed:
+def speed(artifact: Artifact, times: list[float], memory: float, threads: int, batch: int) -> Speed:
+    """Seconds of runs of a batch, and peak memory in MiB, as a Speed."""
     milliseconds, tuned = np.array(times) * 1e3, artifact.tuned()
     median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
     return Speed(

@@ -75,14 +75,20 @@ def zoo() -> dict[str, Path]:
 
 
 def load_card(source: str | Path) -> Card:
-    """Read a card from a zoo name or a `.toml` path.
+    """Read a card from a zoo name, a `.toml` path, or an OpenMMLab config, a `.py` path.
 
-    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type.
+    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type, and
+    ConfigError for a config that does not make a card.
     """
     path = zoo().get(str(source), Path(source))
+    if path.suffix == ".py":
+        from sandglass.openmmlab.cards import config_card
+
+        return config_card(path)
     if path.suffix != ".toml":
         raise CardError(
-            f"{source} is neither a zoo model nor a .toml model card", f"zoo models: {', '.join(zoo()) or 'none'}"
+            f"{source} is neither a zoo model nor a .toml model card nor a .py config of OpenMMLab",
+            f"zoo models: {', '.join(zoo()) or 'none'}",
         )
     try:
         data = tomllib.loads(path.read_text(encoding="utf-8"))
@@ -135,7 +141,7 @@ class _Reader:
             model=model,
             arguments=self.get(self.data, "arguments", dict, {}),
             graph=None if graph is None else (folder or Path()) / graph,
-            decode=self.get(self.data, "decode", dict, {}),
+            decode=self.decode(self.get(self.data, "decode", dict, {})),
             checkpoint=self.checkpoint(self.get(self.data, "checkpoint", dict, None)),
             published=self.get(self.data, "published", dict, {}),
         )
@@ -150,6 +156,18 @@ class _Reader:
             raise self.fail(f"channels is {channels!r}, expected 'rgb' or 'bgr'")
         std = self.numbers(table, "std", 3, positive=True)
         return Input(size=(size[0], size[1]), mean=self.numbers(table, "mean", 3), std=std, channels=channels)
+
+    def decode(self, table: dict[str, Any]) -> dict[str, Any]:
+        """The task says which fields it has: the type of each, or the values that it may have."""
+        known: Mapping[str, Any] = discover.load("tasks", self.data["task"]).DECODE
+        self.only(table, set(known), "[decode]")
+        for key, kind in known.items():
+            if isinstance(kind, tuple):
+                if table.get(key, kind[0]) not in kind:
+                    raise self.fail(f"{key} is {table[key]!r}, expected one of {', '.join(map(str, kind))}")
+            else:
+                self.get(table, key, (int, float) if kind is float else kind, None)
+        return table
 
     def checkpoint(self, table: Mapping[str, Any] | None) -> Checkpoint | None:
         if table is None:

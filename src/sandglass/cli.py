@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 from sandglass import discover
+from sandglass.cli_configs import add_deploy_config, what_and_where
 from sandglass.cli_int8 import add_quantize, add_sensitivity
-from sandglass.cli_options import add_calibration, count, load_calibration, say, write_result
+from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
+from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, say, write_result
 from sandglass.errors import SandglassError
 
 
@@ -45,6 +47,7 @@ def parser() -> argparse.ArgumentParser:
         _inspect,
         _tune,
         _predict,
+        add_collect,
         _models,
         _doctor,
         _fetch,
@@ -57,14 +60,17 @@ def parser() -> argparse.ArgumentParser:
 def _deploy(commands: Any) -> None:
     command = commands.add_parser("deploy", help="write a model for one or more runtimes")
     command.set_defaults(run=_run_deploy)
-    command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
-    command.add_argument("--to", nargs="+", required=True, metavar="BACKEND[:PRECISION]", dest="targets")
+    command.add_argument(
+        "source", help="a zoo model (see `sandglass models`), a model card FILE.toml, or an OpenMMLab config FILE.py"
+    )
+    add_deploy_config(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
     command.add_argument("--tune-minutes", type=_positive, default=0.0, metavar="M",
-                         help="measure kernels for so long, where the runtime compiles its own; goes on after a kill")  # fmt: skip
+                         help="time to choose kernels in, where a runtime compiles them; goes on after a kill")
+    add_kit(command)
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
 
@@ -73,13 +79,14 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
     from sandglass.report.table import identity, markdown, megabytes
 
     outcomes = pipeline.deploy(
-        arguments.source,
-        arguments.targets,
+        *what_and_where(arguments),
         arguments.out,
         checkpoint=arguments.checkpoint,
         calibration=load_calibration(arguments),
         plan=arguments.plan,
         tune_minutes=arguments.tune_minutes,
+        soc=arguments.soc,
+        samples=load_samples(arguments),
         force=arguments.force,
         say=say,
     )
@@ -88,11 +95,13 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         if outcome.artifact:
             check = outcome.artifact.manifest["check"]["summary"]
             rows.append({**identity(outcome.artifact), "MB": megabytes(outcome.artifact.size), "check": check})
+        elif outcome.kit:
+            rows.append(kit_row(outcome))
         else:
             rows.append({"backend": outcome.target.backend, "precision": outcome.target.precision,
                          "check": f"failed: {outcome.error}"})  # fmt: skip
     print(markdown(rows))
-    return 0 if all(outcome.artifact for outcome in outcomes) else 2
+    return 2 if any(outcome.error for outcome in outcomes) else 0
 
 
 def _evaluate(commands: Any) -> None:
@@ -101,10 +110,10 @@ def _evaluate(commands: Any) -> None:
     command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
     command.add_argument("--images", type=Path, metavar="DIR")
-    command.add_argument("--annotations", type=Path, metavar="JSON")
+    command.add_argument("--annotations", type=Path, metavar="PATH", help="truths, where they are not in the images")
     command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    command.add_argument("--limit", type=count, metavar="N", help="images, drawn by a fixed seed")
-    command.add_argument("--flip-test", action="store_true", help="average with the mirrored image")
+    add_draw(command)
+    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
     command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--batch", type=count, default=1, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
@@ -121,6 +130,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
         annotations=arguments.annotations,
         detections=arguments.detections,
         limit=arguments.limit,
+        seed=arguments.seed,
     )
     results = [
         evaluation.evaluate(
@@ -224,7 +234,7 @@ def _predict(commands: Any) -> None:
     command.add_argument("image", type=Path, metavar="IMAGE")
     command.add_argument("--out", type=Path, required=True, metavar="PNG")
     command.add_argument("--box", type=_box, action="append", metavar="X,Y,W,H", default=[],
-                         help="a person, in pixels; may be repeated (default: the whole image)")  # fmt: skip
+                         help="what to look at, in pixels; may be repeated (default: the whole image)")  # fmt: skip
     command.add_argument("--json", type=Path, metavar="FILE", help="write the predictions as JSON too")
 
 

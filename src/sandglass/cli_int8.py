@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import argparse
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.cli_options import add_calibration, add_images, count, needed_calibration, say, write_result
+from sandglass.cli_options import add_calibration, add_draw, add_images, needed_calibration, say, write_result
 
 if TYPE_CHECKING:
     from sandglass.quantization import Quantization
@@ -17,7 +18,7 @@ def add_quantize(commands: Any) -> None:
     """`sandglass quantize`."""
     command = commands.add_parser("quantize", help="the fastest int8 artifact that keeps an accuracy budget")
     command.set_defaults(run=_run_quantize)
-    command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
+    command.add_argument("source", help="a zoo model, a model card FILE.toml or the folder of a float artifact")
     command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
@@ -30,7 +31,11 @@ def add_quantize(commands: Any) -> None:
     add_images(command, "evaluation")
     add_calibration(command)
     _add_without(command)
-    command.add_argument("--limit", type=count, metavar="N", help="images of the evaluation, drawn by a fixed seed")
+    add_draw(command)
+    command.add_argument(
+        "--gain", default="time", choices=("time", "work"),
+        help="what int8 saves: time on this machine (default), or multiply-accumulates, for another machine",
+    )  # fmt: skip
     command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
     command.add_argument("--force", action="store_true", help="replace what is there")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
@@ -41,7 +46,10 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
     from sandglass.report.layers import search_report
 
     evaluation = discover.load("datasets", arguments.evaluation_dataset).load(
-        images=arguments.evaluation, annotations=arguments.evaluation_annotations, limit=arguments.limit
+        images=arguments.evaluation,
+        annotations=arguments.evaluation_annotations,
+        limit=arguments.limit,
+        seed=arguments.seed,
     )
     result = quantize(
         arguments.source,
@@ -54,6 +62,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         metric=arguments.metric,
         least_fidelity=arguments.min_fidelity,
         repairs=_repairs(arguments),
+        gain=arguments.gain,
         best_effort=arguments.best_effort,
         force=arguments.force,
         say=say,
@@ -92,7 +101,7 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
     print(sensitivity_table(costs))
     if arguments.plot:
         write_image(arguments.plot, draw_costs(costs))
-    write_result(arguments.json, [vars(cost) for cost in costs])
+    write_result(arguments.json, [asdict(cost) for cost in costs])
     return 0
 
 
@@ -117,9 +126,10 @@ def to_dict(result: Quantization) -> dict[str, Any]:
         "met": result.met,
         "verdict": result.verdict,
         "int8_share_of_macs": result.integer_share,
-        "expected": {"fidelity": result.choice.fidelity, "milliseconds": result.choice.milliseconds},
+        "expected": {"fidelity": result.choice.fidelity, "milliseconds": result.expected_ms},
         "layers": [
-            {**vars(cost), "runs_in": "float" if cost.name in result.choice.reasons else "int8",
+            {**asdict(cost), "runs_in": "int8" if cost.name in result.choice.bits else "float",
+             "weight_bits": result.choice.bits.get(cost.name),
              "because": result.choice.reasons.get(cost.name, "")}
             for cost in result.costs
         ],

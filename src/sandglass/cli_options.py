@@ -18,8 +18,14 @@ METHODS = ("kl", "mse", "minmax", "percentile")
 def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> None:
     """Options that name a dataset: `--NAME`, `--NAME-annotations`, `--NAME-dataset`."""
     command.add_argument(f"--{name}", type=Path, metavar="IMAGES_DIR", help=told or None)
-    command.add_argument(f"--{name}-annotations", type=Path, metavar="JSON")
+    command.add_argument(f"--{name}-annotations", type=Path, metavar="PATH")
     command.add_argument(f"--{name}-dataset", default="coco-keypoints", choices=discover.names("datasets"))
+
+
+def add_draw(command: argparse.ArgumentParser) -> None:
+    """Options that take a part of a dataset to measure on."""
+    command.add_argument("--limit", type=count, metavar="N", help="measure on N images, drawn at random, by class")
+    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default 0)")
 
 
 def add_calibration(command: argparse.ArgumentParser) -> None:

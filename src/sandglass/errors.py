@@ -3,6 +3,7 @@
 SandglassError
 ├── InputError            what the user gave cannot be used: exit code 2
 │   ├── CardError         a model card that does not parse or names unknown things
+│   ├── ConfigError       an OpenMMLab config that is no data, or of a model that Sandglass lacks
 │   ├── CheckpointError   a weights file that is truncated, hostile or of another model
 │   ├── GraphError        an ONNX file that is broken, dynamic or not supported
 │   ├── DatasetError      images, annotations or detections
@@ -40,6 +41,10 @@ class InputError(SandglassError):
 
 class CardError(InputError):
     """A model card does not parse, lacks a field or names something unknown."""
+
+
+class ConfigError(InputError):
+    """An OpenMMLab config holds more than data, or describes what Sandglass lacks."""
 
 
 class CheckpointError(InputError):

@@ -65,7 +65,7 @@ def evaluate(
     *,
     threads: int | None = None,
     batch: int = 1,
-    flip_test: bool = False,
+    flip_test: bool | None = None,
     seed: int = 0,
     progress: Progress = lambda done, total: None,
     journal: Journal | None = None,
@@ -73,12 +73,14 @@ def evaluate(
     """Run every sample of `dataset` through `artifact` and score the predictions by the task's metric.
 
     `threads` batches are worked on at once (default: one for each core). `flip_test` averages each output with that of
-    the mirrored image. A run with the same artifact, dataset and
+    the mirrored image (default: what the card says, else not). A run with the same artifact, dataset and
     protocol that was killed before goes on where it stopped; `journal` replaces the one in the user's cache.
     """
     task = discover.load("tasks", artifact.card.task)
     samples = task.samples(dataset)
-    protocol = {**dataset.protocol, "flip_test": flip_test, "samples": len(samples)}
+    if flip_test is None:
+        flip_test = bool(artifact.card.decode.get("flip_test", False))
+    protocol = {**dataset.protocol, **task.PROTOCOL, "flip_test": flip_test, "samples": len(samples)}
     if journal is None:
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
     resumed = len(journal.done)
@@ -164,15 +166,17 @@ def fidelity(base: Evaluation, predictions: Sequence[Mapping[str, Any]], seed: i
     found = [task.agreement(a, b) for a, b in zip(base.predictions, predictions, strict=True)]
     ids = [sample["image_id"] for sample in base.predictions]
     places = np.unique(ids, return_inverse=True)[1]
-    draws = bootstrap.multiplicities(int(places.max()) + 1, seed)[:, places]
+    values = np.array([[entry[name] for name in task.FIDELITY] for entry in found])
+    sums, counts = np.zeros((2, int(places.max()) + 1, len(task.FIDELITY)))
+    np.add.at(sums, places, np.nan_to_num(values))
+    np.add.at(counts, places, np.isfinite(values))
+    drawn, present = np.split(bootstrap.means(np.hstack([sums, counts]), seed), 2, axis=1)
+    resampled = np.divide(drawn, present, out=np.full_like(drawn, np.nan), where=present > 0)
     measures = {}
-    for name in task.FIDELITY:
-        values = np.array([entry[name] for entry in found])
-        counted = np.isfinite(values)
-        weights, values = draws[:, counted], values[counted]
-        resampled = weights @ values / np.maximum(weights.sum(1), 1)
-        low, high = bootstrap.interval(resampled)
-        measures[name] = {"value": float(values.mean()) if values.size else float("nan"), "low": low, "high": high}
+    for i, name in enumerate(task.FIDELITY):
+        low, high = bootstrap.interval(resampled[:, i])
+        value = sums[:, i].sum() / counts[:, i].sum() if counts[:, i].any() else float("nan")
+        measures[name] = {"value": float(value), "low": low, "high": high}
     return measures
 
 
@@ -185,7 +189,7 @@ def origin(artifact: Artifact) -> dict[str, Any]:
         "checkpoint_sha256": manifest.get("checkpoint_sha256"),
         "plan_sha256": manifest.get("plan_sha256"),
         "made_with": manifest.get("versions"),
-        "backend_version": discover.load("backends", artifact.backend).available(),
+        "backend_version": artifact.version(),
         "host": host.describe(),
         "command": host.command(),
     }

@@ -45,33 +45,12 @@ class Reference:
                     )
 
     def check(self, backend: ModuleType, folder: Path, notes: Mapping[str, Any], precision: str) -> dict[str, Any]:
-        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees.
-
-        Returns largest difference relative to the largest output, and the correlation, over all outputs and inputs.
-        """
+        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees (see `compared`)."""
         session = backend.open(folder, notes, host.threads())
         results = [session.run(feed) for feed in self.feeds]
         if not getattr(backend, "COMPUTES", True):
             return {"summary": "not compared: this backend computes nothing"}
-        pairs = [
-            (expected[name], actual[name].reshape(expected[name].shape))
-            for expected, actual in zip(self.expected, results, strict=True)
-            for name in expected
-        ]
-        # numpy's maximum of NaN is NaN; Python's depends on where the NaN stands.
-        difference = float(np.max([relative_difference(expected, actual) for expected, actual in pairs]))
-        agreement = float(np.min([correlation(expected, actual) for expected, actual in pairs]))
-        summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
-        wrong = difference > FLOAT_TOLERANCE if precision == "fp32" else agreement < INTEGER_CORRELATION
-        if wrong or not np.isfinite(difference):
-            limit = f"{FLOAT_TOLERANCE:g}" if precision == "fp32" else f"correlation {INTEGER_CORRELATION:g}"
-            raise ParityError(f"the artifact {summary}; allowed is {limit}", "it was not published")
-        return {
-            "inputs": f"{len(self.feeds)} {self.kind}",
-            "relative_difference": difference,
-            "correlation": agreement,
-            "summary": summary,
-        }
+        return {"inputs": f"{len(self.feeds)} {self.kind}", **compared(self.expected, results, precision)}
 
     def _feed(self, sample: np.ndarray) -> dict[str, np.ndarray]:
         return {next(iter(self.inputs)): sample}
@@ -82,3 +61,26 @@ class Reference:
             {name: generator.standard_normal(shape).astype(np.float32) for name, shape in self.inputs.items()}
             for _ in range(SAMPLES)
         ]
+
+
+def compared(
+    expected: Sequence[Mapping[str, np.ndarray]], results: Sequence[Mapping[str, np.ndarray]], precision: str
+) -> dict[str, Any]:
+    """How an artifact's outputs differ from the graph's on the same inputs; raises ParityError where that is too much.
+
+    Largest difference relative to the largest value, and correlation, of an output over all inputs, of the output that
+    agrees least. A single output may be next to nothing, as a detector's is where there is nothing to be found.
+    """
+    pairs = [
+        tuple(np.concatenate([outputs[name].ravel() for outputs in side]) for side in (expected, results))
+        for name in expected[0]
+    ]
+    # numpy's maximum of NaN is NaN; Python's depends on where the NaN stands.
+    difference = float(np.max([relative_difference(reference, actual) for reference, actual in pairs]))
+    agreement = float(np.min([correlation(reference, actual) for reference, actual in pairs]))
+    summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
+    wrong = difference > FLOAT_TOLERANCE if precision == "fp32" else agreement < INTEGER_CORRELATION
+    if wrong or not np.isfinite(difference):
+        limit = f"{FLOAT_TOLERANCE:g}" if precision == "fp32" else f"correlation {INTEGER_CORRELATION:g}"
+        raise ParityError(f"the artifact {summary}; allowed is {limit}", "it was not published")
+    return {"relative_difference": difference, "correlation": agreement, "summary": summary}

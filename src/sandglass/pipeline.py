@@ -13,11 +13,12 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover, parity
-from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.artifact import MANIFEST, Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
 from sandglass.card import ZOO, Card, load_card
 from sandglass.errors import (
     ArtifactError,
+    BackendUnavailable,
     CheckpointError,
     DatasetError,
     InputError,
@@ -28,6 +29,7 @@ from sandglass.errors import (
 from sandglass.files import atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.journal import cache_folder
+from sandglass.kit.make import Samples, make_kit
 from sandglass.quantize.plan import Plan
 
 Say = Callable[[str], None]
@@ -71,11 +73,12 @@ class Calibration:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target: its artifact, or the error that stopped it."""
+    """What became of one target: its artifact, or a build kit for another host, or the error that stopped it."""
 
     target: Target
     artifact: Artifact | None = None
     error: SandglassError | None = None
+    kit: Path | None = None
 
 
 def deploy(
@@ -87,17 +90,20 @@ def deploy(
     calibration: Calibration | None = None,
     plan: Path | None = None,
     tune_minutes: float = 0.0,
+    soc: str = "",
+    samples: Samples | None = None,
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
     """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
 
-    Runtimes that compile their kernels may measure which are the fastest on this machine, for `tune_minutes` each.
-
-    `source` is a zoo model's name, a card's path or a Card. A target that fails does not stop the others: its Outcome
-    carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan).
+    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card. A target that
+    fails does not stop the others: its Outcome carries the error. Raises a SandglassError for what concerns all of them
+    (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
+    that has them; `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their
+    kernels may measure which are the fastest on this machine, for `tune_minutes` each.
     """
-    card = source if isinstance(source, Card) else load_card(source)
+    card = source if isinstance(source, Card) else find_card(source)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None:
@@ -106,16 +112,46 @@ def deploy(
         able = ", ".join(name for name in discover.names("backends") if _tunes(name))
         raise InputError(f"{wanted[0].backend} compiles no kernels that could be tuned",
                          f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
+    if soc and not any(hasattr(discover.load("backends", target.backend), "SOC") for target in wanted):
+        raise InputError(f"no target is compiled for one processor, and {soc} was named", "leave out --soc")
+    if samples and not any(map(needs_kit, wanted)):
+        raise InputError(
+            "no target makes a build kit, and evaluation samples were given for one", "leave out --dataset"
+        )
     for target in wanted:
         refuse_existing(out / target.folder, force)
-    with prepared_source(card, checkpoint, say) as prepared:
-        ready = replace(prepared, tune_seconds=60 * tune_minutes)
-        samples = calibration_arrays(card, calibration) if calibration else []
-        made = make_plan(ready, calibration, samples, plan, say) if integer and calibration else None
+    with prepared_source(card, checkpoint, say) as graph:
+        ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes)
+        inputs = calibration_arrays(card, calibration) if calibration else []
+        made = make_plan(ready, calibration, inputs, plan, say) if integer and calibration else None
         if made:
             _save_plan(made, out / "plan.json", force)
-        reference = parity.Reference(ready, samples)
-        return [build_artifact(target, ready, made, reference, out, force, say) for target in wanted]
+        reference = parity.Reference(ready, inputs)
+        return [
+            build_kit(target, ready, reference, samples, out, force, say)
+            if needs_kit(target)
+            else build_artifact(target, ready, made, reference, out, force, say)
+            for target in wanted
+        ]
+
+
+def find_card(source: str | Path) -> Card:
+    """The card of a zoo model's name or of a `.toml` file, or that of an artifact, which then gives its graph too.
+
+    An artifact's graph is the file beside it, or in a folder next to it, that has the hash in its manifest: the float
+    artifact of a runtime that loads ONNX. Raises CardError or ArtifactError.
+    """
+    folder = Path(source)
+    if not (folder / MANIFEST).is_file():
+        return load_card(source)
+    artifact = load_artifact(folder)
+    for file in sorted(folder.resolve().parent.glob("*/*.onnx")):
+        if sha256(file) == artifact.manifest["graph_sha256"]:
+            return replace(artifact.card, graph=file, model=None, arguments={}, checkpoint=None)
+    raise ArtifactError(
+        f"the graph that {folder} was made from is neither in it nor in a folder beside it",
+        "give the model card, or deploy a float artifact for a runtime of ONNX files next to it",
+    )
 
 
 def _tunes(backend: str) -> bool:
@@ -156,6 +192,8 @@ def find_checkpoint(card: Card, given: Path | None) -> Path:
     for folder in (ZOO, cache_folder() / "checkpoints"):
         if name and (folder / name).is_file():
             return folder / name
+    if not name:
+        raise CheckpointError(f"{card.name} needs a checkpoint", "give --checkpoint FILE")
     raise CheckpointError(
         f"{card.name} needs its checkpoint {name}", f"give --checkpoint FILE, or try `sandglass fetch {card.name}`"
     )
@@ -283,6 +321,34 @@ def build_artifact(
         return _failed(target, UnsupportedOperator(error.message, fix), say)
     except SandglassError as error:
         return _failed(target, error, say)
+
+
+def needs_kit(target: Target) -> bool:
+    """Whether the tools of a target are not here, and its backend can make a build kit for a host that has them."""
+    backend = discover.load("backends", target.backend)
+    try:
+        backend.available()
+    except BackendUnavailable:
+        return hasattr(backend, "kit")
+    return False
+
+
+def build_kit(
+    target: Target,
+    source: Source,
+    reference: parity.Reference,
+    samples: Samples | None,
+    out: Path,
+    force: bool,
+    say: Say,
+) -> Outcome:
+    """One target's build kit in `out`; its Outcome carries the error where there is one."""
+    say(f"{target}: its tools are not here: making a build kit")
+    try:
+        kit = make_kit(source, target.backend, target.precision, reference, out / target.folder, samples, force)
+    except SandglassError as error:
+        return _failed(target, error, say)
+    return Outcome(target, kit=kit)
 
 
 def _failed(target: Target, error: SandglassError, say: Say) -> Outcome:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import cached_property
+from dataclasses import dataclass, replace
+from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
@@ -12,16 +13,57 @@ import numpy as np
 from sandglass import discover, host, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
+from sandglass.benchmarking import benchmark
 from sandglass.errors import InputError
 from sandglass.evaluation import infer
+from sandglass.graph.load import load_graph
 from sandglass.inspection import inspect
 from sandglass.journal import Journal
 from sandglass.pipeline import Calibration, Say, Target
+from sandglass.quantize import crossings
+from sandglass.quantize.arrays import Rounded
+from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.repair import Material
-from sandglass.quantize.search import Cost
+from sandglass.quantize.search import Cost, Crossing, Way, saved
 
 SENSITIVITY_SAMPLES = 12
+TIMED_SECONDS = 3.0
+FACTORS = (0.5, 2.0)
+
+
+@dataclass(frozen=True)
+class Timed:
+    """What a search adds up: costs of layers, conversions, and the milliseconds that the float artifact takes."""
+
+    costs: list[Cost]
+    crossings: list[Crossing]
+    milliseconds: float
+
+    def by_work(self) -> Timed:
+        """The same with times in proportion to multiply-accumulates, int8 twice as fast: for another processor."""
+        work = max(1, sum(cost.macs for cost in self.costs))
+        costs = []
+        for cost in self.costs:
+            share = self.milliseconds * cost.macs / work
+            ways = tuple(replace(way, milliseconds=share / 2) for way in cost.ways)
+            costs.append(replace(cost, float_ms=share, ways=ways))
+        return Timed(costs, [], self.milliseconds)
+
+
+def two_numbers(gains: Sequence[float], counts: Sequence[float], seen: Sequence[float]) -> tuple[float, float]:
+    """The factor of gains and the price of a count with which gains less counts are nearest to what was seen.
+
+    The factor lies within FACTORS, and the price is not negative.
+    """
+    price = 0.0
+    for _ in range(20):  # alternating least squares: each is the best one given the other
+        wanted = [value + price * count for value, count in zip(seen, counts, strict=True)]
+        factor = float(np.dot(gains, wanted) / max(float(np.dot(gains, gains)), 1e-12))
+        factor = min(max(factor, FACTORS[0]), FACTORS[1])
+        left = [factor * gain - value for gain, value in zip(gains, seen, strict=True)]
+        price = max(0.0, float(np.dot(counts, left) / max(float(np.dot(counts, counts)), 1e-12)))
+    return factor, price
 
 
 class Workbench:
@@ -75,41 +117,114 @@ class Workbench:
             raise made.error or InputError(f"{target} was not made")
         return made.artifact
 
-    def costs(self, full: Artifact, base: Artifact) -> list[Cost]:
-        """What each layer that `full` runs in int8 costs and gains: noise by simulation, time by the runtime's clock.
+    def planned(self, bits: Mapping[str, int], reasons: Mapping[str, str]) -> Plan:
+        """The plan with each layer in `bits` rounded to so many, and those in `reasons` in float for their reason."""
+        from sandglass.quantize.sensitivity import without
 
-        The simulations are journaled: a run that was killed goes on where it stopped.
+        plan = self.plan
+        changed = {name: count for name, count in bits.items() if count != plan.layers[name].weight_bits}
+        layers = plan.layers | {name: replace(plan.layers[name], weight_bits=count) for name, count in changed.items()}
+        rounded = {**plan.arrays.rounded}
+        for name, count in changed.items():
+            if name in rounded:
+                rounded[name] = self._rounded(name, count)
+        return without(replace(plan, layers=layers, arrays=replace(plan.arrays, rounded=rounded)), reasons)
+
+    @cache  # noqa: B019 - a workbench lives as long as its search
+    def _rounded(self, name: str, bits: int) -> Rounded:
+        return self.material.round(self.plan, name, bits, self.plan.repairs)
+
+    def costs(self, folder: Path, full: Artifact, base: Artifact) -> list[Cost]:
+        """What each layer that `full` runs in int8 costs and gains, in each of its ways.
+
+        Noise is simulated, time read from the runtime's clock. The simulations are journaled: a run that was killed
+        goes on where it stopped. Artifacts of further ways are made in `folder`.
         """
-        from sandglass.quantize import sensitivity
-
-        graph, plan = self.source.graph, self.plan
-        layers = sensitivity.integer_layers(graph, plan, self.spec)
-        journal = Journal({"alone": plan.sha256, "graph": plan.graph, "backend": self.backend})
-        todo = [name for i, name in enumerate(layers) if i not in journal.done]
-        first = self._decoded(self.expected)
-        for name, found in sensitivity.alone(graph, plan, self.spec, self.probes, todo):
-            power = sensitivity.noise(self.expected, found)
-            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._decoded(found), strict=True)]
-            kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
-            journal.append({layers.index(name): [power, kept]})
-            self.say(f"sensitivity: {len(journal.done)}/{len(layers)} {name}: {sensitivity.decibels(power):.1f} dB")
-        measured = {name: journal.done[i] for i, name in enumerate(layers)}
-        journal.close()
-        seen = inspect(full, threads=1, against=base)
-        integer = {run.name: run.milliseconds or 0.0 for run in seen.runs if run.macs}
-        floating = seen.float_times()
+        known = facts(load_graph(self.source.graph))
+        ways = {name: self.spec.bits(known[name]) for name in self.integer_layers}
+        noises = self._noises([(name, bits) for name, given in ways.items() for bits in given])
+        times = {8: self._times(full, base)}
+        for bits in {bits for given in ways.values() for bits in given} - set(times):
+            other = self.planned({name: bits for name, given in ways.items() if bits in given}, {})
+            times[bits] = self._times(self.make(folder / f"{bits}-bit", other), base)
+        floating, _ = times[8]
         return [
             Cost(
                 name,
-                measured[name][0],
                 floating.get(name, 0.0),
-                integer.get(name, 0.0),
+                tuple(Way(bits, times[bits][1].get(name, 0.0), *noises[name, bits]) for bits in ways[name]),
                 self.macs.get(name, 0),
-                self.material.local_noise(plan, name) if name in self.material.rows else 0.0,
-                measured[name][1],
             )
-            for name in layers
+            for name in ways
         ]
+
+    def _noises(self, wanted: Sequence[tuple[str, int]]) -> dict[tuple[str, int], tuple[float, float, float]]:
+        """For layers rounded alone to so many bits: noise at the network's output, at their own, and fidelity."""
+        from sandglass.quantize import sensitivity
+        from sandglass.quantize.simulate import simulate
+
+        graph = self.source.graph
+        journal = Journal({"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]})
+        first = self._decoded(self.expected)
+        for i, (name, bits) in enumerate(wanted):
+            if i in journal.done:
+                continue
+            plan = self.planned({name: bits}, {})
+            found = sensitivity.run(simulate(graph, sensitivity.only(plan, [name]), self.spec), self.probes)
+            power = sensitivity.noise(self.expected, found)
+            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._decoded(found), strict=True)]
+            kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
+            local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
+            journal.append({i: [power, local, kept]})
+            self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {sensitivity.decibels(power):.1f} dB")
+        measured = {way: tuple(journal.done[i]) for i, way in enumerate(wanted)}
+        journal.close()
+        return measured
+
+    def _times(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds of each layer with weights in the float artifact and in this one."""
+        seen = inspect(artifact, threads=1, against=base)  # quieter than all, and in the same proportions
+        return seen.float_times(), {run.name: run.milliseconds or 0.0 for run in seen.runs if run.macs}
+
+    def timed(self, folder: Path, costs: Sequence[Cost], full: Artifact, base: Artifact) -> Timed:
+        """The costs with times that add up to what whole runs take, and what converting int8 and float costs.
+
+        No profiler tells conversions apart, and its own times are too long or too short. Two numbers mend both:
+        a factor for all layers and a time for an element converted, which follow from what the float artifact, `full`,
+        and one with every other layer in float take.
+        """
+        found = crossings.crossings(load_graph(self.source.graph), self.spec, self.integer_layers)
+        every = {cost.name: cost.ways[0] for cost in costs}
+        half = {cost.name: cost.ways[0] for cost in costs[::2]}
+        rest = {name: "every other" for name in every if name not in half}
+        mixed = self.make(folder / "mixed", self.planned({}, rest))
+        whole, *others = (speed.median for speed in benchmark([base, full, mixed], seconds=TIMED_SECONDS))
+        gains = [saved(costs, (), chosen) for chosen in (every, half)]
+        counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, half)]
+        factor, price = two_numbers(gains, counts, [whole - other for other in others])
+        self.say(
+            f"search: float takes {whole:.2f} ms, full int8 {others[0]:.2f}; times of layers count {factor:.2f}-fold, "
+            f"converting a million elements takes {1e6 * price:.2f} ms"
+        )
+        return Timed(
+            [
+                replace(
+                    cost,
+                    float_ms=factor * cost.float_ms,
+                    ways=tuple(replace(way, milliseconds=factor * way.milliseconds) for way in cost.ways),
+                )
+                for cost in costs
+            ],
+            [replace(entry, milliseconds=price * entry.milliseconds) for entry in found],
+            whole,
+        )
+
+    @cached_property
+    def integer_layers(self) -> list[str]:
+        """Layers that the backend runs in int8 under the plan, in the graph's order."""
+        from sandglass.quantize.sensitivity import integer_layers
+
+        return integer_layers(self.source.graph, self.plan, self.spec)
 
     def _decoded(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
         return [
@@ -137,7 +252,6 @@ class Workbench:
     @cached_property
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates of each layer for one image."""
-        from sandglass.graph.load import load_graph
         from sandglass.graph.work import layer_work
 
         return {name: macs for name, (macs, _) in layer_work(load_graph(self.source.graph)).items()}

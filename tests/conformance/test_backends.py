@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
+import ast
+import subprocess
+import sys
 from concurrent.futures import ThreadPoolExecutor
+from dataclasses import replace
 from pathlib import Path
 from types import ModuleType
 
@@ -15,9 +19,11 @@ from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.card import Card, Input
 from sandglass.errors import BackendUnavailable, SandglassError
+from sandglass.parity import Reference
 from sandglass.pipeline import Target, deploy
 
-PRECISIONS = [(name, precision) for name in discover.names("backends")
+NAMES = discover.names("backends")
+PRECISIONS = [(name, precision) for name in NAMES
               for precision in discover.load("backends", name).PRECISIONS]  # fmt: skip
 
 
@@ -97,17 +103,19 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     alone = np.concatenate([session.run({"image": batch[i : i + 1]})["heatmaps"] for i in range(3)])
     np.testing.assert_allclose(together, alone, atol=1e-4 * max(1.0, float(np.abs(alone).max())))
     if getattr(backend, "COMPUTES", True):
-        limit = {"fp32": 0.999999, "int8": 0.99}[precision]
+        limit = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
         assert artifact.manifest["check"]["correlation"] > limit
 
 
 @pytest.mark.parametrize("name", [name for name in discover.names("backends") if name != "pytorch"])
 def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
     """Calls from as many threads as there are callers give what the same calls give one after the other."""
+    backend = discover.load("backends", name)
     try:
-        (outcome,) = deploy(card, [f"{name}:fp32"], tmp_path)
+        backend.available()
     except BackendUnavailable as error:
         pytest.skip(str(error))
+    (outcome,) = deploy(card, [f"{name}:{backend.PRECISIONS[0]}"], tmp_path)
     assert outcome.artifact is not None, outcome.error
     session = outcome.artifact.open(1, callers=3)
     images = np.random.default_rng(2).standard_normal((24, 1, 3, 32, 24)).astype(np.float32)
@@ -132,7 +140,7 @@ def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
     """
     onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
     card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "small.onnx")
-    (outcome,) = deploy(card, [f"{name}:fp32"], tmp_path / "out")
+    (outcome,) = deploy(card, [f"{name}:{backend.PRECISIONS[0]}"], tmp_path / "out")
     if outcome.artifact is None:
         assert name == "pytorch"
         return
@@ -209,10 +217,34 @@ def test_backend_says_what_it_is(name: str) -> None:
     backend = discover.load("backends", name)
     assert backend.INSTALL
     assert backend.PURPOSE in ("deploy", "test")
-    assert set(backend.PRECISIONS) <= {"fp32", "int8"}
+    assert set(backend.PRECISIONS) <= {"fp32", "fp16", "int8"}
     assert ("int8" in backend.PRECISIONS) == (backend.SPEC is not None)
     assert Target.parse(name) == Target(name, backend.PRECISIONS[0])
     assert all(len(set(values)) == len(values) > 1 for values in backend.SETTINGS.values())
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(discover.load("backends", name), "kit")])
+def test_kit_stands_alone(name: str, card: Card, tmp_path: Path) -> None:
+    """A build kit has a script that is whole, and Python of 3.7 that imports numpy and the vendor's package only."""
+    from sandglass.pipeline import build_kit, prepared_source
+
+    backend = discover.load("backends", name)
+    with prepared_source(card, None) as source:
+        ready = replace(source, soc=getattr(backend, "SOC", ""))
+        target = Target(name, backend.PRECISIONS[0])
+        made = build_kit(target, ready, Reference(ready, []), None, tmp_path / "kit", False, lambda line: None)
+    assert made.kit is not None, made.error
+    subprocess.run(["sh", "-n", "build.sh"], cwd=made.kit, check=True)
+    vendors = set()
+    for file in ("run.py", "runtime.py"):
+        tree = ast.parse((made.kit / file).read_text(), feature_version=(3, 7))
+        for node in ast.walk(tree):
+            assert not isinstance(node, ast.NamedExpr)
+            if isinstance(node, ast.Import | ast.ImportFrom):
+                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
+                vendors |= {entry.partition(".")[0] for entry in names}
+    assert len(vendors - sys.stdlib_module_names - {"numpy", "runtime"}) == 1
+    assert "never run on a device" in (made.kit / "README.md").read_text()
 
 
 def test_no_backend_is_named_outside_its_own_file() -> None:

@@ -35,6 +35,33 @@ def test_region_holds_the_padded_box_at_the_inputs_aspect(box: affine.Box) -> No
     np.testing.assert_allclose(centre, [box[0] + box[2] / 2, box[1] + box[3] / 2])
 
 
+@given(image=st.tuples(st.integers(40, 4000), st.integers(40, 4000)), multiple=st.sampled_from([32, 64]))
+def test_expanded_image_covers_the_size_and_fits_its_shape(image: tuple[int, int], multiple: int) -> None:
+    """One side is the size's, none is smaller, the aspect ratio is kept, and the shape is the next multiple."""
+    resized, shape = affine.expanded(image, (512, 320), multiple)
+    assert (resized[0] == pytest.approx(512) and resized[1] >= 319.9) or resized[1] == pytest.approx(320)
+    assert resized[0] / resized[1] == pytest.approx(image[0] / image[1])
+    for side, whole in zip(resized, shape, strict=True):
+        assert whole % multiple == 0
+        assert side - 1e-5 <= whole < side + multiple
+
+
+@given(box=st.tuples(PLACE, PLACE, LENGTH, LENGTH), shape=st.tuples(st.integers(2, 20), st.integers(2, 20)))
+def test_letterbox_holds_the_box_and_never_enlarges_it_further_than_told(
+    box: affine.Box, shape: tuple[int, int]
+) -> None:
+    """The whole box is in the region, both with the same middle; its scale is that of `expanded`, or the shape's."""
+    pixels = (64 * shape[0], 64 * shape[1])
+    centre, scale = affine.letterbox(box, pixels, (256, 256), 64)
+    np.testing.assert_allclose(centre, [box[0] + box[2] / 2, box[1] + box[3] / 2])
+    assert (scale >= np.array(box[2:]) * (1 - 1e-9)).all()
+    factors = np.array(pixels[::-1]) / scale
+    assert factors[0] == pytest.approx(factors[1])
+    wanted = 256 / min(box[2:])
+    fits = min(pixels[1] / box[2], pixels[0] / box[3])
+    assert factors[0] == pytest.approx(min(wanted, fits))
+
+
 def test_crop_takes_the_region() -> None:
     """A box that is the whole image without padding gives the image itself."""
     image = np.random.default_rng(0).integers(0, 256, (64, 48, 3), np.uint8)

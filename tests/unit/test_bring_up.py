@@ -87,6 +87,43 @@ def test_two_inputs_are_refused() -> None:
         fix_input(parser.parse_model(text), (32, 24))
 
 
+SLICES = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 3, 7, 10] x) => (float[1, 3, 4, 4] y)
+<int64[2] starts = {%s}, int64[2] ends = {%s}, int64[2] axes = {%s}, int64[2] steps = {%s}> {
+    r = Relu (x)
+    y = Slice (r, starts, ends, axes, steps)
+}
+"""
+
+
+def test_every_other_pixel_is_a_pooling(tmp_path: Path) -> None:
+    """A Slice with steps over whole rows and columns takes the same pixels as a pooling of one."""
+    text = SLICES % ("0, 0", "9223372036854775807, 2147483647", "-1, 2", "3, 2")
+    image = np.random.default_rng(0).standard_normal((1, 3, 7, 10)).astype(np.float32)
+    onnx.save(parser.parse_model(text), tmp_path / "before.onnx")
+    bring_up_file(tmp_path / "before.onnx", tmp_path / "after.onnx", (7, 10))
+    assert [node.op_type for node in load_graph(tmp_path / "after.onnx").graph.node] == ["Relu", "MaxPool"]
+    found = GraphSession(tmp_path / "after.onnx").run({"x": image})["y"]
+    np.testing.assert_array_equal(found, np.maximum(image, 0)[:, :, ::2, ::3])
+
+
+@pytest.mark.parametrize(
+    ("starts", "ends", "axes", "steps"),
+    [
+        ("1, 0", "9223372036854775807, 9223372036854775807", "2, 3", "2, 3"),
+        ("0, 0", "6, 9223372036854775807", "2, 3", "2, 3"),
+        ("0, -1", "9223372036854775807, -11", "2, 3", "2, -3"),
+        ("0, 0", "9223372036854775807, 9223372036854775807", "1, 2", "2, 2"),
+    ],
+    ids=["from the second", "not to the end", "backwards", "channels"],
+)
+def test_other_slices_stay(starts: str, ends: str, axes: str, steps: str) -> None:
+    """What takes other pixels, or channels, is left as it is."""
+    text = (SLICES % (starts, ends, axes, steps)).replace("float[1, 3, 4, 4] y", "float[a, b, c, d] y")
+    assert "Slice" in {node.op_type for node in bring_up(parser.parse_model(text), (7, 10)).graph.node}
+
+
 def test_spatial_with_a_scale_per_pixel_is_refused() -> None:
     """`spatial=0` that really means a scale per pixel cannot be expressed later, and is refused by the node's name."""
     model = old_model()

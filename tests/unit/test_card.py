@@ -56,6 +56,10 @@ def test_every_zoo_card_parses_and_survives_its_dictionary(name: str) -> None:
         ("size", "sise", "unknown field 'sise'"),
         ("[input]", "[input]\nchannels = 'hsv'", "expected 'rgb' or 'bgr'"),
         ('name = "mine"', "name = [", "is not a TOML file"),
+        ("[input]", "[decode]\npaddin = 1.5\n[input]", r"unknown field 'paddin' in \[decode\], expected .*padding"),
+        ("[input]", "[decode]\npadding = 'wide'\n[input]", "padding is 'wide', expected int or float"),
+        ("[input]", "[decode]\nmethod = 'light'\n[input]", "'light', expected one of quarter, dark, udp"),
+        ("[input]", "[decode]\nblur = 12\n[input]", "blur is 12, expected one of 11, 17"),
     ],
 )
 def test_mistake_is_named(tmp_path: Path, old: str, new: str, message: str) -> None:

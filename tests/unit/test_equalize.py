@@ -119,6 +119,12 @@ def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
     return [{"image": normal(seed + i, 1, 3, 12, 8)} for i in range(count)]
 
 
+def peaks_of(path: Path, tensors: list[str]) -> dict[str, np.ndarray]:
+    """The largest magnitude of each channel on four images, by tensor."""
+    found = equalize.channel_ranges(path, tensors, images(4))
+    return {name: np.maximum(-low, high) for name, (low, high) in found.items()}
+
+
 def equalized(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The network, saved at `path`, after equalization on four images, and its factors."""
     save_graph(model, path)
@@ -126,7 +132,7 @@ def equalized(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict
     factors: dict[str, np.ndarray] = {}
     if found:
         tensors = [tensor for link in found for tensor in getattr(link, "tensors", (link.tensor,))]
-        peaks = equalize.channel_peaks(path, tensors, images(4))
+        peaks = peaks_of(path, tensors)
         factors = equalize.choose_factors(model, found, peaks)
     changed = onnx.ModelProto.FromString(model.SerializeToString())
     return equalize.scale_channels(changed, factors), factors
@@ -163,6 +169,15 @@ def weights_of(model: onnx.ModelProto) -> list[np.ndarray]:
     return [constants[node.input[1]] for node in model.graph.node if "Conv" in node.op_type]
 
 
+def test_ranges_are_those_of_all_batches(tmp_path: Path) -> None:
+    """Smallest and largest value of each channel, over every image."""
+    save_graph(built("relu"), tmp_path / "g.onnx")
+    values = [GraphSession(tmp_path / "g.onnx", outputs=["c", "r"]).run(inputs) for inputs in images(4)]
+    for name, (low, high) in equalize.channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4)).items():
+        np.testing.assert_array_equal(low, np.min([value[name].min((0, 2, 3)) for value in values], axis=0))
+        np.testing.assert_array_equal(high, np.max([value[name].max((0, 2, 3)) for value in values], axis=0))
+
+
 @pytest.mark.parametrize("name", ["relu", "depthwise", "transposed", "grouped", "several readers"])
 def test_channels_come_nearer_each_other(name: str, tmp_path: Path) -> None:
     """Ranges of a tensor's channels differ by less than before, and each is what it was over its factor."""
@@ -170,10 +185,7 @@ def test_channels_come_nearer_each_other(name: str, tmp_path: Path) -> None:
     changed, factors = equalized(model, tmp_path / "before.onnx")
     save_graph(changed, tmp_path / "after.onnx")
     for tensor, values in factors.items():
-        before, after = (
-            equalize.channel_peaks(tmp_path / f"{file}.onnx", [tensor], images(4))[tensor]
-            for file in ("before", "after")
-        )
+        before, after = (peaks_of(tmp_path / f"{file}.onnx", [tensor])[tensor] for file in ("before", "after"))
         np.testing.assert_allclose(after, before / values, rtol=1e-3)
         spread = [peaks.max() / peaks[before > 0].min() for peaks in (before, after)]
         assert spread[1] < 0.7 * spread[0]
@@ -184,7 +196,7 @@ def test_depthwise_reader_makes_channels_even(tmp_path: Path) -> None:
     model = built("depthwise")
     changed, _ = equalized(model, tmp_path / "before.onnx")
     save_graph(changed, tmp_path / "after.onnx")
-    peaks = equalize.channel_peaks(tmp_path / "after.onnx", ["r"], images(4))["r"]
+    peaks = peaks_of(tmp_path / "after.onnx", ["r"])["r"]
     np.testing.assert_allclose(peaks, peaks.max(), rtol=1e-3)
 
 
@@ -223,7 +235,7 @@ def test_clip_that_is_reached_stays_where_it_is(tmp_path: Path) -> None:
     model = clipped(1.0)
     changed, factors = equalized(model, tmp_path / "before.onnx")
     assert [link.limit for link in equalize.links(model)] == [1.0]
-    peaks = equalize.channel_peaks(tmp_path / "before.onnx", ["r"], images(4))["r"]
+    peaks = peaks_of(tmp_path / "before.onnx", ["r"])["r"]
     near = peaks > 1 / equalize.MARGIN
     assert near.any()
     assert not near.all()

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -59,6 +60,14 @@ def test_flip_test_helps_or_is_close(artifact: Artifact, people: KeypointDataset
     assert flipped.metrics["AP"]["value"] > plain.metrics["AP"]["value"] - 0.02
     assert flipped.protocol["flip_test"] is True
     assert flipped.predictions[0]["keypoints"] != plain.predictions[0]["keypoints"]
+
+
+def test_card_says_whether_the_flip_test_is_on(artifact: Artifact, people: KeypointDataset, tmp_path: Path) -> None:
+    """Unless told, an evaluation does what the card's `flip_test` says."""
+    card = replace(artifact.card, decode={**artifact.card.decode, "flip_test": True})
+    for told, done in ((None, True), (False, False)):
+        result = evaluate(replace(artifact, card=card), people, flip_test=told, journal=journal(tmp_path / str(told)))
+        assert result.protocol["flip_test"] is done
 
 
 def test_journal_reads_back_and_drops_a_half_line(tmp_path: Path) -> None:

@@ -46,14 +46,38 @@ def test_empty_heatmap_has_no_place() -> None:
     assert (scores == -0.5).all()
 
 
+@pytest.mark.parametrize(("method", "error"), [("quarter", 1.0), ("dark", 0.02), ("udp", 0.02)])
+def test_keypoints_come_back_as_near_as_the_method_allows(method: str, error: float) -> None:
+    """Between pixels a quarter offset is within a quarter of a heatmap pixel, a parabola within a hundredth."""
+    keypoints = np.random.default_rng(0).uniform([30, 30], [160, 220], (20, 17, 2))
+    maps = heatmap.encode(keypoints, np.ones((20, 17)), (256, 192), method=method)
+    places, _ = heatmap.decode(maps, (256, 192), method)
+    assert np.abs(places - keypoints).max() <= error
+
+
+@pytest.mark.parametrize("method", ["dark", "udp"])
+def test_the_kernels_size_reaches_the_parabola(method: str) -> None:
+    """With noise on the heatmaps keypoints move by a fraction of a pixel, by another one with another kernel."""
+    keypoints = np.random.default_rng(1).uniform([60, 60], [130, 190], (20, 17, 2))
+    maps = heatmap.encode(keypoints, np.ones((20, 17)), (256, 192), method=method)
+    maps += np.random.default_rng(2).uniform(0, 0.1, maps.shape).astype(np.float32)
+    narrow, wide = (heatmap.decode(maps, (256, 192), method, blur)[0] for blur in heatmap.BLURS)
+    assert np.abs(narrow - keypoints).max() < 1
+    assert np.abs(wide - keypoints).max() < 1
+    assert np.abs(narrow - wide).mean() > 0.02
+
+
+@pytest.mark.parametrize("method", heatmap.METHODS)
 @given(seed=st.integers(0, 2**32 - 1), count=st.integers(1, 4))
-def test_a_batch_is_decoded_as_its_members(seed: int, count: int) -> None:
-    """Decoding several people at once gives what each gives alone."""
+def test_a_batch_is_decoded_as_its_members(method: str, seed: int, count: int) -> None:
+    """Decoding several people at once gives what each gives alone, and leaves the heatmaps as they were."""
     maps = np.random.default_rng(seed).standard_normal((count, 17, 16, 12)).astype(np.float32)
-    places, scores = heatmap.decode(maps, (64, 48))
+    before = maps.copy()
+    places, scores = heatmap.decode(maps, (64, 48), method)
+    np.testing.assert_array_equal(maps, before)
     for i in range(count):
-        alone, score = heatmap.decode(maps[i : i + 1], (64, 48))
-        np.testing.assert_array_equal(alone[0], places[i])
+        alone, score = heatmap.decode(maps[i : i + 1], (64, 48), method)
+        np.testing.assert_allclose(alone[0], places[i], rtol=1e-6)
         np.testing.assert_array_equal(score[0], scores[i])
 
 

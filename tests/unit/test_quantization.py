@@ -11,6 +11,7 @@ from sandglass.cli import main
 from sandglass.errors import InputError
 from sandglass.pipeline import Target
 from sandglass.quantization import Request, judge
+from sandglass.quantize.repair import REPAIRS
 
 WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
 SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--evaluation-dataset", "synthetic-people"]
@@ -37,7 +38,7 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "plan.json").read_text())
-    assert plan["repairs"] == ["equalize", "output thresholds", "compensated rounding", "bias correction"]
+    assert plan["repairs"] == list(REPAIRS)
     notes = load_artifact(out / "openvino-int8").manifest["backend_notes"]["layers"]
     floats = {layer["name"] for layer in result["layers"] if layer["runs_in"] == "float"}
     assert all(notes[name].startswith("float") for name in floats)
@@ -62,17 +63,28 @@ def test_a_budget_that_cannot_be_kept_publishes_nothing(
     assert (out / "openvino-int8" / "sandglass.json").exists()
 
 
+WITHIN = {"value": -0.001, "low": -0.004, "high": 0.002}
+WIDE = {"value": -0.001, "low": -0.021, "high": 0.02}
+OVER = {"value": -0.006, "low": -0.021, "high": 0.02}
+
+
 @pytest.mark.parametrize(
-    ("change", "met", "told"),
+    ("change", "kept", "met", "told"),
     [
-        ({"value": -0.001, "low": -0.004, "high": 0.002}, True, "0.10 points (95 %: -0.20 .. 0.40), within 0.5"),
-        ({"value": -0.001, "low": -0.021, "high": 0.02}, True, "100 images are too few to prove 0.5; about 2500 would"),
-        ({"value": -0.006, "low": -0.021, "high": 0.02}, False, "over the budget of 0.5"),
+        (WITHIN, 0.99, True, "0.10 points (95 %: -0.20 .. 0.40), within 0.5; fidelity is 0.9900"),
+        (WIDE, 0.99, True, "100 images are too few to prove 0.5, about 2500 would do"),
+        (OVER, 0.99, False, "over the budget of 0.5"),
+        (WITHIN, 0.98, False, "fidelity is 0.9800, under the 0.985 asked for"),
+        (WIDE, 0.98, False, "fidelity is 0.9800, under the 0.985 asked for"),
+        (None, 0.99, True, "fidelity is 0.9900; there are no truths to measure AP with"),
+        (None, 0.98, False, "fidelity is 0.9800, under the 0.985 asked for; there are no truths"),
     ],
 )
-def test_the_verdict_is_that_of_the_interval(change: dict[str, float], met: bool, told: str) -> None:
+def test_the_verdict_is_that_of_the_interval_and_of_fidelity(
+    change: dict[str, float] | None, kept: float, met: bool, told: str
+) -> None:
     """Within the budget by its interval, by its value alone with the images that it would take, or over it."""
-    found = judge(change, 100, WANTED)
+    found = judge(change, kept, 100, WANTED)
     assert found[0] is met
     assert told in found[1]
 

@@ -131,6 +131,17 @@ def test_mse_threshold_beats_its_neighbours() -> None:
     assert error(best) < min(error(best / 2), error(best * 2))
 
 
+def test_peaks_that_nothing_averages_are_kept() -> None:
+    """Rare large values, which kl clips to an eighth, keep most of their size where no layer reads them."""
+    random = np.random.default_rng(0)
+    body = np.abs(random.standard_normal(200_000))
+    peaked = statistics(np.concatenate([body, random.uniform(10, 40, 40)]))
+    assert thresholds.threshold(peaked, "kl") < 6
+    assert thresholds.threshold(peaked, "kl", averaged=False) == thresholds.threshold(peaked, "mse") > 25
+    plain = statistics(body)
+    assert thresholds.threshold(plain, "kl", averaged=False) == thresholds.threshold(plain, "kl")
+
+
 def test_zero_tensor_has_no_threshold() -> None:
     """A tensor that is always 0 gives 0 for every method, not NaN."""
     for method in thresholds.METHODS:

@@ -17,6 +17,7 @@ from sandglass.errors import DatasetError, PlanError
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.quantize import make, repair
+from sandglass.quantize.centre import shift
 from sandglass.quantize.equalize import scale_channels
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
@@ -98,6 +99,11 @@ def read_by(model: onnx.ModelProto, layer: str) -> list[np.ndarray]:
     return [known[name] for name in node.input[1:]]
 
 
+def evened(graph: Path, plan: Plan) -> onnx.ModelProto:
+    """The float network with its channels evened out and centred, and nothing rounded."""
+    return shift(scale_channels(load_graph(graph), plan.arrays.factors), plan.arrays.offsets)
+
+
 def error(graph: Path, plan: Plan, spec: Spec) -> float:
     """Noise of the simulated plan on held-out images."""
     held_out = images(8, 1000)
@@ -130,7 +136,7 @@ def test_layer_that_is_given_back_has_its_own_weights(name: str, plans: dict[str
     integer = integer_layers(graph, plan, SPECS[name])
     assert integer == ["c2", "c3", "c5", "c7"]
     model = repair.apply_repairs(load_graph(graph), plan, integer)
-    scaled = scale_channels(load_graph(graph), plan.arrays.factors)
+    scaled = evened(graph, plan)
     for layer in LAYERS:
         same = [np.array_equal(a, b) for a, b in zip(read_by(model, layer), read_by(scaled, layer), strict=False)]
         assert all(same) if layer in ("c1", "c4", "c6") else not any(same), layer
@@ -231,10 +237,12 @@ def test_every_repair_can_be_left_out(left_out: str, graph: Path, tmp_path: Path
     plan = plan_for(graph, "asymmetric", tmp_path, repairs, "kl")
     assert plan.repairs == repairs
     assert json.loads(plan.to_json())["repairs"] == list(repairs)
-    even = plan_for(graph, "asymmetric", tmp_path, (repair.EQUALIZE,), "kl")
-    scaled = scale_channels(load_graph(graph), plan.arrays.factors)
+    before = tuple(name for name in (repair.EQUALIZE, repair.CENTRE) if name != left_out)
+    even = plan_for(graph, "asymmetric", tmp_path, before, "kl")
+    scaled = evened(graph, plan)
     known = facts(scaled)
     assert bool(plan.arrays.factors) == (left_out != repair.EQUALIZE)
+    assert bool(plan.arrays.offsets) == (left_out != repair.CENTRE)
     if left_out != repair.EQUALIZE:
         assert (plan.tensors == even.tensors) == (left_out == repair.THRESHOLDS)
     nearest, kept = [], []

@@ -9,7 +9,7 @@ import pytest
 
 from sandglass.card import Card, Input
 from sandglass.tasks import topdown_pose
-from sandglass.vision import coco17
+from sandglass.vision import affine, coco17, skeleton
 
 CARD = Card("a", "topdown-pose", Input((64, 48), (0, 0, 0), (1, 1, 1)), model="hourglass")
 
@@ -71,6 +71,35 @@ def test_flip_test_of_a_mirroring_network_agrees_with_itself(shift: bool, expect
     np.testing.assert_allclose(merged, (plain + np.roll(plain, expected, axis=3)) / 2)
 
 
+@pytest.mark.parametrize("method", ["quarter", "dark", "udp"])
+def test_a_keypoint_in_the_image_comes_back(method: str) -> None:
+    """What a perfect network gives for a person is decoded to where the person is, by every method and its own warp."""
+    card = Card("a", "topdown-pose", Input((256, 192), (0, 0, 0), (1, 1, 1)), "hourglass", decode={"method": method})
+    image = np.zeros((300, 400, 3), np.uint8)
+    image[139:144, 199:204] = 255  # a spot, its middle at 201, 141
+    sample = topdown_pose.Sample(0, 1, (100.0, 50.0, 160.0, 200.0))
+    array, meta = topdown_pose.prepare(image, sample, card)
+    place = np.array([201.0, 141.0, 1.0])
+    maps = topdown_pose.encode([{"keypoints": [place] * 17}], [meta], card)
+    (found,) = topdown_pose.decode(maps, [meta], card)
+    np.testing.assert_allclose(np.array(found["keypoints"])[:, :2], place[None, :2].repeat(17, 0), atol=1.5)
+    rows, columns = np.nonzero(array[0] > 127)
+    x, y = affine.to_input(place[None, None, :2], meta["centre"][None], meta["scale"][None], (256, 192))[0, 0]
+    seen = [columns.mean(), rows.mean()]
+    pixels = [x, y] if method != "udp" else [x * 191 / 192, y * 255 / 256]
+    np.testing.assert_allclose(seen, pixels, atol=0.3)
+
+
+def test_the_card_says_whether_mirrored_heatmaps_move() -> None:
+    """With UDP they stay where they are, else they move by a pixel; the card's `flip_shift` overrules both."""
+    plain = heatmaps([(3, 5)])
+    both = np.concatenate([np.zeros_like(plain), plain[:, coco17.FLIP_PAIRS, :, ::-1]])
+    for decode, moved in (({}, 1), ({"method": "udp"}, 0), ({"method": "udp", "flip_shift": True}, 1)):
+        card = Card("a", "topdown-pose", CARD.input, model="hourglass", decode=decode)
+        merged = topdown_pose.merge_flipped({"heatmaps": both}, card)["heatmaps"]
+        np.testing.assert_array_equal(merged, np.roll(plain, moved, axis=3) / 2)
+
+
 def test_flip_inputs_are_the_images_and_their_mirrors() -> None:
     """The second half of the batch is the first, mirrored left to right."""
     inputs = np.random.default_rng(0).standard_normal((2, 3, 4, 5)).astype(np.float32)
@@ -90,6 +119,6 @@ def test_drawing_marks_visible_joints_and_leaves_the_image_alone() -> None:
     image = np.zeros((80, 80, 3), np.uint8)
     picture = topdown_pose.draw(image, [prediction()])
     assert not image.any()
-    assert tuple(picture[15, 15]) == topdown_pose.LEFT  # joint 5, the left shoulder
-    assert tuple(picture[15, 20]) == topdown_pose.RIGHT  # joint 6, the right one
+    assert tuple(picture[15, 15]) == skeleton.LEFT  # joint 5, the left shoulder
+    assert tuple(picture[15, 20]) == skeleton.RIGHT  # joint 6, the right one
     assert not topdown_pose.draw(image, [prediction(joint_score=0.1)]).any()

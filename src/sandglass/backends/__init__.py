@@ -16,6 +16,12 @@ Each file defines, at module level:
                  once, each call computing on `threads` cores
     layers(folder, notes, threads, inputs) -> [LayerRun]
                  what the runtime executes, in order, measured on one image `inputs`, under default settings
+
+A backend whose compiler or device is often on another host may define also
+
+    kit(source, precision, folder) -> Recipe
+                 where `available` raises: writes into `folder` what the compiler there reads
+    SOC          an example of a processor's name, where the compiler compiles for one: it is `source.soc`
 """
 
 from __future__ import annotations
@@ -47,14 +53,16 @@ PROFILED_RUNS = 8
 class Source:
     """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
 
-    The graph lies in a folder that is Sandglass's own while artifacts are made. A backend that has `TUNES = True`
-    may measure ways to compile it for `tune_seconds`.
+    The graph lies in a folder that is Sandglass's own while artifacts are made. `soc` names the processor to compile
+    for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
+    for `tune_seconds`.
     """
 
     card: Card
     graph: Path
     weights: Path | None = None
     tune_seconds: float = 0.0
+    soc: str = ""
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
@@ -84,6 +92,22 @@ class LayerRun:
     note: str = ""
     steps: tuple[float, ...] = ()
     terms: int = 0
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How a model is compiled and run on a host that has a vendor's tools.
+
+    `command` is a line of shell that makes `model` from what is in the kit's folder; `runtime` is a file that needs
+    only the vendor's tools and numpy, and defines `version()` and `Model(path, inputs, outputs, device)`; `needs` says
+    what the host must have. `notes` hold the graph's `inputs` and `outputs` as shapes by name.
+    """
+
+    command: str
+    model: str
+    runtime: Path
+    needs: str
+    notes: Mapping[str, Any]
 
 
 class Session(Protocol):

@@ -21,6 +21,7 @@ from sandglass.errors import BackendError, UnsupportedOperator
 
 LAYOUT = {"relax.nn.conv2d": ["NHWC", "HWIO"], "relax.nn.conv2d_transpose": ["NHWC", "IOHW"]}
 CLAMPS = ("maximum", "minimum")
+TRANSPOSED = "conv2d_transpose"  # name of a transposed convolution's reduction
 UNROLLED = 16  # steps of a reduction written out
 FEWEST_LANES = 4  # with fewer in use, more channels are faster
 FLAT = 64  # elements of the innermost loop of a kernel that only moves or maps values
@@ -94,8 +95,10 @@ def _whole_vectors(model: onnx.ModelProto, lanes: int) -> onnx.ModelProto:
     graph = changed.graph
     values = {entry.name: entry for entry in graph.initializer}
     for place, node in reversed(list(enumerate(graph.node))):
-        weights = [values.get(name) for name in node.input[1:]]
-        if node.op_type != "Conv" or None in weights or any(a.name == "group" and a.i > 1 for a in node.attribute):
+        if node.op_type != "Conv" or any(a.name == "group" and a.i > 1 for a in node.attribute):
+            continue
+        weights = [values[name] for name in node.input[1:] if name in values]
+        if len(weights) < len(node.input) - 1:
             continue
         channels, output = weights[0].dims[0], node.output[0]
         if gcd(channels, lanes) >= FEWEST_LANES:
@@ -186,10 +189,10 @@ def _transposed(builder: Any, call: Any) -> Any:
                            i if groups == 1 else (o // out) * depth + i]  # fmt: skip
             return te.sum(pixel * weight[(y + top) % down + down * r, (x + left) % right + right * s, i, o], [r, s, i])
 
-        return te.compute((image.shape[0], height, width, channels), value, name="conv2d_transpose")
+        return te.compute((image.shape[0], height, width, channels), value, name=TRANSPOSED)
 
     weight = builder.emit(builder.call_te(arranged, call.args[1], primfunc_name_hint="arranged"))
-    return builder.call_te(convolved, call.args[0], weight, primfunc_name_hint="conv2d_transpose")
+    return builder.call_te(convolved, call.args[0], weight, primfunc_name_hint=TRANSPOSED)
 
 
 def tiles(pixels: int, channels: int, have: Registers) -> list[Tile]:
@@ -257,7 +260,7 @@ def _reduces(schedule: Any, block: Any) -> bool:
 
 
 def _tile(schedule: Any, tile: Tile) -> None:
-    """One reduction: tiles in parallel; in a tile the sums stay in registers, and what follows is done to them there."""
+    """One reduction: tiles in parallel; in each the sums stay in registers, and what follows is done to them there."""
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     place = next(i for i, block in enumerate(blocks) if _reduces(schedule, block))
     before, core, after = blocks[:place], blocks[place], blocks[place + 1 :]
@@ -274,11 +277,15 @@ def _tile(schedule: Any, tile: Tile) -> None:
     row, pixel = schedule.split(row, [None, tile.pixels])
     channels, vector, lane = schedule.split(channels, [None, tile.vectors, tile.lanes])
     schedule.reorder(row, channels, pixel, vector, lane)
-    outer = schedule.fuse(*rows, row, channels)
-    schedule.parallel(outer)
-    schedule.compute_at(core, outer, preserve_unit_loops=True)
+    if TRANSPOSED in schedule.get(core).name_hint:
+        # In one loop over both, TVM 0.27 takes the phase of a row for that of a column: wrong results.
+        outer = [schedule.fuse(*rows), schedule.fuse(row, channels)]
+    else:
+        outer = [schedule.fuse(*rows, row, channels)]
+    schedule.parallel(outer[0])
+    schedule.compute_at(core, outer[-1], preserve_unit_loops=True)
     reductions = sum(axis.iter_type == REDUCTION for axis in schedule.get(core).iter_vars)
-    loops = schedule.get_loops(core)[1:]
+    loops = schedule.get_loops(core)[len(outer) :]
     reduced, (*spatial, channels) = loops[-reductions:], loops[:-reductions]
     spatial += schedule.split(channels, [tile.vectors, tile.lanes])
     schedule.reorder(*reduced, *spatial)

@@ -64,7 +64,13 @@ def exception(layer: Facts) -> str:
     return "it makes the output" if layer.makes_output else ""
 
 
-SPEC = Spec(("Conv", "Gemm", "MatMul"), asymmetric=False, exception=exception)
+def bits(layer: Facts) -> tuple[int, ...]:
+    """8-bit weights, or 6 bits where that lets Winograd's sums fit."""
+    plain = layer.layer.operator == "Conv" and layer.shape[2:] == (3, 3) and layer.group == 1
+    return (8, 6) if plain and set(layer.stride) == set(layer.dilation) == {1} else (8,)
+
+
+SPEC = Spec(("Conv", "Gemm", "MatMul"), asymmetric=False, exception=exception, bits=bits)
 
 
 def available() -> str:

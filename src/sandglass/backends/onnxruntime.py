@@ -186,7 +186,9 @@ def _steps(model: Any) -> dict[str, tuple[float, ...]]:
 
 
 class RuntimeSession:
-    def __init__(self, path: Path, options: Any, streams: int = 1) -> None:
+    """The model at `path`, run by ONNX Runtime's `provider`, a name or a name with its options."""
+
+    def __init__(self, path: Path, options: Any, streams: int = 1, provider: Any = "CPUExecutionProvider") -> None:
         import onnxruntime
 
         from sandglass.graph.execute import RUNTIME_ERRORS
@@ -195,7 +197,7 @@ class RuntimeSession:
         try:
             # It would give int8 weights to layers that the plan keeps in float, where all around them is rounded.
             self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers={"WeightBiasQuantization"}
+                str(path), options, providers=[provider], disabled_optimizers={"WeightBiasQuantization"}
             )
         except RUNTIME_ERRORS as error:
             raise BackendError(

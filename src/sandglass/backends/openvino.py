@@ -73,6 +73,7 @@ def available() -> str:
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.xml` and `model.bin`, weights uncompressed."""
     from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.phases import split_depthwise
     from sandglass.quantize.layers import find_layers
     from sandglass.quantize.qdq import quantize_dequantize
 
@@ -82,15 +83,17 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     named = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
     notes: dict[str, Any] = {"names": named}
     with TemporaryDirectory(prefix="sandglass-") as scratch:
-        graph = source.graph
         if plan is not None:
             spec = replace(SPEC, weight_bits=EXACT_BITS) if host.sums_saturate() else SPEC
             reasons = decide(plan, spec, model)
             notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
             bits = [plan.layers[name].weight_bits for name, why in reasons.items() if not why]
             notes["weight_bits"] = min(spec.weight_bits, max(bits, default=EXACT_BITS))
-            graph = Path(scratch) / "qdq.onnx"
-            save_graph(quantize_dequantize(model, plan, spec), graph)
+            model = quantize_dequantize(model, plan, spec)
+        # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
+        graph = Path(scratch) / "graph.onnx"
+        save_graph(split_depthwise(model), graph)
+        del model
         _convert(graph, folder / MODEL)
     return notes
 
@@ -184,7 +187,23 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
             milliseconds = entry.real_time.total_seconds() * 1e3
             grid = steps.get(node, ())
             runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
-    return runs
+    return _joined(runs)
+
+
+def _joined(runs: list[LayerRun]) -> list[LayerRun]:
+    """One run for all the parts of a layer that was split, where its first part runs."""
+    from sandglass.graph.phases import layer_of
+
+    found: dict[str, LayerRun] = {}
+    for run in runs:
+        name = layer_of(run.name)
+        first = found.get(name) if name != run.name else None
+        milliseconds = (run.milliseconds or 0.0) + ((first.milliseconds or 0.0) if first else 0.0)
+        macs = run.macs + (first.macs if first else 0)
+        found[name if name != run.name else f"{len(found)} {name}"] = replace(
+            first or run, name=name, macs=macs, milliseconds=milliseconds
+        )
+    return list(found.values())
 
 
 def _layer_name(node: Any) -> str:

@@ -3,9 +3,9 @@
 Each file defines, at module level:
 
     load(images, annotations, detections, limit, split, seed) -> dataset
-                 every option has a default. `limit` is the number of images, the same ones for the same seed. Raises
-                 DatasetError, naming the path, for a file that is missing or malformed and for an option that the
-                 dataset does not have
+                 every option has a default. `limit` is the number of images, drawn at random by the seed and by class
+                 where there are classes. Raises DatasetError, naming the path, for a file that is missing or malformed
+                 and for an option that the dataset does not have
     example(folder) -> options
                  writes a few samples into `folder` and returns the options with which `load` reads them; a dataset
                  that needs no files writes none and returns a limit only
@@ -15,7 +15,8 @@ A dataset has
     name         the file's, as a user writes it
     image_ids    ids of its images, in a stable order
     read(id)     the image, HWC uint8 RGB, the caller's own
-    protocol     JSON-able: what the dataset is, where boxes come from, how the subset was drawn
+    protocol     JSON-able: what the `dataset` is, how the `subset` was drawn, `partial` where it is not the whole,
+                 where `boxes` come from where there are any, and counts of what could not be used
     fingerprint  a hash: two datasets with the same one have the same samples and truths
 
 and the truths in the form that the tasks of its kind read.
@@ -25,10 +26,10 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 
@@ -62,7 +63,84 @@ class KeypointDataset:
         return hashlib.sha256(content.encode()).hexdigest()
 
 
-def load_dataset(name: str, **options: Any) -> KeypointDataset:
+Text = tuple[list[list[float]], bool]
+
+
+@dataclass
+class TextDataset:
+    """Pages with text.
+
+    `texts` has for each image's id the outline of every text, points x and y in pixels, and whether it is ignored;
+    `read` returns an image by its id, HWC uint8 RGB; `protocol` says how the subset was drawn and what was left out.
+    """
+
+    name: str
+    texts: dict[str, list[Text]]
+    read: Callable[[str], np.ndarray]
+    protocol: dict[str, Any]
+
+    @property
+    def image_ids(self) -> list[str]:
+        """Ids of the images."""
+        return list(self.texts)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the truths."""
+        return hashlib.sha256(json.dumps([self.name, self.texts]).encode()).hexdigest()
+
+
+@dataclass
+class LabelledDataset:
+    """Images that show one thing each.
+
+    `labels` maps an image's id to its class, from 0; `classes` are the names of all classes, empty where only numbers
+    are known; `images` maps the id to the image's name, for errors and the fingerprint; `read` and `protocol` as above.
+    """
+
+    name: str
+    labels: Mapping[int, int]
+    classes: Sequence[str]
+    images: Mapping[int, str]
+    read: Callable[[int], np.ndarray]
+    protocol: dict[str, Any]
+
+    @property
+    def image_ids(self) -> list[int]:
+        """Ids of the images, rising."""
+        return list(self.labels)
+
+    @cached_property
+    def fingerprint(self) -> str:
+        """Hash of the images' names and labels, and of what the protocol says of their files."""
+        content = [self.name, self.protocol, [[i, self.images[i], label] for i, label in self.labels.items()]]
+        return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
+
+
+class Dataset(Protocol):
+    """What every dataset has, of whatever kind."""
+
+    name: str
+    protocol: dict[str, Any]
+
+    @property
+    def image_ids(self) -> list[int]: ...
+
+    @property
+    def read(self) -> Callable[[int], np.ndarray]: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def load_dataset(name: str, **options: Any) -> Dataset:
     """Load a dataset by name; `options` are those of its file, such as images and annotations."""
-    dataset: KeypointDataset = discover.load("datasets", name).load(**options)
+    dataset: Dataset = discover.load("datasets", name).load(**options)
     return dataset
+
+
+def subset(kept: int, total: int, images: str, drawn: str) -> dict[str, Any]:
+    """What the protocol says of `kept` out of `total` `images`: all of them, or a part and how it was drawn."""
+    if kept == total:
+        return {"subset": f"all {total} {images}"}
+    return {"subset": f"{kept} of {total} {images}, {drawn}", "partial": True}

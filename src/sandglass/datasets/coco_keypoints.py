@@ -8,12 +8,14 @@ from math import isfinite
 from pathlib import Path
 from typing import Any
 
-from sandglass.datasets import KeypointDataset
+from sandglass.datasets import KeypointDataset, subset
 from sandglass.errors import DatasetError
 from sandglass.files import read_json, sha256, write_json
+from sandglass.vision import coco17
 from sandglass.vision.image import read_image, write_image
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
+IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SHOWN = 3  # missing images that an error names
 
 
@@ -27,28 +29,32 @@ def load(
 ) -> KeypointDataset:
     """Read the annotations, check them against the images, and draw `limit` images by `seed` where it is given.
 
-    Only images with a usable person (or a detection) have samples. People without keypoints, crowds and boxes without
+    Without annotations every image is one sample, looked at whole, and nothing can be scored. Otherwise only images
+    with a usable person (or a detection) have samples. People without keypoints, crowds and boxes without
     area inside the image are no samples, as in mmpose; boxes without area are counted in the protocol. `split` does
     not matter here: the files say it. Raises DatasetError for files that are missing or malformed, and where no box
     is left.
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
-    if images is None or annotations is None:
-        raise DatasetError("coco-keypoints needs images and annotations", "give the folder and the JSON file")
+    if images is None:
+        raise DatasetError("coco-keypoints needs images", "give the folder, and the JSON file of their annotations")
     if not images.is_dir():
         raise DatasetError(f"there is no folder of images {images}", "check the path")
+    if annotations is None:
+        return _unlabelled(images, detections, limit, seed)
     coco = _read(annotations)
     found = _read_detections(detections, coco) if detections else None
     names = {image["id"]: image["file_name"] for image in coco["images"]}
     needed = {entry["image_id"] for entry in (coco["annotations"] if found is None else found)}
-    coco, subset = _draw(coco, limit, seed) if limit else (coco, f"all {len(coco['images'])} images")
+    whole = subset(len(coco["images"]), len(coco["images"]), "images", "")
+    coco, drawn = _draw(coco, limit, seed) if limit else (coco, whole)
     kept = {image["id"] for image in coco["images"]}
     _require_images(images, [names[i] for i in sorted(needed & kept)], annotations)
     protocol = {
         "dataset": f"coco-keypoints, {annotations.name} ({sha256(annotations)[:8]})",
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
-        "subset": subset,
+        **drawn,
     }
     if found is not None:
         found = [entry for entry in found if entry["image_id"] in kept]
@@ -56,12 +62,38 @@ def load(
     flat = sum(not has_area(box) for box in boxes)
     if flat == len(boxes):
         raise DatasetError(
-            f"{detections or annotations} has no box with an area in {subset}",
+            f"{detections or annotations} has no box with an area in {drawn['subset']}",
             "boxes are x, y, width, height in pixels of their image",
         )
     if flat:
         protocol["boxes_without_area"] = f"{flat} left out"
     return KeypointDataset("coco-keypoints", coco, lambda index: read_image(images / names[index]), protocol, found)
+
+
+def _unlabelled(images: Path, detections: Path | None, limit: int | None, seed: int) -> KeypointDataset:
+    """A folder of images without truths: each is looked at whole. Enough for calibration and for fidelity."""
+    if detections is not None:
+        raise DatasetError(f"{detections} names images by ids, which annotations define", "give --annotations too")
+    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
+    if not paths:
+        raise DatasetError(f"{images} has no images", f"expected files that end in {', '.join(IMAGE_SUFFIXES)}")
+    chosen = sorted(random.Random(seed).sample(paths, min(limit or len(paths), len(paths))))
+    entries, boxes = [], []
+    for index, path in enumerate(chosen):
+        height, width = read_image(path).shape[:2]
+        entries.append({"id": index, "file_name": path.name, "width": width, "height": height})
+        boxes.append(
+            {"image_id": index, "category_id": 1, "bbox": [0.0, 0.0, float(width), float(height)], "score": 1.0}
+        )
+    protocol = {
+        "dataset": f"coco-keypoints, {images.name} without annotations",
+        "boxes": "whole images",
+        "subset": f"{len(chosen)} of {len(paths)} images, drawn by seed {seed}"
+        if limit
+        else f"all {len(paths)} images",
+    }
+    coco: dict[str, Any] = {"info": {}, "images": entries, "annotations": [], "categories": [coco17.CATEGORY]}
+    return KeypointDataset("coco-keypoints", coco, lambda index: read_image(chosen[index]), protocol, boxes)
 
 
 def example(folder: Path) -> dict[str, Any]:
@@ -174,15 +206,15 @@ def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
     return people
 
 
-def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], str]:
+def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Images with people come first in line: a subset of empty images would measure nothing."""
     with_people = {entry["image_id"] for entry in coco["annotations"] if entry["num_keypoints"]}
     candidates = sorted((image for image in coco["images"] if image["id"] in with_people), key=lambda i: i["id"])
     images = random.Random(seed).sample(candidates, min(limit, len(candidates)))
     kept = {image["id"] for image in images}
     annotations = [entry for entry in coco["annotations"] if entry["image_id"] in kept]
-    text = f"{len(images)} of {len(candidates)} images with people, drawn by seed {seed}"
-    return {**coco, "images": sorted(images, key=lambda i: i["id"]), "annotations": annotations}, text
+    told = subset(len(images), len(candidates), "images with people", f"drawn by seed {seed}")
+    return {**coco, "images": sorted(images, key=lambda i: i["id"]), "annotations": annotations}, told
 
 
 def _require_images(folder: Path, names: list[str], annotations: Path) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
@@ -11,12 +12,15 @@ from onnx import version_converter
 
 from sandglass.difference import relative_difference
 from sandglass.errors import GraphError, ParityError
+from sandglass.formats import foreign
+from sandglass.graph.affine import fold_affines
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.inputs import weights_are_no_inputs
 from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
 from sandglass.graph.operators import foreign_operators
 from sandglass.graph.shapes import fix_input
+from sandglass.graph.slices import strided_slices
 
 OPSET = 17
 IR_VERSION = 8
@@ -29,14 +33,16 @@ REWRITES = (weights_are_no_inputs, removed_attributes)
 
 
 def bring_up_file(source: Path, out: Path, size: tuple[int, int]) -> None:
-    """Bring up the ONNX file `source` and write the graph to `out`.
+    """Bring up the file `source`, ONNX or of another format that is read, and write the graph to `out`.
 
     Raises GraphError when it cannot be, and ParityError when the result differs from the original on random inputs
     (see `compare`).
     """
-    model = bring_up(load_graph(source), size)
-    save_graph(model, out)
-    compare(source, out, static_inputs(model))
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        original = foreign.as_onnx(source, size, Path(folder))
+        model = bring_up(load_graph(original), size)
+        save_graph(model, out)
+        compare(original, out, static_inputs(model))
 
 
 def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
@@ -74,12 +80,17 @@ def convert(model: onnx.ModelProto) -> onnx.ModelProto:
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails."""
+    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails.
+
+    What some runtimes lack and others can say as well is then rewritten.
+    """
     slim = onnxslim.slim(model)
     if slim is None:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
     inferred = onnx.shape_inference.infer_shapes(slim)
     static_outputs(inferred)
+    strided_slices(inferred)
+    fold_affines(inferred)
     return name_nodes(inferred)
 
 

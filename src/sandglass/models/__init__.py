@@ -1,6 +1,6 @@
 """The seam of models: one file is one architecture family in plain torch.nn. A model knows no task and no card.
 
-Each file defines, at module level:
+A file whose name begins with an underscore holds what families share. Each other file defines, at module level:
 
     OUTPUTS      names of what the module returns, in order; they become the graph's outputs
     TINY         arguments of a member small enough to be built, exported and run in a second

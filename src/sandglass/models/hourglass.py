@@ -12,6 +12,8 @@ import torch
 from torch import Tensor, nn
 from torch.nn import functional
 
+from sandglass.models._residual import BasicBlock
+
 OUTPUTS = ("heatmaps",)
 TINY = {"stage_channels": [8, 8, 12], "stage_blocks": [1, 1, 1], "stem_channels": 8, "feature_channels": 8}
 TINY_SIZE = (64, 48)
@@ -95,25 +97,6 @@ class ConvNormRelu(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         return torch.relu(self.bn(self.conv(features)))
-
-
-class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, projected where the shape changes (He et al., 2015)."""
-
-    def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
-        super().__init__()
-        self.conv1 = nn.Conv2d(inputs, outputs, 3, stride, 1, bias=False)
-        self.bn1 = nn.BatchNorm2d(outputs)
-        self.conv2 = nn.Conv2d(outputs, outputs, 3, 1, 1, bias=False)
-        self.bn2 = nn.BatchNorm2d(outputs)
-        self.downsample: nn.Sequential | None = None
-        if stride != 1 or inputs != outputs:
-            self.downsample = nn.Sequential(nn.Conv2d(inputs, outputs, 1, stride, bias=False), nn.BatchNorm2d(outputs))
-
-    def forward(self, features: Tensor) -> Tensor:
-        shortcut = features if self.downsample is None else self.downsample(features)
-        hidden = torch.relu(self.bn1(self.conv1(features)))
-        return torch.relu(self.bn2(self.conv2(hidden)) + shortcut)
 
 
 class Head(nn.Module):

@@ -1,4 +1,5 @@
-"""What a plan holds besides text: weights rounded by more than rounding, and factors that even out channels."""
+"""What a plan holds besides text: weights rounded by more than rounding, factors that even out channels and
+offsets that centre them."""
 
 from __future__ import annotations
 
@@ -31,15 +32,16 @@ class Rounded:
 
 @dataclass(frozen=True)
 class Arrays:
-    """`factors` by tensor: what each channel is divided by. `rounded` by layer."""
+    """By tensor `factors` that each channel is divided by and `offsets` then taken off it; `rounded` by layer."""
 
     factors: Mapping[str, np.ndarray] = field(default_factory=dict)
+    offsets: Mapping[str, np.ndarray] = field(default_factory=dict)
     rounded: Mapping[str, Rounded] = field(default_factory=dict)
 
     @property
     def sha256(self) -> str:
         """Hash of names and values; "" where there are none."""
-        if not self.factors and not self.rounded:
+        if not (self.factors or self.offsets or self.rounded):
             return ""
         digest = hashlib.sha256()
         for name, value in sorted(self._named().items()):
@@ -59,19 +61,22 @@ class Arrays:
             named = load_file(path)
         except (OSError, SafetensorError) as error:
             raise PlanError(f"cannot read the plan's arrays in {path}: {error}", "keep both files together") from error
-        factors = {name.partition(":")[2]: value for name, value in named.items() if name.startswith("factors:")}
+        by_tensor: dict[str, dict[str, np.ndarray]] = {"factors": {}, "offsets": {}}
         parts: dict[str, dict[str, np.ndarray]] = {}
         for name, value in named.items():
-            kind, _, layer = name.partition(":")
-            if kind != "factors":
-                parts.setdefault(layer, {})[kind] = value
+            kind, _, owner = name.partition(":")
+            if kind in by_tensor:
+                by_tensor[kind][owner] = value
+            else:
+                parts.setdefault(owner, {})[kind] = value
         try:
-            return Arrays(factors, {layer: Rounded(**found) for layer, found in parts.items()})
+            return Arrays(**by_tensor, rounded={layer: Rounded(**found) for layer, found in parts.items()})
         except TypeError as error:
             raise PlanError(f"{path} holds no plan's arrays: {error}", "make the plan again") from error
 
     def _named(self) -> dict[str, np.ndarray]:
         named = {f"factors:{tensor}": values for tensor, values in self.factors.items()}
+        named |= {f"offsets:{tensor}": values for tensor, values in self.offsets.items()}
         for layer, entry in self.rounded.items():
             named |= {
                 f"integers:{layer}": entry.integers,

@@ -112,17 +112,19 @@ class _Groups:
         return found
 
 
-def channel_peaks(
-    graph: Path, tensors: list[str], batches: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, np.ndarray]:
-    """Largest magnitude of each channel (axis 1) over all batches, by tensor."""
-    session = GraphSession(graph, outputs=tensors)
-    peaks: dict[str, np.ndarray] = {}
+def channel_ranges(
+    graph: Path, tensors: Iterable[str], batches: Iterable[Mapping[str, np.ndarray]]
+) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Smallest and largest value of each channel (axis 1) over all batches, by tensor."""
+    session = GraphSession(graph, outputs=list(tensors))
+    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
     for batch in batches:
         for name, value in session.run(batch).items():
-            largest = np.abs(value).max(axis=tuple(i for i in range(value.ndim) if i != 1))
-            peaks[name] = np.maximum(peaks[name], largest) if name in peaks else largest
-    return peaks
+            others = tuple(i for i in range(value.ndim) if i != 1)
+            low, high = value.min(axis=others), value.max(axis=others)
+            before = found.get(name, (low, high))
+            found[name] = np.minimum(before[0], low), np.maximum(before[1], high)
+    return found
 
 
 def choose_factors(model: onnx.ModelProto, found: list[Link], peaks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:

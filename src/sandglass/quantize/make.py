@@ -37,8 +37,9 @@ def make_plan(
     del model  # a large one need not be in memory while it runs
     named = (batch if isinstance(batch, Mapping) else {inputs[0]: batch} for batch in batches)
     statistics = gather(session, tensors, named)
+    read = {layer.input for layer in layers.values()}
     with ThreadPoolExecutor(host.threads()) as pool:
-        thresholds = pool.map(lambda found: threshold(found, method), statistics.values())
+        thresholds = pool.map(lambda name: threshold(statistics[name], method, name in read), statistics)
         ranges = {
             name: TensorRange(found.minimum, found.maximum, chosen)
             for (name, found), chosen in zip(statistics.items(), thresholds, strict=True)

@@ -17,16 +17,18 @@ from onnx import numpy_helper
 
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
-from sandglass.quantize import equalize, make, ranges, rounding, samples
+from sandglass.quantize import centre, equalize, make, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
-from sandglass.quantize.layers import Facts, facts, find_layers, fingerprint, own_constants
-from sandglass.quantize.plan import Plan
+from sandglass.quantize.layers import Facts, facts, find_layers, fingerprint
+from sandglass.quantize.plan import Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
 
-EQUALIZE, THRESHOLDS, COMPENSATE, BIAS = "equalize", "output thresholds", "compensated rounding", "bias correction"
-REPAIRS = (EQUALIZE, THRESHOLDS, COMPENSATE, BIAS)
+EQUALIZE, CENTRE, THRESHOLDS = "equalize", "centre", "output thresholds"
+COMPENSATE, BIAS = "compensated rounding", "bias correction"
+REPAIRS = (EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
 SAMPLES = 32  # calibration inputs that rows are drawn from
 Batches = Sequence[Mapping[str, np.ndarray]]
+Say = Callable[[str], None]
 
 
 @dataclass(frozen=True)
@@ -76,7 +78,7 @@ def repaired_plan(
     method: str = "kl",
     repairs: Sequence[str] = REPAIRS,
     calibration: dict[str, Any] | None = None,
-    say: Callable[[str], None] = lambda line: None,
+    say: Say = lambda line: None,
 ) -> tuple[Plan, Material]:
     """A plan for a target with `spec`, and the material to round single layers again.
 
@@ -84,34 +86,80 @@ def repaired_plan(
     """
     model = load_graph(graph)
     layers, mark = find_layers(model), fingerprint(model)
-    factors: dict[str, np.ndarray] = {}
-    if EQUALIZE in repairs:
-        found = equalize.links(model)
-        if found and batches:
-            tensors = [tensor for link in found for tensor in link.tensors]
-            say(f"repair: evening out the channels of {len(tensors)} tensors")
-            peaks = equalize.channel_peaks(graph, tensors, batches)
-            factors = equalize.choose_factors(model, found, peaks)
-        equalize.scale_channels(model, factors)
-    own_constants(model)
-    changed = scratch / "equalized.onnx"
+    integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
+    places = centre.places(model, integer) if CENTRE in repairs else centre.Places((), ())
+    factors, offsets = _even_out(graph, model, places.linear, batches, EQUALIZE in repairs, say)
+    changed = scratch / "changed.onnx"
     save_graph(model, changed)
     say(f"plan: reading activation ranges from {len(batches)} samples, method {method}")
     plan = make.make_plan(changed, batches, method, calibration)
     plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
-    plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs), arrays=Arrays(factors))
+    plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs))
     drawn = Material(changed, spec, *_material(model, changed, plan, spec, batches))
+    clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
     if THRESHOLDS in repairs:
         say("repair: choosing thresholds by the layers' outputs")
-        rows = drawn.rows
-        plan = replace(
-            plan, tensors=ranges.output_thresholds(plan.tensors, drawn.facts, drawn.weights, rows, spec.asymmetric)
-        )
+        plan = replace(plan, tensors=_output_thresholds(plan, drawn, clamped))
+    if clamped:
+        say(f"repair: centring {len(clamped)} results of clamps")
+        plan, drawn, more = _centred(model, plan, drawn, clamped)
+        offsets |= more
+    plan = replace(plan, arrays=Arrays(factors, offsets))
     if COMPENSATE in repairs or BIAS in repairs:
         say(f"repair: rounding the weights of {len(drawn.rows)} layers")
         rounded = round_layers(drawn, plan, {n: plan.layers[n].weight_bits for n in drawn.rows}, repairs)
-        plan = replace(plan, arrays=Arrays(factors, rounded))
+        plan = replace(plan, arrays=Arrays(factors, offsets, rounded))
     return plan, drawn
+
+
+def _even_out(
+    graph: Path, model: onnx.ModelProto, linear: Sequence[str], batches: Batches, equal: bool, say: Say
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Factors and offsets of channels, both in `model` already; the ranges are those of the network in `graph`."""
+    links = equalize.links(model) if equal else []
+    tensors = dict.fromkeys([*(tensor for link in links for tensor in link.tensors), *linear])
+    found = equalize.channel_ranges(graph, tensors, batches) if tensors and batches else {}
+    if not all(np.isfinite(ends).all() for ends in found.values()):
+        return {}, {}  # whoever reads the ranges names the tensor and the sample
+    say(f"repair: evening out the channels of {len(found)} tensors")
+    middles = {name: (found[name][0] + found[name][1]) / 2 for name in linear if name in found}
+    peaks = {
+        name: (high - low) / 2 if name in middles else np.maximum(-low, high) for name, (low, high) in found.items()
+    }
+    factors = equalize.choose_factors(model, links, peaks) if found else {}
+    equalize.scale_channels(model, factors)
+    shared = {tensor: factors[link.tensor] for link in links if link.tensor in factors for tensor in link.tensors}
+    offsets = {name: (values / shared.get(name, 1)).astype(np.float32) for name, values in middles.items()}
+    centre.shift(model, offsets)
+    return factors, offsets
+
+
+def _output_thresholds(plan: Plan, drawn: Material, clamped: Sequence[str]) -> dict[str, TensorRange]:
+    """Thresholds by the layers' outputs; what will be centred is rounded as if it had a zero point."""
+    parts = [{n: plan.tensors[n] for n in plan.tensors if (n in clamped) == inside} for inside in (False, True)]
+    chosen = [
+        ranges.output_thresholds(part, drawn.facts, drawn.weights, drawn.rows, asymmetric)
+        for part, asymmetric in zip(parts, (drawn.spec.asymmetric, True), strict=True)
+    ]
+    return {name: chosen[name in clamped][name] for name in plan.tensors}
+
+
+def _centred(
+    model: onnx.ModelProto, plan: Plan, drawn: Material, clamped: Sequence[str]
+) -> tuple[Plan, Material, dict[str, np.ndarray]]:
+    """Plan, material and offsets after half of their threshold is taken off the results of clamps, in `model` too."""
+    halves = {name: plan.tensors[name].threshold / 2 for name in clamped}
+    offsets = {name: np.array([half], np.float32) for name, half in halves.items()}
+    centre.shift(model, offsets)
+    save_graph(model, drawn.graph)
+    tensors = {
+        name: TensorRange(found.minimum - half, found.maximum - half, half) if (half := halves.get(name)) else found
+        for name, found in plan.tensors.items()
+    }
+    rows = {name: drawn.rows[name] - halves.get(fact.layer.input, 0.0) for name, fact in drawn.facts.items()}
+    rows = {name: values.astype(np.float32) for name, values in rows.items()}
+    material = replace(drawn, rows=rows, biases=_biases(model, drawn.facts))
+    return replace(plan, tensors=tensors), material, offsets
 
 
 def round_layers(material: Material, plan: Plan, bits: Mapping[str, int], repairs: Sequence[str]) -> dict[str, Rounded]:
@@ -133,7 +181,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
     weights that lie on their grid, and their biases. The model is changed.
     """
     equalize.scale_channels(model, plan.arrays.factors)
-    own_constants(model)
+    centre.shift(model, plan.arrays.offsets)
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     known = facts(model)
@@ -159,17 +207,23 @@ def _material(
     model: onnx.ModelProto, graph: Path, plan: Plan, spec: Spec, batches: Batches
 ) -> tuple[dict[str, Facts], dict[str, np.ndarray], dict[str, np.ndarray | None], dict[str, np.ndarray]]:
     constants = {entry.name: entry for entry in model.graph.initializer}
-    nodes = {node.name: node for node in model.graph.node}
     wanted = {
         name: fact
         for name, fact in samples.repairable(model, facts(model)).items()
         if not plan.layers[name].keep_float and fact.layer.operator in spec.operators
     }
     weights = {name: numpy_helper.to_array(constants[fact.layer.weight]) for name, fact in wanted.items()}
-    biases: dict[str, np.ndarray | None] = {}
+    used = list(batches)[:: max(1, len(batches) // SAMPLES)][:SAMPLES]
+    return wanted, weights, _biases(model, wanted), samples.draw(graph, wanted, used, len(used))
+
+
+def _biases(model: onnx.ModelProto, wanted: Mapping[str, Facts]) -> dict[str, np.ndarray | None]:
+    """A layer's bias, (channels,), or None."""
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    nodes = {node.name: node for node in model.graph.node}
+    found: dict[str, np.ndarray | None] = {}
     for name, fact in wanted.items():
         given = nodes[name].input[2] if len(nodes[name].input) > 2 else ""
         values = numpy_helper.to_array(constants[given]).ravel() if given else None
-        biases[name] = None if values is None else np.broadcast_to(values, (fact.channels,))
-    used = list(batches)[:: max(1, len(batches) // SAMPLES)][:SAMPLES]
-    return wanted, weights, biases, samples.draw(graph, wanted, used, len(used))
+        found[name] = None if values is None else np.broadcast_to(values, (fact.channels,))
+    return found

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
@@ -11,7 +11,6 @@ import numpy as np
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec, decide
 
 Outputs = Mapping[str, np.ndarray]
@@ -41,29 +40,22 @@ def integer_layers(graph: Path, plan: Plan, spec: Spec) -> list[str]:
     return [name for name, reason in decide(plan, spec, load_graph(graph)).items() if not reason]
 
 
-def alone(
-    graph: Path, plan: Plan, spec: Spec, batches: Batches, layers: Sequence[str]
-) -> Iterator[tuple[str, list[Outputs]]]:
-    """For each of `layers`, rounded alone: the network's outputs for every batch."""
-    for name in layers:
-        yield name, run(simulate(graph, only(plan, [name]), spec), batches)
-
-
 def run(session: GraphSession, batches: Batches) -> list[Outputs]:
     """Outputs by name for each batch."""
     return [session.run(batch) for batch in batches]
 
 
 def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
-    """Power of the difference over the power of the expected outputs, the mean over batches.
+    """Power of the difference over the power of the expected outputs, both summed over batches.
 
-    Powers of single layers add up nearly to that of all.
+    Powers of single layers add up nearly to that of all. A single output may be next to nothing, as a detector's is
+    where there is nothing to be found; a mean of shares would be that output's alone.
     """
-    shares = []
+    error = signal = 0.0
     for first, second in zip(expected, found, strict=True):
-        error = sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
-        shares.append(error / max(sum(float((values**2).sum()) for values in first.values()), 1e-12))
-    return float(np.mean(shares))
+        error += sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+        signal += sum(float((values**2).sum()) for values in first.values())
+    return error / max(signal, 1e-12)
 
 
 def decibels(power: float) -> float:

@@ -16,6 +16,11 @@ def no_exception(layer: Facts) -> str:
     return ""
 
 
+def one_way(layer: Facts) -> tuple[int, ...]:
+    """Weights have 8 bits."""
+    return (8,)
+
+
 @dataclass(frozen=True)
 class Spec:
     """Integer arithmetic of a target.
@@ -23,7 +28,8 @@ class Spec:
     `operators` have integer kernels with one scale for each output channel. `asymmetric` activations have a zero
     point (uint8), the others are signed bytes around zero. `between` names the operators that integers also flow
     through when everything around them is rounded. `exception` returns why a layer stays in float, or "".
-    `weight_bits` are the most that its sums hold without overflow.
+    `weight_bits` are the most that its sums hold without overflow. `bits` returns the numbers of weight bits that a
+    layer may have because the target has different kernels for them, 8 first.
     """
 
     operators: tuple[str, ...]
@@ -31,6 +37,11 @@ class Spec:
     between: tuple[str, ...] = ()
     exception: Callable[[Facts], str] = no_exception
     weight_bits: int = 8
+    bits: Callable[[Facts], tuple[int, ...]] = one_way
+
+    def runs(self, fact: Facts) -> bool:
+        """Whether the target has integer arithmetic for a layer."""
+        return fact.layer.operator in self.operators and not self.exception(fact)
 
 
 def decide(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, str]:

@@ -12,18 +12,29 @@ KL_BINS = 2048
 KL_EPSILON = 1e-4
 MSE_BINS = 2048
 PERCENTILE = 0.9999
+MOST_ERROR = 4.0  # of kl over that of mse, in mean square, where no layer averages what is clipped
 
 
-def threshold(statistics: TensorStatistics, method: str) -> float:
-    """The magnitude that becomes the largest integer, more than 0; 0 only for a tensor that is always 0."""
+def threshold(statistics: TensorStatistics, method: str, averaged: bool = True) -> float:
+    """The magnitude that becomes the largest integer, more than 0; 0 only for a tensor that is always 0.
+
+    Without `averaged` no layer with weights reads the tensor, but sums, joins and poolings, which need its peaks: mse
+    then takes the place of kl where that clips hard.
+    """
     largest = statistics.largest
     if largest == 0 or method == "minmax":
         return largest
     if method == "percentile":
         return percentile(statistics)
-    bins = KL_BINS if method == "kl" else MSE_BINS
-    choose = kl if method == "kl" else mse
-    return choose(statistics.histogram(bins)) * largest / bins
+    if method == "mse":
+        return mse(statistics.histogram(MSE_BINS)) * largest / MSE_BINS
+    histogram = statistics.histogram(KL_BINS)
+    chosen = kl(histogram)
+    if not averaged:
+        other = mse(histogram)
+        if squared_error(histogram, chosen) > MOST_ERROR * squared_error(histogram, other):
+            chosen = other
+    return chosen * largest / KL_BINS
 
 
 def percentile(statistics: TensorStatistics) -> float:
@@ -77,9 +88,12 @@ def kl_divergences(normed: np.ndarray) -> np.ndarray:
 
 def mse(histogram: np.ndarray) -> float:
     """The threshold, in bins, with the least mean squared error of rounding and clipping, out of 100 candidates."""
-    bins = len(histogram)
-    centres = np.arange(bins) + 0.5
-    candidates = np.linspace(0.1, 1.0, 100) * bins
-    steps = candidates[:, None] / (LEVELS - 1)
+    candidates = np.linspace(0.1, 1.0, 100) * len(histogram)
+    return float(candidates[int(squared_error(histogram, candidates[:, None]).argmin())])
+
+
+def squared_error(histogram: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
+    """Sum of the squared errors of rounding and clipping, in bins; one for each row of thresholds (rows, 1)."""
+    centres, steps = np.arange(len(histogram)) + 0.5, thresholds / (LEVELS - 1)
     rounded = np.minimum(np.round(centres / steps), LEVELS - 1) * steps
-    return float(candidates[int((((rounded - centres) ** 2) @ histogram).argmin())])
+    return np.asarray(((rounded - centres) ** 2) @ histogram)

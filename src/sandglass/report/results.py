@@ -9,7 +9,7 @@ from sandglass.benchmarking import Speed
 from sandglass.card import Card
 from sandglass.evaluation import Evaluation
 from sandglass.pipeline import Outcome
-from sandglass.report.table import Row, change, identity, markdown, megabytes, metric_cells
+from sandglass.report.table import Row, change, identity, markdown, megabytes, metric_cells, part
 
 
 def results_rows(
@@ -26,6 +26,7 @@ def results_rows(
             f"{metrics[0]} change in points (95 %)": change(difference[metrics[0]]) if difference else "",
             "median ms": f"{speed.median:.2f}",
             "MB": megabytes(result.artifact.size),
+            **part(result.protocol),
         }
         for result, difference, speed in zip(results, differences, speeds, strict=True)
     ]

@@ -12,6 +12,7 @@ from sandglass.inspection import Inspection, scale_problem
 from sandglass.tuning import Trial
 
 Row = dict[str, str]
+OWN_COLUMN = {"precision": "precision (metric)"}  # the other one is fp32 or int8
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
@@ -46,20 +47,28 @@ def identity(artifact: Any) -> Row:
     }
 
 
+def part(protocol: Mapping[str, Any]) -> Row:
+    """A column that marks what was measured on a part of its dataset, and says how that was drawn."""
+    return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
+
+
 def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
     """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
-    return {name: "n/a" if metrics[name]["value"] < 0 else f"{metrics[name]['value']:.3f}" for name in names}
+    values = {name: metrics[name]["value"] for name in names}
+    return {OWN_COLUMN.get(name, name): "n/a" if value < 0 else f"{value:.3f}" for name, value in values.items()}
 
 
 def evaluation_row(evaluation: Evaluation) -> Row:
-    """All metrics of one evaluation, the first one with its interval."""
+    """All metrics of one evaluation, the first one with its interval and with the threshold that it was found at."""
     names = list(evaluation.metrics)
     first = evaluation.metrics[names[0]]
     return {
         **identity(evaluation.artifact),
         **metric_cells(evaluation.metrics, names[:1]),
         f"{names[0]} 95 %": f"{first['low']:.3f} .. {first['high']:.3f}",
+        **({"score threshold": f"{first['threshold']:.2f}"} if "threshold" in first else {}),
         **metric_cells(evaluation.metrics, names[1:]),
+        **part(evaluation.protocol),
     }
 
 

@@ -4,6 +4,9 @@ Each file defines, at module level:
 
     METRICS      names of its metrics, the one that decides first
     DATASET      name of a dataset of its kind that needs no files
+    DECODE       fields of a card's `[decode]`: by name its type, or a tuple of its values with the default first.
+                 `flip_test` says whether evaluations average with the mirrored image unless told otherwise
+    PROTOCOL     what a result says of its conditions in place of what the dataset says, JSON-able
     samples(dataset) -> samples
                  in a stable order; each has `index` (its place in the list) and `image_id`, and those of an image are
                  neighbours

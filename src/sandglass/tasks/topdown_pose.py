@@ -1,6 +1,7 @@
 """Top-down human pose: one person's box in, seventeen COCO keypoints out.
 
-Boxes, warp, decoding and scoring are those of mmpose 1.x (TopdownPoseEstimator with the MSRAHeatmap codec, CocoMetric).
+Boxes, warp, decoding and scoring are those of mmpose 1.x (TopdownPoseEstimator with the MSRAHeatmap codec, plain or
+unbiased, or the UDPHeatmap codec; CocoMetric).
 """
 
 from __future__ import annotations
@@ -10,7 +11,6 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-import cv2
 import numpy as np
 
 from sandglass.card import Card
@@ -18,7 +18,7 @@ from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
 from sandglass.errors import GraphError
 from sandglass.metrics import keypoints
-from sandglass.vision import affine, coco17, heatmap
+from sandglass.vision import affine, coco17, heatmap, skeleton
 from sandglass.vision.image import normalize
 from sandglass.vision.nms import oks_nms
 
@@ -26,9 +26,10 @@ METRICS = keypoints.METRICS
 DATASET = "synthetic-people"
 VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
 PADDING = 1.25
+DECODE = {"padding": float, "method": heatmap.METHODS, "blur": heatmap.BLURS, "flip_shift": bool, "flip_test": bool}
+PROTOCOL: dict[str, Any] = {}
 FIDELITY = ("OKS", "pixels")
 AREA_OF_BOX = 0.53
-LEFT, RIGHT, MIDDLE = (255, 138, 30), (45, 140, 255), (90, 220, 120)
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
     """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image."""
     size = card.input.size
     centre, scale = affine.centre_and_scale(sample.box, size, card.decode.get("padding", PADDING))
-    pixels = affine.crop(image, affine.warp_matrix(centre, scale, size), size)
+    pixels = affine.crop(image, affine.warp_matrix(centre, scale, size, unbiased=_method(card) == "udp"), size)
     if card.input.channels == "bgr":
         pixels = pixels[..., ::-1]
     array = normalize(pixels, card.input.mean, card.input.std)
@@ -90,7 +91,8 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
     Raises GraphError for outputs of other shapes.
     """
     heatmaps = _heatmaps(outputs)
-    places, scores = heatmap.decode(heatmaps, card.input.size)
+    blur = card.decode.get("blur", heatmap.BLURS[0])
+    places, scores = heatmap.decode(heatmaps, card.input.size, _method(card), blur)
     centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
     located = affine.to_image(places, centres, scales, card.input.size)
     shown = scores > VISIBLE
@@ -106,6 +108,11 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
         }
         for i, meta in enumerate(metas)
     ]
+
+
+def _method(card: Card) -> str:
+    method: str = card.decode.get("method", heatmap.METHODS[0])
+    return method
 
 
 def _heatmaps(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
@@ -126,7 +133,7 @@ def encode(
     joints = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
     centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
     places = affine.to_input(joints[..., :2], centres, scales, card.input.size)
-    return {"heatmaps": heatmap.encode(places, joints[..., 2], card.input.size)}
+    return {"heatmaps": heatmap.encode(places, joints[..., 2], card.input.size, method=_method(card))}
 
 
 def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
@@ -155,12 +162,13 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
 def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
     """Mean of the heatmaps of images and of their mirror images, (2N, ...) -> (N, ...).
 
-    The mirrored ones are moved by a pixel to the right, as mmpose does with this codec: mirroring pixels displaces
-    them by three quarters of a heatmap pixel. `[decode] flip_shift = false` in the card leaves that out.
+    The mirrored ones are moved by a pixel to the right, as mmpose does but with UDP: mirroring pixels displaces them by
+    three quarters of a heatmap pixel. `flip_shift` in the card's `[decode]` says otherwise.
     """
     ((name, heatmaps),) = outputs.items()
     plain, mirrored = np.split(heatmaps, 2)
-    back = heatmap.flip_back(mirrored, coco17.FLIP_PAIRS, card.decode.get("flip_shift", True))
+    shift = card.decode.get("flip_shift", _method(card) != "udp")
+    back = heatmap.flip_back(mirrored, coco17.FLIP_PAIRS, shift)
     return {name: (plain + back) / 2}
 
 
@@ -212,23 +220,5 @@ def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndar
     """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, joints above 0.2 only."""
     picture = image.copy()
     for prediction in predictions:
-        joints = np.array(prediction["keypoints"])
-        thickness = max(1, round(float(np.sqrt(prediction["area"])) / 90))
-        for a, b in coco17.SKELETON:
-            if min(joints[a, 2], joints[b, 2]) > VISIBLE:
-                cv2.line(picture, _pixel(joints[a]), _pixel(joints[b]), _side((a, b)), thickness, cv2.LINE_AA, 4)
-        for k in np.flatnonzero(joints[:, 2] > VISIBLE):
-            radius = round(thickness * 1.6 * 16)
-            cv2.circle(picture, _pixel(joints[k]), radius, (255, 255, 255), -1, cv2.LINE_AA, 4)
-            cv2.circle(picture, _pixel(joints[k]), round(radius * 0.7), _side((int(k),)), -1, cv2.LINE_AA, 4)
+        skeleton.draw(picture, np.array(prediction["keypoints"]), prediction["area"], VISIBLE)
     return picture
-
-
-def _pixel(joint: np.ndarray) -> tuple[int, int]:
-    """Sixteenths of a pixel, as OpenCV's shift of 4 wants them."""
-    return round(float(joint[0]) * 16), round(float(joint[1]) * 16)
-
-
-def _side(joints: tuple[int, ...]) -> tuple[int, int, int]:
-    sides = {0 if k == 0 else 1 + (k + 1) % 2 for k in joints}
-    return {frozenset({1}): LEFT, frozenset({2}): RIGHT}.get(frozenset(sides), MIDDLE)

@@ -1,11 +1,14 @@
-"""From a person's box to the network's input and back, as mmpose's top-down pipeline does it."""
+"""From a person's box, or a whole image, to the network's input and back, as mmpose's pipelines do it."""
 
 from __future__ import annotations
+
+import math
 
 import cv2
 import numpy as np
 
 Box = tuple[float, float, float, float]
+Size = tuple[int, int]
 
 
 def centre_and_scale(box: Box, size: tuple[int, int], padding: float = 1.25) -> tuple[np.ndarray, np.ndarray]:
@@ -55,3 +58,29 @@ def to_input(points: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: 
     """Image pixels to input pixels: the inverse of `to_image`."""
     relative = (points - centres[:, None] + scales[:, None] / 2) / scales[:, None]
     return relative * np.array([size[1], size[0]])
+
+
+def expanded(image: tuple[float, float], size: Size, multiple: int) -> tuple[tuple[float, float], Size]:
+    """Height and width of an image that covers `size` in its own aspect ratio, and the shape that holds it.
+
+    `image` and `size` are (height, width). Both `size` and the shape are rounded up to multiples of `multiple`. Matches
+    mmpose's BottomupResize in mode expand.
+    """
+    needed = [math.ceil(side / multiple) * multiple for side in size]
+    factor = max(need / side for need, side in zip(needed, image, strict=True))
+    height, width = (side * factor for side in image)
+    # A side that is a multiple already must not be rounded up for its last bit.
+    padded = [math.ceil(round(side, 6) / multiple) * multiple for side in (height, width)]
+    return (height, width), (padded[0], padded[1])
+
+
+def letterbox(box: Box, shape: Size, size: Size, multiple: int) -> tuple[np.ndarray, np.ndarray]:
+    """Centre and scale (see `centre_and_scale`) that put a box in the middle of an input of `shape`.
+
+    The box becomes as large as `expanded` says, or as `shape` (height, width) allows: with the shape that `expanded`
+    gives, or any larger one, this is what mmpose does.
+    """
+    x, y, width, height = box
+    (target, _), _ = expanded((height, width), size, multiple)
+    factor = min(target / height, shape[0] / height, shape[1] / width)
+    return np.array([x + width / 2, y + height / 2]), np.array([shape[1], shape[0]]) / factor

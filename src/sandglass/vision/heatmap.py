@@ -1,36 +1,60 @@
-"""Heatmaps to keypoints, vectorized over batch and joints, as mmpose's MSRAHeatmap codec does it."""
+"""Heatmaps to keypoints, vectorized over batch and joints, as mmpose's MSRAHeatmap and UDPHeatmap codecs do it."""
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
+import cv2
 import numpy as np
 
+METHODS = ("quarter", "dark", "udp")
 SIGMA = 1.5  # of the Gaussian around a keypoint, in pixels of the heatmap
+BLURS = (11, 17)  # sides of the Gaussian kernel that modulates heatmaps; they fit a sigma of 2 and of 3
 
 
-def decode(heatmaps: np.ndarray, size: tuple[int, int]) -> tuple[np.ndarray, np.ndarray]:
+def decode(
+    heatmaps: np.ndarray, size: tuple[int, int], method: str = "quarter", blur: int = BLURS[0]
+) -> tuple[np.ndarray, np.ndarray]:
     """Keypoints (N, K, 2) as x, y in input pixels and scores (N, K) from heatmaps (N, K, h, w) float32.
 
-    The largest value, moved a quarter of a heatmap pixel towards its larger neighbour. `size` is the input's
-    (height, width). A heatmap without a positive value has its keypoint at (-1, -1) heatmap pixels.
+    The largest value is moved by fractions of a heatmap pixel:
+    `quarter`  a quarter towards its larger neighbour
+    `dark`     to the top of a parabola through the logarithms of the heatmap, blurred by a kernel of `blur` x `blur`
+               (Zhang et al., 2020)
+    `udp`      the same with the curvature taken closer by, between pixel centres (Huang et al., 2020)
+    `size` is the input's (height, width). A heatmap without a positive value has its keypoint at (-1, -1) heatmap
+    pixels, or near it.
     """
     joints, scores = maxima(heatmaps)
-    located = joints + quarter_offset(heatmaps, joints)
-    height, width = heatmaps.shape[2:]
-    return located * np.array([size[1] / width, size[0] / height]), scores
+    if method == "quarter":
+        located = joints + quarter_offset(heatmaps, joints)
+    elif method == "dark":
+        located = joints + dark_offset(heatmaps, joints, blur)
+    else:
+        located = joints + udp_offset(heatmaps, joints, blur)
+    return located * _pixels(size, heatmaps.shape[2:], method), scores
 
 
-def encode(keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], stride: int = 4) -> np.ndarray:
+def encode(
+    keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], stride: int = 4, method: str = "quarter"
+) -> np.ndarray:
     """Heatmaps (N, K, H/stride, W/stride) float32 that `decode` reads as these keypoints, to a quarter of their pixels.
 
     A Gaussian around each keypoint whose largest pixel is the score: 0 everywhere where the keypoint lies outside.
     """
     height, width = size[0] // stride, size[1] // stride
-    places = keypoints[..., None] / stride
-    squares_x, squares_y = ((np.arange(n) - places[..., i, :]) ** 2 for i, n in enumerate((width, height)))
+    places = keypoints / _pixels(size, (height, width), method)
+    squares_x, squares_y = ((np.arange(n) - places[..., i, None]) ** 2 for i, n in enumerate((width, height)))
     heatmaps = np.exp(-(squares_y[..., :, None] + squares_x[..., None, :]) / (2 * SIGMA**2))
-    inside = ((keypoints >= 0) & (np.rint(keypoints / stride) < [width, height])).all(axis=-1)
+    inside = ((keypoints >= 0) & (np.rint(places) < [width, height])).all(axis=-1)
     peaks = np.maximum(heatmaps.max(axis=(2, 3)), 1e-12)
     return (heatmaps * (inside * scores / peaks)[..., None, None]).astype(np.float32)
+
+
+def _pixels(size: tuple[int, int], grid: tuple[int, ...], method: str) -> np.ndarray:
+    """Input pixels in a heatmap's pixel, (2,) x, y; UDP counts the distances between pixel centres."""
+    between = 1 if method == "udp" else 0
+    return np.array([size[1] / (grid[1] - between), size[0] / (grid[0] - between)])
 
 
 def maxima(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -46,18 +70,70 @@ def maxima(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 def quarter_offset(heatmaps: np.ndarray, places: np.ndarray) -> np.ndarray:
     """Offsets (N, K, 2) of -0.25, 0 or 0.25 towards the larger neighbour; none at the border, by mmpose's bounds."""
-    count, joints, height, width = heatmaps.shape
+    height, width = heatmaps.shape[2:]
     x, y = places[..., 0], places[..., 1]
-    rows, columns = np.arange(count)[:, None], np.arange(joints)[None]
-
-    def at(dx: int, dy: int) -> np.ndarray:
-        return heatmaps[rows, columns, np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
-
+    at = _reader(heatmaps, places)
     inside_x = (x > 1) & (x < width - 1) & (y > 0)
     inside_y = (y > 1) & (y < height - 1) & (x > 0)
     slope_x = np.where(inside_x, at(1, 0) - at(-1, 0), 0)
     slope_y = np.where(inside_y, at(0, 1) - at(0, -1), 0)
     return 0.25 * np.sign(np.stack([slope_x, slope_y], axis=-1))
+
+
+def dark_offset(heatmaps: np.ndarray, places: np.ndarray, blur: int) -> np.ndarray:
+    """Offsets (N, K, 2) to the top of a parabola, differences over two pixels; none within two pixels of the border."""
+    height, width = heatmaps.shape[2:]
+    at = _reader(np.log(np.maximum(modulated(heatmaps, blur), 1e-10)), places)
+    slope = 0.5 * np.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], axis=-1)
+    xx = 0.25 * (at(2, 0) - 2 * at(0, 0) + at(-2, 0))
+    yy = 0.25 * (at(0, 2) - 2 * at(0, 0) + at(0, -2))
+    xy = 0.25 * (at(1, 1) - at(1, -1) - at(-1, 1) + at(-1, -1))
+    inside = ((places > 1) & (places < [width - 2, height - 2])).all(axis=-1) & (xx * yy != xy**2)
+    return np.where(inside[..., None], _to_top(slope, xx, yy, xy), 0.0)
+
+
+def udp_offset(heatmaps: np.ndarray, places: np.ndarray, blur: int) -> np.ndarray:
+    """Offsets (N, K, 2) to the top of a parabola, differences over one pixel; beyond the border is its last value."""
+    at = _reader(np.log(np.clip(modulated(heatmaps, blur), 1e-3, 50)), places)
+    slope = 0.5 * np.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], axis=-1)
+    xx = at(1, 0) - 2 * at(0, 0) + at(-1, 0) + np.finfo(np.float32).eps
+    yy = at(0, 1) - 2 * at(0, 0) + at(0, -1) + np.finfo(np.float32).eps
+    xy = 0.5 * (at(1, 1) - at(1, 0) - at(0, 1) + 2 * at(0, 0) - at(-1, 0) - at(0, -1) + at(-1, -1))
+    return _to_top(slope, xx, yy, xy)
+
+
+def modulated(heatmaps: np.ndarray, blur: int) -> np.ndarray:
+    """Heatmaps (N, K, h, w) blurred by a Gaussian of `blur` x `blur`, each with its maximum as before."""
+    count, joints, height, width = heatmaps.shape
+    border = blur // 2
+    padded = np.zeros((count, joints, height + 2 * border, width + 2 * border), np.float32)
+    inner = padded[..., border : border + height, border : border + width]
+    inner[:] = heatmaps
+    tall = padded.reshape(-1, width + 2 * border)  # one above the other: the zeros between keep them apart
+    cv2.GaussianBlur(tall, (blur, blur), 0, dst=tall)
+    before, after = (maps.max(axis=(2, 3), keepdims=True) for maps in (heatmaps, inner))
+    return inner * (before / np.where(after == 0, 1, after))
+
+
+def _reader(maps: np.ndarray, places: np.ndarray) -> Callable[[int, int], np.ndarray]:
+    """Values (N, K) float64 of maps (N, K, h, w) beside `places`, or of the nearest pixel beyond the border."""
+    count, joints, height, width = maps.shape
+    rows, columns = np.arange(count)[:, None], np.arange(joints)[None]
+    x, y = places[..., 0], places[..., 1]
+
+    def at(dx: int, dy: int) -> np.ndarray:
+        values = maps[rows, columns, np.clip(y + dy, 0, height - 1), np.clip(x + dx, 0, width - 1)]
+        return values.astype(np.float64)
+
+    return at
+
+
+def _to_top(slope: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> np.ndarray:
+    """Where a parabola of this slope (..., 2) and curvature has its top, from where they were taken."""
+    determinant = xx * yy - xy**2
+    safe = np.where(determinant == 0, 1, determinant)
+    x, y = slope[..., 0], slope[..., 1]
+    return -np.stack([(yy * x - xy * y) / safe, (xx * y - xy * x) / safe], axis=-1)
 
 
 def flip_back(heatmaps: np.ndarray, pairs: np.ndarray, shift: bool = False) -> np.ndarray:

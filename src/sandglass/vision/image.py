@@ -13,19 +13,21 @@ from sandglass.errors import DatasetError, InputError
 from sandglass.files import atomic_file
 
 
-def read_image(path: Path) -> np.ndarray:
+def read_image(path: Path, upright: bool = True) -> np.ndarray:
     """Read an image file to HWC uint8 RGB.
 
     Grey images get three equal channels, 16 bits are scaled to 8, an alpha channel is dropped, and EXIF orientation is
-    applied: what `cv2.imread` does by default, and mmcv after it. Raises DatasetError when the file is missing, no
+    applied: what `cv2.imread` does by default, and mmcv after it. Not `upright`, pixels stay as they are stored, which
+    is what the truths of text datasets refer to. Raises DatasetError when the file is missing, no
     readable image, or larger than OpenCV reads (2**30 pixels).
     """
+    flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     try:
         data = np.frombuffer(path.read_bytes(), np.uint8)
     except OSError as error:
         raise DatasetError(f"cannot read image {path}: {error.strerror}", "check the path") from error
     try:
-        pixels = cv2.imdecode(data, cv2.IMREAD_COLOR) if data.size else None
+        pixels = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # its header states a size over OpenCV's limit
         pixels = None
     if pixels is None:

@@ -1,0 +1,109 @@
+"""What each repair is worth on SimplePose, and how near the simulation is to the runtimes.
+
+    python benchmarks/repairs.py [--half even] [--to openvino ncnn onnxruntime]
+
+Every layer that a runtime can run is in int8, calibrated on one half of the annotated images of coco-mini and measured
+on the other (see rivals.py): signal over noise at the heatmaps, mean over people, and OKS to fp32, by simulation. The
+last table compares the simulation of the repaired plan with the artifact on its runtime.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Any
+
+import numpy as np
+from rivals import HALVES, half_of, other, people, prepared, simplepose
+
+from sandglass import Calibration, discover
+from sandglass.artifact import Artifact
+from sandglass.difference import correlation
+from sandglass.evaluation import evaluate, fidelity
+from sandglass.graph.execute import GraphSession
+from sandglass.pipeline import prepared_source
+from sandglass.quantize.repair import EQUALIZE, REPAIRS, repaired_plan
+from sandglass.quantize.sensitivity import decibels, noise, run
+from sandglass.quantize.simulate import simulate
+from sandglass.report.table import markdown
+from sandglass.tasks import topdown_pose
+from sandglass.workbench import Workbench
+
+VARIANTS: list[tuple[str, Sequence[str]]] = [
+    ("none", ()),
+    *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
+    ("all", REPAIRS),
+    *((f"{name} alone", [name]) for name in REPAIRS if name != EQUALIZE),
+]
+
+
+def ablation(graph: Path, backend: str, calibrating: list[Any], measured: list[Any], metas: list[Any]) -> list[Any]:
+    """One row for each choice of repairs."""
+    spec, card = discover.load("backends", backend).SPEC, simplepose()
+    expected = run(GraphSession(graph), measured)
+    before = [topdown_pose.decode(found, [meta], card)[0] for found, meta in zip(expected, metas, strict=True)]
+    rows = []
+    for told, chosen in VARIANTS:
+        with TemporaryDirectory() as scratch:
+            plan, _ = repaired_plan(graph, calibrating, spec, Path(scratch), "kl", chosen)
+        found = run(simulate(graph, plan, spec), measured)
+        after = [topdown_pose.decode(values, [meta], card)[0] for values, meta in zip(found, metas, strict=True)]
+        powers = [decibels(noise([a], [b])) for a, b in zip(expected, found, strict=True)]
+        agreed = np.nanmean([topdown_pose.agreement(a, b)["OKS"] for a, b in zip(before, after, strict=True)])
+        row = {"runtime": backend, "repairs": told, "dB": f"{np.mean(powers):.1f}", "OKS to fp32": f"{agreed:.4f}"}
+        rows.append(row)
+        print(" ".join(row.values()), flush=True)
+    return rows
+
+
+def agreement(bench: Workbench, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any]) -> dict[str, str]:
+    """The simulation of a plan beside the artifact made of it."""
+    session = full.open()
+    simulated = run(simulate(bench.source.graph, bench.plan, bench.spec), feeds)
+    pairs = [(a, session.run(feed)) for a, feed in zip(simulated, feeds, strict=True)]
+    alike = [correlation(a[name], b[name].reshape(a[name].shape)) for a, b in pairs for name in a]
+    floating, runtime = evaluate(base, dataset), evaluate(full, dataset)
+    predictions = bench.simulated(bench.plan, full, dataset)
+    scores = [runtime.metrics["AP"]["value"], topdown_pose.score(predictions, dataset, 0)["AP"]["value"]]
+    kept = [fidelity(floating, found)["OKS"]["value"] for found in (runtime.predictions, predictions)]
+    return {
+        "runtime": bench.backend,
+        "correlation, mean": f"{np.mean(alike):.5f}",
+        "least": f"{min(alike):.5f}",
+        "AP runtime": f"{scores[0]:.4f}",
+        "simulated": f"{scores[1]:.4f}",
+        "OKS to fp32 runtime": f"{kept[0]:.4f}",
+        "OKS simulated": f"{kept[1]:.4f}",
+    }
+
+
+def main() -> None:
+    """Print both tables."""
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--half", choices=HALVES, default="even", help="the half that calibrates")
+    parser.add_argument("--to", nargs="+", default=["openvino", "ncnn", "onnxruntime"], dest="backends")
+    arguments = parser.parse_args()
+    card, halves = simplepose(), {half: half_of(people(), half) for half in HALVES}
+    dataset = halves[other(arguments.half)]
+    metas = [
+        topdown_pose.prepare(dataset.read(sample.image_id), sample, card)[1] for sample in topdown_pose.samples(dataset)
+    ]
+    rows, last = [], []
+    with prepared_source(card, None) as source, TemporaryDirectory() as scratch:
+        name = GraphSession(source.graph).input_names[0]
+        calibrating, measured = (
+            [{name: array} for array in prepared(halves[half], card)]
+            for half in (arguments.half, other(arguments.half))
+        )
+        for backend in arguments.backends:
+            rows += ablation(source.graph, backend, calibrating, measured, metas)
+            bench = Workbench(source, backend, Calibration(halves[arguments.half]), REPAIRS, lambda line: None)
+            made = bench.make(Path(scratch), None), bench.make(Path(scratch), bench.plan)
+            last.append(agreement(bench, *made, dataset, measured))
+    print(markdown(rows), markdown(last), sep="\n\n")
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,46 @@
+"""A compiled engine (.so) on an accelerator of Iluvatar's, by the TVM that comes with its software.
+
+A build kit takes this file along: it needs that TVM, numpy and Python 3.7 or newer, and nothing of Sandglass.
+"""
+
+from __future__ import annotations
+
+import threading
+from typing import Any
+
+import numpy as np
+import tvm
+from tvm.contrib import graph_executor
+
+TARGET = {"model": "MR", "options": "-libs=cudnn,cublas,ixinfer"}
+
+
+def version() -> str:
+    """The version of TVM."""
+    return f"tvm {tvm.__version__}"
+
+
+class Model:
+    """A loaded engine, whose outputs are in the graph's order.
+
+    `inputs` are the graph's names of its inputs, `outputs` maps names to shapes. `run` may be called from several
+    threads; calls wait for one another.
+    """
+
+    def __init__(self, path: Any, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
+        self.lock, self.inputs, self.outputs = threading.Lock(), list(inputs), dict(outputs)
+        self.device = tvm.device(tvm.target.iluvatar(**TARGET).kind.name, device)
+        self.module = graph_executor.GraphModule(tvm.runtime.load_module(str(path))["default"](self.device))
+        if self.module.get_num_outputs() != len(self.outputs):
+            raise RuntimeError(f"{path} has {self.module.get_num_outputs()} outputs, which are not the graph's")
+
+    def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name, float32, for one image {input: (1, 3, H, W) float32}."""
+        with self.lock:
+            for name in self.inputs:
+                self.module.set_input(name, tvm.nd.array(np.ascontiguousarray(inputs[name], np.float32), self.device))
+            self.module.run()
+            found = {}
+            for i, (name, shape) in enumerate(self.outputs.items()):
+                found[name] = self.module.get_output(i).asnumpy().astype(np.float32).reshape(shape)
+            return found

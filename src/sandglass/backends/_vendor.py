@@ -1,0 +1,69 @@
+"""What backends of vendors' accelerators share: a compiler on the command line, and a runtime in one file.
+
+The runtime's file defines `version()` and `Model(path, inputs, outputs, device)`, whose `run` takes and gives one image
+by name; it stands alone, so that a build kit can take it along.
+"""
+
+from __future__ import annotations
+
+import subprocess
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sandglass.backends import FLOAT, Arrays, LayerRun, Source, run_by_one
+from sandglass.errors import BackendError
+
+
+def graph_notes(source: Source) -> dict[str, Any]:
+    """Names and shapes of the graph's inputs and outputs, in its order, and what its layers compute."""
+    from sandglass.graph.load import load_graph, static_inputs, static_outputs
+    from sandglass.graph.work import layer_work
+
+    model = load_graph(source.graph)
+    operators = {node.name: node.op_type for node in model.graph.node}
+    return {
+        "inputs": {name: list(shape) for name, shape in static_inputs(model).items()},
+        "outputs": {name: list(shape) for name, shape in static_outputs(model).items()},
+        "work": {name: [operators[name], *work] for name, work in layer_work(model).items()},
+    }
+
+
+def graph_layers(notes: Mapping[str, Any]) -> list[LayerRun]:
+    """The graph's layers, not timed: the compiler fuses them as it likes and its runtime shows none of them."""
+    return [
+        LayerRun(name, operator, FLOAT, macs, terms=terms, note="compiled as a whole")
+        for name, (operator, macs, terms) in notes["work"].items()
+    ]
+
+
+def compiled(command: Sequence[str], folder: Path, model: str) -> None:
+    """Run a compiler in `folder`; raises BackendError with its last line where it fails or writes no `model`."""
+    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    if result.returncode or not (folder / model).is_file():
+        lines = (result.stdout + result.stderr).strip().splitlines()
+        raise BackendError(f"{command[0]} failed: {lines[-1] if lines else result.returncode}", "see its log")
+
+
+class DeviceSession:
+    """A compiled model on its device; `runtime` is the vendor's file."""
+
+    def __init__(self, runtime: ModuleType, path: Path, notes: Mapping[str, Any]) -> None:
+        try:
+            self.model = runtime.Model(path, list(notes["inputs"]), notes["outputs"])
+        except RuntimeError as error:
+            raise BackendError(f"{path} cannot be loaded: {error}", "deploy the model again for this device") from error
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Outputs by name; the model takes one image at a time."""
+        return run_by_one(self._one, inputs)
+
+    def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        try:
+            found: dict[str, np.ndarray] = self.model.run(dict(inputs))
+        except RuntimeError as error:
+            raise BackendError(f"the device failed: {error}", "check the input's shape") from error
+        return found

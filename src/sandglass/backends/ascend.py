@@ -1,0 +1,120 @@
+"""Accelerators of Huawei's Ascend line: compiled by ATC and run by `acl`, or run by ONNX Runtime's CANN provider.
+
+Either rounds weights and activations to half precision and keeps float32 inputs and outputs. Where neither is here,
+`kit` writes what a host needs that has the compiler.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import re
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings, Source
+from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
+from sandglass.errors import BackendUnavailable, InputError
+
+INSTALL = "install CANN, which has ATC and the Python package acl, or `pip install onnxruntime-cann`"
+PRECISIONS = ("fp16",)
+PURPOSE = "deploy"
+SPEC = None
+SETTINGS: Mapping[str, tuple[Any, ...]] = {}
+SOC = "Ascend310P3"
+GRAPH, MODEL = "graph.onnx", "model.om"
+PROVIDER = "CANNExecutionProvider"
+
+
+def available() -> str:
+    """The version of what compiles and runs here; raises BackendUnavailable where nothing does."""
+    import onnxruntime
+
+    if _has_atc():
+        from sandglass.backends import _acl
+
+        return _acl.version()
+    if PROVIDER in onnxruntime.get_available_providers():
+        return f"onnxruntime {onnxruntime.__version__} with CANN"
+    raise BackendUnavailable(
+        "neither ATC with acl nor ONNX Runtime with CANN is here; `deploy` makes a build kit", INSTALL
+    )
+
+
+def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+    """Write `model.om`, or `graph.onnx` for ONNX Runtime.
+
+    Raises InputError where `source.soc` is no name of a processor, and BackendError with ATC's last line.
+    """
+    notes = graph_notes(source)
+    shutil.copyfile(source.graph, folder / GRAPH)
+    if _has_atc():
+        compiled(command(notes, source.soc), folder, MODEL)
+        (folder / GRAPH).unlink()
+    return notes
+
+
+def kit(source: Source, precision: str, folder: Path) -> Recipe:
+    """Write the graph; raises InputError where `source.soc` is no name of a processor."""
+    notes = graph_notes(source)
+    shutil.copyfile(source.graph, folder / GRAPH)
+    return Recipe(
+        command=shlex.join(command(notes, source.soc)),
+        model=MODEL,
+        runtime=Path(__file__).with_name("_acl.py"),
+        needs=f"a processor {source.soc}, and CANN: `atc` on PATH and the Python package `acl` (CANN's set_env.sh)",
+        notes=notes,
+    )
+
+
+def command(notes: Mapping[str, Any], soc: str) -> list[str]:
+    """ATC's command line. Its image preprocessor (AIPP) is not used: inputs are normalized float32."""
+    if not re.fullmatch(r"Ascend\w+", soc):
+        raise InputError(
+            f"the processor is {soc!r}, expected a name such as {SOC}",
+            "give --soc NAME: Ascend, and the name that `npu-smi info` prints on that host",
+        )
+    shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in notes["inputs"].items())
+    return [
+        "atc",
+        "--framework=5",  # ONNX
+        f"--model={GRAPH}",
+        f"--output={MODEL.removesuffix('.om')}",
+        f"--soc_version={soc}",
+        "--input_format=NCHW",
+        f"--input_shape={shapes}",
+        "--precision_mode=force_fp16",
+        "--output_type=FP32",
+    ]
+
+
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> Session:
+    """A session on the device; `threads` have no effect."""
+    if not (folder / MODEL).is_file():
+        return _provided(folder / GRAPH)
+    from sandglass.backends import _acl
+
+    return DeviceSession(_acl, folder / MODEL, notes)
+
+
+def _provided(path: Path) -> Session:
+    """ONNX Runtime with CANN. A layer that CANN lacks must not run on the processor unseen, and be timed with it."""
+    from sandglass.backends.onnxruntime import RuntimeSession
+    from sandglass.graph.execute import session_options
+
+    options = session_options(1)
+    options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")
+    return RuntimeSession(path, options, provider=(PROVIDER, {"precision_mode": "force_fp16"}))
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """The graph's layers, without times."""
+    return graph_layers(notes)
+
+
+def _has_atc() -> bool:
+    return shutil.which("atc") is not None and importlib.util.find_spec("acl") is not None

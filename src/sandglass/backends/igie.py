@@ -1,0 +1,88 @@
+"""Accelerators of Iluvatar's, through IGIE, the vendor's inference engine made from TVM.
+
+`igie-exec` compiles the graph to half precision with float32 inputs and outputs; the TVM that comes with it runs the
+engine. Where they are not here, `kit` writes what a host needs that has them.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import shlex
+import shutil
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings, Source
+from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
+from sandglass.errors import BackendUnavailable
+
+INSTALL = "install IGIE of the IXUCA SDK, which has igie-exec and a TVM of its own"
+PRECISIONS = ("fp16",)
+PURPOSE = "deploy"
+SPEC = None
+SETTINGS: Mapping[str, tuple[Any, ...]] = {}
+GRAPH, MODEL = "graph.onnx", "model.so"
+
+
+def available() -> str:
+    """The version of its TVM; raises BackendUnavailable where it, or the compiler, is missing."""
+    if shutil.which("igie-exec") is None or importlib.util.find_spec("tvm") is None:
+        raise BackendUnavailable("igie-exec is not here; `deploy` makes a build kit", INSTALL)
+    from sandglass.backends import _graph_executor
+
+    return _graph_executor.version()
+
+
+def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+    """Write `model.so`; raises BackendError with the compiler's last line."""
+    notes = graph_notes(source)
+    shutil.copyfile(source.graph, folder / GRAPH)
+    compiled(command(notes, precision), folder, MODEL)
+    (folder / GRAPH).unlink()
+    return notes
+
+
+def kit(source: Source, precision: str, folder: Path) -> Recipe:
+    """Write the graph."""
+    notes = graph_notes(source)
+    shutil.copyfile(source.graph, folder / GRAPH)
+    return Recipe(
+        command=shlex.join(command(notes, precision)),
+        model=MODEL,
+        runtime=Path(__file__).with_name("_graph_executor.py"),
+        needs="an accelerator of Iluvatar's, and IGIE of the IXUCA SDK: `igie-exec` on PATH and its own `tvm`",
+        notes=notes,
+    )
+
+
+def command(notes: Mapping[str, Any], precision: str) -> list[str]:
+    """The compiler's command line."""
+    inputs = [f"{name}:{','.join(map(str, shape))}" for name, shape in notes["inputs"].items()]
+    return [
+        "igie-exec",
+        "--model_path",
+        GRAPH,
+        "--input",
+        *inputs,
+        "--precision",
+        precision,
+        "--engine_path",
+        MODEL,
+        "--just_export",
+        "True",
+    ]
+
+
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> Session:
+    """A session on the device; `threads` have no effect."""
+    from sandglass.backends import _graph_executor
+
+    return DeviceSession(_graph_executor, folder / MODEL, notes)
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """The graph's layers, without times."""
+    return graph_layers(notes)

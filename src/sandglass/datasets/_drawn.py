@@ -1,0 +1,45 @@
+"""What the drawn datasets share: splits of endless images, each made from its number when it is read."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass.datasets import KeypointDataset
+from sandglass.errors import DatasetError
+from sandglass.vision import coco17
+
+SPLITS = {"train": 1, "test": 2}
+IMAGES = {"train": 6000, "test": 200}
+Render = Callable[[int, str, int], tuple[np.ndarray, list[dict[str, Any]]]]
+
+
+def refuse_files(name: str, *options: Path | None) -> None:
+    """Raise DatasetError where paths are given."""
+    if any(option is not None for option in options):
+        raise DatasetError(f"{name} is drawn at run time and takes no files", "leave the paths out")
+
+
+def load(name: str, render: Render, limit: int | None, split: str, seed: int) -> KeypointDataset:
+    """The first `limit` images of a split; `render` gives an image by number, split and seed, and its people.
+
+    Raises DatasetError for another split's name and for a limit below 1.
+    """
+    if split not in SPLITS:
+        raise DatasetError(f"{name} has no split {split!r}", f"use one of {', '.join(SPLITS)}")
+    if limit is not None and limit < 1:
+        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for the whole split")
+    count = IMAGES[split] if limit is None else limit
+    coco: dict[str, Any] = {"images": [], "annotations": [], "categories": [coco17.CATEGORY]}
+    for index in range(count):
+        image, people = render(index, split, seed)
+        height, width = image.shape[:2]
+        coco["images"].append({"id": index, "file_name": f"{split}-{index}", "height": height, "width": width})
+        for person in people:
+            coco["annotations"].append({"id": len(coco["annotations"]) + 1, "image_id": index, **person})
+    protocol = {"dataset": f"{name}, {split} split, seed {seed}", "boxes": "ground truth",
+                "subset": f"first {count} images", **({"partial": True} if count < IMAGES[split] else {})}  # fmt: skip
+    return KeypointDataset(name, coco, lambda index: render(index, split, seed)[0].copy(), protocol)

@@ -1,0 +1,203 @@
+"""CIFAR-10 as published (binary batches, or Python's), as arrays in one `.npz`, or as a folder of images a class."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import pickle
+import zlib
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass.checkpoint import MALFORMED
+from sandglass.datasets import LabelledDataset
+from sandglass.datasets._labelled import Found, class_folders, labelled, reader
+from sandglass.errors import DatasetError
+from sandglass.vision.image import write_image
+
+CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
+SIDE = 32
+BYTES = 3 * SIDE * SIDE
+SPLITS = {"test": ("test_batch",), "train": tuple(f"data_batch_{k}" for k in range(1, 6))}
+FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
+
+
+def class_names() -> tuple[str, ...]:
+    """Names of the ten classes."""
+    return CLASSES
+
+
+def load(
+    images: Path | None = None,
+    annotations: Path | None = None,
+    detections: Path | None = None,
+    limit: int | None = None,
+    split: str = "test",
+    seed: int = 0,
+) -> LabelledDataset:
+    """Read a split, or draw `limit` images of it by class with `seed`.
+
+    `images` is the folder of the published batches, of which `split` names the files; or one such file, or an `.npz`
+    with `images` (N, 32, 32, 3) uint8 and `labels` (N,), which are what they are; or a folder with one folder of
+    images a class, or with such folders for `train` and `test`. Nothing in a batch is executed. Raises DatasetError
+    for what is missing, malformed, or has a label above 9.
+    """
+    if annotations is not None or detections is not None:
+        raise DatasetError("cifar10 has its labels in its files", "leave annotations and detections out")
+    if split not in SPLITS:
+        raise DatasetError(f"cifar10 has no split {split!r}", f"use one of {', '.join(SPLITS)}")
+    if images is None or not images.exists():
+        raise DatasetError(f"there is no {images}" if images else "cifar10 needs images", "give a folder or a file")
+    files = [images] if images.is_file() else _batches(images, split)
+    if files:
+        return _from_arrays(files, limit, seed)
+    folder = images / split if (images / split).is_dir() else images
+    found, classes = class_folders(folder, CLASSES)
+    if classes and tuple(classes) != CLASSES:
+        raise DatasetError(f"{folder} has neither batches nor CIFAR-10's classes", f"these are {', '.join(CLASSES)}")
+    _in_range(folder, found.labels)
+    return labelled("cifar10", f"{folder.name}, a folder a class", found, CLASSES, reader(folder, found.images), limit,
+                    seed)  # fmt: skip
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Write a few coloured images by class."""
+    random = np.random.default_rng(0)
+    for i, name in enumerate([*CLASSES[:3], *CLASSES[:3]]):
+        write_image(folder / "images" / name / f"{i}.png", random.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
+    return {"images": folder / "images"}
+
+
+def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
+    """Images (N, 32, 32, 3) uint8 RGB and labels (N,) of one file, whose first bytes tell its format.
+
+    Raises DatasetError when it is no batch, or a pickle that names anything but an array.
+    """
+    try:
+        data = path.read_bytes()
+        if data[:2] == b"PK":
+            images, labels = _arrays(data)
+        elif data[:1] == b"\x80":
+            images, labels = _pickled(data)
+        else:
+            images, labels = _binary(data)
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    except (*MALFORMED, zlib.error) as error:
+        raise DatasetError(f"{path} is no batch of CIFAR-10: {error}", "download it again") from error
+    if images.shape != (len(labels), SIDE, SIDE, 3) or not len(labels):
+        raise DatasetError(f"{path} has images {list(images.shape)} and {len(labels)} labels", "download it again")
+    _in_range(path, labels.tolist())
+    return images, labels
+
+
+def _batches(folder: Path, split: str) -> list[Path]:
+    """The files of a split, binary before Python's; none where the folder has no batches."""
+    for inside in FOLDERS:
+        for ending in (".bin", ""):
+            files = [folder / inside / f"{name}{ending}" for name in SPLITS[split]]
+            missing = [file for file in files if not file.is_file()]
+            if 0 < len(missing) < len(files):
+                raise DatasetError(f"{missing[0]} is missing", f"the {split} split has {len(files)} batches")
+            if not missing:
+                return files
+    return []
+
+
+def _from_arrays(files: Sequence[Path], limit: int | None, seed: int) -> LabelledDataset:
+    parts = [read_batch(file) for file in files]
+    images, labels = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
+    digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
+    names = [f"{file.name}#{i}" for file, part in zip(files, parts, strict=True) for i in range(len(part[1]))]
+    told = " .. ".join(dict.fromkeys([files[0].name, files[-1].name])) + f" ({digest[:8]})"
+    found = Found(names, [int(label) for label in labels])
+    return labelled("cifar10", told, found, CLASSES, lambda index: np.array(images[index], order="C"), limit, seed)
+
+
+def _in_range(path: Path, labels: Sequence[int]) -> None:
+    if wrong := [i for i, label in enumerate(labels) if not 0 <= label < len(CLASSES)]:
+        raise DatasetError(
+            f"{path}: {len(wrong)} of {len(labels)} labels are out of range, the first is {labels[wrong[0]]} at image "
+            f"{wrong[0]}, expected 0 to 9",
+            "use CIFAR-10, not CIFAR-100",
+        )
+
+
+def _binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    """A byte for the label, then the red, green and blue plane, for each image."""
+    if len(data) % (1 + BYTES):
+        raise ValueError(f"{len(data)} bytes are not a multiple of {1 + BYTES}")
+    records = np.frombuffer(data, np.uint8).reshape(-1, 1 + BYTES)
+    return _from_planes(records[:, 1:]), records[:, 0]
+
+
+def _arrays(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    with np.load(io.BytesIO(data), allow_pickle=False) as found:
+        images, labels = found["images"], found["labels"]
+    if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.ndim != 1:
+        raise ValueError(f"images are {images.dtype}, labels {labels.dtype} {list(labels.shape)}")
+    return images, labels
+
+
+def _pickled(data: bytes) -> tuple[np.ndarray, np.ndarray]:
+    batch = _Unpickler(io.BytesIO(data)).load()
+    batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in dict(batch).items()}
+    pixels = batch["data"].values() if isinstance(batch["data"], _Array) else None
+    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != BYTES:
+        raise ValueError(f"its data are no rows of {BYTES} bytes")
+    return _from_planes(pixels), np.array([int(label) for label in batch["labels"]])
+
+
+def _from_planes(rows: np.ndarray) -> np.ndarray:
+    return rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
+
+
+class _Array:
+    """Stands for numpy.ndarray in a pickle, which sets its state."""
+
+    def __setstate__(self, state: Any) -> None:
+        self.state = state
+
+    def values(self) -> np.ndarray:
+        """The array; only bytes are expected."""
+        _, shape, kind, fortran, raw = self.state
+        if not isinstance(kind, _Dtype) or kind.code not in ("u1", b"u1"):
+            raise ValueError("its data are not bytes")
+        return np.frombuffer(raw, np.uint8).reshape([int(n) for n in shape], order="F" if fortran else "C")
+
+
+class _Dtype:
+    """Stands for numpy.dtype."""
+
+    def __init__(self, code: Any = "", *_: Any) -> None:
+        self.code = code
+
+    def __setstate__(self, _: Any) -> None:
+        pass
+
+
+class _Unpickler(pickle.Unpickler):
+    """Knows what an array of bytes needs and refuses any other name before it is looked up."""
+
+    KNOWN: dict[tuple[str, str], Any] = {
+        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
+        ("numpy", "ndarray"): _Array,
+        ("numpy", "dtype"): _Dtype,
+        ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
+    }
+
+    def __init__(self, stream: io.BytesIO) -> None:
+        super().__init__(stream, encoding="bytes")
+
+    def find_class(self, module: str, name: str) -> Any:
+        try:
+            return self.KNOWN[module, name]
+        except KeyError:
+            raise DatasetError(
+                f"the batch names {module}.{name}, which no array needs: it was refused and nothing was run",
+                "get the file from its publisher",
+            ) from None

@@ -1,0 +1,96 @@
+"""SCUT-CTW1500: curved lines of text, in the three formats that its annotations have been published in.
+
+- XML (2020, the training images): `<image><box><label>TEXT</label><segs>x1,y1,...</segs></box></image>`
+- text (2020, the test images; `0001001.txt` belongs to `1001.jpg`): `x1,y1,...,####TEXT` a line
+- text (2017): 32 numbers a line, the box xmin,ymin,xmax,ymax and 14 points relative to its corner
+
+Outlines have 14 points in all of them; other numbers of points are read too where points are absolute.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+from xml.etree import ElementTree
+
+import numpy as np
+
+from sandglass.datasets import TextDataset, _text
+from sandglass.errors import DatasetError
+
+LINE = "x1,y1,...,####TEXT or 32 numbers"
+MARK = "####"
+BOX, RELATIVE = 4, 32
+
+
+def load(
+    images: Path | None = None,
+    annotations: Path | None = None,
+    detections: Path | None = None,
+    limit: int | None = None,
+    split: str = "test",
+    seed: int = 0,
+) -> TextDataset:
+    """Read the images that have an annotation file of the same number; `limit` is theirs, drawn by `seed`.
+
+    Each file is read in the format that it has. Texts that read `###` or `*` are ignored regions. `split` does not
+    matter here: the folders say it. See `_text.load_folder` for what is counted and what is raised.
+    """
+    return _text.load_folder(
+        "ctw1500", images, annotations, detections, limit, seed,
+        key=lambda stem: stem.lstrip("0"), suffixes={".txt", ".xml"}, parse=parse,
+    )  # fmt: skip
+
+
+def parse(path: Path) -> list[_text.Outline]:
+    """Outlines and texts of a file in any format. Raises DatasetError naming the file and what is no text."""
+    return (
+        _parse_xml(path) if path.suffix.lower() == ".xml" else [_parse_line(line, path) for line in _text.lines(path)]
+    )
+
+
+def _parse_line(line: str, path: Path) -> _text.Outline:
+    coordinates, mark, text = line.partition(MARK)
+    fields = coordinates.rstrip(",").split(",")
+    values = _text.numbers(fields, path, line, LINE)
+    if mark:
+        return _text.points(values), text
+    if len(values) != RELATIVE:
+        raise DatasetError(f"{path}: a line has {len(values)} numbers and no {MARK}, expected {LINE}", "mend the file")
+    corner = np.array(values[:2])
+    return (np.array(values[BOX:]).reshape(-1, 2) + corner).tolist(), ""
+
+
+def _parse_xml(path: Path) -> list[_text.Outline]:
+    try:
+        boxes = list(ElementTree.parse(path).iter("box"))
+    except ElementTree.ParseError as error:
+        raise DatasetError(f"{path} is not an XML file: {error}", "give the annotations as published") from error
+    except OSError as error:
+        raise DatasetError(f"cannot read {path}: {error.strerror}", "check the path") from error
+    found = []
+    for box in boxes:
+        told = box.findtext("segs") or ""
+        values = _text.numbers(told.split(",") if told.strip() else [], path, told, "<segs>x1,y1,...</segs>")
+        found.append((_text.points(values), box.findtext("label") or ""))
+    return found
+
+
+def example(folder: Path) -> dict[str, Any]:
+    """Write a few drawn pages, half of them annotated in XML."""
+    from sandglass.datasets import synthetic_text
+    from sandglass.vision.image import write_image
+
+    drawn = synthetic_text.load(limit=6)
+    (folder / "labels").mkdir(parents=True)
+    for number, name in enumerate(drawn.image_ids, 1001):
+        write_image(folder / "images" / f"{number}.png", drawn.read(name))
+        told = [(",".join(str(round(value)) for point in points for value in point), "###" if ignored else "a word")
+                for points, ignored in drawn.texts[name]]  # fmt: skip
+        if number % 2:
+            boxes = "".join(f"<box><label>{text}</label><segs>{outline}</segs></box>" for outline, text in told)
+            (folder / "labels" / f"{number}.xml").write_text(f"<Annotations><image>{boxes}</image></Annotations>")
+        else:
+            lines = "\n".join(f"{outline},{MARK}{text}" for outline, text in told)
+            (folder / "labels" / f"000{number}.txt").write_text(lines, encoding="utf-8")
+    return {"images": folder / "images", "annotations": folder / "labels"}

@@ -1,0 +1,168 @@
+"""Collecting a build kit that came back: its outputs and timings as those of any artifact.
+
+A kit with results is an artifact whose session answers from what the host wrote down, so that the evaluation is the
+one that every artifact gets.
+"""
+
+from __future__ import annotations
+
+import math
+import threading
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from functools import cached_property, lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass import parity
+from sandglass.artifact import Artifact
+from sandglass.backends import Arrays, Settings
+from sandglass.benchmarking import Speed, speed
+from sandglass.card import Card
+from sandglass.errors import ArtifactError, CardError, DatasetError
+from sandglass.evaluation import Evaluation, evaluate
+from sandglass.files import read_json, sha256
+from sandglass.kit.make import EXPECTED, FORMAT, KIT, PROBES, row_digest
+
+RESULTS, TIMINGS = "results", "timings.json"
+FIELDS = ("card", "backend", "precision", "inputs", "outputs", "model", "graph_sha256", "rows")
+REPORTED = ("kit", "model_bytes", "runtime", "host", "batch", "seconds")
+FILES_IN_MEMORY = 8
+AGAIN = "run `sh build.sh && python3 run.py` in the kit on that host, and bring results/ back whole"
+
+
+@dataclass(frozen=True)
+class Collected(Artifact):
+    """A kit with its results; `reported` is what the host wrote of itself and its timings."""
+
+    reported: Mapping[str, Any]
+
+    @property
+    def size(self) -> int:
+        """Bytes of the compiled model, as the host reports."""
+        return int(self.reported["model_bytes"])
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of what the host reports, which holds that of the kit."""
+        return sha256(self.folder / RESULTS / TIMINGS)
+
+    def version(self) -> str:
+        """The version of the runtime on that host."""
+        return str(self.reported["runtime"])
+
+    def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Replay:
+        """A session that answers with the outputs that came back."""
+        return Replay(self.folder / RESULTS, self.manifest)
+
+    def speed(self) -> Speed:
+        """The host's timed runs of one image; peak memory is not known."""
+        return speed(self, list(self.reported["seconds"]), math.nan, 1, int(self.reported["batch"]))
+
+    def speed_dict(self) -> dict[str, Any]:
+        """The speed as JSON-able data with the conditions on that host."""
+        told = {"runtime": self.version(), "host": self.reported["host"], "command": "run.py of the kit"}
+        return {**self.speed().to_dict(), "peak_memory_mib": None, "threads": None, **told}
+
+
+def load_kit(folder: Path) -> Collected:
+    """Read a kit that came back. Raises ArtifactError naming what is missing or belongs to another kit."""
+    manifest = read_json(folder / KIT, ArtifactError)
+    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
+        raise ArtifactError(f"{folder / KIT} is not of format {FORMAT}", "make the kit again with this version")
+    if missing := [name for name in FIELDS if name not in manifest]:
+        raise ArtifactError(f"{folder / KIT} lacks {', '.join(missing)}", "make the kit again")
+    results = folder / RESULTS
+    if not results.is_dir():
+        raise ArtifactError(f"{folder} has no {RESULTS}: it was not run yet", AGAIN)
+    lacking = [file for file in (*manifest["rows"], TIMINGS) if not (results / file).is_file()]
+    if lacking:
+        more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
+        raise ArtifactError(f"{results} lacks {lacking[0]}{more} of {len(manifest['rows']) + 1} files", AGAIN)
+    reported = read_json(results / TIMINGS, ArtifactError)
+    if not isinstance(reported, dict) or [name for name in REPORTED if name not in reported]:
+        raise ArtifactError(f"{results / TIMINGS} is not what run.py writes", AGAIN)
+    if reported["kit"] != sha256(folder / KIT):
+        raise ArtifactError(f"{results} is of another kit", "bring back the results of this one")
+    if not reported["seconds"] or not all(isinstance(s, float) and 0 < s < math.inf for s in reported["seconds"]):
+        raise ArtifactError(f"{results / TIMINGS} has no timed runs", AGAIN)
+    try:
+        card = Card.from_dict(manifest["card"], str(folder / KIT), folder)
+    except CardError as error:
+        raise ArtifactError(error.message, "make the kit again with this version") from error
+    return Collected(folder, manifest, card, reported)
+
+
+def agreement(kit: Collected) -> dict[str, Any]:
+    """The compiled model beside the graph on the probes; raises ParityError where they disagree."""
+    expected, found = _arrays(kit.folder / EXPECTED), kit.open().outputs(PROBES)
+    return parity.compared(_by_row(expected), _by_row(found), kit.precision)
+
+
+def evaluation(kit: Collected, dataset: Any) -> Evaluation:
+    """The kit's outputs scored on the samples that it was made for.
+
+    Raises DatasetError where the kit took none along, or others than those of `dataset`.
+    """
+    taken = kit.manifest.get("samples")
+    if taken is None:
+        raise DatasetError(f"{kit.folder} has no evaluation samples", "make the kit with --dataset")
+    if taken["fingerprint"] != dataset.fingerprint:
+        told = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in taken["protocol"].items())
+        raise DatasetError(f"{kit.folder} is of other samples than these: {told}", "give those")
+    return evaluate(kit, dataset, flip_test=taken["flip_test"])
+
+
+class Replay:
+    """A session that finds an input by its digest and answers with the output that came back for it."""
+
+    def __init__(self, folder: Path, manifest: Mapping[str, Any]) -> None:
+        self.folder, self.shapes, self.rows = folder, manifest["outputs"], manifest["rows"]
+        self.places = {digest: (file, i) for file, found in self.rows.items() for i, digest in enumerate(found)}
+        self.lock = threading.Lock()
+        self.read = lru_cache(FILES_IN_MEMORY)(self.outputs)
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Recorded outputs by name; raises ArtifactError for an input that the kit does not have."""
+        ((_, array),) = inputs.items()
+        found = [self._row(array[i : i + 1]) for i in range(len(array))]
+        return {name: np.stack([row[name] for row in found]) for name in self.shapes}
+
+    def _row(self, image: np.ndarray) -> dict[str, np.ndarray]:
+        try:
+            file, place = self.places[row_digest(image)]
+        except KeyError:
+            raise ArtifactError(
+                f"{self.folder.parent} has no output for one of these inputs: they were prepared otherwise",
+                "collect with the versions that made the kit, or make it again",
+            ) from None
+        with self.lock:
+            outputs = self.read(file)
+        return {name: outputs[name][place] for name in self.shapes}
+
+    def outputs(self, file: str) -> dict[str, np.ndarray]:
+        """What came back for a file of inputs; raises ArtifactError where it is not whole."""
+        path = self.folder / file
+        found = _arrays(path)
+        for name, shape in self.shapes.items():
+            expected = (len(self.rows[file]), *shape[1:])
+            if name not in found or found[name].shape != expected:
+                got = list(found[name].shape) if name in found else "nothing"
+                raise ArtifactError(f"{path} has {got} for the output {name}, expected {list(expected)}", AGAIN)
+        return found
+
+
+def _by_row(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
+    count = len(next(iter(arrays.values())))
+    return [{name: array[i : i + 1] for name, array in arrays.items()} for i in range(count)]
+
+
+def _arrays(path: Path) -> dict[str, np.ndarray]:
+    try:
+        with np.load(path, allow_pickle=False) as content:
+            return {name: content[name] for name in content.files}
+    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        raise ArtifactError(f"{path} is not a whole .npz file: {error}", AGAIN) from error

@@ -1,0 +1,176 @@
+"""Making a build kit: what a host with a vendor's tools needs to compile, run and time a model."""
+
+from __future__ import annotations
+
+import hashlib
+import shutil
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sandglass import discover
+from sandglass.artifact import Artifact
+from sandglass.backends import Arrays, Recipe, Source
+from sandglass.evaluation import infer
+from sandglass.files import atomic_folder, sha256, write_json
+from sandglass.host import own_version
+from sandglass.parity import Reference
+
+KIT, BUILD, RUN, RUNTIME, README = "kit.json", "build.sh", "run.py", "runtime.py", "README.md"
+INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
+FORMAT = 1
+ROWS = 64  # of inputs in a file
+
+PAGE = """# Build kit: {name} for {backend} {precision}
+
+Made by Sandglass {version}. It needs {needs}; and numpy.
+
+```sh
+sh build.sh         # {command}
+python3 run.py      # runs every input, then times; --seconds S, --device N
+```
+
+Bring the folder `results/` back into the kit, and where the kit was made say
+
+```sh
+sandglass collect {folder}{options}
+```
+
+**This way was never run on a device by the makers of Sandglass.** The command follows the vendor's documentation, and
+the scripts are tested with a stand-in for the vendor's package. `collect` compares what comes back with the graph.
+
+{inputs}
+"""
+
+
+@dataclass(frozen=True)
+class Samples:
+    """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
+
+    dataset: Any
+    flip_test: bool | None = None
+
+
+def make_kit(
+    source: Source,
+    backend: str,
+    precision: str,
+    reference: Reference,
+    out: Path,
+    samples: Samples | None = None,
+    force: bool = False,
+) -> Path:
+    """Write the kit `out`. Raises the InputError of a backend that lacks what it compiles for."""
+    module: ModuleType = discover.load("backends", backend)
+    with atomic_folder(out, force) as folder:
+        recipe: Recipe = module.kit(source, precision, folder)
+        (folder / INPUTS).mkdir()
+        manifest = {
+            "format": FORMAT,
+            "card": source.card.to_dict(),
+            "backend": backend,
+            "precision": precision,
+            "inputs": recipe.notes["inputs"],
+            "outputs": recipe.notes["outputs"],
+            "model": recipe.model,
+            "soc": source.soc,
+            "graph_sha256": sha256(source.graph),
+            "checkpoint_sha256": sha256(source.weights) if source.weights else None,
+            "versions": {"sandglass": own_version()},
+        }
+        rows = {PROBES: _write_probes(reference, folder)}
+        if samples is not None:
+            told, asked = source.card.decode.get("flip_test", False), samples.flip_test
+            flip_test = bool(told if asked is None else asked)
+            rows |= _write_samples(samples.dataset, flip_test, Artifact(folder, manifest, source.card), folder)
+            manifest["samples"] = {
+                "fingerprint": samples.dataset.fingerprint,
+                "flip_test": flip_test,
+                "protocol": samples.dataset.protocol,
+            }
+        shutil.copyfile(Path(__file__).with_name("run.py"), folder / RUN)
+        shutil.copyfile(recipe.runtime, folder / RUNTIME)
+        (folder / BUILD).write_text(_script(recipe), encoding="utf-8")
+        (folder / README).write_text(_page(manifest, recipe, out, samples), encoding="utf-8")
+        write_json(folder / KIT, {**manifest, "rows": rows})
+    return out
+
+
+def row_digest(row: np.ndarray) -> str:
+    """What tells one input (1, 3, H, W) from another."""
+    return hashlib.sha256(repr(row.shape).encode() + np.ascontiguousarray(row, np.float32).tobytes()).hexdigest()
+
+
+def _write_probes(reference: Reference, folder: Path) -> list[str]:
+    for path, rows in ((folder / INPUTS / PROBES, reference.feeds), (folder / EXPECTED, reference.expected)):
+        _save(path, {name: np.concatenate([row[name] for row in rows]) for name in rows[0]})
+    return [row_digest(next(iter(feed.values()))) for feed in reference.feeds]
+
+
+def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
+    """The inputs that an evaluation gives its session, in files of some rows; digests of the rows by file."""
+    task = discover.load("tasks", kit.card.task)
+    recorder = _Recorder(folder / INPUTS, kit.manifest["outputs"])
+    for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):
+        pass
+    recorder.flush()
+    return recorder.rows
+
+
+class _Recorder:
+    """A session that writes down what it is asked, and answers with zeros."""
+
+    def __init__(self, folder: Path, outputs: Mapping[str, list[int]]) -> None:
+        self.folder, self.outputs = folder, outputs
+        self.name, self.waiting = "", list[np.ndarray]()
+        self.rows: dict[str, list[str]] = {}
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Zeros of the outputs' shapes."""
+        ((self.name, array),) = inputs.items()
+        for i in range(len(array)):
+            self.waiting.append(np.array(array[i : i + 1], np.float32))
+            if len(self.waiting) == ROWS:
+                self.flush()
+        return {name: np.zeros((len(array), *shape[1:]), np.float32) for name, shape in self.outputs.items()}
+
+    def flush(self) -> None:
+        """Write the rows that wait."""
+        if self.waiting:
+            file = f"{len(self.rows):05d}.npz"
+            _save(self.folder / file, {self.name: np.concatenate(self.waiting)})
+            self.rows[file] = [row_digest(row) for row in self.waiting]
+            self.waiting.clear()
+
+
+def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
+    np.savez(path, **arrays)  # type: ignore[arg-type]
+
+
+def _script(recipe: Recipe) -> str:
+    return (
+        "#!/bin/sh\n"
+        f"# Compiles graph.onnx to {recipe.model}. Needs {recipe.needs}.\n"
+        f'set -e\ncd "$(dirname "$0")"\n{recipe.command}\ntest -f {recipe.model}\n'
+    )
+
+
+def _page(manifest: Mapping[str, Any], recipe: Recipe, out: Path, samples: Samples | None) -> str:
+    taken = "`inputs/` holds four probes, so the kit measures agreement with the graph and speed, not accuracy."
+    if samples is not None:
+        taken = f"`inputs/` holds four probes and the samples of {samples.dataset.protocol['dataset']}."
+    return PAGE.format(
+        name=manifest["card"]["name"],
+        backend=manifest["backend"],
+        precision=manifest["precision"],
+        version=own_version(),
+        needs=recipe.needs,
+        command=recipe.command,
+        folder=out.name,
+        options=" --dataset ...  # the options of `sandglass evaluate`" if samples is not None else "",
+        inputs=taken,
+    )

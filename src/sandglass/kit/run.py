@@ -1,0 +1,123 @@
+"""Runs a build kit where the vendor's tools are: every file of inputs/ to results/, then timed runs.
+
+    sh build.sh && python3 run.py
+
+Needs Python 3.7 or newer, numpy, and what runtime.py beside it needs; nothing of Sandglass. A run that was broken off
+goes on with the files that are not there yet.
+"""
+
+from __future__ import annotations
+
+import argparse
+import hashlib
+import json
+import os
+import platform
+import sys
+import time
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+HERE = Path(__file__).resolve().parent
+INPUTS, RESULTS, PROBES = HERE / "inputs", HERE / "results", "probes.npz"
+WARM_UP_SECONDS = 1.0
+
+
+def main() -> int:
+    options = argparse.ArgumentParser(description="Runs and times the compiled model of this kit.")
+    options.add_argument("--seconds", type=float, default=10.0, help="of timed runs (default 10)")
+    options.add_argument("--device", type=int, default=0, help="number of the device (default 0)")
+    arguments = options.parse_args()
+    kit = json.loads((HERE / "kit.json").read_text(encoding="utf-8"))
+    path = HERE / kit["model"]
+    if not path.is_file():
+        print(f"there is no {path.name}: compile the graph first, with `sh build.sh`", file=sys.stderr)
+        return 2
+    import runtime  # the vendor's, which the kit has beside this file
+
+    model = runtime.Model(path, list(kit["inputs"]), kit["outputs"], arguments.device)
+    RESULTS.mkdir(exist_ok=True)
+    drop_older_results(path)
+    files = sorted(INPUTS.glob("*.npz"))
+    for number, file in enumerate(files, 1):
+        run_file(model, file)
+        print(f"{number}/{len(files)} {file.name}", flush=True)
+    seconds = timed(model, arguments.seconds)
+    report = {
+        "kit": digest(HERE / "kit.json"),
+        "model_sha256": digest(path),
+        "model_bytes": path.stat().st_size,
+        "runtime": runtime.version(),
+        "host": {"machine": platform.machine(), "system": platform.platform(), "python": platform.python_version()},
+        "batch": 1,
+        "seconds": seconds,
+    }
+    write(RESULTS / "timings.json", lambda stream: stream.write(json.dumps(report).encode("utf-8")))
+    middle = sorted(seconds)[len(seconds) // 2]
+    print(f"median of {len(seconds)} runs: {1e3 * middle:.3f} ms. Bring the folder results/ back.")
+    return 0
+
+
+def drop_older_results(path: Path) -> None:
+    """Remove results of another compiled model: results/ is of one model only."""
+    marker = RESULTS / "model.sha256"
+    if not marker.is_file() or marker.read_text(encoding="utf-8") != digest(path):
+        for file in [*RESULTS.glob("*.npz"), *RESULTS.glob("*.json")]:
+            file.unlink()
+        write(marker, lambda stream: stream.write(digest(path).encode("utf-8")))
+
+
+def run_file(model: Any, file: Path) -> None:
+    """Outputs of every image of a file of inputs, to the file of the same name in results/."""
+    target = RESULTS / file.name
+    if target.is_file():
+        return
+    found = []  # type: list[dict[str, np.ndarray]]
+    with np.load(file) as inputs:
+        arrays = {name: inputs[name] for name in inputs.files}
+    for row in range(len(next(iter(arrays.values())))):
+        found.append(model.run({name: array[row : row + 1] for name, array in arrays.items()}))
+    outputs = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+    write(target, lambda stream: np.savez(stream, **outputs))  # type: ignore[arg-type]
+
+
+def timed(model: Any, limit: float) -> list[float]:
+    """Seconds of each run of one image, from host memory to host memory, for `limit` seconds after a warm-up."""
+    with np.load(INPUTS / PROBES) as inputs:
+        image = {name: inputs[name][:1] for name in inputs.files}
+    run_for(model, image, min(limit, WARM_UP_SECONDS))
+    return run_for(model, image, limit)
+
+
+def run_for(model: Any, image: Any, limit: float) -> list[float]:
+    times = []  # type: list[float]
+    end = time.perf_counter() + limit
+    while not times or time.perf_counter() < end:
+        started = time.perf_counter()
+        model.run(image)
+        times.append(time.perf_counter() - started)
+    return times
+
+
+def digest(path: Path) -> str:
+    found = hashlib.sha256()
+    with path.open("rb") as stream:
+        for block in iter(lambda: stream.read(1 << 20), b""):
+            found.update(block)
+    return found.hexdigest()
+
+
+def write(path: Path, save: Any) -> None:
+    """The whole file or none: under another name, then renamed."""
+    part = path.with_name(path.name + ".part")
+    with part.open("wb") as stream:
+        save(stream)
+        stream.flush()
+        os.fsync(stream.fileno())
+    os.replace(str(part), str(path))
+
+
+if __name__ == "__main__":
+    sys.exit(main())

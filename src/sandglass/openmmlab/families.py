@@ -1,0 +1,241 @@
+"""How the architectures of Sandglass are written in OpenMMLab's configs: one entry a family, as data.
+
+Places are dotted and below the config's `model`, under the names of the 1.x generation (see match.py).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+
+@dataclass(frozen=True)
+class Only:
+    """What an architecture has at a place: one of some values. `default` is OpenMMLab's where the config is silent."""
+
+    values: tuple[Any, ...]
+    default: Any = ...
+
+
+@dataclass(frozen=True)
+class Family:
+    """One kind of network.
+
+    `model` and `task` are a card's. `types` are the names that make a config one of the family, by part, in both
+    generations. `arguments` are those of the architecture, each from a place, or a list from several, and `defaults`
+    those that the config need not say. `only` says what the architecture has besides: values, or what follows from the
+    arguments.
+    """
+
+    model: str
+    task: str
+    types: Mapping[str, tuple[str, ...]]
+    arguments: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
+    defaults: Mapping[str, Any] = field(default_factory=dict)
+    only: Mapping[str, Only | Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+
+
+# A head of one 1x1 convolution, of the older and of the newer generation; for COCO's keypoints.
+ONE_CONVOLUTION = {
+    "head.num_deconv_layers": Only((0,)),
+    "head.extra.final_conv_kernel": Only((1,)),
+    "head.deconv_out_channels": Only((None,)),
+}
+KEYPOINTS = {"head.out_channels": Only((17,)), **ONE_CONVOLUTION}
+NORM = {"backbone.norm_cfg.type": Only(("BN", "SyncBN"))}
+
+
+def _stages(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    """An HRNet's `extra`."""
+    width, modules, blocks = arguments["width"], arguments["modules"], arguments["blocks"]
+    stem = {"num_modules": 1, "num_branches": 1, "block": "BOTTLENECK"}
+    found = {"stage1": {**stem, "num_blocks": [blocks], "num_channels": [arguments["stem_channels"]]}}
+    for count, repeated in enumerate(modules, 2):
+        found[f"stage{count}"] = {
+            "num_modules": repeated,
+            "num_branches": count,
+            "block": "BASIC",
+            "num_blocks": [blocks] * count,
+            "num_channels": [width << level for level in range(count)],
+        }
+    return found
+
+
+HRNET: dict[str, str | tuple[str, ...]] = {
+    "width": "backbone.extra.stage2.num_channels.0",
+    "modules": tuple(f"backbone.extra.stage{i}.num_modules" for i in (2, 3, 4)),
+    "blocks": "backbone.extra.stage2.num_blocks.0",
+    "stem_channels": "backbone.extra.stage1.num_channels.0",
+}
+
+CLASSIFIER = {
+    "": ("ImageClassifier",),
+    "neck": ("GlobalAveragePooling",),
+    "head": ("LinearClsHead", "MultiLabelLinearClsHead"),  # they differ in how classes are trained, and share logits
+}
+STAGES_OF_RESNET = {
+    **NORM,
+    "backbone.num_stages": Only((4,)),
+    "backbone.out_indices": Only(([0, 1, 2, 3],)),
+    "backbone.base_channels": Only((64,)),
+    "backbone.avg_down": Only((False,)),
+}
+RESNET: dict[str, str | tuple[str, ...]] = {"depth": "backbone.depth", "classes": "head.num_classes"}
+RESNET_ONLY: dict[str, Only | Callable[[Mapping[str, Any]], Any]] = {
+    **NORM,
+    "backbone.num_stages": Only((4,)),
+    "backbone.out_indices": Only(([3],)),
+    "backbone.style": Only(("pytorch",)),
+    "backbone.stem_channels": Only((64,)),
+    "backbone.base_channels": Only((64,)),
+    "backbone.deep_stem": Only((False,)),
+    "backbone.avg_down": Only((False,)),
+    "head.in_channels": lambda given: 512 if given["depth"] < 50 else 2048,
+}
+
+FAMILIES = (
+    Family(
+        "hourglass",
+        "topdown-pose",
+        {
+            "": ("TopDown", "TopdownPoseEstimator"),
+            "backbone": ("HourglassNet",),
+            "head": ("TopdownHeatmapMultiStageHead", "CPMHead"),
+        },
+        {
+            "stage_channels": "backbone.stage_channels",
+            "stage_blocks": "backbone.stage_blocks",
+            "feature_channels": "backbone.feat_channel",
+        },
+        only={
+            **NORM,
+            **KEYPOINTS,
+            "backbone.num_stacks": Only((1,), default=2),
+            "backbone.downsample_times": lambda given: len(given.get("stage_channels", range(6))) - 1,
+            "head.in_channels": lambda given: given.get("feature_channels", 256),
+            "head.num_stages": Only((1,), default=1),
+        },
+    ),
+    Family(
+        "hrnet",
+        "topdown-pose",
+        {
+            "": ("TopDown", "TopdownPoseEstimator"),
+            "backbone": ("HRNet",),
+            "head": ("TopdownHeatmapSimpleHead", "HeatmapHead"),
+        },
+        HRNET,
+        only={
+            **NORM,
+            **KEYPOINTS,
+            "backbone.in_channels": Only((3,)),
+            "backbone.extra": _stages,
+            "head.in_channels": lambda given: given["width"],
+        },
+    ),
+    Family(
+        "hrnet-ae",
+        "bottomup-pose",
+        {
+            "": ("AssociativeEmbedding", "BottomupPoseEstimator"),
+            "backbone": ("HRNet",),
+            "head": ("AESimpleHead", "AssociativeEmbeddingHead"),
+        },
+        HRNET,
+        only={
+            **NORM,
+            **ONE_CONVOLUTION,
+            "backbone.in_channels": Only((3,)),
+            "backbone.extra": _stages,
+            "head.in_channels": lambda given: given["width"],
+            "head.num_joints": Only((17,)),
+            "head.num_keypoints": Only((17,)),
+            "head.tag_dim": Only((1,)),
+            "head.tag_per_joint": Only((True,)),
+            "head.tag_per_keypoint": Only((True,)),
+        },
+    ),
+    Family(
+        "hrnet-cls",
+        "classification",
+        {"": CLASSIFIER[""], "backbone": ("HRNet",), "head": CLASSIFIER["head"], "neck.0": ("HRFuseScales",)},
+        {"width": "neck.0.in_channels.0", "classes": "head.num_classes"},
+        only={
+            **NORM,
+            "backbone.arch": lambda given: f"w{given['width']}",
+            "neck": lambda given: [
+                {"type": "HRFuseScales", "in_channels": [given["width"] << level for level in range(4)]},
+                {"type": "GlobalAveragePooling"},
+            ],
+            "head.in_channels": Only((2048,)),
+        },
+    ),
+    Family("resnet", "classification", {**CLASSIFIER, "backbone": ("ResNet",)}, RESNET, only=RESNET_ONLY),
+    Family(
+        "resnet",
+        "classification",
+        {**CLASSIFIER, "backbone": ("ResNet_CIFAR",)},
+        RESNET,
+        {"cifar": True},
+        RESNET_ONLY,
+    ),
+    Family(
+        "resnet",
+        "classification",
+        {**CLASSIFIER, "backbone": ("ResNeXt",)},
+        {**RESNET, "groups": "backbone.groups", "group_width": "backbone.width_per_group"},
+        {"groups": 32, "group_width": 4},
+        RESNET_ONLY,
+    ),
+    Family(
+        "mobilenet-v2",
+        "classification",
+        {**CLASSIFIER, "backbone": ("MobileNetV2",)},
+        {"width": "backbone.widen_factor", "classes": "head.num_classes"},
+        only={
+            **NORM,
+            "backbone.out_indices": Only(([7],)),
+            "head.in_channels": lambda given: round(1280 * max(1.0, given.get("width", 1.0))),
+        },
+    ),
+    Family(
+        "panet",
+        "text-detection",
+        {"": ("PANet",), "backbone": ("mmdet.ResNet",), "neck": ("FPEM_FFM",), "det_head": ("PANHead",)},
+        {
+            "depth": "backbone.depth",
+            "deep_stem": "backbone.stem_channels",
+            "neck_channels": "neck.conv_out",
+            "repeats": "neck.fpem_repeat",
+        },
+        {"deep_stem": 64},
+        {
+            **STAGES_OF_RESNET,
+            "backbone.depth": Only((18, 34)),
+            "backbone.style": Only(("pytorch", "caffe")),  # the same for blocks of two convolutions
+            "backbone.deep_stem": Only((True,), default=False),
+            "neck.in_channels": Only(([64, 128, 256, 512],)),
+            "det_head.in_channels": lambda given: [given.get("neck_channels", 128)] * 4,
+            "det_head.hidden_dim": lambda given: given.get("neck_channels", 128),
+            "det_head.out_channel": Only((6,)),
+            "det_head.out_channels": Only((6,)),
+        },
+    ),
+    Family(
+        "textsnake",
+        "text-detection",
+        {"": ("TextSnake",), "backbone": ("mmdet.ResNet",), "neck": ("FPN_UNet",), "det_head": ("TextSnakeHead",)},
+        {"depth": "backbone.depth", "neck_channels": "neck.out_channels"},
+        only={
+            **STAGES_OF_RESNET,
+            "backbone.depth": Only((50, 101, 152)),
+            "backbone.style": Only(("caffe",), default="pytorch"),
+            "backbone.deep_stem": Only((False,)),
+            "backbone.stem_channels": Only((64,)),
+            "neck.in_channels": Only(([256, 512, 1024, 2048],)),
+            "det_head.in_channels": lambda given: given.get("neck_channels", 32),
+            "det_head.out_channels": Only((5,)),
+        },
+    ),
+)

@@ -1,0 +1,186 @@
+"""Centred activations: what a tensor is on average moves into the biases around it, where the network stays the same.
+
+Rounding spends its steps on the whole range between the least and the largest value. A channel that lies away from 0
+wastes them: its offset is taken off by the layer that makes it and put back by those that read it, through their
+weights. A clamp's result has one offset for all channels, half its range, and its bounds move with it: a target whose
+integers are symmetric around 0 then uses all of them for what a ReLU leaves, as if it had a zero point.
+
+An offset cannot pass through padding, whose zeros stay, nor through anything but sums and clamps.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sandglass.quantize.layers import CLAMPS, Facts, facts, own_constants
+
+LARGEST = float(np.finfo(np.float32).max)
+
+
+@dataclass(frozen=True)
+class Places:
+    """Tensors that can be centred: `linear` with an offset for each channel, `clamped` with one for all."""
+
+    linear: tuple[str, ...]
+    clamped: tuple[str, ...]
+
+
+def places(model: onnx.ModelProto, layers: set[str]) -> Places:
+    """Where offsets pay: tensors that one of `layers` rounds, and that nothing reads but what can take an offset up."""
+    graph = _Graph(model)
+    linear, clamped = [], []
+    for name in dict.fromkeys(graph.known[layer].layer.input for layer in graph.known if layer in layers):
+        node = graph.makers.get(name)
+        if (
+            node is None
+            or name in graph.outputs
+            or not all(graph.folds(reader, name) for reader in graph.readers[name])
+        ):
+            continue
+        if node.op_type in CLAMPS:
+            if graph.shiftable(node) and all(reader.op_type != "Add" for reader in graph.readers[name]):
+                clamped.append(name)
+        elif node.op_type == "Add" or (node.name in graph.known and graph.own_bias(node)):
+            linear.append(name)
+    return Places(tuple(linear), tuple(clamped))
+
+
+def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """The same network with each tensor in `wanted` less its offset, (channels,) float32; the model is changed.
+
+    `wanted` are tensors that `places` names. A sum of terms that others read too is less by their offsets.
+    """
+    own_constants(model)
+    graph = _Graph(model)
+    for name, values in graph.offsets(wanted).items():
+        maker = graph.makers[name]
+        if maker.name in graph.known:
+            graph.add_to_bias(maker, -values)
+        elif maker.op_type in CLAMPS:
+            graph.move_bounds(maker, float(values[0]))
+        for reader in graph.readers[name]:
+            if reader.name in graph.known:
+                graph.add_to_bias(reader, _through(graph.weight(reader), graph.known[reader.name], values))
+    return model
+
+
+class _Graph:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.known = model, facts(model)
+        self.constants = {entry.name: entry for entry in model.graph.initializer}
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
+        for node in model.graph.node:
+            for name in node.input:
+                self.readers[name].append(node)
+        self.outputs = {value.name for value in model.graph.output}
+
+    def weight(self, node: onnx.NodeProto) -> np.ndarray:
+        """A layer's weights."""
+        return numpy_helper.to_array(self.constants[node.input[1]])
+
+    def folds(self, node: onnx.NodeProto, tensor: str) -> bool:
+        """Whether a reader takes an offset of `tensor` up exactly."""
+        if node.op_type == "Add":
+            return self._open_sum(node)
+        return node.op_type == "Conv" and node.name in self.known and not self._padded(node) and self.own_bias(node)
+
+    def _padded(self, node: onnx.NodeProto) -> bool:
+        named = any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute)
+        return named or any(self.known[node.name].pads)
+
+    def _open_sum(self, node: onnx.NodeProto) -> bool:
+        """Whether a sum's own readers can take an offset, or one of its terms can hold it off."""
+        return bool(self._free(node)) or (
+            node.output[0] not in self.outputs
+            and all(self.folds(reader, node.output[0]) for reader in self.readers[node.output[0]])
+        )
+
+    def _free(self, node: onnx.NodeProto) -> list[str]:
+        """Terms of a sum that a layer makes for it alone, each channel its own: their offset can be anything."""
+        return [
+            name
+            for name in node.input
+            if (maker := self.makers.get(name)) is not None
+            and maker.name in self.known
+            and self.known[maker.name].channels > 1
+            and self.own_bias(maker)
+            and len(self.readers[name]) == 1
+            and name not in self.outputs
+        ]
+
+    def own_bias(self, node: onnx.NodeProto) -> bool:
+        """Whether a layer has a bias that is a constant, or can be given one."""
+        return node.op_type in ("Conv", "ConvTranspose") and all(name in self.constants for name in node.input[2:])
+
+    def shiftable(self, node: onnx.NodeProto) -> bool:
+        """Whether a clamp follows a layer alone and its bounds are constants."""
+        maker = self.makers.get(node.input[0])
+        return (
+            maker is not None
+            and maker.name in self.known
+            and self.own_bias(maker)
+            and len(self.readers[node.input[0]]) == 1
+            and node.input[0] not in self.outputs
+            and all(name in self.constants for name in node.input[1:] if name)
+        )
+
+    def offsets(self, wanted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Offsets of every tensor that has one, so that those in `wanted` have theirs, in the graph's order."""
+        found: dict[str, np.ndarray] = {}
+        for node in self.model.graph.node:
+            name = node.output[0]
+            if node.op_type == "Add":
+                free = [term for term in self._free(node) if term not in found]
+                given = sum((found[term] for term in node.input if term in found), np.zeros(1))
+                if free and (name in wanted or np.any(given)):
+                    found[free[0]] = wanted.get(name, np.zeros(1)) - given
+                    given = given + found[free[0]]
+                if np.any(given):
+                    found[name] = given
+            elif name in wanted:
+                found[name] = wanted[name].astype(np.float64)
+                if node.op_type in CLAMPS:
+                    found[node.input[0]] = found[name]
+        return found
+
+    def add_to_bias(self, node: onnx.NodeProto, values: np.ndarray) -> None:
+        """Add to a layer's bias, which it is given where it has none."""
+        channels = self.known[node.name].channels
+        if len(node.input) < 3 or not node.input[2]:
+            del node.input[2:]
+            node.input.append(f"{node.name}.offset")
+            zeros = numpy_helper.from_array(np.zeros(channels, np.float32), f"{node.name}.offset")
+            self.model.graph.initializer.append(zeros)
+            self.constants[zeros.name] = self.model.graph.initializer[-1]
+        entry = self.constants[node.input[2]]
+        bias = numpy_helper.to_array(entry).astype(np.float64) + values
+        entry.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), entry.name))
+
+    def move_bounds(self, node: onnx.NodeProto, offset: float) -> None:
+        """A ReLU or Clip whose input and output are less by `offset`."""
+        low, high = 0.0, LARGEST
+        if node.op_type == "Clip":
+            given = [*node.input[1:], "", ""]
+            low, high = (
+                float(numpy_helper.to_array(self.constants[name])) if name else none
+                for name, none in zip(given[:2], (-LARGEST, LARGEST), strict=True)
+            )
+        names = [f"{node.name}.minimum", f"{node.name}.maximum"]
+        for name, value in zip(names, (low - offset, high - offset), strict=True):
+            constant = np.array(np.clip(value, -LARGEST, LARGEST), np.float32)
+            self.model.graph.initializer.append(numpy_helper.from_array(constant, name))
+        node.CopyFrom(helper.make_node("Clip", [node.input[0], *names], list(node.output), node.name))
+
+
+def _through(weight: np.ndarray, fact: Facts, values: np.ndarray) -> np.ndarray:
+    """What a layer makes of an offset of its input, (output channels,)."""
+    sums = weight.reshape(*weight.shape[:2], -1).sum(2, dtype=np.float64).reshape(fact.group, -1, weight.shape[1])
+    inputs = np.broadcast_to(values, (fact.group * weight.shape[1],)).reshape(fact.group, -1)
+    return np.asarray(np.einsum("goi,gi->go", sums, inputs).ravel())

@@ -1,0 +1,247 @@
+"""Bottom-up human pose: a whole image in, everybody's seventeen COCO keypoints out.
+
+Resizing, grouping and scoring are those of mmpose 1.x's configuration of HRNet-W32 with associative embedding for
+512x512 (BottomupResize in mode expand, AssociativeEmbedding, CocoMetric by the groups' scores without suppression).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sandglass.card import Card
+from sandglass.datasets import KeypointDataset
+from sandglass.datasets.coco_keypoints import is_sample
+from sandglass.errors import GraphError
+from sandglass.metrics import keypoints
+from sandglass.vision import affine, coco17, grouping, heatmap, skeleton
+from sandglass.vision.image import normalize
+
+METRICS = keypoints.METRICS
+DATASET = "synthetic-crowd"
+DECODE = {"flip_shift": bool, "flip_test": bool}
+PROTOCOL = {"boxes": "none, people are looked for in whole images"}
+FIDELITY = ("OKS", "pixels")
+MULTIPLE = 64  # sides of inputs are multiples of it
+VISIBLE = 0.2  # people and joints up to this score are not drawn, and joints do not count for agreement
+AREA_OF_BOX = 0.53  # of the box around its keypoints a person covers about this much
+KEYPOINTS = len(coco17.NAMES)
+STRIDE = 4
+TAG_STEP = 2.0  # between the tags of two people of a perfect network
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One image to look at, or the region `box` of it: x, y, w, h in pixels."""
+
+    index: int
+    image_id: int
+    box: affine.Box | None = None
+
+
+def samples(dataset: KeypointDataset) -> list[Sample]:
+    """Every image, with people or without, as in mmpose. Detections are not needed."""
+    return [Sample(index, image_id) for index, image_id in enumerate(dataset.image_ids)]
+
+
+def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
+    """The whole image, or the regions x, y, w, h of it that are to fill the input."""
+    regions = [(box[0], box[1], box[2], box[3]) for box in boxes]
+    return [Sample(index, 0, region) for index, region in enumerate(regions or [None])]
+
+
+def prepare(
+    image: np.ndarray, sample: Sample, card: Card, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image.
+
+    `size` is (H, W), by default the card's. The image covers the card's size in its own aspect ratio, as mmpose has it,
+    or is as large as `size` allows; black is around it.
+    """
+    shape = size or card.input.size
+    whole = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
+    centre, scale = affine.letterbox(sample.box or whole, shape, card.input.size, MULTIPLE)
+    pixels = affine.crop(image, affine.warp_matrix(centre, scale, shape), shape)
+    if card.input.channels == "bgr":
+        pixels = pixels[..., ::-1]
+    array = normalize(pixels, card.input.mean, card.input.std)
+    return array, {"image_id": sample.image_id, "centre": centre, "scale": scale, "size": shape}
+
+
+def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
+    """Predictions from heatmaps and tags (N, 34, h, w): image_id, and people with keypoints, score and area.
+
+    Keypoints are [[x, y, score] * 17] in pixels of the image, the area is that of the box around them. Heatmaps and
+    tags may be two outputs; with tags of the mirrored image they have 51 channels. Raises GraphError for other outputs.
+    """
+    maps = _maps(outputs)
+    return [
+        {"image_id": meta["image_id"], "people": _people(heatmaps, tags, meta)}
+        for heatmaps, tags, meta in zip(maps[:, 0], maps[:, 1:], metas, strict=True)
+    ]
+
+
+def _people(heatmaps: np.ndarray, tags: np.ndarray, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+    """Grouped where heatmaps (17, h, w) and tags (L, 17, h, w) have the size of the input, as mmpose does it."""
+    size = meta["size"]
+    found, scores = grouping.decode(_enlarged(heatmaps, size), np.stack([_enlarged(part, size) for part in tags]))
+    places = affine.to_image(found[..., :2].reshape(1, -1, 2), meta["centre"][None], meta["scale"][None], size)
+    joints = np.concatenate([places.reshape(-1, KEYPOINTS, 2), found[..., 2:]], axis=2)
+    areas = np.ptp(joints[..., :2], axis=1).prod(axis=1)
+    return [
+        {"keypoints": person.tolist(), "score": float(score), "area": float(area)}
+        for person, score, area in zip(joints, scores, areas, strict=True)
+    ]
+
+
+def _enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Maps (K, h, w) at the size (H, W) of the input, between pixel centres linearly."""
+    return np.stack([cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for one in maps])
+
+
+def _maps(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Heatmaps, then tags: (N, 1 + L, 17, h, w)."""
+    arrays = list(outputs.values())
+    channels = sum(array.shape[1] for array in arrays if array.ndim == 4)
+    together = all(array.ndim == 4 and array.shape[2:] == arrays[0].shape[2:] for array in arrays)
+    if not together or channels not in (2 * KEYPOINTS, 3 * KEYPOINTS):
+        told = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        raise GraphError(
+            f"the graph's outputs are {told}, expected 17 heatmaps and 17 tags (1, 34, h, w)", "mend the card's task"
+        )
+    count, _, height, width = arrays[0].shape
+    return np.concatenate(arrays, axis=1).reshape(count, -1, KEYPOINTS, height, width)
+
+
+def encode(
+    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
+) -> dict[str, np.ndarray]:
+    """Heatmaps and tags at a quarter of the input that `decode` reads as these people.
+
+    People have tags from left to right. Keypoints that the input does not show, and one of two that fall on the same
+    place, are lost.
+    """
+    maps = [_encoded(prediction["people"], meta) for prediction, meta in zip(predictions, metas, strict=True)]
+    return {"heatmaps_and_tags": np.stack(maps)}
+
+
+def _encoded(people: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> np.ndarray:
+    size = meta["size"]
+    maps = np.zeros((2, KEYPOINTS, size[0] // STRIDE, size[1] // STRIDE), np.float32)
+    if not people:
+        return maps.reshape(2 * KEYPOINTS, *maps.shape[2:])
+    joints = np.array([person["keypoints"] for person in people])
+    weights = np.maximum(joints[..., 2], 1e-9)
+    joints = joints[np.argsort((joints[..., 0] * weights).sum(axis=1) / weights.sum(axis=1))]
+    places = affine.to_input(joints[..., :2].reshape(1, -1, 2), meta["centre"][None], meta["scale"][None], size)
+    # A heatmap's pixel stands for the middle of the input's pixels that it covers.
+    places = places.reshape(joints[..., :2].shape) - STRIDE / 2
+    each = heatmap.encode(places, joints[..., 2], size, STRIDE)
+    whole = each + 1e-3 * each.max(axis=1, keepdims=True)  # tags are a person's beside its other keypoints too
+    maps[0], maps[1] = each.max(axis=0), TAG_STEP * whole.argmax(axis=0)
+    return maps.reshape(2 * KEYPOINTS, *maps.shape[2:])
+
+
+def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
+    """The annotated people by image as predictions: labelled keypoints score 1, the others 0."""
+    people: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in dataset.image_ids}
+    for entry in filter(is_sample, dataset.coco["annotations"]):
+        joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
+        joints[:, 2] = joints[:, 2] > 0
+        people[entry["image_id"]].append({"keypoints": joints.tolist(), "score": 1.0, "area": entry["area"]})
+    return [{"image_id": image_id, "people": found} for image_id, found in people.items()]
+
+
+def flip_inputs(inputs: np.ndarray) -> np.ndarray:
+    """Inputs (N, 3, H, W) followed by their mirror images: (2N, 3, H, W)."""
+    return np.concatenate([inputs, inputs[..., ::-1]])
+
+
+def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+    """Mean of the heatmaps of images and of their mirror images, and both tags: (2N, 34, h, w) -> (N, 51, h, w).
+
+    Mirrored maps are moved by a pixel to the right where the card's `[decode]` says `flip_shift = true`.
+    """
+    plain, mirrored = np.split(_maps(outputs), 2)
+    shift = card.decode.get("flip_shift", False)
+    back = [heatmap.flip_back(mirrored[:, i], coco17.FLIP_PAIRS, shift) for i in (0, 1)]
+    merged = np.concatenate([(plain[:, 0] + back[0]) / 2, plain[:, 1], back[1]], axis=1)
+    return {"heatmaps_and_tags": merged}
+
+
+def score(predictions: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0) -> dict[str, Any]:
+    """The ten COCO metrics with 95 % intervals: name to value, low and high."""
+    return keypoints.score(dataset.coco, to_coco(predictions), seed)
+
+
+def paired(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0
+) -> dict[str, Any]:
+    """The change of each metric from one set of predictions to another on the same images."""
+    return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
+
+
+def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    """How near two predictions for one image are: OKS of people matched one to one, and their distance in pixels.
+
+    OKS is weighted by the scores of both, and a person whom only one of them has counts as 0, by that score: 1 means
+    the same people at the same places. NaN where neither has anybody, and pixels where nobody is matched.
+    """
+    first, second = before["people"], after["people"]
+    weights = [np.array([person["score"] for person in people]) for people in (first, second)]
+    total = sum(part.sum() for part in weights)
+    if not total:
+        return {"OKS": float("nan"), "pixels": float("nan")}
+    pairs = _pairs(first, second)
+    shared = sum(oks * (weights[0][i] + weights[1][j]) for i, j, oks, _ in pairs)
+    distances = [distance for *_, distance in pairs if np.isfinite(distance)]
+    return {"OKS": float(shared / total), "pixels": float(np.mean(distances)) if distances else float("nan")}
+
+
+def _pairs(
+    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
+) -> list[tuple[int, int, float, float]]:
+    """People matched one to one, the most similar first: index of each, OKS and mean distance in pixels."""
+    if not first or not second:
+        return []
+    a, b = (np.array([person["keypoints"] for person in people]) for people in (first, second))
+    squared = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(axis=-1)
+    seen = np.where((a[..., 2] > VISIBLE).any(axis=1, keepdims=True), a[..., 2] > VISIBLE, True)[:, None]
+    areas = AREA_OF_BOX * np.maximum([person["area"] for person in first], 1.0)[:, None, None]
+    near = np.exp(-squared / (2 * areas * (2 * coco17.SIGMAS) ** 2))
+    oks, distance = (np.where(seen, values, 0).sum(-1) / seen.sum(-1) for values in (near, np.sqrt(squared)))
+    found = []
+    left = oks.copy()
+    for _ in range(min(left.shape)):
+        i, j = np.unravel_index(left.argmax(), left.shape)
+        found.append((int(i), int(j), float(oks[i, j]), float(distance[i, j])))
+        left[i], left[:, j] = -1, -1
+    return found
+
+
+def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Predictions in COCO's result format, everybody in them."""
+    return [
+        {
+            "image_id": prediction["image_id"],
+            "category_id": 1,
+            "keypoints": [value for joint in person["keypoints"] for value in joint],
+            "score": person["score"],
+        }
+        for prediction in predictions
+        for person in prediction["people"]
+    ]
+
+
+def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, people and joints above 0.2 only."""
+    picture = image.copy()
+    for prediction in predictions:
+        for person in prediction["people"]:
+            if person["score"] > VISIBLE:
+                skeleton.draw(picture, np.array(person["keypoints"]), person["area"], VISIBLE)
+    return picture

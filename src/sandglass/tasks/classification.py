@@ -1,0 +1,244 @@
+"""Image classification: an image in, one of many classes out.
+
+Preprocessing is that of mmpretrain 1.x (ResizeEdge, CenterCrop, and the normalization of its data preprocessor), top-1
+and top-5 accuracy are those of its Accuracy metric.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sandglass import discover
+from sandglass.card import Card
+from sandglass.datasets import LabelledDataset
+from sandglass.errors import CardError, DatasetError, GraphError, InputError
+from sandglass.metrics import bootstrap
+from sandglass.vision.image import normalize
+from sandglass.vision.resize import LIBRARIES, OPENCV, by_short_side, centre_crop, resize
+
+METRICS = ("top-1", "top-5")
+DATASET = "synthetic-shapes"
+DECODE = {
+    "short_side": int,
+    "interpolation": tuple(OPENCV),
+    "library": tuple(LIBRARIES),
+    "classes": object,  # names, or the dataset that has them
+    "probabilities": bool,
+    "flip_test": bool,
+}
+PROTOCOL: dict[str, Any] = {}
+FIDELITY = ("same class", "logit error")
+KEPT = 20  # likeliest classes in a prediction
+SHOWN = 5
+FAINTEST = 1e-12  # probabilities below it are equally far from anything
+READABLE = 192  # pixels: a smaller image is enlarged before it is written on
+
+
+@dataclass(frozen=True)
+class Sample:
+    """An image to look at: its class where it is known, and the box x, y, w, h to cut out where it is not all of it."""
+
+    index: int
+    image_id: int
+    label: int | None = None
+    box: tuple[float, float, float, float] | None = None
+
+
+def samples(dataset: LabelledDataset) -> list[Sample]:
+    """One for each image."""
+    return [Sample(index, image_id, label) for index, (image_id, label) in enumerate(dataset.labels.items())]
+
+
+def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
+    """The whole image, or what its boxes x, y, w, h hold. Raises InputError for a box that holds no pixel of it."""
+    height, width = image.shape[:2]
+    for x, y, w, h in boxes:
+        if min(x + w, width) - max(x, 0) < 1 or min(y + h, height) - max(y, 0) < 1:
+            raise InputError(f"the box {x:g},{y:g},{w:g},{h:g} holds no pixel of the image, which is {width}x{height}")
+    return [Sample(i, 0, None, (b[0], b[1], b[2], b[3])) for i, b in enumerate(boxes)] or [Sample(0, 0)]
+
+
+def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, dict[str, Any]]:
+    """The network's input (3, H, W) float32: resized as the card says, its middle cut out, normalized.
+
+    Raises CardError for settings that do not exist or do not fit.
+    """
+    if sample.box:
+        x, y, w, h = sample.box
+        image = image[max(0, int(y)) : int(y + h), max(0, int(x)) : int(x + w)]
+    size, short = card.input.size, card.decode.get("short_side")
+    if short is not None and (not isinstance(short, int) or short < max(size)):
+        raise CardError(f"short_side is {short!r}, expected at least the input's {max(size)}", "mend the card")
+    whole = size if short is None else by_short_side((image.shape[0], image.shape[1]), short)
+    library, interpolation = card.decode.get("library", "opencv"), card.decode.get("interpolation", "bilinear")
+    pixels = centre_crop(resize(image, whole, library, interpolation), size)
+    if card.input.channels == "bgr":
+        pixels = pixels[..., ::-1]
+    array = normalize(pixels, card.input.mean, card.input.std)
+    return array, {"image_id": sample.image_id, "label": sample.label}
+
+
+def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
+    """Predictions from logits (N, C), or from probabilities where the card says so: image_id, the likeliest classes,
+    best first, their scores (probabilities, six digits), and the names of the first five where the card has them.
+
+    Raises GraphError for an output of another shape, and DatasetError for a sample whose class the network lacks.
+    """
+    values = _values(outputs)
+    for meta in metas:
+        if meta["label"] is not None and meta["label"] >= values.shape[1]:
+            raise DatasetError(
+                f"image {meta['image_id']} has the label {meta['label']}, the network has {values.shape[1]} classes",
+                "use the dataset that the network is for",
+            )
+    names = _names(card.decode.get("classes", ()))
+    best = np.argsort(-values, axis=1, kind="stable")[:, :KEPT]
+    scores = values.astype(np.float64)
+    if not card.decode.get("probabilities", False):
+        scores = np.exp(scores - scores.max(1, keepdims=True))
+        scores /= scores.sum(1, keepdims=True)
+    found = []
+    for meta, classes, row in zip(metas, best.tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True):
+        prediction = {"image_id": meta["image_id"], "classes": classes, "scores": [float(f"{p:.6g}") for p in row]}
+        if names:
+            prediction["names"] = [names[c] if c < len(names) else str(c) for c in classes[:SHOWN]]
+        found.append(prediction)
+    return found
+
+
+def _values(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+    """The one output as (N, C); dimensions of 1 may follow, as a last convolution leaves them."""
+    arrays = list(outputs.values())
+    if len(arrays) != 1 or arrays[0].ndim < 2 or arrays[0].shape[1] < 2 or max(arrays[0].shape[2:], default=1) > 1:
+        told = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        raise GraphError(f"the graph's outputs are {told}, expected (1, classes)", "mend the card's task")
+    return arrays[0].reshape(arrays[0].shape[:2])
+
+
+def _names(classes: Any) -> tuple[str, ...]:
+    """The names of a card: a list, or the name of the dataset that has them."""
+    if isinstance(classes, str):
+        return _names_of(classes)
+    if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
+        raise CardError(f"classes is {classes!r}, expected a list of names or a dataset", "mend the card")
+    return tuple(classes)
+
+
+@lru_cache
+def _names_of(dataset: str) -> tuple[str, ...]:
+    names = getattr(discover.load("datasets", dataset), "class_names", None)
+    if names is None:
+        raise CardError(f"classes is {dataset!r}, a dataset without classes", "mend the card")
+    return tuple(names())
+
+
+def encode(
+    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
+) -> dict[str, np.ndarray]:
+    """Logits (or probabilities) that `decode` reads as these predictions; classes that are not in them get least."""
+    count = 1 + max(max(prediction["classes"]) for prediction in predictions)
+    values = np.full((len(predictions), max(2, count)), FAINTEST)
+    for row, prediction in zip(values, predictions, strict=True):
+        row[prediction["classes"]] = np.maximum(prediction["scores"], FAINTEST)
+    return {"logits": (values if card.decode.get("probabilities", False) else np.log(values)).astype(np.float32)}
+
+
+def truths(dataset: LabelledDataset) -> list[dict[str, Any]]:
+    """The labels as predictions."""
+    return [{"image_id": image_id, "classes": [label], "scores": [1.0]} for image_id, label in dataset.labels.items()]
+
+
+def flip_inputs(inputs: np.ndarray) -> np.ndarray:
+    """Inputs (N, 3, H, W) followed by their mirror images: (2N, 3, H, W)."""
+    return np.concatenate([inputs, inputs[..., ::-1]])
+
+
+def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+    """Mean of the outputs of images and of their mirror images, (2N, ...) -> (N, ...)."""
+    return {name: np.mean(np.split(array, 2), axis=0) for name, array in outputs.items()}
+
+
+def score(predictions: Sequence[Mapping[str, Any]], dataset: LabelledDataset, seed: int = 0) -> dict[str, Any]:
+    """Top-1 and top-5 accuracy with 95 % intervals: name to value, low and high."""
+    return _means(_right(predictions, dataset), seed)
+
+
+def paired(
+    before: Sequence[Mapping[str, Any]],
+    after: Sequence[Mapping[str, Any]],
+    dataset: LabelledDataset,
+    seed: int = 0,
+) -> dict[str, Any]:
+    """The change of each metric from one set of predictions to another on the same images."""
+    return _means(_right(after, dataset) - _right(before, dataset), seed)
+
+
+def _right(predictions: Sequence[Mapping[str, Any]], dataset: LabelledDataset) -> np.ndarray:
+    """Whether the class of each image is the likeliest, and among the five likeliest: (images, 2), 0 or 1."""
+    return np.array(
+        [
+            [dataset.labels[p["image_id"]] in p["classes"][:count] for count in (1, SHOWN)]
+            for p in sorted(predictions, key=lambda p: p["image_id"])
+        ],
+        np.float64,
+    )
+
+
+def _means(values: np.ndarray, seed: int) -> dict[str, Any]:
+    resampled = bootstrap.means(values, seed)
+    found = {}
+    for name, column, drawn in zip(METRICS, values.T, resampled.T, strict=True):
+        low, high = bootstrap.interval(drawn)
+        found[name] = {"value": float(column.mean()), "low": low, "high": high}
+    return found
+
+
+def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    """Whether two predictions have the same first class, and how far the logits of the five likeliest are apart.
+
+    The error is the root of the mean square of the differences of log probabilities, which are logits but for a shift
+    that means nothing. A class that is not among the other's likeliest counts as the last of them.
+    """
+    other = dict(zip(after["classes"], after["scores"], strict=True))
+    least = after["scores"][-1]
+    pairs = [(p, other.get(c, least)) for c, p in zip(before["classes"][:SHOWN], before["scores"], strict=False)]
+    first, second = np.log(np.maximum(np.array(pairs), FAINTEST)).T
+    return {
+        "same class": float(before["classes"][0] == after["classes"][0]),
+        "logit error": float(np.sqrt(np.mean((first - second) ** 2))),
+    }
+
+
+def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """A copy of an HWC uint8 RGB image with the five likeliest classes of each prediction in its corner.
+
+    An image that is too small to be read is enlarged by a whole factor.
+    """
+    factor = -(-READABLE // min(image.shape[:2])) if predictions else 1
+    picture = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1)) if factor > 1 else image.copy()
+    lines = [line for prediction in predictions for line in _lines(prediction)]
+    if not lines:
+        return picture
+    height, width = picture.shape[:2]
+    font, probe = cv2.FONT_HERSHEY_SIMPLEX, 1.0
+    widest = max(cv2.getTextSize(line, font, probe, 1)[0][0] for line in lines)
+    tall = cv2.getTextSize("Ay", font, probe, 1)[0][1] * 1.8
+    scale = min(0.9 * width / widest, 0.5 * height / (tall * len(lines)), max(0.4, height / 700))
+    step = tall * scale
+    panel = picture[: round(step * (len(lines) + 0.5)), : round(widest * scale + step)]
+    panel[:] = panel // 3
+    for i, line in enumerate(lines):
+        place = (round(step / 2), round(step * (i + 0.9)))
+        cv2.putText(picture, line, place, font, scale, (255, 255, 255), max(1, round(scale * 1.5)), cv2.LINE_AA)
+    return picture
+
+
+def _lines(prediction: Mapping[str, Any]) -> list[str]:
+    names = prediction.get("names") or [f"class {c}" for c in prediction["classes"]]
+    return [f"{score:.3f}  {name}" for score, name in zip(prediction["scores"][:SHOWN], names, strict=False)]

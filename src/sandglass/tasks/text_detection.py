@@ -1,0 +1,231 @@
+"""Text detection: a page in, the outlines of its texts out.
+
+Three kinds of networks are decoded, named by the card's `[decode] decoder`: `dbnet` as PaddleOCR does it, `panet` and
+`textsnake` as mmocr 1.x does. The page keeps its proportions: it is resized (bilinear, OpenCV) to be as large as fits
+the input, and the rest, at the bottom or the right, is 0 after normalization.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sandglass.card import Card
+from sandglass.datasets import TextDataset
+from sandglass.errors import CardError, GraphError, InputError
+from sandglass.metrics import hmean
+from sandglass.vision import dbnet, panet, polygon, textsnake
+from sandglass.vision.image import normalize
+
+METRICS = hmean.METRICS
+DATASET = "synthetic-text"
+FIDELITY = ("IoU", "hmean")
+DECODERS: dict[str, ModuleType] = {"dbnet": dbnet, "panet": panet, "textsnake": textsnake}
+# How a page is resized: to sides that are multiples of `round_to`, the longer one not over `longest` (0: any).
+RESIZE: dict[str, Any] = {"decoder": "dbnet", "round_to": 1, "longest": 0, "flip_test": False}
+DECODE: dict[str, Any] = {
+    **{name: type(value) for decoder in DECODERS.values() for name, value in {**RESIZE, **decoder.DEFAULTS}.items()},
+    "decoder": tuple(DECODERS),
+    "outline": panet.OUTLINES,
+}
+PROTOCOL = {"match": f"IoU above {hmean.IOU}", "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}"}
+COLOUR = (255, 70, 30)
+
+
+@dataclass(frozen=True)
+class Sample:
+    """One page, or the part of it in a box x, y, w, h of whole pixels."""
+
+    index: int
+    image_id: str | int
+    box: tuple[int, int, int, int] | None = None
+
+
+def samples(dataset: TextDataset) -> list[Sample]:
+    """The pages of a dataset."""
+    return [Sample(index, image_id) for index, image_id in enumerate(dataset.image_ids)]
+
+
+def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
+    """The parts of one image to look at, by their boxes x, y, w, h; without boxes all of it.
+
+    Raises InputError for a box outside the image.
+    """
+    return [Sample(index, 0, _inside(box, image)) for index, box in enumerate(boxes)] or [Sample(0, 0)]
+
+
+def _inside(box: Sequence[float], image: np.ndarray) -> tuple[int, int, int, int]:
+    height, width = image.shape[:2]
+    left, right = (round(min(max(value, 0), width)) for value in (box[0], box[0] + box[2]))
+    top, bottom = (round(min(max(value, 0), height)) for value in (box[1], box[1] + box[3]))
+    if right <= left or bottom <= top:
+        raise InputError(f"the box {list(box)} is outside the image of {height}x{width}", "give x, y, width, height")
+    return left, top, right - left, bottom - top
+
+
+def prepare(
+    image: np.ndarray, sample: Sample, card: Card, size: tuple[int, int] | None = None
+) -> tuple[np.ndarray, dict[str, Any]]:
+    """The network's input (3, H, W) float32, and what `decode` needs to map texts back into the image.
+
+    `size` (height, width) is the input's shape where it is not the card's.
+    """
+    left, top, width, height = sample.box or (0, 0, image.shape[1], image.shape[0])
+    page = image[top : top + height, left : left + width]
+    target = size or card.input.size
+    content = fit((height, width), target, card)
+    pixels = cv2.resize(page, content[::-1], interpolation=cv2.INTER_LINEAR)
+    if card.input.channels == "bgr":
+        pixels = pixels[..., ::-1]
+    array = np.zeros((3, *target), np.float32)
+    array[:, : content[0], : content[1]] = normalize(pixels, card.input.mean, card.input.std)
+    meta = {"image_id": sample.image_id, "page": (height, width), "corner": (left, top), "content": content}
+    return array, {**meta, "size": target}
+
+
+def fit(page: tuple[int, int], size: tuple[int, int], card: Card) -> tuple[int, int]:
+    """The size (height, width) of a page in an input of `size`: as large as fits, in the card's steps."""
+    settings = {**RESIZE, **card.decode}
+    scale = min(size[0] / page[0], size[1] / page[1])
+    if settings["longest"]:
+        scale = min(scale, settings["longest"] / max(page))
+    step = settings["round_to"]
+    height, width = (
+        min(max(step, round(int(side * scale + 0.5) / step) * step), limit)
+        for side, limit in zip(page, size, strict=True)
+    )
+    return height, width
+
+
+def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
+    """Predictions from the network's maps (N, C, h, w): image_id and texts, each with points in pixels and a score.
+
+    Raises GraphError for outputs of other shapes, and CardError for settings of another decoder.
+    """
+    decoder, settings = _decoder(card)
+    maps = _maps(outputs, decoder.CHANNELS)
+    return [_decode(decoder, settings, array, meta) for array, meta in zip(maps, metas, strict=True)]
+
+
+def _decode(decoder: ModuleType, settings: dict[str, Any], maps: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
+    texts = [
+        {"points": (points + meta["corner"]).tolist(), "score": float(score)}
+        for points, score in decoder.decode(maps, _scale(maps.shape[1:], meta), meta["page"], settings)
+    ]
+    return {"image_id": meta["image_id"], "texts": texts}
+
+
+def _decoder(card: Card) -> tuple[ModuleType, dict[str, Any]]:
+    """The card's decoder, and its settings."""
+    decoder = DECODERS[card.decode.get("decoder", RESIZE["decoder"])]
+    known = {**RESIZE, **decoder.DEFAULTS}
+    if unknown := sorted(set(card.decode) - set(known)):
+        name = decoder.__name__.rpartition(".")[2]
+        raise CardError(f"{card.name}: [decode] {unknown[0]} is unknown for {name}", f"known: {', '.join(known)}")
+    return decoder, {**known, **card.decode}
+
+
+def _maps(outputs: Mapping[str, np.ndarray], channels: int) -> np.ndarray:
+    shapes = {name: array.shape for name, array in outputs.items()}
+    if len(shapes) != 1 or [(len(shape), shape[1:2]) for shape in shapes.values()] != [(4, (channels,))]:
+        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise GraphError(
+            f"the graph's outputs are {told}, expected maps (1, {channels}, h, w)", "mend the card's decoder"
+        )
+    return next(iter(outputs.values()))
+
+
+def _scale(size: Sequence[int], meta: Mapping[str, Any]) -> tuple[float, float]:
+    """How many pixels of the page one of a map of `size` is: x, y."""
+    x, y = (meta["size"][axis] / size[axis] * meta["page"][axis] / meta["content"][axis] for axis in (1, 0))
+    return x, y
+
+
+def encode(
+    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
+) -> dict[str, np.ndarray]:
+    """Maps as large as the input that `decode` reads as these texts, to some pixels. They must not touch."""
+    decoder, settings = _decoder(card)
+    maps = []
+    for prediction, meta in zip(predictions, metas, strict=True):
+        scale = _scale(meta["size"], meta)
+        texts = [((np.array(t["points"]) - meta["corner"]) / scale, t["score"]) for t in prediction["texts"]]
+        maps.append(decoder.encode(texts, meta["size"], settings))
+    return {"maps": np.stack(maps)}
+
+
+def truths(dataset: TextDataset) -> list[dict[str, Any]]:
+    """The annotated texts that are not ignored as predictions, one for each page."""
+    return [
+        {"image_id": image, "texts": [{"points": points, "score": 1.0} for points, ignored in texts if not ignored]}
+        for image, texts in dataset.texts.items()
+    ]
+
+
+def flip_inputs(inputs: np.ndarray) -> np.ndarray:
+    """Inputs (N, 3, H, W) followed by their mirror images: (2N, 3, H, W)."""
+    return np.concatenate([inputs, inputs[..., ::-1]])
+
+
+def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+    """Mean of the probabilities of images and of their mirror images, (2N, ...) -> (N, ...).
+
+    Raises InputError for decoders whose maps are more than a probability, which have no mean.
+    """
+    if _decoder(card)[0] is not dbnet:
+        raise InputError(f"{card.name}: a flip test needs the decoder dbnet", "leave --flip-test out")
+    ((name, maps),) = outputs.items()
+    plain, mirrored = np.split(maps, 2)
+    return {name: (plain + mirrored[..., ::-1]) / 2}
+
+
+def score(predictions: Sequence[Mapping[str, Any]], dataset: TextDataset, seed: int = 0) -> dict[str, Any]:
+    """hmean, recall and precision at the best score threshold, with 95 % intervals (see `metrics.hmean`)."""
+    return hmean.score(list(dataset.texts.values()), _by_image(predictions, dataset), seed)
+
+
+def paired(
+    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], dataset: TextDataset, seed: int = 0
+) -> dict[str, Any]:
+    """The change of each metric from one set of predictions to another on the same pages."""
+    sides = [_by_image(predictions, dataset) for predictions in (before, after)]
+    return hmean.paired(list(dataset.texts.values()), sides[0], sides[1], seed)
+
+
+def _by_image(predictions: Sequence[Mapping[str, Any]], dataset: TextDataset) -> list[list[Mapping[str, Any]]]:
+    """The texts predicted for each image of a dataset, in its order."""
+    found = {prediction["image_id"]: prediction["texts"] for prediction in predictions}
+    return [found[image] for image in dataset.texts]
+
+
+def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+    """How near two predictions for one page are, NaN where neither has a text.
+
+    Texts are paired off, the most similar first. "IoU" is twice the sum of the pairs' IoU, "hmean" twice the number of
+    those over 0.5, over the number of texts on both sides: what is missing or too many counts against both.
+    """
+    first, second = (polygon.regions([text["points"] for text in side["texts"]]) for side in (before, after))
+    total = len(first) + len(second)
+    if not total:
+        return dict.fromkeys(FIDELITY, float("nan"))
+    similar = polygon.similarities(first, second)
+    pairs = []
+    while similar.size and similar.max() > 0:
+        row, column = np.unravel_index(similar.argmax(), similar.shape)
+        pairs.append(float(similar[row, column]))
+        similar[row], similar[:, column] = 0, 0
+    return {"IoU": 2 * sum(pairs) / total, "hmean": 2 * sum(value > hmean.IOU for value in pairs) / total}
+
+
+def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+    """A copy of an HWC uint8 RGB image with the outlines of its texts."""
+    picture = image.copy()
+    thickness = max(1, round(max(image.shape[:2]) / 500))
+    outlines = [np.array(text["points"]).round().astype(np.int32) for p in predictions for text in p["texts"]]
+    cv2.polylines(picture, outlines, True, COLOUR, thickness, cv2.LINE_AA)
+    return picture

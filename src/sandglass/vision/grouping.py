@@ -1,0 +1,137 @@
+"""Heatmaps and tags of all people in an image to one set of keypoints for each person.
+
+Associative embedding (Newell et al., 2017) as mmpose 1.x's AssociativeEmbedding codec decodes it: keypoint by keypoint
+the peaks are matched to the people found so far by their tags, and what a person lacks is looked for where the tags are
+like the person's.
+"""
+
+from __future__ import annotations
+
+import cv2
+import numpy as np
+
+from sandglass.vision import heatmap
+from sandglass.vision.assignment import assign
+
+# From the head and the trunk outwards: the first ones tell people apart best.
+ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
+PEAK = 0.1  # a peak of a heatmap is a candidate above this
+NEAR = 1.0  # a candidate belongs to a person whose mean tag is nearer than this
+WINDOW = 5  # pixels around a peak in which it is the largest
+CANDIDATES = 30  # peaks of a heatmap that are looked at
+PEOPLE = 30
+LIKE = 0.5  # half a step: tags as near as this to a person's count as equal
+SPARSE, HIGH = 4, 256  # of every 4th pixel of every 4th row the 256 largest say which values are high
+FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
+
+
+def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
+    """Keypoints (P, K, 3) as x, y in pixels of the heatmaps and score, and scores (P,) of at most PEOPLE people.
+
+    heatmaps (K, h, w) and tags (L, K, h, w) are float32; L is 1, or 2 with those of the mirrored image. `centre` is
+    added to a peak's row and column. A person's score is the mean over all keypoints, 0 for those that no peak gave;
+    the place and score of these are filled in after.
+    """
+    found = group(candidates(heatmaps, tags))
+    scores = found[..., 2].mean(axis=1)
+    missing = found[..., 2] == 0
+    centres = _mean_tags(found, ~missing, tags)
+    everybodys = np.broadcast_to(heatmaps, (len(found), *heatmaps.shape))
+    offsets = heatmap.quarter_offset(everybodys, found[..., :2].astype(int)) + centre
+    found[..., :2] += np.where(missing[..., None], 0, offsets).astype(np.float32)
+    fill(found, missing, centres, heatmaps, tags)
+    return found, scores
+
+
+def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
+    """Peaks of each heatmap, best first: K arrays (M, 3 + L) float32 of x, y, score and tags, M up to CANDIDATES."""
+    found = []
+    window = np.ones((WINDOW, WINDOW), np.uint8)
+    for k, values in enumerate(heatmaps):
+        high = np.flatnonzero(values > PEAK)
+        peaks = high[values.flat[high] == cv2.dilate(values, window).flat[high]]
+        best = peaks[np.argsort(-values.flat[peaks], kind="stable")[:CANDIDATES]]
+        y, x = np.divmod(best, values.shape[1])
+        found.append(np.column_stack([x, y, values[y, x], tags[:, k, y, x].T]).astype(np.float32))
+    return found
+
+
+def group(found: list[np.ndarray]) -> np.ndarray:
+    """Candidates (see `candidates`) by person: (P, K, 3) float32 of x, y and score, 0 where a keypoint is missing.
+
+    The cost of giving a candidate to a person is the distance of tags in whole steps, then the candidate's score.
+    People are numbered by the tag that founded them, as in mmpose: of two with the same tag there is one.
+    """
+    joints: dict[float, np.ndarray] = {}
+    members: dict[float, list[np.ndarray]] = {}
+    for k in ORDER:
+        if not len(found[k]):
+            continue
+        matched = _match(found[k], members)
+        for candidate, owner in zip(found[k], matched, strict=True):
+            key = float(candidate[3]) if owner is None else owner
+            joints.setdefault(key, np.zeros((len(found), 3), np.float32))[k] = candidate[:3]
+            if owner is None:
+                members[key] = []
+            members[key].append(candidate[3:])
+    return np.array(list(joints.values())[:PEOPLE], np.float32).reshape(-1, len(found), 3)
+
+
+def _match(found: np.ndarray, members: dict[float, list[np.ndarray]]) -> list[float | None]:
+    """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person.
+
+    Where several matchings are the cheapest, which steps of whole tags make likely with people who are not all seen, it
+    is not always the one that mmpose's solver meets first.
+    """
+    if not members:
+        return [None] * len(found)
+    names = list(members)
+    means = np.array([np.mean(tags, axis=0) for tags in members.values()])
+    distances = np.linalg.norm(found[:, None, 3:] - means[None], axis=2)
+    chosen = assign(np.round(distances) * FIRST - found[:, 2:3])
+    return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
+
+
+def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
+    """Place each keypoint that is `missing` (P, K) where its heatmap is largest among tags like the person's, in place.
+
+    `centres` (P, L) are the people's mean tags. Where no pixel's tags are within half a step, it is the largest value
+    among the nearest whole step, as mmpose has it.
+    """
+    for k in np.flatnonzero(missing.any(axis=0)):
+        people = np.flatnonzero(missing[:, k])
+        high = _highest(heatmaps[k])
+        near = tags[:, k].reshape(len(tags), -1)[:, high]
+        alike = np.linalg.norm(near[:, None] - centres[people].T[..., None], axis=0) <= LIKE
+        for person, row in zip(people, alike, strict=True):
+            place = high[row.argmax()] if row.any() else _search(heatmaps[k], tags[:, k], centres[person])
+            y, x = divmod(int(place), heatmaps.shape[2])
+            found[person, k] = x, y, heatmaps[k, y, x]
+
+
+def _highest(values: np.ndarray) -> np.ndarray:
+    """Pixels of the largest values (h, w), best first: some thousands, among which most of what is missing is found."""
+    sample = values[::SPARSE, ::SPARSE].ravel()
+    level = np.partition(sample, -min(HIGH, sample.size))[-min(HIGH, sample.size)]
+    high = np.flatnonzero(values > level)
+    best: np.ndarray = high[np.argsort(-values.flat[high], kind="stable")]
+    return best
+
+
+def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
+    """The pixel of the largest of values (h, w) among tags (L, h, w) of the nearest whole step."""
+    if len(tags) == 1:
+        apart = cv2.absdiff(tags[0], float(centre[0]))
+    else:
+        apart = cv2.magnitude(*(cv2.subtract(part, float(c)) for part, c in zip(tags, centre, strict=True)))
+    least = cv2.minMaxLoc(apart)[0]
+    _, _, _, (x, y) = cv2.minMaxLoc(values, cv2.compare(apart, round(least) + LIKE, cv2.CMP_LE))
+    return int(y * values.shape[1] + x)
+
+
+def _mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Mean tags (P, L) of people at their keypoints that are present (P, K)."""
+    x, y = (found[..., i].astype(int) for i in (0, 1))
+    values = tags[:, np.arange(tags.shape[1])[None], y, x]
+    mean: np.ndarray = np.where(present, values, 0).sum(axis=2) / np.maximum(present.sum(axis=1), 1)
+    return mean.T

@@ -1,0 +1,94 @@
+"""Polygons of text: made valid, intersected all with all, grown and shrunk (shapely and pyclipper).
+
+A polygon is its points (N, 2), x and y in pixels, in order along its outline.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import pyclipper
+import shapely
+
+BISECTIONS = 24
+
+
+def problem(points: Sequence[Sequence[float]]) -> str:
+    """What is wrong with an outline: "fewer than 3 points", "no area" or "crosses itself"; "" where nothing is."""
+    if len(points) < 3:
+        return "fewer than 3 points"
+    outline = shapely.Polygon(points)
+    if not shapely.make_valid(outline).area > 0:
+        return "no area"
+    return "" if outline.is_valid else "crosses itself"
+
+
+def regions(outlines: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:
+    """What each of N outlines encloses: (N,) of valid polygons, which are empty where that is nothing.
+
+    One that crosses itself is cleaned as mmocr's `poly_make_valid` does: the hull where it falls into parts.
+    """
+    found = np.full(len(outlines), shapely.Polygon(), object)
+    whole = [i for i, points in enumerate(outlines) if len(points) >= 3]
+    if whole:
+        points = np.concatenate([np.asarray(outlines[i], float) for i in whole])
+        owners = np.repeat(np.arange(len(whole)), [len(outlines[i]) for i in whole])
+        found[whole] = shapely.polygons(shapely.linearrings(points, indices=owners))
+    for i in np.flatnonzero(~shapely.is_valid(found)):
+        cleaned = found[i].buffer(0)
+        found[i] = cleaned if isinstance(cleaned, shapely.Polygon) else cleaned.convex_hull
+    return found
+
+
+def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Areas in pixels² that each of N polygons shares with each of M: (N, M). Polygons are those of `regions`."""
+    shared = np.zeros((len(first), len(second)))
+    if shared.size:
+        rows, columns = shapely.STRtree(second).query(first)
+        shared[rows, columns] = shapely.area(shapely.intersection(first[rows], second[columns]))
+    return shared
+
+
+def similarities(first: np.ndarray, second: np.ndarray) -> np.ndarray:
+    """Intersection over union of each of N polygons with each of M: (N, M), 0 where both are empty."""
+    shared = overlaps(first, second)
+    union = shapely.area(first)[:, None] + shapely.area(second) - shared
+    return np.divide(shared, union, out=np.zeros_like(shared), where=union > 0)
+
+
+def offset(points: np.ndarray, distance: float) -> np.ndarray | None:
+    """The outline moved outwards by `distance` pixels (inwards where negative), corners round, in whole pixels.
+
+    None where it vanishes or falls into parts. Fractions of the points are cut off, as pyclipper's users do.
+    """
+    clipper = pyclipper.PyclipperOffset()
+    try:
+        clipper.AddPath(points.astype(np.int64), pyclipper.JT_ROUND, pyclipper.ET_CLOSEDPOLYGON)
+    except pyclipper.ClipperException:  # fewer than three points that differ
+        return None
+    outlines = clipper.Execute(distance)
+    return np.array(outlines[0], np.float32) if len(outlines) == 1 else None
+
+
+def unclip(points: np.ndarray, ratio: float) -> np.ndarray | None:
+    """A shrunk outline grown by its area times `ratio` over its length (Liao et al., 2019); None as in `offset`."""
+    outline = shapely.Polygon(points)
+    return offset(points, outline.area * ratio / outline.length) if outline.length else None
+
+
+def clip(points: np.ndarray, ratio: float, margin: float = 0.0) -> np.ndarray:
+    """The inverse of `unclip`: what it grows to the size of this outline again, for a convex one of some pixels.
+
+    It is made smaller by a further `margin` of pixels on each side.
+    """
+    outline = shapely.Polygon(points)
+    low, high = 0.0, float(outline.area**0.5)
+    for _ in range(BISECTIONS):
+        distance = (low + high) / 2
+        inner = outline.buffer(-distance, join_style="mitre")
+        if inner.is_empty or inner.area * ratio / inner.length < distance:
+            high = distance
+        else:
+            low = distance
+    return np.array(outline.buffer(-low - margin, join_style="mitre").exterior.coords[:-1])

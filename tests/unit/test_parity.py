@@ -1,0 +1,53 @@
+"""Artifacts beside their graph."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import onnx
+import pytest
+from onnx import parser
+
+from sandglass.backends import Source
+from sandglass.card import Card, Input
+from sandglass.difference import SMALLEST, relative_difference
+from sandglass.errors import ParityError
+from sandglass.parity import Reference
+
+GRAPH = """
+<ir_version: 8, opset_import: ["" : 17]>
+g (float[1, 3, 4, 4] x) => (float[1, 3, 4, 4] y) { y = Relu(x) }
+"""
+
+
+def reference(folder: Path, samples: list[np.ndarray]) -> Reference:
+    """Of a graph that is a ReLU."""
+    onnx.save(parser.parse_model(GRAPH), folder / "graph.onnx")
+    card = Card("a", "topdown-pose", Input((4, 4), (0, 0, 0), (1, 1, 1)), graph=folder / "graph.onnx")
+    return Reference(Source(card, folder / "graph.onnx"), samples)
+
+
+def backend(error: float) -> Any:
+    """A runtime that is off by noise of this size."""
+    random = np.random.default_rng(0)
+    run = lambda feed: {"y": np.maximum(feed["x"], 0) + error * random.standard_normal((1, 3, 4, 4))}  # noqa: E731
+    return SimpleNamespace(open=lambda *_: SimpleNamespace(run=run))
+
+
+def test_an_input_without_an_answer_does_not_decide(tmp_path: Path) -> None:
+    """Where the graph gives next to nothing, noise correlates with nothing; all inputs together do."""
+    samples = [np.full((1, 3, 4, 4), -1.0, np.float32), np.random.default_rng(1).standard_normal((1, 3, 4, 4))]
+    checked = reference(tmp_path, [sample.astype(np.float32) for sample in samples])
+    check = checked.check(backend(0.03), tmp_path, {}, "int8")
+    assert check["correlation"] > 0.99
+    with pytest.raises(ParityError, match="correlation"):
+        checked.check(backend(2.0), tmp_path, {}, "int8")
+
+
+def test_differences_near_zero_are_absolute() -> None:
+    """Outputs that are all next to nothing are compared with a fixed size, others with their largest value."""
+    assert relative_difference(np.array([1e-7, 0]), np.array([0, 0])) == pytest.approx(1e-7 / SMALLEST)
+    assert relative_difference(np.array([4.0, 1]), np.array([4.0, 2])) == pytest.approx(0.25)

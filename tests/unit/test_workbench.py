@@ -1,0 +1,50 @@
+"""What a search measures: times that add up to whole runs, noises of single layers, and plans with other bits."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from sandglass.workbench import FACTORS, two_numbers
+
+
+def misses(factor: float, price: float, gains: list[float], counts: list[float], seen: list[float]) -> float:
+    """Sum of squares by which the two numbers miss what was seen."""
+    return float(sum((factor * g - price * c - s) ** 2 for g, c, s in zip(gains, counts, seen, strict=True)))
+
+
+@pytest.mark.parametrize(("factor", "price"), [(1.0, 0.0), (0.8, 2e-6), (1.9, 1e-6), (0.5, 5e-7)])
+def test_factor_and_price_are_found(factor: float, price: float) -> None:
+    """Two runs that follow from them tell both: all layers with few conversions, and every other one with many."""
+    gains, counts = [10.0, 4.0], [1e5, 3e6]
+    seen = [factor * gain - price * count for gain, count in zip(gains, counts, strict=True)]
+    assert two_numbers(gains, counts, seen) == pytest.approx((factor, price), rel=1e-3, abs=1e-12)
+
+
+def test_numbers_stay_within_reason() -> None:
+    """A factor within its bounds and a price of 0 or more, whatever was seen; without conversions no price."""
+    low, high = FACTORS
+    assert two_numbers([10.0, 4.0], [1e5, 3e6], [100.0, 40.0])[0] == high
+    assert two_numbers([10.0, 4.0], [1e5, 3e6], [-3.0, -9.0])[0] == low
+    assert two_numbers([10.0, 4.0], [1e5, 3e6], [8.0, 5.0])[1] == 0
+    assert two_numbers([10.0, 4.0], [0.0, 0.0], [8.0, 3.2]) == pytest.approx((0.8, 0.0))
+    assert two_numbers([0.0, 0.0], [1e5, 3e6], [-1.0, -30.0])[1] == pytest.approx(1e-5)
+    assert two_numbers([0.0, 0.0], [0.0, 0.0], [1.0, 2.0])[1] == 0
+
+
+SIZES = st.lists(st.floats(-10, 10), min_size=2, max_size=2)
+
+
+@settings(max_examples=60, deadline=None)
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=2), st.lists(st.floats(0, 10), min_size=2, max_size=2), SIZES)
+def test_no_other_numbers_are_much_nearer(gains: list[float], counts: list[float], seen: list[float]) -> None:
+    """Neither number alone could be better, and no pair of a fine grid misses by much less."""
+    factor, price = two_numbers(gains, counts, seen)
+    reached = misses(factor, price, gains, counts, seen)
+    assert FACTORS[0] <= factor <= FACTORS[1]
+    assert price >= 0
+    scale = 1e-9 + sum(value * value for value in seen)
+    rivals = [misses(factor, other, gains, counts, seen) for other in np.linspace(0, 2 * price + 1, 200)]
+    assert reached <= min(rivals) + 1e-6 * scale
