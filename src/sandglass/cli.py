@@ -68,8 +68,13 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
-    command.add_argument("--tune-minutes", type=_positive, default=0.0, metavar="M",
-                         help="time to choose kernels in, where a runtime compiles them; goes on after a kill")
+    command.add_argument(
+        "--tune-minutes",
+        type=_positive,
+        default=0.0,
+        metavar="M",
+        help="time to choose kernels in, where a runtime compiles them; goes on after a kill",
+    )
     add_kit(command)
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
