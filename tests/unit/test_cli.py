@@ -106,7 +106,7 @@ def test_unknown_names_list_the_known_ones(card: Path, tmp_path: Path, capsys: p
     out = tmp_path / "out"
     assert "hourglass52-coco-256x256" in refused(capsys, "deploy", "hourglas", "--to", "ncnn", "--out", out)
     assert "ncnn, null" in refused(capsys, "deploy", card, "--to", "tensorflow", "--out", out)
-    assert "known: fp32, int8" in refused(capsys, "deploy", card, "--to", "ncnn:int4", "--out", out)
+    assert "known: fp32, fp16, int8" in refused(capsys, "deploy", card, "--to", "ncnn:int4", "--out", out)
     assert not out.exists()
 
 

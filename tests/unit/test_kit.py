@@ -6,6 +6,7 @@ import json
 import shutil
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -253,7 +254,7 @@ def test_processor_that_is_none_is_refused(soc: str, made: Path, tmp_path: Path)
 
 
 @pytest.fixture
-def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
     """This very host has the vendors' tools."""
     host = environment(tmp_path)
     monkeypatch.setenv("PATH", host["PATH"])
@@ -261,6 +262,9 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     own = ("acl", "tvm", "sandglass.backends._acl", "sandglass.backends._graph_executor")
     for name in [module for module in sys.modules if module.startswith(own)]:
         monkeypatch.delitem(sys.modules, name)
+    yield
+    for name in [module for module in sys.modules if module.startswith(own)]:
+        del sys.modules[name]
 
 
 @pytest.mark.parametrize("name", KITS)

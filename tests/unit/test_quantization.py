@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import json
+from functools import partial
 from pathlib import Path
 
 import pytest
 
+from graphs import network, normal
 from sandglass.cli import main
 from sandglass.errors import InputError
+from sandglass.graph.load import save_graph
 from sandglass.pipeline import Target
 from sandglass.quantization import Request, judge
 from sandglass.quantize.repair import REPAIRS
@@ -17,11 +20,38 @@ WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
 SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--evaluation-dataset", "synthetic-people"]
 
 
-def search(out: Path, *more: str) -> int:
-    """Run `sandglass quantize` on the embedded model."""
+NETWORK = """g (float[1, 3, 32, 24] image) => (float[1, 17, 16, 12] heatmaps) {
+    a = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(image, w1) b = Relu(a)
+    c = Conv<pads = [1, 1, 1, 1]>(b, w2) d = Relu(c) heatmaps = Conv(d, w3) }"""
+
+
+def search(out: Path, *more: str, source: str = "hourglass-tiny-synthetic") -> int:
+    """Run `sandglass quantize`, by default on the embedded model."""
     pytest.importorskip("openvino")
-    given = ["--calibration-size", "8", "--limit", "10", "--out", str(out), *SYNTHETIC, *more]
-    return main(["quantize", "hourglass-tiny-synthetic", "--to", "openvino:int8", *given])
+    given = ["--calibration-size", "4", "--limit", "5", "--out", str(out), *SYNTHETIC, *more]
+    return main(["quantize", source, "--to", "openvino:int8", *given])
+
+
+@pytest.fixture(autouse=True)
+def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Timings that are too short to mean much."""
+    from sandglass import quantization, workbench
+
+    monkeypatch.setattr(workbench, "TIMED_SECONDS", 0.3)
+    monkeypatch.setattr(quantization, "benchmark", partial(quantization.benchmark, seconds=0.3))
+
+
+@pytest.fixture
+def small(tmp_path: Path) -> str:
+    """The card of a network of three layers."""
+    weights = {"w1": normal(1, 8, 3, 3, 3), "w2": normal(2, 8, 8, 3, 3), "w3": normal(3, 17, 8, 1, 1)}
+    save_graph(network(NETWORK, weights), tmp_path / "small.onnx")
+    text = """name = "small"
+        task = "topdown-pose"
+        graph = "small.onnx"
+        input = {size = [32, 24], mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, 57.375]}"""
+    (tmp_path / "small.toml").write_text(text)
+    return str(tmp_path / "small.toml")
 
 
 def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -46,20 +76,20 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
 
 
 def test_a_budget_that_cannot_be_kept_publishes_nothing(
-    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, small: str, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """The drop is told, exit code 2, no int8 artifact; then another search in that folder is refused by name."""
     from sandglass import quantization
 
     monkeypatch.setattr(quantization, "judge", lambda *given: (False, "AP drops by 9 points, over the budget"))
     out = tmp_path / "out"
-    assert search(out, "--min-fidelity", "0") == 2
+    assert search(out, "--min-fidelity", "0", source=small) == 2
     assert "AP drops by 9 points" in capsys.readouterr().err
     assert not (out / "openvino-int8").exists()
     assert not (out / "plan.json").exists()
-    assert search(out, "--min-fidelity", "0", "--max-drop", "3") == 2
+    assert search(out, "--min-fidelity", "0", "--max-drop", "3", source=small) == 2
     assert "begun with another max_drop" in capsys.readouterr().err
-    assert search(out, "--min-fidelity", "0", "--best-effort") == 0
+    assert search(out, "--min-fidelity", "0", "--best-effort", source=small) == 0
     assert (out / "openvino-int8" / "sandglass.json").exists()
 
 

@@ -46,9 +46,9 @@ SHARE_CORES = -3  # affinity of runtime.config_threadpool: no thread has a core 
 
 
 def available() -> str:
-    """The version of TVM."""
+    """The version of TVM; a vendor's own one may lack Relax."""
     try:
-        import tvm
+        import tvm.relax
     except ImportError as error:
         raise BackendUnavailable("TVM is not installed", INSTALL) from error
     return str(tvm.__version__)
