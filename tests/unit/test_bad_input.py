@@ -221,7 +221,12 @@ DETERMINANT = """(float[1, 3] y) {
 @pytest.mark.parametrize(
     ("name", "operator", "text", "others"),
     [
-        ("ncnn", "Trilu", "(float[1, 3, 32, 24] heatmaps) { heatmaps = Trilu(image) }", ["onnxruntime", "openvino"]),
+        (
+            "ncnn",
+            "Trilu",
+            "(float[1, 3, 32, 24] heatmaps) { heatmaps = Trilu(image) }",
+            ["onnxruntime", "openvino", "tvm"],
+        ),
         ("ncnn", "Det", DETERMINANT, ["onnxruntime"]),
         ("openvino", "Det", DETERMINANT, ["onnxruntime"]),
     ],
