@@ -61,7 +61,7 @@ def main() -> None:
 
     with TemporaryDirectory() as folder:
         scratch = Path(folder)
-        random_weights(scratch / "random.pth")
+        random_weights(load_card(MODEL), scratch / "random.pth")
         card = load_card(MODEL)
         with pipeline.prepared_source(card, scratch / "random.pth", print) as source:
             context = get_context("spawn")
