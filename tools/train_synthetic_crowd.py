@@ -130,13 +130,10 @@ def tag_loss(tags: torch.Tensor, places: list[np.ndarray]) -> torch.Tensor:
 
 
 def train(scenes: list[Scene], steps: int, seed: int, out: Path) -> None:
-    """AdamW with a warm-up and a cosine over `steps`; the result is the running average of the weights."""
+    """AdamW with a warm-up and a cosine over `steps`."""
     random = np.random.default_rng(seed)
     module = hrnet_ae.build(**ARGUMENTS).train().to(memory_format=torch.channels_last)
     torch.nn.init.normal_(module.head.final_layer.weight, std=0.001)
-    average = torch.optim.swa_utils.AveragedModel(
-        module, multi_avg_fn=torch.optim.swa_utils.get_ema_multi_avg_fn(0.998), use_buffers=True
-    )
     optimizer = torch.optim.AdamW(module.parameters(), lr=1e-3, weight_decay=1e-4)
     losses = []
     for step in range(1, steps + 1):
@@ -153,12 +150,11 @@ def train(scenes: list[Scene], steps: int, seed: int, out: Path) -> None:
         optimizer.zero_grad()
         (heat + tags).backward()
         optimizer.step()
-        average.update_parameters(module)
         losses.append((heat.item(), tags.item()))
         if step % 200 == 0 or step == steps:
             heat_mean, tag_mean = np.mean(losses[-200:], axis=0)
             print(f"step {step} of {steps}  heatmaps {heat_mean:.3f}  tags {tag_mean:.4f}", flush=True)
-            save(average.module, out)
+            save(module, out)
 
 
 def save(module: torch.nn.Module, out: Path) -> None:
