@@ -68,6 +68,13 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
+    command.add_argument(
+        "--tune-minutes",
+        type=_positive,
+        default=0.0,
+        metavar="M",
+        help="time to choose kernels in, where a runtime compiles them; goes on after a kill",
+    )
     add_kit(command)
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
@@ -82,6 +89,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         checkpoint=arguments.checkpoint,
         calibration=load_calibration(arguments),
         plan=arguments.plan,
+        tune_minutes=arguments.tune_minutes,
         soc=arguments.soc,
         samples=load_samples(arguments),
         force=arguments.force,
@@ -154,7 +162,7 @@ def _benchmark(commands: Any) -> None:
     command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--batch", type=count, default=1, metavar="N")
-    command.add_argument("--seconds", type=_seconds, default=3.0, metavar="S", help="for each artifact (default 3)")
+    command.add_argument("--seconds", type=_positive, default=3.0, metavar="S", help="for each artifact (default 3)")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
 
 
@@ -207,7 +215,7 @@ def _tune(commands: Any) -> None:
     command.add_argument(
         "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
     )
-    command.add_argument("--seconds", type=_seconds, default=60.0, metavar="S", help="to search for (default 60)")
+    command.add_argument("--seconds", type=_positive, default=60.0, metavar="S", help="to search for (default 60)")
     command.add_argument("--json", type=Path, metavar="FILE", help="write every trial as JSON too")
 
 
@@ -321,13 +329,13 @@ class _Progress:
             print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
-def _seconds(text: str) -> float:
+def _positive(text: str) -> float:
     try:
         value = float(text)
     except ValueError:
         value = 0.0
     if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number of seconds above 0")
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
     return value
 
 

@@ -46,6 +46,15 @@ def instruction_sets() -> list[str]:
     return [name for name in ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8") if name in flags]
 
 
+def half_arithmetic() -> bool:
+    """Whether this processor computes in half precision: x86 with AVX512-FP16 or AMX-FP16, Arm with its extension."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return platform.machine().lower() == "arm64"  # Apple's
+    return bool(words & {"avx512_fp16", "amx_fp16", "asimdhp"})
+
+
 def sums_saturate() -> bool:
     """Whether int8 kernels here add pairs of uint8 x int8 products in saturating 16 bits: x86 without VNNI or AMX.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from functools import cached_property
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -18,7 +19,8 @@ SAMPLES = 4
 # fp32: other orders of summation and Winograd transforms move a result by some 1e-4 of its largest value.
 # int8 is meant to differ; below this correlation the network is broken, not merely quantized.
 FLOAT_TOLERANCE = 2e-3
-INTEGER_CORRELATION = 0.9
+# fp16 rounds every value to 11 bits.
+LEAST_CORRELATION = {"fp16": 0.999, "int8": 0.9}
 
 
 class Reference:
@@ -31,7 +33,7 @@ class Reference:
         from sandglass.graph.execute import GraphSession
         from sandglass.graph.load import load_graph, static_inputs
 
-        self.inputs = static_inputs(load_graph(source.graph))
+        self.graph, self.inputs = source.graph, static_inputs(load_graph(source.graph))
         self.kind = "calibration samples" if samples else "noise"
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
         session = GraphSession(source.graph)
@@ -51,6 +53,13 @@ class Reference:
         if not getattr(backend, "COMPUTES", True):
             return {"summary": "not compared: this backend computes nothing"}
         return {"inputs": f"{len(self.feeds)} {self.kind}", **compared(self.expected, results, precision)}
+
+    @cached_property
+    def wide(self) -> frozenset[str]:
+        """Tensors of the graph that half precision cannot hold on these inputs."""
+        from sandglass.graph.half import wide_tensors
+
+        return frozenset(wide_tensors(self.graph, self.feeds))
 
     def _feed(self, sample: np.ndarray) -> dict[str, np.ndarray]:
         return {next(iter(self.inputs)): sample}
@@ -79,8 +88,9 @@ def compared(
     difference = float(np.max([relative_difference(reference, actual) for reference, actual in pairs]))
     agreement = float(np.min([correlation(reference, actual) for reference, actual in pairs]))
     summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
-    wrong = difference > FLOAT_TOLERANCE if precision == "fp32" else agreement < INTEGER_CORRELATION
+    least = LEAST_CORRELATION.get(precision)
+    wrong = difference > FLOAT_TOLERANCE if least is None else agreement < least
     if wrong or not np.isfinite(difference):
-        limit = f"{FLOAT_TOLERANCE:g}" if precision == "fp32" else f"correlation {INTEGER_CORRELATION:g}"
+        limit = f"{FLOAT_TOLERANCE:g}" if least is None else f"correlation {least:g}"
         raise ParityError(f"the artifact {summary}; allowed is {limit}", "it was not published")
     return {"relative_difference": difference, "correlation": agreement, "summary": summary}

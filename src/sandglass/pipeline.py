@@ -89,6 +89,7 @@ def deploy(
     checkpoint: Path | None = None,
     calibration: Calibration | None = None,
     plan: Path | None = None,
+    tune_minutes: float = 0.0,
     soc: str = "",
     samples: Samples | None = None,
     force: bool = False,
@@ -99,13 +100,18 @@ def deploy(
     `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card. A target that
     fails does not stop the others: its Outcome carries the error. Raises a SandglassError for what concerns all of them
     (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
-    that has them; `soc` names its processor, and the inputs of `samples` are taken along.
+    that has them; `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their
+    kernels may measure which are the fastest on this machine, for `tune_minutes` each.
     """
     card = source if isinstance(source, Card) else find_card(source)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None:
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
+    if tune_minutes and not any(_tunes(target.backend) for target in wanted):
+        able = ", ".join(name for name in discover.names("backends") if _tunes(name))
+        raise InputError(f"{wanted[0].backend} compiles no kernels that could be tuned",
+                         f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
     if soc and not any(hasattr(discover.load("backends", target.backend), "SOC") for target in wanted):
         raise InputError(f"no target is compiled for one processor, and {soc} was named", "leave out --soc")
     if samples and not any(map(needs_kit, wanted)):
@@ -115,7 +121,7 @@ def deploy(
     for target in wanted:
         refuse_existing(out / target.folder, force)
     with prepared_source(card, checkpoint, say) as graph:
-        ready = replace(graph, soc=soc)
+        ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes)
         inputs = calibration_arrays(card, calibration) if calibration else []
         made = make_plan(ready, calibration, inputs, plan, say) if integer and calibration else None
         if made:
@@ -146,6 +152,10 @@ def find_card(source: str | Path) -> Card:
         f"the graph that {folder} was made from is neither in it nor in a folder beside it",
         "give the model card, or deploy a float artifact for a runtime of ONNX files next to it",
     )
+
+
+def _tunes(backend: str) -> bool:
+    return getattr(discover.load("backends", backend), "TUNES", False)
 
 
 @contextmanager
@@ -287,8 +297,13 @@ def build_artifact(
     try:
         version = backend.available()
         say(f"{target}: building")
+        given = _repaired(source, used, backend)
+        if target.precision == "fp16":
+            given = replace(given, wide=reference.wide)
         with atomic_folder(out / target.folder, force) as folder:
-            notes = backend.build(_repaired(source, used, backend), target.precision, folder, used)
+            notes = backend.build(given, target.precision, folder, used)
+            for name in notes.get("float_layers", []):
+                say(f"{target}: {name} stays in float32: half precision cannot hold its values")
             check = reference.check(backend, folder, notes, target.precision)
             fields = {
                 "card": source.card.to_dict(),

@@ -91,7 +91,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     (outcome,) = deploy(card, [f"{name}:{precision}"], tmp_path, calibration=calibration)
     if name == "pytorch":
         assert isinstance(outcome.error, SandglassError), "an ONNX file has no module to run"
-        assert not (tmp_path / "pytorch-fp32").exists()
+        assert not (tmp_path / f"pytorch-{precision}").exists()
         return
     assert outcome.error is None
     artifact = load_artifact(tmp_path / f"{name}-{precision}")

@@ -9,7 +9,7 @@ import pytest
 
 import sandglass
 
-HEAVY = ("torch", "onnxruntime", "openvino", "ncnn", "pnnx", "onnx", "cv2")
+HEAVY = ("torch", "onnxruntime", "openvino", "ncnn", "pnnx", "tvm", "onnx", "cv2")
 
 
 def test_public_names_exist_and_are_sorted() -> None:

@@ -54,13 +54,16 @@ class Source:
     """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
 
     The graph lies in a folder that is Sandglass's own while artifacts are made. `soc` names the processor to compile
-    for, where a backend's compiler needs that.
+    for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
+    for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
     """
 
     card: Card
     graph: Path
     weights: Path | None = None
+    tune_seconds: float = 0.0
     soc: str = ""
+    wide: frozenset[str] = frozenset()
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""

@@ -42,7 +42,7 @@ if TYPE_CHECKING:
     from sandglass.formats.ncnn_table import Scales
 
 INSTALL = "pip install 'sandglass[ncnn]'"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 PARAM, BIN, TABLE = "model.param", "model.bin", "model.table"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
@@ -91,6 +91,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     """
     from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
     from sandglass.formats.ncnn_table import table_text
+    from sandglass.graph.half import float_layers
     from sandglass.graph.load import drop_weights, load_graph, static_inputs, static_outputs
 
     model = load_graph(source.graph)
@@ -111,6 +112,10 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
         scales, notes["layers"] = plan_scales(param, parts, plan, decide(plan, SPEC, model), places)
         ncnn_int8.quantize(param, parts, scales)
         (folder / TABLE).write_text(table_text(scales), encoding="utf-8")
+    if precision == "fp16":
+        parts = [ncnn_bin.halved(layer, blobs) for layer, blobs in zip(param.layers, parts, strict=True)]
+        notes["storage"] = "float32" if source.wide else "float16"
+        notes["float_layers"] = float_layers(model, source.wide)
     (folder / PARAM).write_text(param.text(), encoding="utf-8")
     ncnn_bin.write_bin(parts, folder / BIN)
     return notes
@@ -297,14 +302,14 @@ class NcnnSession:
     def __init__(self, folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS) -> None:
         import ncnn
 
-        given = chosen(SETTINGS, settings)
+        given = chosen(SETTINGS, {"storage": notes.get("storage", "float32"), **settings})
         self.ncnn, self.notes = ncnn, notes
         self.net = ncnn.Net()
         options = self.net.opt
         options.num_threads = threads
         half, brain = given["storage"] == "float16", given["storage"] == "bfloat16"
         options.use_fp16_packed = options.use_fp16_storage = half
-        options.use_fp16_arithmetic = False
+        options.use_fp16_arithmetic = half and notes.get("storage") == "float16"
         options.use_bf16_packed = options.use_bf16_storage = brain
         options.use_winograd_convolution = given["winograd"] != "off"
         for kind in ("23", "43", "63"):

@@ -35,7 +35,7 @@ from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
 
 INSTALL = "pip install onnxruntime"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 MODEL = "model.onnx"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
@@ -45,6 +45,7 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "execution": ("sequential", "parallel"),
 }
 # Nodes that its optimizer fuses into the layer before them, whose name the fused kernel may then bear.
+DECORATION = r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|_quant)+$"  # what it adds to names
 FUSED = ("Relu", "Clip", "Add", "BatchNormalization", "Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh")
 
 
@@ -69,6 +70,7 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.onnx`."""
+    from sandglass.graph.half import float_layers, half_precision
     from sandglass.graph.load import load_graph, save_graph
     from sandglass.quantize.qdq import quantize_dequantize
 
@@ -77,6 +79,9 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     if plan is not None:
         notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in decide(plan, SPEC, model).items()}
         model = quantize_dequantize(model, plan, SPEC)
+    if precision == "fp16":
+        notes["float_layers"] = float_layers(model, source.wide)
+        model = half_precision(model, source.wide)
     save_graph(model, folder / MODEL)
     return notes
 
@@ -120,7 +125,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     runs = []
     for kernel, times in found.items():
         operator = operators[kernel]
-        name = aliases.get(re.sub(r"(_token_\d+|_nchwc|_quant)+$", "", kernel), kernel)
+        name = aliases.get(re.sub(DECORATION, "", kernel), kernel)
         integer = operator.startswith("QLinear") or operator in ("QGemm", "ConvInteger", "MatMulInteger")
         arithmetic = INT8 if integer else FLOAT
         layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))

@@ -38,7 +38,7 @@ from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
 
 INSTALL = "pip install 'sandglass[openvino]'"
-PRECISIONS = ("fp32", "int8")
+PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True)
 MODEL = "model.xml"
@@ -71,7 +71,8 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
-    """Write `model.xml` and `model.bin`, weights uncompressed."""
+    """Write `model.xml` and `model.bin`, with weights as they are in the graph of this precision."""
+    from sandglass.graph.half import float_layers, half_precision
     from sandglass.graph.load import load_graph, save_graph
     from sandglass.graph.phases import split_depthwise
     from sandglass.quantize.layers import find_layers
@@ -90,6 +91,9 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
             bits = [plan.layers[name].weight_bits for name, why in reasons.items() if not why]
             notes["weight_bits"] = min(spec.weight_bits, max(bits, default=EXACT_BITS))
             model = quantize_dequantize(model, plan, spec)
+        if precision == "fp16":
+            notes["float_layers"] = float_layers(model, source.wide)
+            model = half_precision(model, source.wide)
         # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
         graph = Path(scratch) / "graph.onnx"
         save_graph(split_depthwise(model), graph)
@@ -181,7 +185,8 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
         if entry.status == entry.Status.EXECUTED:
             node = entry.node_name.removesuffix("_original")
             name = names.get(node, entry.node_name)
-            name, (macs, terms) = notes.get("names", {}).get(name, name), work.get(node, (0, 0))
+            name = notes.get("names", {}).get(name, name)
+            macs, terms = work.get(node) or work.get(name, (0, 0))
             arithmetic = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
             note = way(notes, name, arithmetic) if macs else ""
             milliseconds = entry.real_time.total_seconds() * 1e3

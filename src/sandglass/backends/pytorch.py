@@ -1,8 +1,13 @@
-"""PyTorch: the architecture itself with its trained weights, in eager mode. Runs zoo models only."""
+"""PyTorch: the architecture itself with its trained weights. Runs zoo models only.
+
+Eager on the processor; on a CUDA device, where there is one, in CUDA graphs, one for each shape of a batch. fp16 stores
+half of the bytes; its arithmetic is half precision in channels-last layout on CUDA, and float32 on a processor.
+"""
 
 from __future__ import annotations
 
 import shutil
+import threading
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -15,11 +20,12 @@ from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun,
 from sandglass.errors import BackendError, BackendUnavailable
 
 INSTALL = "pip install 'sandglass[torch]'"
-PRECISIONS = ("fp32",)
+PRECISIONS = ("fp32", "fp16")
 PURPOSE = "deploy"
 SPEC = None
 SETTINGS: Mapping[str, tuple[Any, ...]] = {"channels_last": (False, True)}
 WEIGHTS = "weights.safetensors"
+LARGEST = 65504.0  # of half precision
 
 
 def available() -> str:
@@ -32,35 +38,63 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
-    """Copy the weights. Raises BackendError for a model that came as an ONNX file: it has no module to run."""
+    """Copy the weights, halved for fp16 where they fit.
+
+    Raises BackendError for a model that came as an ONNX file: it has no module to run.
+    """
+    from safetensors.numpy import load_file, save_file
+
     if source.card.model is None or source.weights is None:
         raise BackendError(
             f"{source.card.name} is an ONNX file, and PyTorch runs zoo models only", "choose another backend"
         )
-    shutil.copyfile(source.weights, folder / WEIGHTS)
-    return {"model": source.card.model, "arguments": source.card.arguments}
+    if precision == "fp16":
+        state = load_file(source.weights)
+        fits = {key: float(np.abs(value).max(initial=0)) <= LARGEST for key, value in state.items()}
+        save_file({key: value.astype(np.float16) if value.dtype == np.float32 and fits[key] else value
+                   for key, value in state.items()}, folder / WEIGHTS)  # fmt: skip
+    else:
+        shutil.copyfile(source.weights, folder / WEIGHTS)
+    notes: dict[str, Any] = {"model": source.card.model, "arguments": source.card.arguments}
+    return notes | ({"half": not source.wide} if precision == "fp16" else {})
 
 
 def open(
     folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
-) -> TorchSession:
-    """The module in evaluation mode with the artifact's weights."""
+) -> TorchSession | CudaSession:
+    """The module in evaluation mode with the artifact's weights, on the CUDA device if there is one.
+
+    Where half precision cannot hold all values, an fp16 artifact computes in float32 there too.
+    """
+    import torch
+
+    torch.set_num_threads(threads)
+    module, outputs = _module(folder, notes)
+    cuda = torch.cuda.is_available()
+    if chosen(SETTINGS, settings)["channels_last"] or cuda:
+        module = module.to(memory_format=torch.channels_last)
+    if not cuda:
+        return TorchSession(module, outputs)
+    return CudaSession(module.to("cuda", torch.float16 if notes.get("half") else torch.float32), outputs)
+
+
+def _module(folder: Path, notes: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+    """The module in evaluation mode, in float32 on the processor, and the names of its outputs."""
     import torch
     from safetensors.numpy import load_file
 
-    torch.set_num_threads(threads)
     architecture = discover.load("models", notes["model"])
     module = architecture.build(**notes["arguments"])
-    state = {key: torch.from_numpy(value) for key, value in load_file(folder / WEIGHTS).items()}
-    module.load_state_dict(state)
-    if chosen(SETTINGS, settings)["channels_last"]:
-        module = module.to(memory_format=torch.channels_last)
-    return TorchSession(module.eval(), architecture.OUTPUTS)
+    module.load_state_dict({key: torch.from_numpy(value) for key, value in load_file(folder / WEIGHTS).items()})
+    return module.eval(), architecture.OUTPUTS
 
 
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
-    """Every module without modules in it, in the order it is called, timed around its call."""
-    session = open(folder, notes, threads)
+    """Every module without modules in it, in the order it is called, timed around its call, on the processor."""
+    import torch
+
+    torch.set_num_threads(threads)
+    session = TorchSession(*_module(folder, notes))
     calls: list[tuple[str, str, int, int, float]] = []
     started: list[float] = []
 
@@ -96,5 +130,60 @@ class TorchSession:
         (array,) = inputs.values()
         with torch.inference_mode():
             result = self.module(torch.from_numpy(np.ascontiguousarray(array)))
-        tensors = result if isinstance(result, tuple | list) else (result,)
-        return {name: tensor.numpy() for name, tensor in zip(self.outputs, tensors, strict=True)}
+        return {name: tensor.numpy() for name, tensor in zip(self.outputs, _tensors(result), strict=True)}
+
+
+class CudaSession:
+    """Runs a module on a CUDA device by replaying a graph of its kernels, captured when a shape first comes.
+
+    Calls of several threads wait for one another: a graph has one set of buffers.
+    """
+
+    def __init__(self, module: Any, outputs: tuple[str, ...]) -> None:
+        self.module, self.outputs, self.lock = module, outputs, threading.Lock()
+        self.graphs: dict[tuple[int, ...], tuple[Any, Any, tuple[Any, ...]]] = {}
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Outputs by name; a batch runs as one batch."""
+        import torch
+
+        (array,) = inputs.values()
+        with self.lock, torch.inference_mode():
+            if array.shape not in self.graphs:
+                self.graphs[array.shape] = self._capture(array.shape)
+            graph, given, results = self.graphs[array.shape]
+            given.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            graph.replay()
+            return {name: result.float().cpu().numpy() for name, result in zip(self.outputs, results, strict=True)}
+
+    def _capture(self, shape: tuple[int, ...]) -> tuple[Any, Any, tuple[Any, ...]]:
+        """The graph of one run, and the tensors on the device that it reads and writes."""
+        import torch
+
+        dtype = next(self.module.parameters()).dtype
+        given = torch.zeros(shape, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
+        graph, results = capture(self.module, given)
+        return graph, given, results
+
+
+def capture(module: Any, given: Any) -> tuple[Any, tuple[Any, ...]]:
+    """A CUDA graph of the module's run on `given`, a tensor on the device, and the tensors that it writes.
+
+    Three runs go before, in which kernels are chosen and their memory is taken.
+    """
+    import torch
+
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            module(given)
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        results = _tensors(module(given))
+    return graph, results
+
+
+def _tensors(result: Any) -> tuple[Any, ...]:
+    return tuple(result) if isinstance(result, tuple | list) else (result,)

@@ -143,6 +143,24 @@ def int8_blob(weights: np.ndarray) -> memoryview:
     return memoryview(INT8.to_bytes(4, "little") + data + bytes(-len(data) % 4))
 
 
+def halved(layer: Layer, blobs: list[memoryview]) -> list[memoryview]:
+    """A layer's blobs with its weights in half precision, where they are float32 and fit it.
+
+    What has no tag stays: biases, and the parameters of normalizations.
+    """
+    found = []
+    for blob, (_, tagged) in zip(blobs, BLOBS.get(layer.kind, lambda _: [])(layer), strict=True):
+        weights = float_weights(blob) if tagged else None
+        fits = weights is not None and float(np.abs(weights).max(initial=0)) <= float(np.finfo(np.float16).max)
+        found.append(_half_blob(weights) if weights is not None and fits else blob)
+    return found
+
+
+def _half_blob(weights: np.ndarray) -> memoryview:
+    data = weights.astype(np.float16).tobytes()
+    return memoryview(FLOAT16.to_bytes(4, "little") + data + bytes(-len(data) % 4))
+
+
 def floats_blob(values: np.ndarray) -> memoryview:
     """Untagged float32 values."""
     return memoryview(np.asarray(values, np.float32).tobytes())

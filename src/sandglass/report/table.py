@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+from sandglass import host
 from sandglass.benchmarking import Speed
 from sandglass.card import Card
 from sandglass.evaluation import Evaluation
@@ -74,6 +75,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
 
 def speed_row(speed: Speed, fastest: float) -> Row:
     """Latency, throughput and memory, and the ratio to the fastest of the run."""
+    widened = speed.artifact.precision == "fp16" and not host.half_arithmetic()
     return {
         **identity(speed.artifact),
         "median ms": f"{speed.median:.2f}",
@@ -84,6 +86,7 @@ def speed_row(speed: Speed, fastest: float) -> Row:
         "peak MiB": f"{speed.peak_memory:.0f}",
         "runs": str(speed.runs),
         **({"tuned for": speed.tuned_for} if speed.tuned_for else {}),
+        **({"note": "no half arithmetic on this processor: fp16 gains size, not speed"} if widened else {}),
     }
 
 

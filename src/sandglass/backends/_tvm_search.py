@@ -1,0 +1,74 @@
+"""The tile of each kernel by measurement: candidates timed in turn, what was found kept for the next run.
+
+TVM has a search of its own (MetaSchedule); in the packages of 0.27 it crashes as soon as it is given its rules for
+processors.
+"""
+
+from __future__ import annotations
+
+import time
+from math import prod
+from typing import Any
+
+import numpy as np
+
+from sandglass import host
+from sandglass.backends import Source
+from sandglass.backends._tvm_kernels import Registers, Tile, functions, registers, scheduled, tile_space
+from sandglass.files import sha256
+from sandglass.journal import Journal, cache_folder
+
+CANDIDATES = 12
+ROUNDS = 5
+BURST_MILLISECONDS = 4
+
+
+def best_tiles(module: Any, target: Any, source: Source) -> dict[str, Tile]:
+    """Tiles by kernel: those found before for this graph, target and version of TVM, and what there is time to measure.
+
+    A kernel is measured for `source.tune_seconds` of the whole, those with the most to compute first. Each is on disk
+    before the next begins, so that a run that is killed goes on where it was.
+    """
+    import tvm
+
+    versions = {"tvm": tvm.__version__, "sandglass": host.own_version()}
+    key = {"graph": sha256(source.graph), "target": str(target), **versions}
+    journal = Journal(key, cache_folder() / "tvm")
+    kernels, have = functions(module), registers(target)
+    costly = sorted(range(len(kernels)), key=lambda number: -_products(kernels[number][1]))
+    end = time.perf_counter() + source.tune_seconds
+    for number in costly:
+        if time.perf_counter() >= end:
+            break
+        if number not in journal.done:
+            journal.append({number: _fastest(kernels[number][1], target, have)})
+    return {kernels[number][0].name_hint: Tile(*tile) for number, tile in journal.done.items() if tile}
+
+
+def _fastest(function: Any, target: Any, have: Registers) -> Tile | None:
+    """The fastest of the tiles ranked first, None where there is no choice; ties go to the one ranked first."""
+    import tvm
+
+    space = tile_space(function, have)[:CANDIDATES]
+    if len(space) < 2:
+        return None
+    generator = np.random.default_rng(0)
+    shapes = [tuple(int(size) for size in given.shape) for given in function.params]
+    arrays = [tvm.runtime.tensor(generator.standard_normal(shape).astype(np.float32)) for shape in shapes]
+    timers = {}
+    for tile in space:
+        kernel = scheduled(function, have, tile).with_attr("global_symbol", "main")
+        library = tvm.tirx.build(tvm.IRModule({"main": kernel}), target=target)
+        timers[tile] = library.time_evaluator("main", tvm.cpu(), number=1, min_repeat_ms=BURST_MILLISECONDS)
+    times = [[timer(*arrays).mean for timer in timers.values()] for _ in range(ROUNDS)]
+    return space[int(np.argmin(np.median(times, axis=0)))]
+
+
+def _products(function: Any) -> int:
+    """Products of a kernel's reduction, by which the most expensive kernels are found."""
+    import tvm
+    from tvm import s_tir
+
+    schedule = s_tir.Schedule(tvm.IRModule({"main": function}))
+    blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
+    return max((prod(int(axis.dom.extent) for axis in schedule.get(block).iter_vars) for block in blocks), default=0)

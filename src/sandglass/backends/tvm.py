@@ -1,0 +1,229 @@
+"""TVM on the CPU: the graph is compiled by Relax and LLVM into a library for the processor that builds it.
+
+Kernels are scheduled here (`_tvm_kernels`), because TVM has no schedules of its own for this processor; with
+`--tune-minutes` the tile of each is chosen by measurement (`_tvm_search`).
+"""
+
+from __future__ import annotations
+
+import os
+import platform
+import threading
+import time
+from collections import defaultdict, deque
+from collections.abc import Mapping
+from concurrent.futures import ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sandglass import host
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    PROFILED_RUNS,
+    Arrays,
+    LayerRun,
+    Settings,
+    Source,
+    chosen,
+    run_by_one,
+)  # fmt: skip
+from sandglass.errors import BackendError, BackendUnavailable
+from sandglass.quantize.layers import find_layers
+
+INSTALL = "pip install 'sandglass[tvm]'"
+PRECISIONS = ("fp32",)
+PURPOSE = "deploy"
+SPEC = None
+SETTINGS: Mapping[str, tuple[Any, ...]] = {"streams": (1, 2, 4)}
+TUNES = True  # `build` may measure kernels for `source.tune_seconds`
+LIBRARY = "model.so"
+SHARE_CORES = -3  # affinity of runtime.config_threadpool: no thread has a core of its own
+
+
+def available() -> str:
+    """The version of TVM."""
+    try:
+        import tvm
+    except ImportError as error:
+        raise BackendUnavailable("TVM is not installed", INSTALL) from error
+    return str(tvm.__version__)
+
+
+def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+    """Compile `model.so`.
+
+    Raises UnsupportedOperator, and BackendError for a graph that TVM refuses or where no C compiler is there to link.
+    """
+    import tvm
+    from tvm.relax.backend.cpu_generic import pipeline
+    from tvm.support import cc
+
+    from sandglass.backends import _tvm_kernels, _tvm_search
+    from sandglass.graph.load import load_graph, static_inputs, static_outputs
+    from sandglass.graph.work import layer_work
+
+    if cc.get_cc() is None:
+        raise BackendError("TVM needs a C compiler to link what it compiles, and found none", "install gcc or clang")
+    model, target = load_graph(source.graph), host_target()
+    module = _tvm_kernels.kernels(model, target)
+    calls = _calls(module, model)
+    _use_threads(host.threads())
+    tiles = _tvm_search.best_tiles(module, target, source)
+    have = _tvm_kernels.registers(target)
+    for variable, function in _tvm_kernels.functions(module):
+        module[variable] = _tvm_kernels.scheduled(function, have, tiles.get(variable.name_hint))
+    passes = pipeline.dataflow_lower_passes(target) + pipeline.finalize_passes(target)
+    try:
+        with target:
+            library = tvm.relax.build(module, target=target, relax_pipeline=tvm.transform.Sequential(passes))
+        library.export_library(str(folder / LIBRARY))
+    except _tvm_kernels.ERRORS as error:
+        raise BackendError(f"TVM cannot compile the graph: {_tvm_kernels.reason(error)}",
+                           "choose another backend") from error  # fmt: skip
+    return {
+        "inputs": list(static_inputs(model)),
+        "outputs": list(static_outputs(model)),
+        "machine": platform.machine(),
+        "instruction_sets": host.instruction_sets(),
+        "tuned_kernels": len(tiles),
+        "calls": calls,
+        "work": {name: list(work) for name, work in layer_work(model).items()},
+    }
+
+
+def host_target() -> Any:
+    """LLVM for the processor of this machine, with all that it can do."""
+    from tvm.target import Target, codegen
+
+    return Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": host.threads()})
+
+
+def _calls(module: Any, model: onnx.ModelProto) -> list[list[str]]:
+    """Kernel and layer of every call in order; the layer is "" where a kernel has no weights.
+
+    The importer drops the names of nodes. A layer is known by its weights: by their sum as integers, which no change of
+    layout or padding with zeros alters.
+    """
+    from tvm import relax
+    from tvm.ir import GenericConst, Op
+
+    values = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    layers: defaultdict[int, deque[str]] = defaultdict(deque)
+    for name, layer in find_layers(model).items():
+        layers[_fingerprint(values[layer.weight])].append(name)
+    found = []
+    for block in module["main"].body.blocks:
+        for call in (binding.value for binding in block.bindings):
+            if isinstance(call, relax.Call) and call.op == Op.get("relax.call_tir"):
+                constants = [given.value.numpy() for given in call.args[1].fields if isinstance(given, GenericConst)]
+                known = [layers[mark].popleft() for mark in map(_fingerprint, constants) if layers.get(mark)]
+                found.append([call.args[0].name_hint, known[0] if known else ""])
+    return found
+
+
+def _fingerprint(weights: np.ndarray) -> int:
+    return int(np.ascontiguousarray(weights, np.float32).view(np.uint32).sum(dtype=np.uint64))
+
+
+def open(
+    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+) -> TvmSession:
+    """The loaded library. Raises BackendError on a processor that lacks instructions it was compiled for."""
+    missing = sorted(set(notes["instruction_sets"]) - set(host.instruction_sets()))
+    if missing or notes["machine"] != platform.machine():
+        raise BackendError(
+            f"{folder / LIBRARY} was compiled for a processor with {', '.join(missing) or notes['machine']}",
+            "deploy the model on this machine",
+        )
+    streams = chosen(SETTINGS, settings)["streams"]
+    return TvmSession(folder / LIBRARY, notes, max(1, threads // streams), streams)
+
+
+def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+    """Every kernel call, timed around it, the median of several runs."""
+    session = open(folder, notes, threads)
+    kernels = {kernel for kernel, _ in notes["calls"]}
+    times: list[float] = []
+
+    def instrument(function: Any, symbol: str, before: bool, *_: Any) -> int:
+        if symbol in kernels:
+            now = time.perf_counter()
+            times.append(now) if before else times.append(now - times.pop())
+        return 0  # go on
+
+    session.machine().set_instrument(instrument)
+    for _ in range(1 + PROFILED_RUNS):
+        session.run(inputs)
+    count = len(notes["calls"])
+    medians = np.median(np.reshape(times, (-1, count))[1:], axis=0) * 1e3
+    runs = []
+    for (kernel, layer), spent in zip(notes["calls"], medians, strict=True):
+        macs, terms = notes["work"].get(layer, (0, 0))
+        runs.append(LayerRun(layer or kernel, kernel.rstrip("0123456789"), FLOAT, macs, float(spent), terms=terms))
+    return runs
+
+
+_pools = threading.local()
+
+
+def _use_threads(count: int) -> None:
+    """Compute on `count` threads whatever the calling thread calls next; its pool is made on its first call."""
+    import tvm
+
+    if getattr(_pools, "count", 0) == count:
+        return
+    # Bound to cores in a fixed order, the threads of one caller would meet those of all others on the same cores.
+    os.environ["TVM_BIND_THREADS"] = "0"
+    configure = tvm.get_global_func("runtime.config_threadpool")
+    if not hasattr(_pools, "count"):
+        configure(SHARE_CORES, 0, [str(core) for core in range(max(count, host.threads()))])  # no pool grows later
+    configure(SHARE_CORES, 0, [str(core) for core in range(count)])
+    _pools.count = count
+
+
+class TvmSession:
+    """Its machines are one for each calling thread, as are TVM's pools of worker threads."""
+
+    def __init__(self, path: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> None:
+        import tvm
+
+        self.inputs, self.outputs, self.threads = notes["inputs"], notes["outputs"], threads
+        try:
+            self.library = tvm.runtime.load_module(str(path))
+        except (RuntimeError, ValueError, OSError) as error:
+            raise BackendError(
+                f"{path} cannot be loaded: {str(error).splitlines()[0]}", "deploy the model on this machine"
+            ) from error
+        self.local = threading.local()
+        self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
+
+    def machine(self) -> Any:
+        """The virtual machine of the calling thread."""
+        import tvm
+
+        if not hasattr(self.local, "machine"):
+            self.local.machine = tvm.relax.VirtualMachine(self.library, tvm.cpu())
+        return self.local.machine
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Outputs by name; the graph takes one image at a time."""
+        return run_by_one(self._one, inputs, self.pool)
+
+    def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        import tvm
+
+        _use_threads(self.threads)
+        tensors = [tvm.runtime.tensor(np.ascontiguousarray(inputs[name])) for name in self.inputs]
+        try:
+            result = self.machine()["main"](*tensors)
+        except (RuntimeError, ValueError, TypeError) as error:
+            raise BackendError(
+                f"an input does not fit: {str(error).strip().splitlines()[-1]}", "check its shape"
+            ) from error
+        values = [result] if len(self.outputs) == 1 else list(result)
+        return {name: value.numpy() for name, value in zip(self.outputs, values, strict=True)}
