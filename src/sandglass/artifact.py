@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from pathlib import Path
 from typing import Any
 
@@ -12,9 +12,11 @@ import numpy as np
 
 from sandglass import discover, host
 from sandglass.backends import DEFAULTS, Session, Settings
+from sandglass.buckets import Size
 from sandglass.card import Card
 from sandglass.errors import ArtifactError, CardError
 from sandglass.files import read_json, sha256, write_json
+from sandglass.shapes import ShapeSession, text
 from sandglass.tuned import TUNING, Tuned, check_settings, processor_kind, read_tuned
 
 MANIFEST = "sandglass.json"
@@ -50,6 +52,11 @@ class Artifact:
         """Bytes of the runtime's files, without the manifest."""
         return sum((self.folder / name).stat().st_size for name in self.manifest["files"])
 
+    @property
+    def shapes(self) -> dict[Size, int]:
+        """Its input shapes (see `shapes`), by the number of images that each was chosen for; empty where it has one."""
+        return {(height, width): images for height, width, images in self.manifest.get("shapes", ())}
+
     @cached_property
     def sha256(self) -> str:
         """Hash of the manifest, which holds the hashes of all files."""
@@ -67,7 +74,23 @@ class Artifact:
         if found is not None and settings is None:
             check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
         settings = settings if settings is not None else found.settings if found else DEFAULTS
-        return backend.open(self.folder, self.manifest["backend_notes"], threads or self.threads, settings, callers)
+
+        def opened(folder: Path, notes: Mapping[str, Any]) -> Session:
+            session: Session = backend.open(folder, notes, threads or self.threads, settings, callers)
+            return session
+
+        if not self._parts:
+            return opened(self.folder, self.manifest["backend_notes"])
+        return ShapeSession({size: partial(opened, *part) for size, part in self._parts.items()})
+
+    def files(self) -> tuple[Path, Mapping[str, Any]]:
+        """Folder and notes of what its backend built for the first of its shapes."""
+        return next(iter(self._parts.values()), (self.folder, self.manifest["backend_notes"]))
+
+    @property
+    def _parts(self) -> dict[Size, tuple[Path, Mapping[str, Any]]]:
+        """Folder and notes by shape, where its backend built something for each."""
+        return {(h, w): (self.folder / text((h, w)), notes) for h, w, notes in self.manifest.get("by_shape", ())}
 
     def version(self) -> str:
         """The version of its runtime here; raises BackendUnavailable when that is not installed."""
@@ -83,19 +106,23 @@ class Artifact:
         """What `sandglass tune` stored for this kind of processor; raises ArtifactError when its file is broken."""
         return read_tuned(self.folder, self.sha256).get(processor_kind())
 
-    def noise(self, batch: int = 1) -> dict[str, np.ndarray]:
-        """Inputs of the right shapes, NCHW float32, seeded: for what is timed or compared without a dataset."""
+    def noise(self, batch: int = 1, size: Size | None = None) -> dict[str, np.ndarray]:
+        """Inputs of the right shapes, NCHW float32, seeded: for what is timed or compared without a dataset.
+
+        `size` is one of its shapes, by default the first.
+        """
         generator = np.random.default_rng(0)
         return {
-            name: generator.standard_normal((batch, *shape[1:])).astype(np.float32)
+            name: generator.standard_normal((batch, *shape[1:2], *(size or shape[2:]))).astype(np.float32)
             for name, shape in self.manifest["inputs"].items()
         }
 
 
 def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
     """Hash the files in `folder` and write its manifest, the last file of an artifact to appear."""
-    files = sorted(path for path in folder.iterdir() if path.name not in (MANIFEST, TUNING))
-    write_json(folder / MANIFEST, {"format": FORMAT, **fields, "files": {path.name: sha256(path) for path in files}})
+    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, TUNING))
+    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
+    write_json(folder / MANIFEST, {"format": FORMAT, **fields, "files": hashes})
 
 
 def load_artifact(folder: Path) -> Artifact:

@@ -11,6 +11,7 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cache, partial
 from multiprocessing.connection import Connection
 from multiprocessing.process import BaseProcess
 from pathlib import Path
@@ -20,6 +21,7 @@ import numpy as np
 
 from sandglass import host
 from sandglass.artifact import Artifact, load_artifact
+from sandglass.buckets import Size
 from sandglass.errors import BackendError, SandglassError
 
 WARM_UP_SECONDS = 0.5
@@ -28,7 +30,10 @@ BURST_SECONDS = 0.25
 
 @dataclass(frozen=True)
 class Speed:
-    """Latencies in milliseconds of one batch, pure inference; memory in MiB; throughput in images per second."""
+    """Latencies in milliseconds of one batch, pure inference; memory in MiB; throughput in images per second.
+
+    `shape` is the input's (height, width), where the artifact has several.
+    """
 
     artifact: Artifact
     median: float
@@ -42,12 +47,14 @@ class Speed:
     batch: int
     settings: Mapping[str, Any] = field(default_factory=dict)
     tuned_for: str = ""
+    shape: Size | None = None
 
     def to_dict(self) -> dict[str, Any]:
         """JSON-able result with the conditions of the measurement."""
         return {
             "model": self.artifact.card.name,
-            "input": list(self.artifact.card.input.size),
+            "input": list(self.shape or self.artifact.card.input.size),
+            **({"images_in_shape": self.artifact.shapes[self.shape]} if self.shape else {}),
             "backend": self.artifact.backend,
             "precision": self.artifact.precision,
             "latency_ms": {"median": self.median, "p90": self.p90, "p99": self.p99, "minimum": self.minimum},
@@ -73,6 +80,8 @@ def benchmark(
 ) -> list[Speed]:
     """Time each artifact for `seconds` of inference at `batch`, in interleaved bursts, with its tuned settings.
 
+    An artifact of several shapes is timed so at each of them, and has as many results, in their order.
+
     Raises the SandglassError of an artifact that cannot be loaded or run.
     """
     workers: list[Worker] = []
@@ -80,21 +89,38 @@ def benchmark(
     try:
         for artifact, count in zip(artifacts, counts, strict=True):
             workers.append(Worker(artifact, count, batch))
-            workers[-1].burst(WARM_UP_SECONDS)
+        lanes = [(i, shape) for i, artifact in enumerate(artifacts) for shape in artifact.shapes or (None,)]
+        for i, shape in lanes:
+            workers[i].burst(WARM_UP_SECONDS, shape)
         rounds = max(1, round(seconds / BURST_SECONDS))
-        times: list[list[float]] = [[] for _ in workers]
+        times: list[list[float]] = [[] for _ in lanes]
         for turn in range(rounds):
-            for worker, collected in zip(workers, times, strict=True):
-                collected.extend(worker.burst(BURST_SECONDS))
+            for (i, shape), collected in zip(lanes, times, strict=True):
+                collected.extend(workers[i].burst(BURST_SECONDS, shape))
             progress(turn + 1, rounds)
         memory = [worker.peak_memory() for worker in workers]
     finally:
         for worker in workers:
             worker.close()
-    return [speed(*row, batch) for row in zip(artifacts, times, memory, counts, strict=True)]
+    return [
+        speed(artifacts[i], spent, memory[i], counts[i], batch, shape)
+        for (i, shape), spent in zip(lanes, times, strict=True)
+    ]
 
 
-def speed(artifact: Artifact, times: list[float], memory: float, threads: int, batch: int) -> Speed:
+def mean_throughput(speeds: Sequence[Speed]) -> float | None:
+    """Images per second over the images that an artifact's shapes were chosen for, from its speed at each shape.
+
+    None where it is not known how many images have each shape.
+    """
+    counts = [speed.artifact.shapes.get(speed.shape, 0) if speed.shape else 0 for speed in speeds]
+    seconds = sum(count / speed.throughput for count, speed in zip(counts, speeds, strict=True))
+    return sum(counts) / seconds if seconds else None
+
+
+def speed(
+    artifact: Artifact, times: list[float], memory: float, threads: int, batch: int, shape: Size | None = None
+) -> Speed:
     """Seconds of runs of a batch, and peak memory in MiB, as a Speed."""
     milliseconds, tuned = np.array(times) * 1e3, artifact.tuned()
     median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
@@ -111,6 +137,7 @@ def speed(artifact: Artifact, times: list[float], memory: float, threads: int, b
         batch=batch,
         settings=tuned.settings if tuned else {},
         tuned_for=tuned.goal if tuned else "",
+        shape=shape,
     )
 
 
@@ -135,14 +162,14 @@ class Worker:
             self.close()
             raise
 
-    def burst(self, seconds: float) -> list[float]:
-        """Seconds of each run in a burst of about `seconds`, at least one."""
-        self.start(seconds)
+    def burst(self, seconds: float, shape: Size | None = None) -> list[float]:
+        """Seconds of each run in a burst of about `seconds`, at least one, at one of the artifact's shapes."""
+        self.start(seconds, shape)
         return self.finish()
 
-    def start(self, seconds: float) -> None:
+    def start(self, seconds: float, shape: Size | None = None) -> None:
         """Begin a burst; `finish` waits for it."""
-        self.pipe.send(seconds)
+        self.pipe.send(("burst", seconds, shape))
 
     def finish(self) -> list[float]:
         """Seconds of each run in the burst that was begun."""
@@ -180,8 +207,8 @@ def _serve(pipe: Connection, folder: Path, threads: int, batch: int, settings: M
     try:
         artifact = load_artifact(folder)
         session = artifact.open(threads, settings)
-        inputs = artifact.noise(batch)
-        session.run(inputs)
+        inputs = cache(lambda shape: artifact.noise(batch, shape))
+        session.run(inputs(None))
     except SandglassError as error:
         pipe.send(error)
         return
@@ -190,10 +217,12 @@ def _serve(pipe: Connection, folder: Path, threads: int, batch: int, settings: M
         request = pipe.recv()
         if request == "memory":
             pipe.send(_peak_memory())
-        elif isinstance(request, tuple):
+        elif request[0] == "outputs":
             pipe.send(session.run(artifact.noise(request[1])))
         else:
-            pipe.send(_burst(lambda: session.run(inputs), request))
+            _, seconds, shape = request
+            images = inputs(shape)
+            pipe.send(_burst(partial(session.run, images), seconds))
 
 
 def _peak_memory() -> float:

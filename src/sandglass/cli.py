@@ -12,7 +12,8 @@ from sandglass import discover
 from sandglass.cli_configs import add_deploy_config, what_and_where
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
-from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, say, write_result
+from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, refuse_coco, say, write_result
+from sandglass.cli_shapes import add_shapes, load_shapes, speed_rows
 from sandglass.errors import SandglassError
 
 
@@ -75,6 +76,7 @@ def _deploy(commands: Any) -> None:
         metavar="M",
         help="time to choose kernels in, where a runtime compiles them; goes on after a kill",
     )
+    add_shapes(command)
     add_kit(command)
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
@@ -83,8 +85,10 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
     from sandglass import pipeline
     from sandglass.report.table import identity, markdown, megabytes
 
+    source, targets = what_and_where(arguments)
     outcomes = pipeline.deploy(
-        *what_and_where(arguments),
+        source,
+        targets,
         arguments.out,
         checkpoint=arguments.checkpoint,
         calibration=load_calibration(arguments),
@@ -92,6 +96,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         tune_minutes=arguments.tune_minutes,
         soc=arguments.soc,
         samples=load_samples(arguments),
+        shapes=load_shapes(arguments, source),
         force=arguments.force,
         say=say,
     )
@@ -121,6 +126,7 @@ def _evaluate(commands: Any) -> None:
     command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
     command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--batch", type=count, default=1, metavar="N")
+    command.add_argument("--results", type=Path, metavar="FILE", help="write the predictions in COCO result format")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
 
 
@@ -130,6 +136,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     from sandglass.report.table import evaluation_table
 
     artifacts = [load_artifact(folder) for folder in arguments.artifacts]
+    refuse_coco(arguments.results, artifacts)
     dataset = discover.load("datasets", arguments.dataset).load(
         images=arguments.images,
         annotations=arguments.annotations,
@@ -152,6 +159,9 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     print(evaluation_table(results, changes))
     print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
     rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
+    if arguments.results:
+        task = discover.load("tasks", artifacts[0].card.task)
+        write_result(arguments.results, task.to_coco(results[0].predictions))
     write_result(arguments.json, rows)
     return 0
 
@@ -169,7 +179,7 @@ def _benchmark(commands: Any) -> None:
 def _run_benchmark(arguments: argparse.Namespace) -> int:
     from sandglass.artifact import load_artifact
     from sandglass.benchmarking import benchmark
-    from sandglass.report.table import markdown, speed_row
+    from sandglass.report.table import markdown
 
     speeds = benchmark(
         [load_artifact(folder) for folder in arguments.artifacts],
@@ -178,8 +188,7 @@ def _run_benchmark(arguments: argparse.Namespace) -> int:
         seconds=arguments.seconds,
         progress=_Progress("benchmark"),
     )
-    fastest = min(speed.median for speed in speeds)
-    print(markdown([speed_row(speed, fastest) for speed in speeds]))
+    print(markdown(speed_rows(speeds)))
     write_result(arguments.json, [speed.to_dict() for speed in speeds])
     return 0
 

@@ -21,6 +21,7 @@ from sandglass.artifact import Artifact
 from sandglass.backends import DEFAULTS, Session
 from sandglass.journal import Journal
 from sandglass.metrics import bootstrap
+from sandglass.shapes import smallest
 
 AHEAD = 4  # batches a core
 Progress = Callable[[int, int], None]
@@ -50,6 +51,7 @@ class Evaluation:
             "input": list(self.artifact.card.input.size),
             "backend": self.artifact.backend,
             "precision": self.artifact.precision,
+            **({"shapes": self.artifact.manifest["shapes"]} if self.artifact.shapes else {}),
             "metrics": self.metrics,
             "samples": len(self.predictions),
             "protocol": self.protocol,
@@ -108,19 +110,31 @@ def infer(
     flip_test: bool = False,
     workers: int = 1,
 ) -> Iterator[dict[int, dict[str, Any]]]:
-    """Yield predictions by sample index, a batch at a time, in order; `session` is run by `workers` threads."""
+    """Yield predictions by sample index, a batch at a time, in order; `session` is run by `workers` threads.
+
+    Samples of a batch whose inputs have several shapes run in a batch for each. Raises InputError for an image that
+    needs an input larger than the artifact has.
+    """
     card = artifact.card
 
     def work(part: Sequence[Any], images: list[Future[np.ndarray]]) -> dict[int, dict[str, Any]]:
-        prepared = [task.prepare(image.result(), sample, card) for sample, image in zip(part, images, strict=True)]
+        prepared = [_prepared(task, artifact, i.result(), sample) for sample, i in zip(part, images, strict=True)]
+        found: dict[int, dict[str, Any]] = {}
+        for shape in dict.fromkeys(array.shape for array, _ in prepared):
+            places = [i for i, (array, _) in enumerate(prepared) if array.shape == shape]
+            decoded = run([prepared[i] for i in places])
+            found |= {part[i].index: prediction for i, prediction in zip(places, decoded, strict=True)}
+        return {sample.index: found[sample.index] for sample in part}
+
+    def run(prepared: Sequence[tuple[np.ndarray, Any]]) -> list[dict[str, Any]]:
         inputs = np.stack([array for array, _ in prepared])
         if flip_test:
             inputs = task.flip_inputs(inputs)
         outputs = session.run({artifact.input_name: inputs})
         if flip_test:
             outputs = task.merge_flipped(outputs, card)
-        decoded = task.decode(outputs, [meta for _, meta in prepared], card)
-        return {sample.index: prediction for sample, prediction in zip(part, decoded, strict=True)}
+        decoded: list[dict[str, Any]] = task.decode(outputs, [meta for _, meta in prepared], card)
+        return decoded
 
     with ThreadPoolExecutor(workers) as pool:
         # Images are queued some batches before the work that needs them: what waits for an image waits shortly.
@@ -139,6 +153,16 @@ def infer(
         waiting.extend(pool.submit(work, *plan) for plan in planned)
         while waiting:
             yield waiting.popleft().result()
+
+
+def _prepared(task: ModuleType, artifact: Artifact, image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
+    """A sample's input, in the smallest of the artifact's shapes that holds it, and what `decode` needs."""
+    card = artifact.card
+    if not artifact.shapes:
+        return task.prepare(image, sample, card)  # type: ignore[no-any-return]
+    height, width = (sample.box[3], sample.box[2]) if sample.box else image.shape[:2]
+    shape = smallest(artifact.shapes, task.needed((height, width), card), f"image {sample.image_id}")
+    return task.prepare(image, sample, card, shape)  # type: ignore[no-any-return]
 
 
 def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Any] | None]:

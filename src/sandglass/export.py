@@ -72,9 +72,7 @@ def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> Expo
     """
     import torch
 
-    module = build_module(card)
-    module.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
-    module.eval()
+    module = _trained(card, state)
     outputs = list(discover.load("models", card.model or "").OUTPUTS)
     example = torch.zeros(1, 3, *card.input.size)
     with TemporaryDirectory(prefix="sandglass-") as folder, warnings.catch_warnings(), torch.inference_mode():
@@ -90,6 +88,24 @@ def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> Expo
         raise ParityError(f"the exported graph differs from the module by {difference:.1e} of its largest value",
                           f"allowed is {TOLERANCE:g}")  # fmt: skip
     return ExportReport(difference, OPSET)
+
+
+def check_size(card: Card, state: Mapping[str, np.ndarray], graph: Path, size: tuple[int, int]) -> None:
+    """Compare a graph that was exported at another size with the module at `size`; raises as `export_graph` does."""
+    outputs = list(discover.load("models", card.model or "").OUTPUTS)
+    difference = compare(_trained(card, state), graph, (1, 3, *size), outputs)
+    if not difference <= TOLERANCE:
+        raise ParityError(
+            f"it differs from the module by {difference:.1e} of its largest value", f"allowed is {TOLERANCE:g}"
+        )
+
+
+def _trained(card: Card, state: Mapping[str, np.ndarray]) -> torch.nn.Module:
+    import torch
+
+    module = build_module(card)
+    module.load_state_dict({key: torch.from_numpy(np.array(value)) for key, value in state.items()})
+    return module.eval()
 
 
 def compare(module: Any, graph: Path, shape: tuple[int, ...], outputs: list[str]) -> float:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
 
@@ -186,8 +186,7 @@ def _check_pair(artifact: Artifact, against: Artifact) -> None:
 def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:
     backend = discover.load("backends", artifact.backend)
     backend.available()
-    notes: Mapping[str, Any] = artifact.manifest["backend_notes"]
-    return list(backend.layers(artifact.folder, notes, threads, artifact.noise()))
+    return list(backend.layers(*artifact.files(), threads, artifact.noise()))
 
 
 def _quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:

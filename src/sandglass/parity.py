@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from functools import cached_property
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from types import ModuleType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -14,6 +15,10 @@ from sandglass import host
 from sandglass.backends import Source
 from sandglass.difference import correlation, relative_difference
 from sandglass.errors import GraphError, ParityError
+from sandglass.shapes import extremes
+
+if TYPE_CHECKING:
+    from sandglass.graph.execute import GraphSession
 
 SAMPLES = 4
 # fp32: other orders of summation and Winograd transforms move a result by some 1e-4 of its largest value.
@@ -26,7 +31,8 @@ LEAST_CORRELATION = {"fp16": 0.999, "int8": 0.9}
 class Reference:
     """The graph's outputs on up to four inputs: calibration samples, or seeded noise where there are none.
 
-    Raises GraphError for outputs that are NaN or infinite: nothing could be compared with them.
+    Where the source has shapes, the first input is added, repeated to the size of the most extreme ones. Raises
+    GraphError for outputs that are NaN or infinite: nothing could be compared with them.
     """
 
     def __init__(self, source: Source, samples: Sequence[np.ndarray]) -> None:
@@ -36,7 +42,9 @@ class Reference:
         self.graph, self.inputs = source.graph, static_inputs(load_graph(source.graph))
         self.kind = "calibration samples" if samples else "noise"
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
-        session = GraphSession(source.graph)
+        self.feeds += [self._repeated(size) for size in extremes(source.shapes)]
+        session = _free(source.graph) if source.shapes else GraphSession(source.graph)
+        self.session = session if source.shapes else None  # one that is not needed again need not stay in memory
         self.expected = [session.run(feed) for feed in self.feeds]
         for outputs in self.expected:
             for name, values in outputs.items():
@@ -46,20 +54,37 @@ class Reference:
                         "check the weights",
                     )
 
-    def check(self, backend: ModuleType, folder: Path, notes: Mapping[str, Any], precision: str) -> dict[str, Any]:
-        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees (see `compared`)."""
+    def check(
+        self,
+        backend: ModuleType,
+        folder: Path,
+        notes: Mapping[str, Any],
+        precision: str,
+        size: tuple[int, int] | None = None,
+    ) -> dict[str, Any]:
+        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees (see `compared`).
+
+        One that has the shape `size` only gets the first input, repeated to it.
+        """
+        feeds, expected = self.feeds, self.expected
+        if size is not None and self.session is not None:
+            feeds, expected = [self._repeated(size)], [self.session.run(self._repeated(size))]
         session = backend.open(folder, notes, host.threads())
-        results = [session.run(feed) for feed in self.feeds]
+        results = [session.run(feed) for feed in feeds]
         if not getattr(backend, "COMPUTES", True):
             return {"summary": "not compared: this backend computes nothing"}
-        return {"inputs": f"{len(self.feeds)} {self.kind}", **compared(self.expected, results, precision)}
+        return {"inputs": f"{len(feeds)} {self.kind}", **compared(expected, results, precision)}
+
+    def _repeated(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+        return {name: _repeated(array, size) for name, array in self.feeds[0].items()}
 
     @cached_property
     def wide(self) -> frozenset[str]:
         """Tensors of the graph that half precision cannot hold on these inputs."""
         from sandglass.graph.half import wide_tensors
 
-        return frozenset(wide_tensors(self.graph, self.feeds))
+        own = [feed for feed in self.feeds if all(feed[name].shape == shape for name, shape in self.inputs.items())]
+        return frozenset(wide_tensors(self.graph, own))
 
     def _feed(self, sample: np.ndarray) -> dict[str, np.ndarray]:
         return {next(iter(self.inputs)): sample}
@@ -70,6 +95,24 @@ class Reference:
             {name: generator.standard_normal(shape).astype(np.float32) for name, shape in self.inputs.items()}
             for _ in range(SAMPLES)
         ]
+
+
+def _free(graph: Path) -> GraphSession:
+    """A session over a graph with its sides left open."""
+    from sandglass.graph.execute import GraphSession
+    from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.shapes import free_sides
+
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        free = Path(folder) / "free.onnx"
+        save_graph(free_sides(load_graph(graph)), free)
+        return GraphSession(free)
+
+
+def _repeated(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """An input (1, 3, h, w) beside and below itself as far as `size` goes."""
+    rows, columns = (np.arange(side) % have for side, have in zip(size, image.shape[2:], strict=True))
+    return np.ascontiguousarray(image[:, :, rows[:, None], columns])
 
 
 def compared(

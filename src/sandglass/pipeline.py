@@ -6,8 +6,10 @@ import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
+from types import MappingProxyType
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,7 @@ import numpy as np
 from sandglass import discover, parity
 from sandglass.artifact import MANIFEST, Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
+from sandglass.building import build_each, build_once, hold_for
 from sandglass.card import ZOO, Card, load_card
 from sandglass.errors import (
     ArtifactError,
@@ -31,6 +34,7 @@ from sandglass.host import own_version
 from sandglass.journal import cache_folder
 from sandglass.kit.make import Samples, make_kit
 from sandglass.quantize.plan import Plan
+from sandglass.shapes import Shapes, Size
 
 Say = Callable[[str], None]
 
@@ -92,6 +96,7 @@ def deploy(
     tune_minutes: float = 0.0,
     soc: str = "",
     samples: Samples | None = None,
+    shapes: Shapes = MappingProxyType({}),
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
@@ -102,6 +107,8 @@ def deploy(
     (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
     that has them; `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their
     kernels may measure which are the fastest on this machine, for `tune_minutes` each.
+    With `shapes` (see `sandglass.shapes`) an artifact takes images of many sizes, each in the smallest shape that
+    holds it.
     """
     card = source if isinstance(source, Card) else find_card(source)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
@@ -118,11 +125,13 @@ def deploy(
         raise InputError(
             "no target makes a build kit, and evaluation samples were given for one", "leave out --dataset"
         )
+    if shapes and (kits := [target for target in wanted if needs_kit(target)]):
+        raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
     for target in wanted:
         refuse_existing(out / target.folder, force)
-    with prepared_source(card, checkpoint, say) as graph:
+    with prepared_source(card, checkpoint, say, tuple(shapes)) as graph:
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes)
-        inputs = calibration_arrays(card, calibration) if calibration else []
+        inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         made = make_plan(ready, calibration, inputs, plan, say) if integer and calibration else None
         if made:
             _save_plan(made, out / "plan.json", force)
@@ -130,7 +139,7 @@ def deploy(
         return [
             build_kit(target, ready, reference, samples, out, force, say)
             if needs_kit(target)
-            else build_artifact(target, ready, made, reference, out, force, say)
+            else build_artifact(target, ready, made, reference, out, force, say, shapes)
             for target in wanted
         ]
 
@@ -159,26 +168,34 @@ def _tunes(backend: str) -> bool:
 
 
 @contextmanager
-def prepared_source(card: Card, checkpoint: Path | None, say: Say = lambda line: None) -> Iterator[Source]:
-    """The checked fp32 graph of a card, in a temporary folder that lives as long as the context."""
+def prepared_source(
+    card: Card, checkpoint: Path | None, say: Say = lambda line: None, shapes: Sequence[Size] = ()
+) -> Iterator[Source]:
+    """The checked fp32 graph of a card, in a temporary folder that lives as long as the context.
+
+    It is static: for the first of `shapes` where there are any, and raises GraphError unless it holds for all of them.
+    """
+    size = shapes[0] if shapes else card.input.size
     with TemporaryDirectory(prefix="sandglass-") as folder:
         graph = Path(folder) / "graph.onnx"
         if card.graph is not None:
-            from sandglass.graph.bring_up import bring_up_file
+            from sandglass.graph import bring_up
 
             say(f"graph: bringing up {card.graph.name}")
-            bring_up_file(card.graph, graph, card.input.size)
-            yield Source(card, graph)
+            bring_up.bring_up_file(card.graph, graph, size)
+            hold_for(graph, shapes, partial(bring_up.check_size, card.graph))
+            yield Source(card, graph, shapes=tuple(shapes))
             return
-        from sandglass.export import export_graph, read_weights
+        from sandglass.export import check_size, export_graph, read_weights
 
         file = find_checkpoint(card, checkpoint)
         say(f"graph: exporting {file.name}")
         weights = Path(folder) / "weights.safetensors"
         state = read_weights(card, file, weights)
-        report = export_graph(card, state, graph)
+        report = export_graph(replace(card, input=replace(card.input, size=size)), state, graph)
         say(f"graph: equal to the module to {report.difference:.1e}")
-        yield Source(card, graph, weights)
+        hold_for(graph, shapes, partial(check_size, card, state))
+        yield Source(card, graph, weights, shapes=tuple(shapes))
 
 
 def find_checkpoint(card: Card, given: Path | None) -> Path:
@@ -199,10 +216,10 @@ def find_checkpoint(card: Card, given: Path | None) -> Path:
     )
 
 
-def calibration_inputs(card: Card, calibration: Calibration) -> list[tuple[np.ndarray, Any]]:
+def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None = None) -> list[tuple[np.ndarray, Any]]:
     """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed.
 
-    With each comes what the task needs to decode its outputs.
+    They have the card's size, or `shape`. With each comes what the task needs to decode its outputs.
     """
     task = discover.load("tasks", card.task)
     samples = task.samples(calibration.dataset)
@@ -210,15 +227,15 @@ def calibration_inputs(card: Card, calibration: Calibration) -> list[tuple[np.nd
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     chosen = random.Random(calibration.seed).sample(samples, min(calibration.size, len(samples)))
     prepared = [
-        task.prepare(calibration.dataset.read(sample.image_id), sample, card)
+        task.prepare(calibration.dataset.read(sample.image_id), sample, card, *([shape] if shape else []))
         for sample in sorted(chosen, key=lambda sample: sample.index)
     ]
     return [(array[np.newaxis], meta) for array, meta in prepared]
 
 
-def calibration_arrays(card: Card, calibration: Calibration) -> list[np.ndarray]:
+def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None = None) -> list[np.ndarray]:
     """The calibration set's inputs alone."""
-    return [array for array, _ in calibration_inputs(card, calibration)]
+    return [array for array, _ in calibration_inputs(card, calibration, shape)]
 
 
 def drawn(calibration: Calibration, count: int) -> dict[str, Any]:
@@ -289,7 +306,14 @@ def _repaired(source: Source, plan: Plan | None, backend: Any) -> Source:
 
 
 def build_artifact(
-    target: Target, source: Source, plan: Plan | None, reference: parity.Reference, out: Path, force: bool, say: Say
+    target: Target,
+    source: Source,
+    plan: Plan | None,
+    reference: parity.Reference,
+    out: Path,
+    force: bool,
+    say: Say,
+    shapes: Shapes = MappingProxyType({}),
 ) -> Outcome:
     """One target's artifact in `out`, compared with the graph; its Outcome carries the error where there is one."""
     backend = discover.load("backends", target.backend)
@@ -301,10 +325,10 @@ def build_artifact(
         if target.precision == "fp16":
             given = replace(given, wide=reference.wide)
         with atomic_folder(out / target.folder, force) as folder:
-            notes = backend.build(given, target.precision, folder, used)
-            for name in notes.get("float_layers", []):
+            built = build_each if shapes and not getattr(backend, "DYNAMIC", False) else build_once
+            parts = built(backend, given, target.precision, folder, used, reference)
+            for name in parts["backend_notes"].get("float_layers", []):
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
-            check = reference.check(backend, folder, notes, target.precision)
             fields = {
                 "card": source.card.to_dict(),
                 "backend": target.backend,
@@ -314,11 +338,11 @@ def build_artifact(
                 "checkpoint_sha256": sha256(source.weights) if source.weights else None,
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: version},
-                "check": check,
-                "backend_notes": notes,
+                **parts,
+                **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }
             write_manifest(folder, fields)
-        say(f"{target}: {check['summary']}")
+        say(f"{target}: {parts['check']['summary']}")
         return Outcome(target, load_artifact(out / target.folder))
     except UnsupportedOperator as error:
         able = ", ".join(able_backends(source, reference, target.backend))

@@ -176,3 +176,20 @@ def test_one_image_is_looked_at_whole_or_by_boxes(case: Case) -> None:
     for sample in (whole, *case.task.samples_in_image(image, [(10.0, 20.0, 60.0, 80.0)])):
         assert (sample.index, sample.image_id) == (0, 0)
         assert case.task.prepare(image, sample, case.card)[0].shape == (3, *case.card.input.size)
+
+
+@pytest.mark.parametrize("larger", [0, 1, 2])
+def test_an_input_may_follow_the_size_of_the_image(case: Case, larger: int) -> None:
+    """Where a task says which shape an image needs, that one and larger ones give the perfect network's predictions."""
+    if not hasattr(case.task, "needed"):
+        pytest.skip(f"inputs of {case.name} have one size")
+    step = case.task.MULTIPLE
+    for sample, truth in zip(case.samples[:4], case.truths, strict=False):
+        image = case.dataset.read(sample.image_id)
+        shape = case.task.needed(image.shape[:2], case.card)
+        assert shape[0] % step == shape[1] % step == 0
+        shape = (shape[0] + larger * step, shape[1] + 2 * larger * step)
+        array, meta = case.task.prepare(image, sample, case.card, shape)
+        assert (array.shape, array.dtype) == ((3, *shape), np.float32)
+        found = case.task.decode(case.task.encode([truth], [meta], case.card), [meta], case.card)
+        assert case.task.agreement(truth, found[0])[case.task.FIDELITY[0]] > 0.8

@@ -17,6 +17,11 @@ Each file defines, at module level:
     layers(folder, notes, threads, inputs) -> [LayerRun]
                  what the runtime executes, in order, measured on one image `inputs`, under default settings
 
+A backend that serves any input size with the same files may define
+
+    DYNAMIC      True: where `source.shapes` is not empty, `build` leaves the sides open that the graph has fixed.
+                 Others build a graph for each shape
+
 A backend whose compiler or device is often on another host may define also
 
     kit(source, precision, folder) -> Recipe
@@ -56,6 +61,8 @@ class Source:
     The graph lies in a folder that is Sandglass's own while artifacts are made. `soc` names the processor to compile
     for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
     for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
+    `shapes` are the input sizes (height, width) that a backend with DYNAMIC is to serve, the graph's own first; empty
+    where that is the only one.
     """
 
     card: Card
@@ -64,6 +71,7 @@ class Source:
     tune_seconds: float = 0.0
     soc: str = ""
     wide: frozenset[str] = frozenset()
+    shapes: tuple[tuple[int, int], ...] = ()
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""

@@ -44,6 +44,7 @@ if TYPE_CHECKING:
 INSTALL = "pip install 'sandglass[ncnn]'"
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
+DYNAMIC = True
 PARAM, BIN, TABLE = "model.param", "model.bin", "model.table"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "winograd": ("all", "f23", "f43", "f63", "off"),
@@ -98,7 +99,10 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     outputs = static_outputs(model)
     notes: dict[str, Any] = {
         "inputs": {name: f"in{i}" for i, name in enumerate(static_inputs(model))},
-        "outputs": {name: [f"out{i}", list(shape)] for i, (name, shape) in enumerate(outputs.items())},
+        "outputs": {
+            name: [f"out{i}", [*shape[:2], -1, -1] if source.shapes and len(shape) == 4 else list(shape)]
+            for i, (name, shape) in enumerate(outputs.items())
+        },
     }
     digests = weight_digests(model)
     drop_weights(model)  # its weights and the converted ones are never in memory together
@@ -351,5 +355,6 @@ class NcnnSession:
             status, mat = extractor.extract(blob)
             if status:
                 raise BackendError(f"ncnn failed to compute {name}", "deploy the model again")
-            results[name] = np.array(mat, np.float32).reshape(shape)
+            values = np.array(mat, np.float32)
+            results[name] = values[np.newaxis] if -1 in shape else values.reshape(shape)
         return results

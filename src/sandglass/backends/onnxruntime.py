@@ -37,6 +37,7 @@ from sandglass.quantize.spec import Spec, decide
 INSTALL = "pip install onnxruntime"
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
+DYNAMIC = True
 MODEL = "model.onnx"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "streams": (1, 2, 4),
@@ -72,6 +73,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     """Write `model.onnx`."""
     from sandglass.graph.half import float_layers, half_precision
     from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.shapes import free_sides
     from sandglass.quantize.qdq import quantize_dequantize
 
     model = load_graph(source.graph)
@@ -82,7 +84,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     if precision == "fp16":
         notes["float_layers"] = float_layers(model, source.wide)
         model = half_precision(model, source.wide)
-    save_graph(model, folder / MODEL)
+    save_graph(free_sides(model) if source.shapes else model, folder / MODEL)
     return notes
 
 
@@ -113,9 +115,10 @@ def _options(threads: int, settings: Settings) -> Any:
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """The kernels that its profiler saw, the median of several runs. Integer ones are told by their operators."""
     from sandglass.graph.load import load_graph
+    from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work
 
-    model = load_graph(folder / MODEL)
+    model = closed(load_graph(folder / MODEL), inputs)
     work, aliases, steps = layer_work(model), _aliases(model), _steps(model)
     found: dict[str, list[float]] = {}
     operators: dict[str, str] = {}

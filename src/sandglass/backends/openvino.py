@@ -40,6 +40,7 @@ from sandglass.quantize.spec import Spec, decide
 INSTALL = "pip install 'sandglass[openvino]'"
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
+DYNAMIC = True
 SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True)
 MODEL = "model.xml"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
@@ -75,6 +76,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     from sandglass.graph.half import float_layers, half_precision
     from sandglass.graph.load import load_graph, save_graph
     from sandglass.graph.phases import split_depthwise
+    from sandglass.graph.shapes import free_sides
     from sandglass.quantize.layers import find_layers
     from sandglass.quantize.qdq import quantize_dequantize
 
@@ -96,7 +98,8 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
             model = half_precision(model, source.wide)
         # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
         graph = Path(scratch) / "graph.onnx"
-        save_graph(split_depthwise(model), graph)
+        model = split_depthwise(model)
+        save_graph(free_sides(model) if source.shapes else model, graph)
         del model
         _convert(graph, folder / MODEL)
     return notes
@@ -163,14 +166,16 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
 
     from sandglass.graph.work import multiply_accumulates
 
-    session = OpenVinoSession(folder / MODEL, {**_properties(threads, DEFAULTS), "PERF_COUNT": True})
-    request = session.compiled.create_infer_request()
+    model = openvino.Core().read_model(folder / MODEL)
+    model.reshape({name: list(array.shape) for name, array in inputs.items()})  # its sides may have been left open
+    properties = {**_properties(threads, DEFAULTS), "PERF_COUNT": True}
+    request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
     for _ in range(1 + PROFILED_RUNS):
         request.infer(dict(inputs))
     names: dict[str, str] = {}
     work: dict[str, tuple[int, int]] = {}
     steps: dict[str, tuple[float, ...]] = {}
-    for node in openvino.Core().read_model(folder / MODEL).get_ordered_ops():
+    for node in model.get_ordered_ops():
         if node.get_type_name() in LAYERS and len(node.inputs()) > 1:
             operator, skipped = LAYERS[node.get_type_name()]
             data, weight = (list(node.input_value(i).get_shape()) for i in (0, 1))

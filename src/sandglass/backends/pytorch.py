@@ -22,6 +22,7 @@ from sandglass.errors import BackendError, BackendUnavailable
 INSTALL = "pip install 'sandglass[torch]'"
 PRECISIONS = ("fp32", "fp16")
 PURPOSE = "deploy"
+DYNAMIC = True
 SPEC = None
 SETTINGS: Mapping[str, tuple[Any, ...]] = {"channels_last": (False, True)}
 WEIGHTS = "weights.safetensors"

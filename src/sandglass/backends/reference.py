@@ -14,6 +14,7 @@ from sandglass.backends import DEFAULTS, FLOAT, Arrays, LayerRun, Settings, Sour
 INSTALL = "part of sandglass"
 PRECISIONS = ("fp32",)
 PURPOSE = "test"
+DYNAMIC = True
 SPEC = None
 SETTINGS: Mapping[str, tuple[Any, ...]] = {}
 
@@ -27,7 +28,13 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
     """Copy the graph."""
-    shutil.copyfile(source.graph, folder / "model.onnx")
+    from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.shapes import free_sides
+
+    if source.shapes:
+        save_graph(free_sides(load_graph(source.graph)), folder / "model.onnx")
+    else:
+        shutil.copyfile(source.graph, folder / "model.onnx")
     return {}
 
 
@@ -41,9 +48,10 @@ def open(
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """The graph's own nodes, which the evaluator runs one by one in float; it has no timer."""
     from sandglass.graph.load import load_graph
+    from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work
 
-    model = load_graph(folder / "model.onnx")
+    model = closed(load_graph(folder / "model.onnx"), inputs)
     work = layer_work(model)
     runs = []
     for node in model.graph.node:

@@ -45,6 +45,14 @@ def bring_up_file(source: Path, out: Path, size: tuple[int, int]) -> None:
         compare(original, out, static_inputs(model))
 
 
+def check_size(source: Path, graph: Path, size: tuple[int, int]) -> None:
+    """Compare a graph, brought up at another size, with the file `source` at `size`; raises as `compare` does."""
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        original = foreign.as_onnx(source, size, Path(folder))
+        (name,) = (value.name for value in load_graph(graph).graph.input)
+        compare(original, graph, {name: (1, 3, *size)})
+
+
 def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
     """The graph of an ONNX model, for one image of `size` (height, width).
 

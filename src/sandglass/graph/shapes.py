@@ -1,13 +1,19 @@
-"""Free dimensions of the input, fixed to one image of the card's size."""
+"""Free dimensions of the input: fixed to one image of a size, or left open for images of many."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+
+import numpy as np
 import onnx
+from onnx import numpy_helper
 
 from sandglass.errors import GraphError
 
+Size = tuple[int, int]
 
-def fix_input(model: onnx.ModelProto, size: tuple[int, int]) -> None:
+
+def fix_input(model: onnx.ModelProto, size: Size) -> None:
     """Set the image input to 1 x 3 x height x width in place, and forget shapes that followed from another.
 
     Raises GraphError when the model has several inputs, or one with another fixed shape.
@@ -26,7 +32,57 @@ def fix_input(model: onnx.ModelProto, size: tuple[int, int]) -> None:
         raise GraphError(f"the input {value.name} has the shape {shape}, the card says {list(wanted)}", "mend the card")
     for dim, want in zip(dims, wanted, strict=True):
         dim.dim_value = want
+    _forget_shapes(model)
+
+
+def free_sides(model: onnx.ModelProto) -> onnx.ModelProto:
+    """A static graph for one image with the image's height and width left open; the model is changed.
+
+    What is resized to a constant size is resized by a constant factor instead. Whether the graph holds for another size
+    is not known without trying: other constants may follow from the size.
+    """
+    _resize_by_factors(model)
+    for value in model.graph.input:
+        for dim, name in zip(value.type.tensor_type.shape.dim[2:], ("height", "width"), strict=True):
+            dim.dim_param = name
+    _forget_shapes(model)
+    return model
+
+
+def at_size(model: onnx.ModelProto, size: Size) -> onnx.ModelProto:
+    """A static graph, or one with free sides, for one image of another `size`; the model is changed."""
+    free_sides(model)
+    fix_input(model, size)
+    return onnx.shape_inference.infer_shapes(model)
+
+
+def closed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """A graph with free sides for the size of its `inputs`, NCHW; another one as it is."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim
+    if not any(dim.dim_param for dim in dims):
+        return model
+    height, width = inputs[model.graph.input[0].name].shape[2:]
+    return at_size(model, (height, width))
+
+
+def _forget_shapes(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     for output in model.graph.output:
         for dim in output.type.tensor_type.shape.dim:
             dim.Clear()
+
+
+def _resize_by_factors(model: onnx.ModelProto) -> None:
+    shapes = {
+        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
+        for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
+    }
+    for node in model.graph.node:
+        if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
+            before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
+            if before and len(before) == len(after) and all(before) and all(after):
+                name = f"{node.name}.factors"
+                factors = np.array(after, np.float32) / np.array(before, np.float32)
+                model.graph.initializer.append(numpy_helper.from_array(factors, name))
+                node.input[2], node.input[3] = name, ""
+                del node.input[3:]

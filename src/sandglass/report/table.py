@@ -10,6 +10,7 @@ from sandglass.benchmarking import Speed
 from sandglass.card import Card
 from sandglass.evaluation import Evaluation
 from sandglass.inspection import Inspection, scale_problem
+from sandglass.shapes import text
 from sandglass.tuning import Trial
 
 Row = dict[str, str]
@@ -39,10 +40,10 @@ def _is_number(text: str) -> bool:
 
 def identity(artifact: Any) -> Row:
     """The first columns of every row: what was measured."""
-    height, width = artifact.card.input.size
+    shapes = artifact.shapes or (artifact.card.input.size,)
     return {
         "model": artifact.card.name,
-        "input": f"{height}x{width}",
+        "input": "x".join(map(str, *shapes)) if len(shapes) == 1 else f"{len(shapes)} shapes",
         "backend": artifact.backend,
         "precision": artifact.precision,
     }
@@ -78,6 +79,7 @@ def speed_row(speed: Speed, fastest: float) -> Row:
     widened = speed.artifact.precision == "fp16" and not host.half_arithmetic()
     return {
         **identity(speed.artifact),
+        **({"input": text(speed.shape), "images": str(speed.artifact.shapes[speed.shape])} if speed.shape else {}),
         "median ms": f"{speed.median:.2f}",
         "p90 ms": f"{speed.p90:.2f}",
         "p99 ms": f"{speed.p99:.2f}",

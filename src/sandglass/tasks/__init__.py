@@ -35,5 +35,13 @@ Each file defines, at module level:
     draw(image, predictions) -> image
                  a copy of an HWC uint8 RGB image with the predictions in it
 
+A task whose input may follow the size of the image defines also
+
+    MULTIPLE     sides of such inputs are multiples of it
+    needed(size, card) -> shape
+                 the smallest input for an image (or the `box` of a sample) of `size`, both (height, width). `prepare`
+                 then takes a fourth argument, a shape that holds it, and a larger one changes only what is around the
+                 image
+
 Every field of a card's `[decode]` has a default.
 """

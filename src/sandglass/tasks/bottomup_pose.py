@@ -54,6 +54,11 @@ def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> lis
     return [Sample(index, 0, region) for index, region in enumerate(regions or [None])]
 
 
+def needed(size: tuple[int, int], card: Card) -> tuple[int, int]:
+    """The shape (height, width) at which mmpose runs an image of `size`: the smallest that holds it at full size."""
+    return affine.expanded(size, card.input.size, MULTIPLE)[1]
+
+
 def prepare(
     image: np.ndarray, sample: Sample, card: Card, size: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:

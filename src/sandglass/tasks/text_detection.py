@@ -7,6 +7,7 @@ the input, and the rest, at the bottom or the right, is 0 after normalization.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from types import ModuleType
@@ -34,6 +35,8 @@ DECODE: dict[str, Any] = {
     "outline": panet.OUTLINES,
 }
 PROTOCOL = {"match": f"IoU above {hmean.IOU}", "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}"}
+MULTIPLE = 32  # sides of inputs are multiples of it, where they follow from the page
+UNBOUNDED = 1 << 30
 COLOUR = (255, 70, 30)
 
 
@@ -68,6 +71,13 @@ def _inside(box: Sequence[float], image: np.ndarray) -> tuple[int, int, int, int
     return left, top, right - left, bottom - top
 
 
+def needed(size: tuple[int, int], card: Card) -> tuple[int, int]:
+    """The smallest shape (height, width) for a page of `size` whose short side becomes the card's."""
+    content = fit(size, (UNBOUNDED, UNBOUNDED), card)
+    height, width = (math.ceil(side / MULTIPLE) * MULTIPLE for side in content)
+    return height, width
+
+
 def prepare(
     image: np.ndarray, sample: Sample, card: Card, size: tuple[int, int] | None = None
 ) -> tuple[np.ndarray, dict[str, Any]]:
@@ -89,9 +99,12 @@ def prepare(
 
 
 def fit(page: tuple[int, int], size: tuple[int, int], card: Card) -> tuple[int, int]:
-    """The size (height, width) of a page in an input of `size`: as large as fits, in the card's steps."""
+    """The size (height, width) of a page in an input of `size`: as large as fits, in the card's steps.
+
+    Its short side is at most the card's, which matters only where `size` is another than the card's.
+    """
     settings = {**RESIZE, **card.decode}
-    scale = min(size[0] / page[0], size[1] / page[1])
+    scale = min(size[0] / page[0], size[1] / page[1], min(card.input.size) / min(page))
     if settings["longest"]:
         scale = min(scale, settings["longest"] / max(page))
     step = settings["round_to"]

@@ -11,6 +11,9 @@ import numpy as np
 
 from sandglass.errors import DatasetError, InputError
 from sandglass.files import atomic_file
+from sandglass.vision import header
+
+MOST_PIXELS = 1 << 28  # decoding takes 6 bytes for each: 1.6 GB
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
@@ -19,13 +22,18 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
     Grey images get three equal channels, 16 bits are scaled to 8, an alpha channel is dropped, and EXIF orientation is
     applied: what `cv2.imread` does by default, and mmcv after it. Not `upright`, pixels stay as they are stored, which
     is what the truths of text datasets refer to. Raises DatasetError when the file is missing, no
-    readable image, or larger than OpenCV reads (2**30 pixels).
+    readable image, or, by its header, larger than MOST_PIXELS: that one is not decoded.
     """
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    try:
-        data = np.frombuffer(path.read_bytes(), np.uint8)
-    except OSError as error:
-        raise DatasetError(f"cannot read image {path}: {error.strerror}", "check the path") from error
+    content = _content(path)
+    data = np.frombuffer(content, np.uint8)
+    size = header.stored_size(content)
+    if size and size[0] * size[1] > MOST_PIXELS:
+        raise DatasetError(
+            f"{path} is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.0f} million pixels; "
+            f"the limit is {MOST_PIXELS / 1e6:.0f} million",
+            "make it smaller or leave it out",
+        )
     try:
         pixels = cv2.imdecode(data, flags) if data.size else None
     except cv2.error:  # its header states a size over OpenCV's limit
@@ -33,6 +41,21 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
     if pixels is None:
         raise DatasetError(f"{path} is not a readable image", "replace the file or leave it out of the annotations")
     return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+
+
+def image_size(path: Path) -> tuple[int, int]:
+    """Height and width of an image file as `read_image` reads it upright, by its header where it has a known one.
+
+    Raises DatasetError as `read_image`.
+    """
+    return header.upright_size(_content(path)) or read_image(path).shape[:2]
+
+
+def _content(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except OSError as error:
+        raise DatasetError(f"cannot read image {path}: {error.strerror}", "check the path") from error
 
 
 def normalize(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
