@@ -16,11 +16,12 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
+from random_weights import random_weights
 
-from sandglass import Calibration, discover, pipeline
+from sandglass import Calibration, pipeline
 from sandglass.artifact import Artifact
 from sandglass.benchmarking import benchmark
-from sandglass.card import Card, load_card
+from sandglass.card import load_card
 from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.difference import correlation
 from sandglass.graph.execute import GraphSession
@@ -30,22 +31,6 @@ from sandglass.tasks import topdown_pose
 from sandglass.workbench import Workbench
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose/coco-mini"
-
-
-def random_weights(card: Card, gain: float, path: Path) -> None:
-    """A checkpoint with the published keys."""
-    import torch
-
-    torch.manual_seed(0)
-    module = discover.load("models", str(card.model)).build(**card.arguments)
-    for name, value in module.state_dict().items():
-        if value.dim() >= 2:
-            value.normal_(0, gain * (2 / value[0].numel()) ** 0.5)
-        elif name.endswith("running_mean"):
-            value.normal_(0, 0.05)
-        elif name.endswith(("weight", "running_var")):
-            value.uniform_(0.8, 1.2)
-    torch.save({"state_dict": module.state_dict()}, path)
 
 
 def people() -> KeypointDataset:
@@ -80,7 +65,7 @@ def main() -> None:
     calibrating = KeypointDataset(dataset.name, {**dataset.coco, "annotations": kept}, dataset.read, dataset.protocol)
     assert topdown_pose.samples(calibrating), "no image is left to calibrate on"
     with TemporaryDirectory() as folder:
-        random_weights(card, arguments.gain, Path(folder) / "random.pth")
+        random_weights(card, Path(folder) / "random.pth", arguments.gain)
         with pipeline.prepared_source(card, Path(folder) / "random.pth") as source:
             for backend in arguments.backends:
                 started = time.perf_counter()
