@@ -82,8 +82,8 @@ def test_class_folders_with_defects_are_scored(
     (images / "dog").mkdir()
     scan = os.scandir
 
-    def refuse(path: Path) -> object:
-        if Path(path).name == "bee":
+    def refuse(path: object = ".") -> object:  # also a descriptor, as shutil gives it
+        if Path(str(path)).name == "bee":
             raise PermissionError(13, "Permission denied")
         return scan(path)
 

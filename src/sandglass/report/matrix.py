@@ -87,7 +87,7 @@ def page(lines: Sequence[Line], machine: Mapping[str, Any]) -> str:
 
 def _conditions(line: Line) -> str:
     """What a model was measured on, and how its int8 was made."""
-    protocol = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
+    protocol: dict[str, Any] = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
     told = [f"{key.replace('_', ' ')}: {value}" for key, value in protocol.items()]
     if any(cell.artifact and cell.target.precision == "int8" for cell in line.cells):
         budget = line.row.budget
