@@ -6,7 +6,6 @@ The fields are described in docs/model-card.md.
 from __future__ import annotations
 
 import dataclasses
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -14,13 +13,10 @@ from typing import Any
 
 from sandglass import discover
 from sandglass.errors import CardError
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
+from sandglass.fields import Fields, read_toml
 
 ZOO = Path(__file__).parent / "cards"
+HELP = "see docs/model-card.md"
 
 
 @dataclass(frozen=True)
@@ -90,30 +86,14 @@ def load_card(source: str | Path) -> Card:
             f"{source} is neither a zoo model nor a .toml model card nor a .py config of OpenMMLab",
             f"zoo models: {', '.join(zoo()) or 'none'}",
         )
-    try:
-        data = tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as error:
-        raise CardError(f"cannot read model card {path}: {error.strerror}", "check the path") from error
-    except ValueError as error:
-        raise CardError(f"{path} is not a TOML file: {error}", "see docs/model-card.md") from error
+    data = read_toml(path, "model card", CardError, HELP)
     return Card.from_dict(data, str(path), path.parent)
 
 
-class _Reader:
+class _Reader(Fields):
     def __init__(self, data: Mapping[str, Any], where: str) -> None:
-        self.data, self.where = data, where
-
-    def fail(self, message: str) -> CardError:
-        return CardError(f"{self.where}: {message}", "see docs/model-card.md")
-
-    def get(self, table: Mapping[str, Any], key: str, kind: type | tuple[type, ...], default: Any = ...) -> Any:
-        value = table.get(key, default)
-        if value is ...:
-            raise self.fail(f"the field {key!r} is missing")
-        if value is not default and not isinstance(value, kind):
-            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise self.fail(f"{key} is {value!r}, expected {names}")
-        return value
+        super().__init__(where, CardError, HELP)
+        self.data = data
 
     def numbers(self, table: Mapping[str, Any], key: str, count: int, positive: bool = False) -> tuple[Any, ...]:
         values = self.get(table, key, (list, tuple))
@@ -121,10 +101,6 @@ class _Reader:
         if len(values) != count or not numeric or (positive and min(values) <= 0):
             raise self.fail(f"{key} is {values!r}, expected {count} {'positive ' if positive else ''}numbers")
         return tuple(values)
-
-    def only(self, table: Mapping[str, Any], allowed: set[str], name: str) -> None:
-        if unknown := sorted(set(table) - allowed):
-            raise self.fail(f"unknown field {unknown[0]!r} in {name}, expected {', '.join(sorted(allowed))}")
 
     def card(self, folder: Path | None) -> Card:
         self.only(self.data, {f.name for f in dataclasses.fields(Card)}, "the card")

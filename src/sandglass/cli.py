@@ -12,6 +12,7 @@ from sandglass import discover
 from sandglass.cli_configs import add_deploy_config, what_and_where
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
+from sandglass.cli_matrix import add_all_of, joined
 from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, refuse_coco, say, write_result
 from sandglass.cli_shapes import add_shapes, load_shapes, speed_rows
 from sandglass.errors import SandglassError
@@ -19,7 +20,7 @@ from sandglass.errors import SandglassError
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted."""
-    arguments = parser().parse_args(argv)
+    arguments = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
     try:
         return int(arguments.run(arguments) or 0)
     except SandglassError as error:
@@ -41,6 +42,7 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     for add in (
         _deploy,
+        add_all_of(_Progress),
         add_quantize,
         add_sensitivity,
         _evaluate,

@@ -37,13 +37,18 @@ classes = "synthetic-shapes"
 CALIBRATION = ("--calibration-dataset", "synthetic-shapes", "--calibration-size", 12)
 
 
-@pytest.fixture
-def card(tmp_path: Path) -> Path:
+def save_card(folder: Path) -> Path:
     """A card over a small untrained classifier."""
     weights = {"w1": normal(0, 16, 3, 3, 3), "w2": normal(1, 10, 16), "b2": normal(2, 10)}
-    onnx.save(network(GRAPH, weights), tmp_path / "small.onnx")
-    (tmp_path / "small.toml").write_text(CARD)
-    return tmp_path / "small.toml"
+    onnx.save(network(GRAPH, weights), folder / "small.onnx")
+    (folder / "small.toml").write_text(CARD)
+    return folder / "small.toml"
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Path:
+    """A card of its own."""
+    return save_card(tmp_path)
 
 
 def run(*arguments: object) -> int:

@@ -1,0 +1,53 @@
+"""`sandglass deploy all-of`: a table of models, backends and precisions."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sandglass.cli_options import say, write_result
+
+if TYPE_CHECKING:
+    from sandglass.evaluation import Progress
+
+COMMAND = ("deploy", "all-of")
+
+
+def joined(argv: Sequence[str]) -> list[str]:
+    """The arguments with the two words of the command as one, which is how a parser can tell it from `deploy`."""
+    if tuple(argv[:2]) == COMMAND:
+        return [" ".join(COMMAND), *argv[2:]]
+    return list(argv)
+
+
+def add_all_of(progress: Callable[[str], Progress]) -> Callable[[Any], None]:
+    """Adds `sandglass deploy all-of`, which shows how far evaluations are by `progress`."""
+
+    def add(commands: Any) -> None:
+        command = commands.add_parser(" ".join(COMMAND), help="a table of models, backends and precisions in one go")
+        command.set_defaults(run=lambda arguments: _run(arguments, progress))
+        command.add_argument("table", type=Path, metavar="TABLE.toml", help="see docs/table.md")
+        command.add_argument(
+            "--out", type=Path, required=True, metavar="DIR", help="gets the table; what is there already is kept"
+        )
+
+    return add
+
+
+def _run(arguments: argparse.Namespace, progress: Callable[[str], Progress]) -> int:
+    from sandglass import host
+    from sandglass.files import atomic_file
+    from sandglass.matrix import deploy_all
+    from sandglass.matrix_file import read_table
+    from sandglass.report import matrix
+
+    lines = deploy_all(read_table(arguments.table), arguments.out, say=say, progress=progress)
+    page = matrix.page(lines, host.describe())
+    print(page)
+    for name, text in (("table.md", page), ("table.csv", matrix.comma_separated(lines))):
+        with atomic_file(arguments.out / name) as temporary:
+            temporary.write_text(text, encoding="utf-8")
+    write_result(arguments.out / "table.json", {"cells": matrix.numbers(lines), "host": host.describe()})
+    return 2 if any(cell.reason for line in lines for cell in line.cells) else 0
