@@ -1,6 +1,8 @@
 """Expected numbers as data: `reference/NAME.toml` holds what a model, named as its card, must reach or have.
 
 [metrics]     of fp32 on any backend, on `dataset`, within `tolerance`; `origin` says who gave the numbers
+[int8]        of int8 from the plan alone on any backend: the most points of top-1 that it may lose, and the least share
+              of images to which it gives the same class as fp32
 [state]       of the module that the card describes: number of keys, and a hash of them with their shapes, in order
 """
 

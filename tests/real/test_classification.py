@@ -69,7 +69,8 @@ def network(request: pytest.FixtureRequest, real_data: Path, tmp_path_factory: p
     if "cifar10" in graph:
         test, train = (cifar10.load(folder / "cifar10" / name) for name in ("test_0-499.npz", "train_1000.npz"))
     else:
-        test = train = imagenet.load(folder / "imagenet-sample/images", folder / "imagenet-sample/labels.txt")
+        test = imagenet.load(folder / "imagenet-sample/images", folder / "imagenet-sample/labels.txt")
+        train = imagenet.load(real_data / "data/pose/coco-mini")  # photographs, and none of those that are scored
     return Network(card, test, train, tmp_path_factory.mktemp("network"))
 
 
