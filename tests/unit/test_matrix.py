@@ -205,7 +205,7 @@ def test_search_under_a_budget(
         ('["onnxruntime"]', '["onnx"]', "backends has 'onnx', known: "),
         ('["onnxruntime"]', "[]", "backends is empty"),
         ('["onnxruntime"]', '"onnxruntime"', "backends is 'onnxruntime', expected list"),
-        ('["onnxruntime"]', '["onnxruntime"]\nprecisions = ["fp8"]', "precisions has 'fp8', known: fp32, int8"),
+        ('["onnxruntime"]', '["onnxruntime"]\nprecisions = ["fp8"]', "precisions has 'fp8', known: fp16, fp32, int8"),
         ('["onnxruntime"]', '["onnxruntime"]\nmax_drop = true', "row 1: max_drop is True, expected a number from 0"),
         ('["onnxruntime"]', '["onnxruntime"]\nmin_fidelity = 0.9', "expected max_drop beside it"),
         ("[[row]]", "[row]", "row is {"),

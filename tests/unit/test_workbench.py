@@ -38,8 +38,8 @@ SIZES = st.lists(st.floats(-10, 10), min_size=2, max_size=2)
 
 
 @settings(max_examples=60, deadline=None)
-@given(st.lists(st.floats(0, 10), min_size=2, max_size=2), st.lists(st.floats(0, 10), min_size=2, max_size=2), SIZES)
-def test_no_other_numbers_are_much_nearer(gains: list[float], counts: list[float], seen: list[float]) -> None:
+@given(st.lists(st.floats(0, 10), min_size=2, max_size=2), st.lists(st.integers(0, 9), min_size=2, max_size=2), SIZES)
+def test_no_other_numbers_are_much_nearer(gains: list[float], counts: list[int], seen: list[float]) -> None:
     """Neither number alone could be better, and no pair of a fine grid misses by much less."""
     factor, price = two_numbers(gains, counts, seen)
     reached = misses(factor, price, gains, counts, seen)
