@@ -4,19 +4,24 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from references import assert_metrics, reference
 from sandglass import discover
 from sandglass.artifact import Artifact
+from sandglass.backends import Session
 from sandglass.card import Card, Input
 from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.errors import BackendUnavailable
 from sandglass.evaluation import evaluate
 from sandglass.graph.bring_up import bring_up_file
+from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, static_inputs, static_outputs
 from sandglass.journal import Journal
-from sandglass.pipeline import Calibration, deploy
+from sandglass.pipeline import Calibration, calibration_arrays, deploy, prepared_source
+from sandglass.quantize.plan import Plan
+from sandglass.quantize.simulate import simulate
 
 NAME = "simplepose-nano"
 
@@ -91,3 +96,27 @@ def test_int8_keeps_most_of_it(
         pytest.skip(f"{name} is not installed")
     result = evaluate(artifacts[f"{name}:int8"], people, journal=Journal({}, tmp_path))
     assert abs(result.metrics["AP"]["value"] - reference(NAME, "metrics")["AP"]) < 0.04
+
+
+@pytest.mark.parametrize("name", runtimes("int8"))
+def test_simulation_computes_what_the_runtime_does(
+    name: str, card: Card, artifacts: dict[str, Artifact], people: KeypointDataset
+) -> None:
+    """Every layer in int8: heatmaps are nearly the runtime's, but for what it adds in another order, in float."""
+    if f"{name}:int8" not in artifacts:
+        pytest.skip(f"{name} is not installed")
+    artifact, spec = artifacts[f"{name}:int8"], discover.load("backends", name).SPEC
+    plan = Plan.load(artifact.folder.parent / "plan.json")
+    inputs = [{"data": array} for array in calibration_arrays(card, Calibration(people, size=24))]
+    session = artifact.open()
+    with prepared_source(card, None) as source:
+        runners = (simulate(source.graph, plan, spec), GraphSession(source.graph))
+        alike = [[correlated(runner, session, given) for given in inputs] for runner in runners]
+    assert np.mean(alike[0]) > 0.998
+    assert np.mean(alike[0]) > np.mean(alike[1])
+
+
+def correlated(one: GraphSession, other: Session, inputs: dict[str, np.ndarray]) -> float:
+    """Correlation of two sessions' heatmaps."""
+    (first,), (second,) = one.run(inputs).values(), other.run(inputs).values()
+    return float(np.corrcoef(first.ravel(), second.ravel())[0, 1])

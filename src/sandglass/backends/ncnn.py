@@ -35,7 +35,7 @@ from sandglass.backends import (
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Spec, decide
+from sandglass.quantize.spec import Arithmetic, Spec, decide
 
 if TYPE_CHECKING:
     from sandglass.formats.ncnn_param import Layer, Param
@@ -71,7 +71,13 @@ def bits(layer: Facts) -> tuple[int, ...]:
     return (8, 6) if plain and set(layer.stride) == set(layer.dilation) == {1} else (8,)
 
 
-SPEC = Spec(("Conv", "Gemm", "MatMul"), asymmetric=False, exception=exception, bits=bits)
+SPEC = Spec(
+    ("Conv", "Gemm", "MatMul"),
+    asymmetric=False,
+    exception=exception,
+    bits=bits,
+    arithmetic=Arithmetic(fused_sums=True, half_away=True),
+)
 
 
 def available() -> str:

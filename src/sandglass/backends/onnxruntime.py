@@ -199,13 +199,12 @@ class RuntimeSession:
     def __init__(self, path: Path, options: Any, streams: int = 1, provider: Any = "CPUExecutionProvider") -> None:
         import onnxruntime
 
-        from sandglass.graph.execute import RUNTIME_ERRORS
+        from sandglass.graph.execute import NOT_WANTED, RUNTIME_ERRORS
 
         self.errors = RUNTIME_ERRORS
         try:
-            # It would give int8 weights to layers that the plan keeps in float, where all around them is rounded.
             self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[provider], disabled_optimizers={"WeightBiasQuantization"}
+                str(path), options, providers=[provider], disabled_optimizers=NOT_WANTED
             )
         except RUNTIME_ERRORS as error:
             raise BackendError(

@@ -35,13 +35,13 @@ from sandglass.backends import (
 )  # fmt: skip
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Spec, decide
+from sandglass.quantize.spec import Arithmetic, Spec, decide
 
 INSTALL = "pip install 'sandglass[openvino]'"
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 DYNAMIC = True
-SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True)
+SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True, arithmetic=Arithmetic(fused_rounding=True))
 MODEL = "model.xml"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "streams": (1, 2, 4),

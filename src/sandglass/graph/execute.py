@@ -20,6 +20,10 @@ RUNTIME_ERRORS = (
     _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.InvalidProtobuf, _state.NotImplemented,
     _state.RuntimeException, _state.NoSuchFile, _state.EPFail,
 )  # fmt: skip
+# It would give int8 weights to layers that stay in float, where all around them is rounded.
+NOT_WANTED = ("WeightBiasQuantization",)
+# They would multiply weights by what scales a layer's sums: integers would be integers no longer.
+FUSIONS = ("ConvMulFusion", "ConvAddFusion", "MatMulScaleFusion")
 
 
 class GraphSession:
@@ -27,7 +31,7 @@ class GraphSession:
 
     `outputs` names tensors to return beside or instead of the graph's own; the weights are then mapped from a file
     beside the changed graph, so that they are in memory once. It may then be given as a model, which is changed.
-    Without `optimize` the nodes run as they are written.
+    Without `optimize` the nodes run as they are written; without `fuse` weights at least remain as they are.
     """
 
     def __init__(
@@ -36,6 +40,7 @@ class GraphSession:
         outputs: Sequence[str] | None = None,
         threads: int | None = None,
         optimize: bool = True,
+        fuse: bool = True,
     ) -> None:
         options = session_options(threads or host.threads())
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle cores gather statistics
@@ -43,7 +48,10 @@ class GraphSession:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             if outputs is None:
-                self._session = onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+                left_out = NOT_WANTED if fuse else NOT_WANTED + FUSIONS
+                self._session = onnxruntime.InferenceSession(
+                    str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+                )
             else:
                 self._session = _with_outputs(path, outputs, options)
         except RUNTIME_ERRORS as error:

@@ -46,8 +46,29 @@ def clipped_range(found: TensorRange) -> tuple[float, float]:
 
 def weight_scales(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
     """One float32 scale for each channel along `axis`: its largest magnitude becomes the largest integer."""
+    return _largest(weight, axis) / np.float32(2 ** (bits - 1) - 1)
+
+
+def weight_factors(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
+    """What `weight_scales` are the reciprocals of, but for the last bit."""
+    return np.float32(2 ** (bits - 1) - 1) / _largest(weight, axis)
+
+
+def _largest(weight: np.ndarray, axis: int) -> np.ndarray:
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    return np.maximum(np.abs(weight).max(axis=others), 1e-12).astype(np.float32) / np.float32(2 ** (bits - 1) - 1)
+    return np.maximum(np.abs(weight).max(axis=others), 1e-12).astype(np.float32)
+
+
+def integer_weights(
+    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, axis: int
+) -> tuple[np.ndarray, np.ndarray]:
+    """A layer's weights as int8 and their float32 steps, one for each channel along `axis`: the plan's, or max."""
+    bits = min(layer.weight_bits, spec.weight_bits)
+    scales = plan.weight_scales(layer.name, bits)
+    if scales is None:
+        scales = weight_scales(weight, axis, bits)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    return np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
 
 class _Writer:
@@ -80,11 +101,7 @@ class _Writer:
         node = self.nodes[layer.name]
         weight = numpy_helper.to_array(self.constants[node.input[1]])  # repairs give layers that share one their own
         axis = self.facts[layer.name].axis
-        scales = self.plan.weight_scales(layer.name, min(layer.weight_bits, self.spec.weight_bits))
-        if scales is None:
-            scales = weight_scales(weight, axis, min(layer.weight_bits, self.spec.weight_bits))
-        shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
-        integers = np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8)
+        integers, scales = integer_weights(weight, layer, self.plan, self.spec, axis)
         node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, axis)
         if self.spec.between and len(node.input) > 2 and node.input[2]:
             bias = numpy_helper.to_array(self.constants[node.input[2]])

@@ -1,7 +1,9 @@
-"""A plan on the graph, without a runtime: rounding as QuantizeLinear and DequantizeLinear around float arithmetic.
+"""A plan on the graph, without a target's runtime, and with its arithmetic to the last bit where that is known.
 
-Its sums are float32 where a runtime's are integers, which are exact: results differ where a value lies on the edge
-between two integers. What it does not show is arithmetic that saturates (int8 on x86 without VNNI).
+Sums of products of integers are exact, in float32 as in int32. What a runtime does around them, the `Arithmetic` of its
+`Spec` says: rounding is chaotic, so that one bit less in a scale moves some value over the edge between two integers,
+and later layers spread the step. Where integers flow between layers (`Spec.between`) ONNX Runtime's integer kernels
+are the simulation. What it does not show is arithmetic that saturates (int8 on x86 without VNNI).
 """
 
 from __future__ import annotations
@@ -9,18 +11,143 @@ from __future__ import annotations
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph
-from sandglass.quantize.plan import Plan
-from sandglass.quantize.qdq import quantize_dequantize
+from sandglass.quantize.layers import Facts, facts
+from sandglass.quantize.plan import Layer, Plan, TensorRange
+from sandglass.quantize.qdq import (
+    activation_scale,
+    integer_weights,
+    quantize_dequantize,
+    weight_factors,
+    weight_scales,
+)
 from sandglass.quantize.repair import repaired_graph
-from sandglass.quantize.spec import Spec
+from sandglass.quantize.spec import Spec, decide
 
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
     """A session that computes as a target with `spec` would under `plan`; its `run` takes the graph's inputs."""
-    model = quantize_dequantize(repaired_graph(graph, plan, spec), plan, spec)
+    model = repaired_graph(graph, plan, spec)
+    model = quantize_dequantize(model, plan, spec) if spec.between else integer_sums(model, plan, spec)
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "simulated.onnx"
         save_graph(model, path)
-        return GraphSession(path, threads=threads, optimize=False)
+        return GraphSession(path, threads=threads, fuse=bool(spec.between))
+
+
+def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """The graph with the int8 layers of `plan` on integers, held in float32; the input model is changed.
+
+    Each input of such a layer is rounded, for that layer alone: what else reads it reads floats.
+    """
+    writer, known = _Writer(model, plan, spec), facts(model)
+    integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    del model.graph.value_info[:]
+    return model
+
+
+class _Writer:
+    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
+        self.model, self.plan, self.spec = model, plan, spec
+        self.constants = {entry.name: entry for entry in model.graph.initializer}
+        self.rounded: set[str] = set()
+
+    def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
+        """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
+        layer, name, weight = self.plan.layers[node.name], node.name, self._value(node.input[1])
+        integers, _ = integer_weights(weight, layer, self.plan, self.spec, fact.axis)
+        bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
+        nodes = self.round(layer)
+        sums = onnx.NodeProto.FromString(node.SerializeToString())
+        sums.output[0] = f"{name}.sums"
+        del sums.input[:]
+        sums.input.extend([f"{layer.input}.integers", self._constant(f"{name}.weights", integers.astype(np.float32))])
+        steps = self._steps(layer, weight, fact.axis)
+        steps = np.tile(steps, fact.channels // steps.size)
+        shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
+        added = None if bias is None else np.broadcast_to(bias, (fact.channels,)).reshape(shape)
+        fused = self.spec.arithmetic.fused_sums
+        return [*nodes, sums, *self._linear(sums.output[0], steps.reshape(shape), added, node.output[0], fused)]
+
+    def round(self, layer: Layer) -> list[onnx.NodeProto]:
+        """The integers of a layer's input, as float32, without the zero point."""
+        tensor, name = layer.input, f"{layer.input}.integers"
+        if tensor in self.rounded:
+            return []
+        self.rounded.add(tensor)
+        factor, shift, zero = self._factor(self.plan.tensors[tensor])
+        nodes = self._linear(tensor, factor, shift, f"{name}.scaled", self.spec.arithmetic.fused_rounding)
+        if self.spec.arithmetic.half_away:
+            half = self._constant(f"{name}.half", np.float32(0.5))
+            nodes += [
+                helper.make_node("Abs", [f"{name}.scaled"], [f"{name}.size"]),
+                helper.make_node("Add", [f"{name}.size", half], [f"{name}.over"]),
+                helper.make_node("Floor", [f"{name}.over"], [f"{name}.floor"]),
+                helper.make_node("Sign", [f"{name}.scaled"], [f"{name}.sign"]),
+                helper.make_node("Mul", [f"{name}.floor", f"{name}.sign"], [f"{name}.round"]),
+            ]
+        else:
+            nodes.append(helper.make_node("Round", [f"{name}.scaled"], [f"{name}.round"]))
+        low, high = (0, 255) if self.spec.asymmetric else (-127, 127)
+        limits = [self._constant(f"{name}.{i}", np.float32(limit)) for i, limit in enumerate((low, high))]
+        nodes.append(helper.make_node("Clip", [f"{name}.round", *limits], [f"{name}.clipped"]))
+        offset = self._constant(f"{name}.zero_point", np.float32(zero))
+        return [*nodes, helper.make_node("Sub", [f"{name}.clipped", offset], [name])]
+
+    def _factor(self, found: TensorRange) -> tuple[np.ndarray, np.ndarray | None, int]:
+        """What a tensor is multiplied by, what is added, and the integer of 0."""
+        if not self.spec.asymmetric:
+            return np.asarray(np.float32(127 / found.threshold)), None, 0
+        low, high, zero = self._ends(found)
+        factor = np.float32(255) / (high - low)
+        return np.asarray(factor), np.asarray(-low * factor), zero
+
+    def _steps(self, layer: Layer, weight: np.ndarray, axis: int) -> np.ndarray:
+        """What one in a sum stands for, for each channel of the weight.
+
+        A target without zero points keeps factors from float to integer, whose reciprocals are rounded.
+        """
+        found, bits = self.plan.tensors[layer.input], min(layer.weight_bits, self.spec.weight_bits)
+        given = self.plan.weight_scales(layer.name, bits)
+        if self.spec.asymmetric:
+            low, high, _ = self._ends(found)
+            return (high - low) / np.float32(255) * (weight_scales(weight, axis, bits) if given is None else given)
+        factors = weight_factors(weight, axis, bits) if given is None else 1 / given
+        return 1 / (np.float32(127 / found.threshold) * factors)
+
+    def _ends(self, found: TensorRange) -> tuple[np.float32, np.float32, int]:
+        """The values of the integers 0 and 255, and the integer of 0."""
+        scale, zero = activation_scale(found, True)
+        return np.float32(-int(zero)) * scale, np.float32(255 - int(zero)) * scale, int(zero)
+
+    def _linear(
+        self, source: str, factor: np.ndarray, shift: np.ndarray | None, made: str, fused: bool
+    ) -> list[onnx.NodeProto]:
+        """source * factor + shift in float32; fused, which is rounded once, by way of float64."""
+        kind = np.float64 if fused else np.float32
+        names = [f"{made}.wide", f"{made}.product", f"{made}.sum"] if fused else [source, f"{made}.product", made]
+        nodes = [helper.make_node("Cast", [source], [names[0]], to=TensorProto.DOUBLE)] if fused else []
+        scale = self._constant(f"{made}.factor", factor.astype(kind))
+        nodes.append(helper.make_node("Mul", [names[0], scale], [names[1] if shift is not None else names[2]]))
+        if shift is not None:
+            offset = self._constant(f"{made}.shift", shift.astype(kind))
+            nodes.append(helper.make_node("Add", [names[1], offset], [names[2]]))
+        return nodes + ([helper.make_node("Cast", [names[2]], [made], to=TensorProto.FLOAT)] if fused else [])
+
+    def _value(self, name: str) -> np.ndarray:
+        return numpy_helper.to_array(self.constants[name])
+
+    def _constant(self, name: str, value: np.ndarray | np.floating) -> str:
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
+        return name

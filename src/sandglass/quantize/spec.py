@@ -22,6 +22,19 @@ def one_way(layer: Facts) -> tuple[int, ...]:
 
 
 @dataclass(frozen=True)
+class Arithmetic:
+    """How a target gets from floats to integers and back, as far as its last bits depend on it.
+
+    `fused_rounding`: a value times a factor plus the zero point is rounded to float once, as one instruction does.
+    `fused_sums`: so is a sum times its step plus the bias. `half_away`: halves are rounded away from zero, not to even.
+    """
+
+    fused_rounding: bool = False
+    fused_sums: bool = False
+    half_away: bool = False
+
+
+@dataclass(frozen=True)
 class Spec:
     """Integer arithmetic of a target.
 
@@ -29,7 +42,8 @@ class Spec:
     point (uint8), the others are signed bytes around zero. `between` names the operators that integers also flow
     through when everything around them is rounded. `exception` returns why a layer stays in float, or "".
     `weight_bits` are the most that its sums hold without overflow. `bits` returns the numbers of weight bits that a
-    layer may have because the target has different kernels for them, 8 first.
+    layer may have because the target has different kernels for them, 8 first. `arithmetic` is what a simulation does
+    around the sums.
     """
 
     operators: tuple[str, ...]
@@ -38,6 +52,7 @@ class Spec:
     exception: Callable[[Facts], str] = no_exception
     weight_bits: int = 8
     bits: Callable[[Facts], tuple[int, ...]] = one_way
+    arithmetic: Arithmetic = Arithmetic()
 
     def runs(self, fact: Facts) -> bool:
         """Whether the target has integer arithmetic for a layer."""
