@@ -18,15 +18,17 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from random_weights import random_weights
 
-from sandglass import Calibration, pipeline
+from sandglass import Calibration
 from sandglass.artifact import Artifact
 from sandglass.benchmarking import benchmark
+from sandglass.calibration import calibration_inputs
 from sandglass.card import load_card
 from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.difference import correlation
 from sandglass.graph.execute import GraphSession
 from sandglass.quantize.repair import REPAIRS
 from sandglass.report.table import markdown
+from sandglass.sources import prepared_source
 from sandglass.tasks import topdown_pose
 from sandglass.workbench import Workbench
 
@@ -58,7 +60,7 @@ def main() -> None:
     parser.add_argument("--size", type=int, default=16, help="people that calibrate, and that are compared on")
     arguments = parser.parse_args()
     card, dataset, rows = load_card(arguments.model), people(), []
-    drawn = pipeline.calibration_inputs(card, Calibration(dataset, 2 * arguments.size))
+    drawn = calibration_inputs(card, Calibration(dataset, 2 * arguments.size))
     held_out = [array for array, _ in drawn[1::2]]
     ids = {meta["image_id"] for _, meta in drawn[1::2]}
     kept = [entry for entry in dataset.coco["annotations"] if entry["image_id"] not in ids]
@@ -66,7 +68,7 @@ def main() -> None:
     assert topdown_pose.samples(calibrating), "no image is left to calibrate on"
     with TemporaryDirectory() as folder:
         random_weights(card, Path(folder) / "random.pth", arguments.gain)
-        with pipeline.prepared_source(card, Path(folder) / "random.pth") as source:
+        with prepared_source(card, Path(folder) / "random.pth") as source:
             for backend in arguments.backends:
                 started = time.perf_counter()
                 calibration = Calibration(calibrating, arguments.size)

@@ -20,8 +20,10 @@ from random_weights import random_weights
 from sandglass.artifact import load_artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import _peak_memory, benchmark
+from sandglass.calibration import Calibration, calibration_arrays
 from sandglass.card import load_card
 from sandglass.report.table import markdown, speed_row
+from sandglass.sources import prepared_source
 
 MODEL = "hourglass52-coco-256x256"
 
@@ -37,9 +39,9 @@ def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> No
 
     card = load_card(MODEL)
     source = Source(card, graph)
-    calibration = pipeline.Calibration(synthetic_people.load(limit=size, split="train"), size)
+    calibration = Calibration(synthetic_people.load(limit=size, split="train"), size)
     times = [time.perf_counter()]
-    arrays = pipeline.calibration_arrays(card, calibration)
+    arrays = calibration_arrays(card, calibration)
     plan = pipeline.make_plan(source, calibration, arrays, None, print)
     times.append(time.perf_counter())
     source.once("pnnx", lambda folder: ncnn.convert(graph, folder))
@@ -63,7 +65,7 @@ def main() -> None:
         scratch = Path(folder)
         random_weights(load_card(MODEL), scratch / "random.pth")
         card = load_card(MODEL)
-        with pipeline.prepared_source(card, scratch / "random.pth", print) as source:
+        with prepared_source(card, scratch / "random.pth", print) as source:
             context = get_context("spawn")
             result = context.Queue()
             process = context.Process(
@@ -80,7 +82,7 @@ def main() -> None:
             "peak MiB": f"{memory:.0f}",
         }
         print(markdown([row]))
-        calibration = pipeline.Calibration(synthetic_people.load(limit=4, split="train"), 4)
+        calibration = Calibration(synthetic_people.load(limit=4, split="train"), 4)
         outcomes = pipeline.deploy(
             card,
             arguments.targets,

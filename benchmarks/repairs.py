@@ -23,11 +23,11 @@ from sandglass.artifact import Artifact
 from sandglass.difference import correlation
 from sandglass.evaluation import evaluate, fidelity
 from sandglass.graph.execute import GraphSession
-from sandglass.pipeline import prepared_source
 from sandglass.quantize.repair import EQUALIZE, REPAIRS, repaired_plan
 from sandglass.quantize.sensitivity import decibels, noise, run
 from sandglass.quantize.simulate import simulate
 from sandglass.report.table import markdown
+from sandglass.sources import prepared_source
 from sandglass.tasks import topdown_pose
 from sandglass.workbench import Workbench
 

@@ -22,8 +22,8 @@ from sandglass import benchmark, deploy
 from sandglass.artifact import Artifact
 from sandglass.card import Card, load_card
 from sandglass.errors import CheckpointError
-from sandglass.pipeline import find_checkpoint
 from sandglass.report.table import markdown
+from sandglass.sources import find_checkpoint
 
 
 def main() -> None:

@@ -21,12 +21,13 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from sandglass.artifact import Artifact, load_artifact
     from sandglass.benchmarking import Speed, benchmark
+    from sandglass.calibration import Calibration
     from sandglass.card import Card, load_card
     from sandglass.datasets import load_dataset
     from sandglass.errors import SandglassError
     from sandglass.evaluation import Evaluation, changes, evaluate
     from sandglass.inspection import Inspection, inspect
-    from sandglass.pipeline import Calibration, Outcome, deploy
+    from sandglass.pipeline import Outcome, deploy
     from sandglass.prediction import predict
     from sandglass.tuning import Tuning, tune
 

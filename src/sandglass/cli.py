@@ -8,13 +8,13 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from sandglass import discover
 from sandglass.cli_configs import add_deploy_config, what_and_where
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_matrix import add_all_of, joined
-from sandglass.cli_options import add_calibration, add_draw, count, load_calibration, refuse_coco, say, write_result
-from sandglass.cli_shapes import add_shapes, load_shapes, speed_rows
+from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_tune
+from sandglass.cli_options import Progress, add_calibration, load_calibration, positive, say, write_result
+from sandglass.cli_shapes import add_shapes, load_shapes
 from sandglass.errors import SandglassError
 
 
@@ -42,13 +42,13 @@ def parser() -> argparse.ArgumentParser:
     commands = root.add_subparsers(metavar="COMMAND", required=True)
     for add in (
         _deploy,
-        add_all_of(_Progress),
+        add_all_of,
         add_quantize,
         add_sensitivity,
-        _evaluate,
-        _benchmark,
-        _inspect,
-        _tune,
+        add_evaluate,
+        add_benchmark,
+        add_inspect,
+        add_tune,
         _predict,
         add_collect,
         _models,
@@ -73,7 +73,7 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
     command.add_argument(
         "--tune-minutes",
-        type=_positive,
+        type=positive,
         default=0.0,
         metavar="M",
         help="time to choose kernels in, where a runtime compiles them; goes on after a kill",
@@ -114,133 +114,6 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
                          "check": f"failed: {outcome.error}"})  # fmt: skip
     print(markdown(rows))
     return 2 if any(outcome.error for outcome in outcomes) else 0
-
-
-def _evaluate(commands: Any) -> None:
-    command = commands.add_parser("evaluate", help="accuracy of artifacts on a dataset, by the task's own metric")
-    command.set_defaults(run=_run_evaluate)
-    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
-    command.add_argument("--images", type=Path, metavar="DIR")
-    command.add_argument("--annotations", type=Path, metavar="PATH", help="truths, where they are not in the images")
-    command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    add_draw(command)
-    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
-    command.add_argument("--threads", type=count, metavar="N")
-    command.add_argument("--batch", type=count, default=1, metavar="N")
-    command.add_argument("--results", type=Path, metavar="FILE", help="write the predictions in COCO result format")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
-
-
-def _run_evaluate(arguments: argparse.Namespace) -> int:
-    from sandglass import evaluation
-    from sandglass.artifact import load_artifact
-    from sandglass.report.table import evaluation_table
-
-    artifacts = [load_artifact(folder) for folder in arguments.artifacts]
-    refuse_coco(arguments.results, artifacts)
-    dataset = discover.load("datasets", arguments.dataset).load(
-        images=arguments.images,
-        annotations=arguments.annotations,
-        detections=arguments.detections,
-        limit=arguments.limit,
-        seed=arguments.seed,
-    )
-    results = [
-        evaluation.evaluate(
-            artifact,
-            dataset,
-            threads=arguments.threads,
-            batch=arguments.batch,
-            flip_test=arguments.flip_test,
-            progress=_Progress(str(artifact.folder)),
-        )
-        for artifact in artifacts
-    ]
-    changes = evaluation.changes(results)
-    print(evaluation_table(results, changes))
-    print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
-    rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
-    if arguments.results:
-        task = discover.load("tasks", artifacts[0].card.task)
-        write_result(arguments.results, task.to_coco(results[0].predictions))
-    write_result(arguments.json, rows)
-    return 0
-
-
-def _benchmark(commands: Any) -> None:
-    command = commands.add_parser("benchmark", help="latency, throughput and memory of artifacts, interleaved")
-    command.set_defaults(run=_run_benchmark)
-    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument("--threads", type=count, metavar="N")
-    command.add_argument("--batch", type=count, default=1, metavar="N")
-    command.add_argument("--seconds", type=_positive, default=3.0, metavar="S", help="for each artifact (default 3)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
-
-
-def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from sandglass.artifact import load_artifact
-    from sandglass.benchmarking import benchmark
-    from sandglass.report.table import markdown
-
-    speeds = benchmark(
-        [load_artifact(folder) for folder in arguments.artifacts],
-        threads=arguments.threads,
-        batch=arguments.batch,
-        seconds=arguments.seconds,
-        progress=_Progress("benchmark"),
-    )
-    print(markdown(speed_rows(speeds)))
-    write_result(arguments.json, [speed.to_dict() for speed in speeds])
-    return 0
-
-
-def _inspect(commands: Any) -> None:
-    command = commands.add_parser("inspect", help="is it really int8? every layer as the runtime executes it")
-    command.set_defaults(run=_run_inspect)
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
-    command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one: shows where int8 is slower")
-    command.add_argument("--threads", type=count, metavar="N")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the layers as JSON too")
-
-
-def _run_inspect(arguments: argparse.Namespace) -> int:
-    from sandglass.artifact import load_artifact
-    from sandglass.inspection import inspect, summary
-    from sandglass.report.table import inspection_rows, markdown
-
-    against = load_artifact(arguments.against) if arguments.against else None
-    found = inspect(load_artifact(arguments.artifact), threads=arguments.threads, against=against)
-    print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
-    print("\n".join(summary(found)))
-    write_result(arguments.json, found.to_dict())
-    return 0
-
-
-def _tune(commands: Any) -> None:
-    command = commands.add_parser(
-        "tune", help="find the fastest settings of the runtime on this machine, and keep them"
-    )
-    command.set_defaults(run=_run_tune)
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
-    command.add_argument(
-        "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
-    )
-    command.add_argument("--seconds", type=_positive, default=60.0, metavar="S", help="to search for (default 60)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write every trial as JSON too")
-
-
-def _run_tune(arguments: argparse.Namespace) -> int:
-    from sandglass.artifact import load_artifact
-    from sandglass.report.table import markdown, trial_row
-    from sandglass.tuning import summary, tune
-
-    artifact = load_artifact(arguments.artifact)
-    found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=say)
-    print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
-    print("\n".join(summary(found)))
-    write_result(arguments.json, found.to_dict())
-    return 0
 
 
 def _predict(commands: Any) -> None:
@@ -311,7 +184,7 @@ def _run_fetch(arguments: argparse.Namespace) -> int:
     from sandglass.card import load_card
     from sandglass.fetch import fetch_card
 
-    print(fetch_card(load_card(arguments.model), mirrors=arguments.mirror, progress=_Progress(arguments.model)))
+    print(fetch_card(load_card(arguments.model), mirrors=arguments.mirror, progress=Progress(arguments.model)))
     return 0
 
 
@@ -325,29 +198,7 @@ def _demo(commands: Any) -> None:
 def _run_demo(arguments: argparse.Namespace) -> int:
     from sandglass.demo import demo
 
-    return demo(arguments.out, force=arguments.force, say=say, progress=_Progress)
-
-
-class _Progress:
-    """A line on the terminal that rewrites itself; silent where standard error is no terminal."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-
-    def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
-            end = "\n" if done >= total else ""
-            print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
-
-
-def _positive(text: str) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+    return demo(arguments.out, force=arguments.force, say=say, progress=Progress)
 
 
 def _box(text: str) -> tuple[float, ...]:

@@ -3,14 +3,11 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from sandglass.cli_options import say, write_result
-
-if TYPE_CHECKING:
-    from sandglass.evaluation import Progress
+from sandglass.cli_options import Progress, say, write_result
 
 COMMAND = ("deploy", "all-of")
 
@@ -22,28 +19,24 @@ def joined(argv: Sequence[str]) -> list[str]:
     return list(argv)
 
 
-def add_all_of(progress: Callable[[str], Progress]) -> Callable[[Any], None]:
-    """Adds `sandglass deploy all-of`, which shows how far evaluations are by `progress`."""
-
-    def add(commands: Any) -> None:
-        command = commands.add_parser(" ".join(COMMAND), help="a table of models, backends and precisions in one go")
-        command.set_defaults(run=lambda arguments: _run(arguments, progress))
-        command.add_argument("table", type=Path, metavar="TABLE.toml", help="see docs/table.md")
-        command.add_argument(
-            "--out", type=Path, required=True, metavar="DIR", help="gets the table; what is there already is kept"
-        )
-
-    return add
+def add_all_of(commands: Any) -> None:
+    """Adds `sandglass deploy all-of`."""
+    command = commands.add_parser(" ".join(COMMAND), help="a table of models, backends and precisions in one go")
+    command.set_defaults(run=_run)
+    command.add_argument("table", type=Path, metavar="TABLE.toml", help="see docs/table.md")
+    command.add_argument(
+        "--out", type=Path, required=True, metavar="DIR", help="gets the table; what is there already is kept"
+    )
 
 
-def _run(arguments: argparse.Namespace, progress: Callable[[str], Progress]) -> int:
+def _run(arguments: argparse.Namespace) -> int:
     from sandglass import host
     from sandglass.files import atomic_file
     from sandglass.matrix import deploy_all
     from sandglass.matrix_file import read_table
     from sandglass.report import matrix
 
-    lines = deploy_all(read_table(arguments.table), arguments.out, say=say, progress=progress)
+    lines = deploy_all(read_table(arguments.table), arguments.out, say=say, progress=Progress)
     page = matrix.page(lines, host.describe())
     print(page)
     for name, text in (("table.md", page), ("table.csv", matrix.comma_separated(lines))):

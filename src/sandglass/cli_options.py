@@ -13,7 +13,7 @@ from sandglass.errors import InputError
 
 if TYPE_CHECKING:
     from sandglass.artifact import Artifact
-    from sandglass.pipeline import Calibration
+    from sandglass.calibration import Calibration
 
 METHODS = ("kl", "mse", "minmax", "percentile")
 
@@ -47,7 +47,7 @@ def load_calibration(arguments: argparse.Namespace) -> Calibration | None:
 
 def needed_calibration(arguments: argparse.Namespace) -> Calibration:
     """The calibration set; raises DatasetError where none was asked for."""
-    from sandglass.pipeline import Calibration
+    from sandglass.calibration import Calibration
 
     dataset = discover.load("datasets", arguments.calibration_dataset).load(
         images=arguments.calibration,
@@ -56,6 +56,18 @@ def needed_calibration(arguments: argparse.Namespace) -> Calibration:
         limit=arguments.calibration_size,  # every image that is drawn has a person at least
     )
     return Calibration(dataset, arguments.calibration_size, arguments.calibration_method)
+
+
+class Progress:
+    """A line on the terminal that rewrites itself; silent where standard error is no terminal."""
+
+    def __init__(self, label: str) -> None:
+        self.label = label
+
+    def __call__(self, done: int, total: int) -> None:
+        if sys.stderr.isatty():
+            end = "\n" if done >= total else ""
+            print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 
 
 def say(line: str) -> None:
@@ -87,3 +99,14 @@ def count(text: str) -> int:
     if not text.isdigit() or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = 0.0
+    if not 0 < value < float("inf"):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
+    return value

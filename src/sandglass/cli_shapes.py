@@ -33,7 +33,7 @@ def load_shapes(arguments: argparse.Namespace, source: str | Card) -> dict[tuple
     """The shapes that were asked for, the one of the graph first; empty where none were."""
     from sandglass import shapes
     from sandglass.card import Card
-    from sandglass.pipeline import find_card
+    from sandglass.sources import find_card
 
     if not arguments.shapes and arguments.shapes_from is None:
         return {}

@@ -12,6 +12,7 @@ import numpy as np
 from sandglass import discover, host, pipeline
 from sandglass.artifact import Artifact
 from sandglass.benchmarking import Speed, benchmark
+from sandglass.calibration import Calibration
 from sandglass.card import load_card
 from sandglass.errors import BackendUnavailable
 from sandglass.evaluation import Evaluation, changes, evaluate
@@ -34,7 +35,7 @@ def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable
     refuse_existing(out, force)
     card = load_card(MODEL)
     datasets = discover.load("datasets", DATASET)
-    calibration = pipeline.Calibration(datasets.load(split="train", limit=128), size=128)
+    calibration = Calibration(datasets.load(split="train", limit=128), size=128)
     outcomes = pipeline.deploy(
         card, runnable_targets(say), out / "artifacts", calibration=calibration, force=force, say=say
     )

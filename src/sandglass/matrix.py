@@ -15,6 +15,7 @@ from typing import Any
 from sandglass import discover, pipeline
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.benchmarking import benchmark
+from sandglass.calibration import Calibration
 from sandglass.card import Card
 from sandglass.errors import (
     ArtifactError,
@@ -30,9 +31,10 @@ from sandglass.errors import (
 from sandglass.evaluation import Evaluation, Progress, evaluate
 from sandglass.files import read_json, sha256, write_json
 from sandglass.matrix_file import Row, Table
-from sandglass.pipeline import Calibration, Say, Target
+from sandglass.pipeline import Target
 from sandglass.quantization import quantize, shared_images
 from sandglass.quantize.repair import REPAIRS
+from sandglass.sources import Say, find_checkpoint, prepared_source
 from sandglass.workbench import Workbench
 
 CELL, SPEED = "cell.json", "speed-{}.json"
@@ -160,7 +162,7 @@ class _Work:
         card, found = self.row.card, self.calibration
         files = [card.graph, card.graph.with_suffix(".bin")] if card.graph else []
         if card.model:
-            files.append(pipeline.find_checkpoint(card, self.row.checkpoint))
+            files.append(find_checkpoint(card, self.row.checkpoint))
         asked: dict[str, Any] = {
             "card": card.to_dict(),
             "files": [sha256(file) for file in files if file.is_file()],
@@ -278,7 +280,7 @@ def repaired(
     card: Card, target: Target, out: Path, calibration: Calibration, checkpoint: Path | None, say: Say
 ) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
-    with pipeline.prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say) as ready:
         bench = Workbench(ready, target.backend, calibration, REPAIRS, say)
         artifact = bench.make(out, bench.plan)
         bench.plan.save(out / "plan.json")

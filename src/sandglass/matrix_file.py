@@ -8,10 +8,11 @@ from pathlib import Path
 from typing import Any
 
 from sandglass import discover
+from sandglass.calibration import Calibration
 from sandglass.card import Card, load_card, zoo
 from sandglass.errors import InputError
 from sandglass.fields import Fields, read_toml
-from sandglass.pipeline import Calibration, Target
+from sandglass.pipeline import Target
 from sandglass.quantize.thresholds import METHODS
 
 HELP = "see docs/table.md"

@@ -2,11 +2,8 @@
 
 from __future__ import annotations
 
-import random
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 from types import MappingProxyType
@@ -15,15 +12,14 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover, parity
-from sandglass.artifact import MANIFEST, Artifact, load_artifact, write_manifest
+from sandglass.artifact import Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
-from sandglass.building import build_each, build_once, hold_for
-from sandglass.card import ZOO, Card, load_card
+from sandglass.building import build_each, build_once
+from sandglass.calibration import Calibration, calibration_arrays, drawn
+from sandglass.card import Card
 from sandglass.errors import (
     ArtifactError,
     BackendUnavailable,
-    CheckpointError,
-    DatasetError,
     InputError,
     PlanError,
     SandglassError,
@@ -31,12 +27,10 @@ from sandglass.errors import (
 )
 from sandglass.files import atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
-from sandglass.journal import cache_folder
 from sandglass.kit.make import Samples, make_kit
 from sandglass.quantize.plan import Plan
-from sandglass.shapes import Shapes, Size
-
-Say = Callable[[str], None]
+from sandglass.shapes import Shapes
+from sandglass.sources import Say, find_card, prepared_source
 
 
 @dataclass(frozen=True)
@@ -63,16 +57,6 @@ class Target:
 
     def __str__(self) -> str:
         return f"{self.backend}:{self.precision}"
-
-
-@dataclass(frozen=True)
-class Calibration:
-    """Where activation ranges are read: `size` samples of `dataset`, drawn by `seed`, thresholds by `method`."""
-
-    dataset: Any
-    size: int = 64
-    method: str = "kl"
-    seed: int = 0
 
 
 @dataclass(frozen=True)
@@ -144,103 +128,8 @@ def deploy(
         ]
 
 
-def find_card(source: str | Path) -> Card:
-    """The card of a zoo model's name or of a `.toml` file, or that of an artifact, which then gives its graph too.
-
-    An artifact's graph is the file beside it, or in a folder next to it, that has the hash in its manifest: the float
-    artifact of a runtime that loads ONNX. Raises CardError or ArtifactError.
-    """
-    folder = Path(source)
-    if not (folder / MANIFEST).is_file():
-        return load_card(source)
-    artifact = load_artifact(folder)
-    for file in sorted(folder.resolve().parent.glob("*/*.onnx")):
-        if sha256(file) == artifact.manifest["graph_sha256"]:
-            return replace(artifact.card, graph=file, model=None, arguments={}, checkpoint=None)
-    raise ArtifactError(
-        f"the graph that {folder} was made from is neither in it nor in a folder beside it",
-        "give the model card, or deploy a float artifact for a runtime of ONNX files next to it",
-    )
-
-
 def _tunes(backend: str) -> bool:
     return getattr(discover.load("backends", backend), "TUNES", False)
-
-
-@contextmanager
-def prepared_source(
-    card: Card, checkpoint: Path | None, say: Say = lambda line: None, shapes: Sequence[Size] = ()
-) -> Iterator[Source]:
-    """The checked fp32 graph of a card, in a temporary folder that lives as long as the context.
-
-    It is static: for the first of `shapes` where there are any, and raises GraphError unless it holds for all of them.
-    """
-    size = shapes[0] if shapes else card.input.size
-    with TemporaryDirectory(prefix="sandglass-") as folder:
-        graph = Path(folder) / "graph.onnx"
-        if card.graph is not None:
-            from sandglass.graph import bring_up
-
-            say(f"graph: bringing up {card.graph.name}")
-            bring_up.bring_up_file(card.graph, graph, size)
-            hold_for(graph, shapes, partial(bring_up.check_size, card.graph))
-            yield Source(card, graph, shapes=tuple(shapes))
-            return
-        from sandglass.export import check_size, export_graph, read_weights
-
-        file = find_checkpoint(card, checkpoint)
-        say(f"graph: exporting {file.name}")
-        weights = Path(folder) / "weights.safetensors"
-        state = read_weights(card, file, weights)
-        report = export_graph(replace(card, input=replace(card.input, size=size)), state, graph)
-        say(f"graph: equal to the module to {report.difference:.1e}")
-        hold_for(graph, shapes, partial(check_size, card, state))
-        yield Source(card, graph, weights, shapes=tuple(shapes))
-
-
-def find_checkpoint(card: Card, given: Path | None) -> Path:
-    """The checkpoint file: the one given, one shipped beside the card, or one fetched before."""
-    if given is not None:
-        if not given.is_file():
-            raise CheckpointError(f"there is no checkpoint {given}", "check the path")
-        return given
-    assert card.checkpoint is not None or card.model is not None
-    name = card.checkpoint.file if card.checkpoint else ""
-    for folder in (ZOO, cache_folder() / "checkpoints"):
-        if name and (folder / name).is_file():
-            return folder / name
-    if not name:
-        raise CheckpointError(f"{card.name} needs a checkpoint", "give --checkpoint FILE")
-    raise CheckpointError(
-        f"{card.name} needs its checkpoint {name}", f"give --checkpoint FILE, or try `sandglass fetch {card.name}`"
-    )
-
-
-def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None = None) -> list[tuple[np.ndarray, Any]]:
-    """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed.
-
-    They have the card's size, or `shape`. With each comes what the task needs to decode its outputs.
-    """
-    task = discover.load("tasks", card.task)
-    samples = task.samples(calibration.dataset)
-    if not samples:
-        raise DatasetError("the calibration set is empty", "give images with annotated samples")
-    chosen = random.Random(calibration.seed).sample(samples, min(calibration.size, len(samples)))
-    prepared = [
-        task.prepare(calibration.dataset.read(sample.image_id), sample, card, *([shape] if shape else []))
-        for sample in sorted(chosen, key=lambda sample: sample.index)
-    ]
-    return [(array[np.newaxis], meta) for array, meta in prepared]
-
-
-def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None = None) -> list[np.ndarray]:
-    """The calibration set's inputs alone."""
-    return [array for array, _ in calibration_inputs(card, calibration, shape)]
-
-
-def drawn(calibration: Calibration, count: int) -> dict[str, Any]:
-    """What a plan says of its calibration set."""
-    return {"dataset": calibration.dataset.protocol["dataset"], "samples": count, "seed": calibration.seed}
 
 
 def make_plan(

@@ -15,16 +15,18 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from sandglass import discover, pipeline
+from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.benchmarking import Speed, benchmark
+from sandglass.calibration import Calibration
 from sandglass.card import Card
 from sandglass.errors import BudgetError, DatasetError, InputError
 from sandglass.evaluation import Evaluation, evaluate, fidelity
 from sandglass.files import atomic_folder, read_json, refuse_existing, write_json
-from sandglass.pipeline import Calibration, Say, Target
+from sandglass.pipeline import Target
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import Choice, Cost, saved
+from sandglass.sources import Say, find_card, prepared_source
 from sandglass.workbench import Timed, Workbench
 
 ARGUMENTS = "search.json"
@@ -92,14 +94,14 @@ def quantize(
     cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
     begun with other arguments.
     """
-    card = source if isinstance(source, Card) else pipeline.find_card(source)
+    card = source if isinstance(source, Card) else find_card(source)
     task = discover.load("tasks", card.task)
     wanted = _request(task, target, max_drop, metric, least_fidelity, repairs, gain)
     refuse_existing(out / wanted.target.folder, force)
     _same_arguments(out / ARGUMENTS, _arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
-    with pipeline.prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say) as ready:
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
         scratch = ready.graph.parent
         base, full = bench.make(out, None), bench.make(scratch / "full", bench.plan)
@@ -145,9 +147,9 @@ def sensitivity(
     say: Say = lambda line: None,
 ) -> list[Cost]:
     """What each layer that a target runs in int8 costs and gains, in the graph's order."""
-    card = source if isinstance(source, Card) else pipeline.find_card(source)
+    card = source if isinstance(source, Card) else find_card(source)
     wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
-    with pipeline.prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say) as ready:
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
         folder = ready.graph.parent
         return bench.costs(folder, bench.make(folder / "full", bench.plan), bench.make(folder / "base", None))

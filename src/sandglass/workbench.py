@@ -14,20 +14,23 @@ from sandglass import discover, host, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import benchmark
+from sandglass.calibration import Calibration, calibration_inputs, drawn
 from sandglass.errors import InputError
 from sandglass.evaluation import infer
 from sandglass.graph.load import load_graph
 from sandglass.inspection import inspect
 from sandglass.journal import Journal
-from sandglass.pipeline import Calibration, Say, Target
+from sandglass.pipeline import Target
 from sandglass.quantize import crossings
 from sandglass.quantize.arrays import Rounded
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.repair import Material
 from sandglass.quantize.search import Cost, Crossing, Way, saved
+from sandglass.sources import Say
 
-SENSITIVITY_SAMPLES = 12
+# Inputs that each layer is tried on: fewer, the more a network computes for one, down to the least.
+SENSITIVITY_MACS, SENSITIVITY_SAMPLES, LEAST_SAMPLES = 24e9, 12, 4
 TIMED_SECONDS = 3.0
 FACTORS = (0.5, 2.0)
 
@@ -78,13 +81,14 @@ class Workbench:
         self.source, self.backend, self.say = source, backend, say
         self.task = discover.load("tasks", source.card.task)
         self.spec = discover.load("backends", backend).SPEC
-        inputs = pipeline.calibration_inputs(source.card, calibration)
+        inputs = calibration_inputs(source.card, calibration)
         arrays = [array for array, _ in inputs]
-        self.metas = [meta for _, meta in inputs[:SENSITIVITY_SAMPLES]]
+        probed = min(SENSITIVITY_SAMPLES, max(LEAST_SAMPLES, int(SENSITIVITY_MACS / max(1, sum(self.macs.values())))))
+        self.metas = [meta for _, meta in inputs[:probed]]
         self.reference = parity.Reference(source, arrays)
         name = next(iter(self.reference.inputs))
         self.batches = [{name: array} for array in arrays]
-        self.probes = self.batches[:SENSITIVITY_SAMPLES]
+        self.probes = self.batches[:probed]
         self.expected = run(GraphSession(source.graph), self.probes)
         self.plan, self.material = self._best_plan(calibration, repairs)
 
@@ -96,12 +100,12 @@ class Workbench:
         from sandglass.quantize import repair, sensitivity
         from sandglass.quantize.simulate import simulate
 
-        graph, batches, drawn = self.source.graph, self.probes, pipeline.drawn(calibration, len(self.batches))
+        graph, batches, told = self.source.graph, self.probes, drawn(calibration, len(self.batches))
         without = [name for name in repairs if name != repair.EQUALIZE]
         found: list[tuple[float, Plan, Material]] = []
         for chosen in [list(repairs)] + ([without] if len(without) < len(repairs) else []):
             plan, material = repair.repaired_plan(
-                graph, self.batches, self.spec, graph.parent, calibration.method, chosen, drawn, self.say
+                graph, self.batches, self.spec, graph.parent, calibration.method, chosen, told, self.say
             )
             noise = sensitivity.noise(self.expected, sensitivity.run(simulate(graph, plan, self.spec), batches))
             self.say(f"repair: {', '.join(chosen) or 'none'}: {sensitivity.decibels(noise):.1f} dB at the output")

@@ -73,7 +73,7 @@ def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
 @pytest.fixture(scope="module")
 def calibration() -> object:
     """A few synthetic people."""
-    from sandglass.pipeline import Calibration
+    from sandglass.calibration import Calibration
 
     return Calibration(discover.load("datasets", "synthetic-people").load(limit=6, split="train"), size=8)
 
@@ -226,7 +226,8 @@ def test_backend_says_what_it_is(name: str) -> None:
 @pytest.mark.parametrize("name", [name for name in NAMES if hasattr(discover.load("backends", name), "kit")])
 def test_kit_stands_alone(name: str, card: Card, tmp_path: Path) -> None:
     """A build kit has a script that is whole, and Python of 3.7 that imports numpy and the vendor's package only."""
-    from sandglass.pipeline import build_kit, prepared_source
+    from sandglass.pipeline import build_kit
+    from sandglass.sources import prepared_source
 
     backend = discover.load("backends", name)
     with prepared_source(card, None) as source:

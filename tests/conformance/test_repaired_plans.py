@@ -9,11 +9,12 @@ import pytest
 
 from conformance.test_backends import PRECISIONS, save_graph
 from sandglass import discover
+from sandglass.calibration import Calibration
 from sandglass.card import Card, Input
 from sandglass.errors import BackendUnavailable
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph
-from sandglass.pipeline import Calibration, deploy
+from sandglass.pipeline import deploy
 from sandglass.quantize import repair
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.sensitivity import noise, without

@@ -14,12 +14,13 @@ import pytest
 from references import assert_metrics, reference
 from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.calibration import Calibration
 from sandglass.card import Card, Input
 from sandglass.datasets import LabelledDataset, cifar10, imagenet
 from sandglass.errors import BackendUnavailable
 from sandglass.evaluation import Evaluation, evaluate
 from sandglass.journal import Journal
-from sandglass.pipeline import Calibration, deploy
+from sandglass.pipeline import deploy
 
 CAFFE = Input((227, 227), (104, 117, 123), (1, 1, 1), "bgr")
 CARDS = {

@@ -11,6 +11,7 @@ from references import assert_metrics, reference
 from sandglass import discover
 from sandglass.artifact import Artifact
 from sandglass.backends import Session
+from sandglass.calibration import Calibration, calibration_arrays
 from sandglass.card import Card, Input
 from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.errors import BackendUnavailable
@@ -19,9 +20,10 @@ from sandglass.graph.bring_up import bring_up_file
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, static_inputs, static_outputs
 from sandglass.journal import Journal
-from sandglass.pipeline import Calibration, calibration_arrays, deploy, prepared_source
+from sandglass.pipeline import deploy
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.simulate import simulate
+from sandglass.sources import prepared_source
 
 NAME = "simplepose-nano"
 

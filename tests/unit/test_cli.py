@@ -11,9 +11,10 @@ import pytest
 
 from conformance.test_backends import save_graph
 from sandglass.artifact import load_artifact
+from sandglass.calibration import Calibration
 from sandglass.cli import main
 from sandglass.errors import InputError
-from sandglass.pipeline import Calibration, Target, deploy
+from sandglass.pipeline import Target, deploy
 
 CARD = """
 name = "small"
@@ -54,6 +55,12 @@ def test_deploy_evaluate_benchmark_and_predict(card: Path, tmp_path: Path, capsy
     fp32, int8 = json.loads(numbers.read_text())
     assert fp32["change"] is None
     assert set(int8["change"]) == set(int8["metrics"])
+    chosen = [*folders, "--dataset", "synthetic-people", "--limit", 3, "--batch", 2, "--speed", "--json", numbers]
+    assert run("evaluate", *chosen) == 0
+    for row, folder in zip(json.loads(numbers.read_text()), folders, strict=True):
+        (speed,) = row["speed"]
+        assert (speed["batch"], speed["precision"], row["precision"]) == (2, *[folder.name.split("-")[1]] * 2)
+        assert f"{speed['images_per_second']:.1f} |" in capsys.readouterr().out or folder != folders[0]
     assert run("benchmark", *folders, "--seconds", 0.3, "--threads", 1, "--json", numbers) == 0
     for row in json.loads(numbers.read_text()):
         assert 0 < row["latency_ms"]["minimum"] <= row["latency_ms"]["median"] <= row["latency_ms"]["p99"]

@@ -10,12 +10,13 @@ import pytest
 from conformance.test_backends import save_graph
 from sandglass.artifact import Artifact
 from sandglass.backends import FLOAT, INT8, LayerRun, way
+from sandglass.calibration import Calibration
 from sandglass.card import Card, Input
 from sandglass.cli import main
 from sandglass.datasets import synthetic_people
 from sandglass.errors import InputError
 from sandglass.inspection import Inspection, inspect, scale_problem, summary
-from sandglass.pipeline import Calibration, deploy
+from sandglass.pipeline import deploy
 from sandglass.report.table import inspection_rows, markdown
 
 

@@ -13,6 +13,7 @@ import pytest
 from sandglass import buckets, discover, pipeline, shapes
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.benchmarking import benchmark, mean_throughput, speed
+from sandglass.calibration import Calibration
 from sandglass.card import Card, Input, load_card
 from sandglass.cli import main
 from sandglass.datasets import synthetic_crowd
@@ -140,7 +141,7 @@ def test_batches_hold_inputs_of_one_shape(free: Artifact) -> None:
 
 def test_int8_with_shapes(tmp_path: Path) -> None:
     """Ranges are read at the first shape and serve all: the loss is small at each."""
-    calibration = pipeline.Calibration(synthetic_crowd.load(limit=16, split="train"), size=16)
+    calibration = Calibration(synthetic_crowd.load(limit=16, split="train"), size=16)
     int8 = deployed(tmp_path, "onnxruntime:int8", calibration=calibration)
     float_ = deployed(tmp_path, "onnxruntime:fp32")
     found = [bottomup_pose.agreement(a, b)["OKS"] for a, b in zip(predictions(float_), predictions(int8), strict=True)]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandglass import host
-from sandglass.benchmarking import Speed
+from sandglass.benchmarking import Speed, mean_throughput
 from sandglass.card import Card
 from sandglass.evaluation import Evaluation
 from sandglass.inspection import Inspection, scale_problem
@@ -102,16 +102,31 @@ def megabytes(size: int) -> str:
     return f"{size / 1e6:.2f}"
 
 
-def evaluation_table(results: Sequence[Evaluation], changes: Sequence[Mapping[str, Any] | None]) -> str:
-    """Evaluations as Markdown; with a column for the change where there is a float result to compare with."""
+def evaluation_table(
+    results: Sequence[Evaluation],
+    changes: Sequence[Mapping[str, Any] | None],
+    speeds: Sequence[Sequence[Speed]] = (),
+) -> str:
+    """Evaluations as Markdown; with a column for the change where there is a float result to compare with.
+
+    `speeds` are those of each result's artifact, one for each of its shapes.
+    """
     rows = []
-    for result, difference in zip(results, changes, strict=True):
+    for result, difference, found in zip(results, changes, speeds or [()] * len(results), strict=True):
         row = evaluation_row(result)
         if any(changes):
             name = next(iter(result.metrics))
             row[f"{name} change in points (95 %)"] = change(difference[name]) if difference else ""
-        rows.append(row)
+        rows.append({**row, **throughput_cells(found)})
     return markdown(rows)
+
+
+def throughput_cells(speeds: Sequence[Speed]) -> Row:
+    """Batch and images a second: of an artifact with several shapes the mean over the images they were chosen for."""
+    if not speeds:
+        return {}
+    rate = mean_throughput(speeds) if speeds[0].shape else speeds[0].throughput
+    return {"batch": str(speeds[0].batch), "images/s": "" if rate is None else f"{rate:.1f}"}
 
 
 def model_row(card: Card) -> Row:

@@ -1,0 +1,160 @@
+"""The subcommands that measure artifacts: evaluate, benchmark, inspect, tune."""
+
+from __future__ import annotations
+
+import argparse
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from sandglass import discover
+from sandglass.cli_options import Progress, add_draw, count, positive, refuse_coco, say, write_result
+from sandglass.cli_shapes import speed_rows
+
+if TYPE_CHECKING:
+    from sandglass.artifact import Artifact
+    from sandglass.benchmarking import Speed
+
+
+def add_evaluate(commands: Any) -> None:
+    """Adds `sandglass evaluate`."""
+    command = commands.add_parser("evaluate", help="accuracy of artifacts on a dataset, by the task's own metric")
+    command.set_defaults(run=_run_evaluate)
+    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
+    command.add_argument("--images", type=Path, metavar="DIR")
+    command.add_argument("--annotations", type=Path, metavar="PATH", help="truths, where they are not in the images")
+    command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
+    add_draw(command)
+    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
+    command.add_argument("--threads", type=count, metavar="N")
+    command.add_argument("--batch", type=count, default=1, metavar="N")
+    command.add_argument("--speed", action="store_true", help="time them too, with the same threads and batch")
+    command.add_argument("--results", type=Path, metavar="FILE", help="write the predictions in COCO result format")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+
+
+def _run_evaluate(arguments: argparse.Namespace) -> int:
+    from sandglass import evaluation
+    from sandglass.artifact import load_artifact
+    from sandglass.report.table import evaluation_table
+
+    artifacts = [load_artifact(folder) for folder in arguments.artifacts]
+    refuse_coco(arguments.results, artifacts)
+    dataset = discover.load("datasets", arguments.dataset).load(
+        images=arguments.images,
+        annotations=arguments.annotations,
+        detections=arguments.detections,
+        limit=arguments.limit,
+        seed=arguments.seed,
+    )
+    results = [
+        evaluation.evaluate(
+            artifact,
+            dataset,
+            threads=arguments.threads,
+            batch=arguments.batch,
+            flip_test=arguments.flip_test,
+            progress=Progress(str(artifact.folder)),
+        )
+        for artifact in artifacts
+    ]
+    changes, speeds = evaluation.changes(results), _speeds(arguments, artifacts)
+    print(evaluation_table(results, changes, speeds))
+    print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
+    rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
+    if speeds:
+        rows = [{**row, "speed": [s.to_dict() for s in found]} for row, found in zip(rows, speeds, strict=True)]
+    if arguments.results:
+        task = discover.load("tasks", artifacts[0].card.task)
+        write_result(arguments.results, task.to_coco(results[0].predictions))
+    write_result(arguments.json, rows)
+    return 0
+
+
+def _speeds(arguments: argparse.Namespace, artifacts: Sequence[Artifact]) -> list[list[Speed]]:
+    """For each artifact its speed at each of its shapes; nothing where that was not asked for."""
+    from sandglass.benchmarking import benchmark
+
+    if not arguments.speed:
+        return []
+    measured = benchmark(artifacts, threads=arguments.threads, batch=arguments.batch, progress=Progress("benchmark"))
+    return [[speed for speed in measured if speed.artifact is artifact] for artifact in artifacts]
+
+
+def add_benchmark(commands: Any) -> None:
+    """Adds `sandglass benchmark`."""
+    command = commands.add_parser("benchmark", help="latency, throughput and memory of artifacts, interleaved")
+    command.set_defaults(run=_run_benchmark)
+    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
+    command.add_argument("--threads", type=count, metavar="N")
+    command.add_argument("--batch", type=count, default=1, metavar="N")
+    command.add_argument("--seconds", type=positive, default=3.0, metavar="S", help="for each artifact (default 3)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+
+
+def _run_benchmark(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.benchmarking import benchmark
+    from sandglass.report.table import markdown
+
+    speeds = benchmark(
+        [load_artifact(folder) for folder in arguments.artifacts],
+        threads=arguments.threads,
+        batch=arguments.batch,
+        seconds=arguments.seconds,
+        progress=Progress("benchmark"),
+    )
+    print(markdown(speed_rows(speeds)))
+    write_result(arguments.json, [speed.to_dict() for speed in speeds])
+    return 0
+
+
+def add_inspect(commands: Any) -> None:
+    """Adds `sandglass inspect`."""
+    command = commands.add_parser("inspect", help="is it really int8? every layer as the runtime executes it")
+    command.set_defaults(run=_run_inspect)
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one: shows where int8 is slower")
+    command.add_argument("--threads", type=count, metavar="N")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write the layers as JSON too")
+
+
+def _run_inspect(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.inspection import inspect, summary
+    from sandglass.report.table import inspection_rows, markdown
+
+    against = load_artifact(arguments.against) if arguments.against else None
+    found = inspect(load_artifact(arguments.artifact), threads=arguments.threads, against=against)
+    print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
+    print("\n".join(summary(found)))
+    write_result(arguments.json, found.to_dict())
+    return 0
+
+
+def add_tune(commands: Any) -> None:
+    """Adds `sandglass tune`."""
+    command = commands.add_parser(
+        "tune", help="find the fastest settings of the runtime on this machine, and keep them"
+    )
+    command.set_defaults(run=_run_tune)
+    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument(
+        "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
+    )
+    command.add_argument("--seconds", type=positive, default=60.0, metavar="S", help="to search for (default 60)")
+    command.add_argument("--json", type=Path, metavar="FILE", help="write every trial as JSON too")
+
+
+def _run_tune(arguments: argparse.Namespace) -> int:
+    from sandglass.artifact import load_artifact
+    from sandglass.report.table import markdown, trial_row
+    from sandglass.tuning import summary, tune
+
+    artifact = load_artifact(arguments.artifact)
+    found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=say)
+    print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
+    print("\n".join(summary(found)))
+    write_result(arguments.json, found.to_dict())
+    return 0

@@ -1,0 +1,89 @@
+"""From what a user names to the checked fp32 graph: a zoo model, a card, an artifact, and their weights."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import replace
+from functools import partial
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sandglass.artifact import MANIFEST, load_artifact
+from sandglass.backends import Source
+from sandglass.building import hold_for
+from sandglass.card import ZOO, Card, load_card
+from sandglass.errors import ArtifactError, CheckpointError
+from sandglass.files import sha256
+from sandglass.journal import cache_folder
+from sandglass.shapes import Size
+
+Say = Callable[[str], None]
+
+
+def find_card(source: str | Path) -> Card:
+    """The card of a zoo model's name or of a `.toml` file, or that of an artifact, which then gives its graph too.
+
+    An artifact's graph is the file beside it, or in a folder next to it, that has the hash in its manifest: the float
+    artifact of a runtime that loads ONNX. Raises CardError or ArtifactError.
+    """
+    folder = Path(source)
+    if not (folder / MANIFEST).is_file():
+        return load_card(source)
+    artifact = load_artifact(folder)
+    for file in sorted(folder.resolve().parent.glob("*/*.onnx")):
+        if sha256(file) == artifact.manifest["graph_sha256"]:
+            return replace(artifact.card, graph=file, model=None, arguments={}, checkpoint=None)
+    raise ArtifactError(
+        f"the graph that {folder} was made from is neither in it nor in a folder beside it",
+        "give the model card, or deploy a float artifact for a runtime of ONNX files next to it",
+    )
+
+
+@contextmanager
+def prepared_source(
+    card: Card, checkpoint: Path | None, say: Say = lambda line: None, shapes: Sequence[Size] = ()
+) -> Iterator[Source]:
+    """The checked fp32 graph of a card, in a temporary folder that lives as long as the context.
+
+    It is static: for the first of `shapes` where there are any, and raises GraphError unless it holds for all of them.
+    """
+    size = shapes[0] if shapes else card.input.size
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        graph = Path(folder) / "graph.onnx"
+        if card.graph is not None:
+            from sandglass.graph import bring_up
+
+            say(f"graph: bringing up {card.graph.name}")
+            bring_up.bring_up_file(card.graph, graph, size)
+            hold_for(graph, shapes, partial(bring_up.check_size, card.graph))
+            yield Source(card, graph, shapes=tuple(shapes))
+            return
+        from sandglass.export import check_size, export_graph, read_weights
+
+        file = find_checkpoint(card, checkpoint)
+        say(f"graph: exporting {file.name}")
+        weights = Path(folder) / "weights.safetensors"
+        state = read_weights(card, file, weights)
+        report = export_graph(replace(card, input=replace(card.input, size=size)), state, graph)
+        say(f"graph: equal to the module to {report.difference:.1e}")
+        hold_for(graph, shapes, partial(check_size, card, state))
+        yield Source(card, graph, weights, shapes=tuple(shapes))
+
+
+def find_checkpoint(card: Card, given: Path | None) -> Path:
+    """The checkpoint file: the one given, one shipped beside the card, or one fetched before."""
+    if given is not None:
+        if not given.is_file():
+            raise CheckpointError(f"there is no checkpoint {given}", "check the path")
+        return given
+    assert card.checkpoint is not None or card.model is not None
+    name = card.checkpoint.file if card.checkpoint else ""
+    for folder in (ZOO, cache_folder() / "checkpoints"):
+        if name and (folder / name).is_file():
+            return folder / name
+    if not name:
+        raise CheckpointError(f"{card.name} needs a checkpoint", "give --checkpoint FILE")
+    raise CheckpointError(
+        f"{card.name} needs its checkpoint {name}", f"give --checkpoint FILE, or try `sandglass fetch {card.name}`"
+    )
