@@ -1,11 +1,12 @@
 """How much of the runtimes' own speed an evaluation reaches: images a second, bare inference against `evaluate`.
 
-    python benchmarks/evaluation_rate.py [--rounds 5] [--classification | --hourglass52]
+    python benchmarks/evaluation_rate.py [--rounds 5] [--to openvino:fp32] [--batch 1 32]
+                                         [--classification | --hourglass52 | --hrnet]
 
-The bare rate is that of `sandglass benchmark`: one inference after the other on prepared inputs, on all cores. Both
+The bare rate is that of `sandglass benchmark`: one batch after the other of prepared inputs, on all cores. Both
 sides alternate in one run; medians. SimplePose and the embedded Hourglass, on the real people of
 `$SANDGLASS_TEST_DATA/data/pose/coco-mini`; on request ResNet-20 and EfficientNet-Lite0 on the real images of
-`$SANDGLASS_TEST_DATA/data/classification`, or Hourglass-52 256x256 with random weights, instead.
+`$SANDGLASS_TEST_DATA/data/classification`, or Hourglass-52 256x256 or HRNet-W32 256x192 with random weights, instead.
 """
 
 from __future__ import annotations
@@ -32,6 +33,7 @@ from sandglass.report.table import identity, markdown
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data"
 RUNTIMES = ("onnxruntime:fp32", "openvino:fp32", "ncnn:fp32")
+HRNET = "hrnet-w32-coco-256x192"
 AT_LEAST_SECONDS = 1.0  # of inference in a measurement
 
 
@@ -68,19 +70,20 @@ def classification() -> list[Case]:
     return [(resnet, cifar10.load(small / "test_0-499.npz"), None), (lite, images, None)]
 
 
-def hourglass52(folder: Path) -> list[Case]:
-    """Hourglass-52 with random weights, on few people."""
+def random(name: str, folder: Path, limit: int | None) -> list[Case]:
+    """A zoo model with random weights, on the people of `limit` images."""
     weights = folder / "random.pth"
-    random_weights(load_card(MODEL), weights)
-    return [(load_card(MODEL), people(6), weights)]
+    random_weights(load_card(name), weights)
+    return [(load_card(name), people(limit), weights)]
 
 
-def compare(artifact: Artifact, dataset: Any, rounds: int) -> dict[str, str]:
+def compare(artifact: Artifact, dataset: Any, rounds: int, batch: int) -> dict[str, str]:
     """One row: both rates and their ratio."""
     task = discover.load("tasks", artifact.card.task)
+    samples = task.samples(dataset)
+    prepared = [task.prepare(dataset.read(sample.image_id), sample, artifact.card)[0] for sample in samples]
     inputs = [
-        {artifact.input_name: task.prepare(dataset.read(sample.image_id), sample, artifact.card)[0][np.newaxis]}
-        for sample in task.samples(dataset)
+        {artifact.input_name: np.stack(prepared[start : start + batch])} for start in range(0, len(prepared), batch)
     ]
     session = artifact.open(host.threads())
     started = time.perf_counter()
@@ -96,13 +99,14 @@ def compare(artifact: Artifact, dataset: Any, rounds: int) -> dict[str, str]:
         for _ in range(repeats):
             for feed in inputs:
                 session.run(feed)
-        bare.append(repeats * len(inputs) / (time.perf_counter() - started))
+        bare.append(repeats * len(samples) / (time.perf_counter() - started))
         del session  # its idle threads would spin beside the other side's
-        results = [evaluate(artifact, dataset) for _ in range(repeats)]
-        whole.append(repeats * len(inputs) / sum(result.seconds for result in results))
+        results = [evaluate(artifact, dataset, batch=batch) for _ in range(repeats)]
+        whole.append(repeats * len(samples) / sum(result.seconds for result in results))
     ratio = median(b / a for a, b in zip(bare, whole, strict=True))
     return {
         **identity(artifact),
+        "batch": str(batch),
         "inference images/s": f"{median(bare):.1f}",
         "evaluation images/s": f"{median(whole):.1f}",
         "ratio": f"{ratio:.2f}",
@@ -116,16 +120,21 @@ def main() -> None:
     kinds = parser.add_mutually_exclusive_group()
     kinds.add_argument("--classification", action="store_true")
     kinds.add_argument("--hourglass52", action="store_true")
+    kinds.add_argument("--hrnet", action="store_true")
+    parser.add_argument("--to", nargs="+", default=RUNTIMES, metavar="BACKEND:PRECISION")
+    parser.add_argument("--batch", nargs="+", type=int, default=[1], metavar="N")
     arguments = parser.parse_args()
     with TemporaryDirectory() as scratch:
         cases = classification() if arguments.classification else pose()
         if arguments.hourglass52:
-            cases = hourglass52(Path(scratch))
+            cases = random(MODEL, Path(scratch), 6)
+        elif arguments.hrnet:
+            cases = random(HRNET, Path(scratch), None)
         rows = []
         for card, dataset, weights in cases:
-            made = deploy(card, RUNTIMES, Path(scratch) / card.name, checkpoint=weights)
+            made = deploy(card, arguments.to, Path(scratch) / card.name, checkpoint=weights)
             artifacts = [outcome.artifact for outcome in made if outcome.artifact]
-            rows += [compare(artifact, dataset, arguments.rounds) for artifact in artifacts]
+            rows += [compare(artifact, dataset, arguments.rounds, n) for n in arguments.batch for artifact in artifacts]
         print(markdown(rows))
 
 
