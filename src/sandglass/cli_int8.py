@@ -25,8 +25,8 @@ def add_quantize(commands: Any) -> None:
     command.add_argument("--max-drop", type=_points, default=0.5, metavar="POINTS", help="of the metric (default 0.5)")
     command.add_argument("--metric", metavar="NAME", help="(default: the task's first)")
     command.add_argument(
-        "--min-fidelity", type=_share, default=0.985, metavar="F",
-        help="agreement with the float network on the evaluation images, 0 to 1 (default 0.985)",
+        "--min-fidelity", type=_share, metavar="F",
+        help="agreement with the float network on the evaluation images, 0 to 1 (default: 0.985 for pose, else the task's)",
     )  # fmt: skip
     add_images(command, "evaluation")
     add_calibration(command)

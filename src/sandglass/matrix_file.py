@@ -30,7 +30,7 @@ class Budget:
     """What a search may cost: points of the task's first metric, and the least fidelity, 0 to 1."""
 
     max_drop: float
-    min_fidelity: float = 0.985
+    min_fidelity: float
 
 
 @dataclass(frozen=True)
@@ -116,13 +116,14 @@ class _Reader(Fields):
         self.only(entry, ROW, "a row")
         checkpoint, calibration = self.get(entry, "checkpoint", str, None), self.get(entry, "calibration", dict, None)
         data = self.inside("data").dataset(self.get(entry, "data", dict), DATA)
+        card = self.card(self.get(entry, "model", str))
         return Row(
-            card=self.card(self.get(entry, "model", str)),
+            card=card,
             checkpoint=None if checkpoint is None else self.folder / checkpoint,
             dataset=data.pop("dataset"),
             data=data,
             calibration=self.inside("calibration").dataset(calibration, CALIBRATION) if calibration else {},
-            budget=self.budget(entry),
+            budget=self.budget(entry, discover.load("tasks", card.task).LEAST_FIDELITY),
         )
 
     def card(self, model: str) -> Card:
@@ -144,11 +145,11 @@ class _Reader(Fields):
             raise self.fail(f"method is {table['method']!r}, expected one of {', '.join(METHODS)}")
         return {**table, **{key: self.folder / self.get(table, key, str) for key in PATHS if key in table}}
 
-    def budget(self, entry: Mapping[str, Any]) -> Budget | None:
+    def budget(self, entry: Mapping[str, Any], least: float) -> Budget | None:
         for key, most in BUDGET.items():
             value = entry.get(key, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
                 raise self.fail(f"{key} is {value!r}, expected a number from 0 to {most:g}")
         if "min_fidelity" in entry and "max_drop" not in entry:
             raise self.fail("min_fidelity is part of a search, expected max_drop beside it")
-        return Budget(**{key: entry[key] for key in BUDGET if key in entry}) if "max_drop" in entry else None
+        return Budget(entry["max_drop"], entry.get("min_fidelity", least)) if "max_drop" in entry else None

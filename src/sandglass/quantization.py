@@ -79,7 +79,7 @@ def quantize(
     checkpoint: Path | None = None,
     max_drop: float = 0.5,
     metric: str | None = None,
-    least_fidelity: float = 0.985,
+    least_fidelity: float | None = None,
     repairs: Sequence[str] | None = None,
     gain: str = GAINS[0],
     best_effort: bool = False,
@@ -90,13 +90,14 @@ def quantize(
 
     `max_drop` is in points (hundredths) of `metric`, by default the task's first. By `gain` a layer in int8 saves
     "time" as it is measured on this machine, or "work", its multiply-accumulates: for an artifact that will run on
-    another one. Raises BudgetError when the budget
+    another one. `least_fidelity` is by default what the task names. Raises BudgetError when the budget
     cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
     begun with other arguments.
     """
     card = source if isinstance(source, Card) else find_card(source)
     task = discover.load("tasks", card.task)
-    wanted = _request(task, target, max_drop, metric, least_fidelity, repairs, gain)
+    least = task.LEAST_FIDELITY if least_fidelity is None else least_fidelity
+    wanted = _request(task, target, max_drop, metric, least, repairs, gain)
     refuse_existing(out / wanted.target.folder, force)
     _same_arguments(out / ARGUMENTS, _arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):

@@ -30,6 +30,8 @@ Each file defines, at module level:
     paired(before, after, dataset, seed) -> changes
                  the same for the difference of two sets of predictions on the same images
     FIDELITY     names of the measures of agreement, the one that decides first: 1 for equal predictions
+    LEAST_FIDELITY
+                 what a search for int8 layers keeps of the first of them, where nothing else is asked for
     agreement(before, after) -> measures
                  of two predictions for the same sample, without truths: each of FIDELITY, NaN where it has no meaning
     draw(image, predictions) -> image

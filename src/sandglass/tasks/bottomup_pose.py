@@ -26,6 +26,7 @@ DATASET = "synthetic-crowd"
 DECODE = {"flip_shift": bool, "flip_test": bool}
 PROTOCOL = {"boxes": "none, people are looked for in whole images"}
 FIDELITY = ("OKS", "pixels")
+LEAST_FIDELITY = 0.985
 MULTIPLE = 64  # sides of inputs are multiples of it
 VISIBLE = 0.2  # people and joints up to this score are not drawn, and joints do not count for agreement
 AREA_OF_BOX = 0.53  # of the box around its keypoints a person covers about this much

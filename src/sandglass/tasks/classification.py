@@ -34,6 +34,7 @@ DECODE = {
 }
 PROTOCOL: dict[str, Any] = {}
 FIDELITY = ("same class", "logit error")
+LEAST_FIDELITY = 0.95  # of 20 images one may get another class: those between two
 KEPT = 20  # likeliest classes in a prediction
 SHOWN = 5
 FAINTEST = 1e-12  # probabilities below it are equally far from anything

@@ -26,6 +26,7 @@ from sandglass.vision.image import normalize
 METRICS = hmean.METRICS
 DATASET = "synthetic-text"
 FIDELITY = ("IoU", "hmean")
+LEAST_FIDELITY = 0.9  # a small text that is cut by a pixel on each side keeps as much
 DECODERS: dict[str, ModuleType] = {"dbnet": dbnet, "panet": panet, "textsnake": textsnake}
 # How a page is resized: to sides that are multiples of `round_to`, the longer one not over `longest` (0: any).
 RESIZE: dict[str, Any] = {"decoder": "dbnet", "round_to": 1, "longest": 0, "flip_test": False}

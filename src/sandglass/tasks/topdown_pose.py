@@ -29,6 +29,7 @@ PADDING = 1.25
 DECODE = {"padding": float, "method": heatmap.METHODS, "blur": heatmap.BLURS, "flip_shift": bool, "flip_test": bool}
 PROTOCOL: dict[str, Any] = {}
 FIDELITY = ("OKS", "pixels")
+LEAST_FIDELITY = 0.985
 AREA_OF_BOX = 0.53
 
 
