@@ -26,7 +26,7 @@ def add_quantize(commands: Any) -> None:
     command.add_argument("--metric", metavar="NAME", help="(default: the task's first)")
     command.add_argument(
         "--min-fidelity", type=_share, metavar="F",
-        help="agreement with the float network on the evaluation images, 0 to 1 (default: 0.985 for pose, else the task's)",
+        help="agreement with the float network on the evaluation images (default: the task's, 0.985 for pose)",
     )  # fmt: skip
     add_images(command, "evaluation")
     add_calibration(command)
