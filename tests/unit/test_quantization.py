@@ -59,7 +59,8 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     from sandglass.artifact import load_artifact
 
     out = tmp_path / "out"
-    assert search(out, "--max-drop", "20", "--min-fidelity", "0.9", "--json", str(tmp_path / "r.json")) == 0
+    asked = ["--max-drop", "20", "--min-fidelity", "0.9", "--gain", "work"]  # times would depend on what else runs
+    assert search(out, *asked, "--json", str(tmp_path / "r.json")) == 0
     assert "points" in capsys.readouterr().out
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["met"] is True
