@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from copy import copy
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -41,6 +42,7 @@ class Reference:
 
         self.graph, self.inputs = source.graph, static_inputs(load_graph(source.graph))
         self.kind = "calibration samples" if samples else "noise"
+        self.least = LEAST_CORRELATION
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
         self.feeds += [self._repeated(size) for size in extremes(source.shapes)]
         session = _free(source.graph) if source.shapes else GraphSession(source.graph)
@@ -53,6 +55,12 @@ class Reference:
                         f"the graph's output {name} is NaN or infinite on {self.kind}",
                         "check the weights",
                     )
+
+    def lenient(self) -> Reference:
+        """The same for what a search measures by its predictions: int8 may correlate as little as it does."""
+        other = copy(self)
+        other.least = {**LEAST_CORRELATION, "int8": -1.0}
+        return other
 
     def check(
         self,
@@ -73,7 +81,7 @@ class Reference:
         results = [session.run(feed) for feed in feeds]
         if not getattr(backend, "COMPUTES", True):
             return {"summary": "not compared: this backend computes nothing"}
-        return {"inputs": f"{len(feeds)} {self.kind}", **compared(expected, results, precision)}
+        return {"inputs": f"{len(feeds)} {self.kind}", **compared(expected, results, precision, self.least)}
 
     def _repeated(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
         return {name: _repeated(array, size) for name, array in self.feeds[0].items()}
@@ -116,7 +124,10 @@ def _repeated(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
 
 
 def compared(
-    expected: Sequence[Mapping[str, np.ndarray]], results: Sequence[Mapping[str, np.ndarray]], precision: str
+    expected: Sequence[Mapping[str, np.ndarray]],
+    results: Sequence[Mapping[str, np.ndarray]],
+    precision: str,
+    correlations: Mapping[str, float] = LEAST_CORRELATION,
 ) -> dict[str, Any]:
     """How an artifact's outputs differ from the graph's on the same inputs; raises ParityError where that is too much.
 
@@ -131,7 +142,7 @@ def compared(
     difference = float(np.max([relative_difference(reference, actual) for reference, actual in pairs]))
     agreement = float(np.min([correlation(reference, actual) for reference, actual in pairs]))
     summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
-    least = LEAST_CORRELATION.get(precision)
+    least = correlations.get(precision)
     wrong = difference > FLOAT_TOLERANCE if least is None else agreement < least
     if wrong or not np.isfinite(difference):
         limit = f"{FLOAT_TOLERANCE:g}" if least is None else f"correlation {least:g}"

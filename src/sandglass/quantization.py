@@ -105,7 +105,7 @@ def quantize(
     with prepared_source(card, checkpoint, say) as ready:
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
         scratch = ready.graph.parent
-        base, full = bench.make(out, None), bench.make(scratch / "full", bench.plan)
+        base, full = bench.make(out, None), bench.tried(scratch / "full", bench.plan)
         float_result = evaluate(base, evaluation)
         timed = bench.timed(scratch, bench.costs(scratch, full, base), full, base)
 
@@ -153,7 +153,7 @@ def sensitivity(
     with prepared_source(card, checkpoint, say) as ready:
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
         folder = ready.graph.parent
-        return bench.costs(folder, bench.make(folder / "full", bench.plan), bench.make(folder / "base", None))
+        return bench.costs(folder, bench.tried(folder / "full", bench.plan), bench.make(folder / "base", None))
 
 
 def judge(change: Mapping[str, float] | None, kept: float, images: int, wanted: Request) -> tuple[bool, str]:
@@ -201,7 +201,7 @@ def _decide(
     best: tuple[float, Choice, Plan, Evaluation, dict[str, Any]] | None = None
     for number, choice in enumerate(search(timed.costs, timed.crossings, steer, wanted.fidelity, say)[:ATTEMPTS]):
         final = bench.planned(choice.bits, choice.reasons)
-        result = evaluate(bench.make(scratch / f"candidate{number}", final), base.dataset)
+        result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)
         change = _change(bench.task, base, result)
         kept = float(fidelity(base, result.predictions)[bench.task.FIDELITY[0]]["value"])
         met, told = judge(change.get(wanted.metric), kept, len(base.dataset.image_ids), wanted)

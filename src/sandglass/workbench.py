@@ -113,10 +113,17 @@ class Workbench:
         _, plan, material = min(found, key=lambda entry: entry[0])
         return plan, material
 
+    def tried(self, folder: Path, plan: Plan) -> Artifact:
+        """The artifact for a plan that is to be measured, however far it is from float."""
+        return self._made(folder, plan, self.reference.lenient())
+
     def make(self, folder: Path, plan: Plan | None) -> Artifact:
         """The artifact for a plan, or the float one, in `folder`; raises what stopped it."""
+        return self._made(folder, plan, self.reference)
+
+    def _made(self, folder: Path, plan: Plan | None, reference: parity.Reference) -> Artifact:
         target = Target(self.backend, "int8" if plan else "fp32")
-        made = pipeline.build_artifact(target, self.source, plan, self.reference, folder, True, self.say)
+        made = pipeline.build_artifact(target, self.source, plan, reference, folder, True, self.say)
         if made.artifact is None:
             raise made.error or InputError(f"{target} was not made")
         return made.artifact
@@ -150,7 +157,7 @@ class Workbench:
         times = {8: self._times(full, base)}
         for bits in {bits for given in ways.values() for bits in given} - set(times):
             other = self.planned({name: bits for name, given in ways.items() if bits in given}, {})
-            times[bits] = self._times(self.make(folder / f"{bits}-bit", other), base)
+            times[bits] = self._times(self.tried(folder / f"{bits}-bit", other), base)
         floating, _ = times[8]
         return [
             Cost(
@@ -201,7 +208,7 @@ class Workbench:
         every = {cost.name: cost.ways[0] for cost in costs}
         half = {cost.name: cost.ways[0] for cost in costs[::2]}
         rest = {name: "every other" for name in every if name not in half}
-        mixed = self.make(folder / "mixed", self.planned({}, rest))
+        mixed = self.tried(folder / "mixed", self.planned({}, rest))
         whole, *others = (speed.median for speed in benchmark([base, full, mixed], seconds=TIMED_SECONDS))
         gains = [saved(costs, (), chosen) for chosen in (every, half)]
         counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, half)]

@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 from graphs import network, normal
+from sandglass import parity
 from sandglass.cli import main
 from sandglass.errors import InputError
 from sandglass.graph.load import save_graph
@@ -52,6 +53,15 @@ def small(tmp_path: Path) -> str:
         input = {size = [32, 24], mean = [123.675, 116.28, 103.53], std = [58.395, 57.12, 57.375]}"""
     (tmp_path / "small.toml").write_text(text)
     return str(tmp_path / "small.toml")
+
+
+def test_a_search_begins_where_int8_as_a_whole_would_be_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it gives back to float mends that: it is judged by fidelity and metric, not by correlation."""
+    monkeypatch.setitem(parity.LEAST_CORRELATION, "int8", 1.1)
+    asked = ["--max-drop", "20", "--min-fidelity", "0.9", "--gain", "work"]
+    assert search(tmp_path / "out", *asked) == 0
 
 
 def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -6,7 +6,9 @@ ncnn has no batch, and what a global pooling leaves is a vector. Here every tens
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import os
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
@@ -255,7 +257,9 @@ def _compare(source: Path, param: Param, model: onnx.ModelProto, written: Path) 
     net = ncnn.Net()
     net.opt.use_winograd_convolution = net.opt.use_sgemm_convolution = False  # these round more coarsely
     net.opt.use_fp16_packed = net.opt.use_fp16_storage = net.opt.use_bf16_storage = False
-    if net.load_param(str(source)) or net.load_model(str(source.with_suffix(".bin"))):
+    with _silent():
+        failed = net.load_param(str(source)) or net.load_model(str(source.with_suffix(".bin")))
+    if failed:
         raise FormatError(f"ncnn cannot load {source}", "check it with ncnn's own tools")
     session, random, (given,) = GraphSession(written), np.random.default_rng(0), model.graph.input
     shape = [dim.dim_value for dim in given.type.tensor_type.shape.dim]
@@ -264,11 +268,25 @@ def _compare(source: Path, param: Param, model: onnx.ModelProto, written: Path) 
         found = session.run({given.name: image})
         extractor = net.create_extractor()
         extractor.input(given.name, ncnn.Mat(image[0]).clone())
-        for name in results(param):
-            expected = np.array(extractor.extract(name)[1])
+        with _silent():
+            outputs = {name: np.array(extractor.extract(name)[1]) for name in results(param)}
+        for name, expected in outputs.items():
             largest = max(float(np.abs(expected).max()), SMALLEST)
             worst = float(np.abs(expected - found[name].reshape(expected.shape)).max()) / largest
             if not worst <= TOLERANCE:
                 raise ParityError(
                     f"{source.name} as ONNX differs from ncnn by {worst:.1e} of its largest value", "report the model"
                 )
+
+
+@contextmanager
+def _silent() -> Iterator[None]:
+    """Without what a library writes to standard error: ncnn advises on an old file with two lines a layer."""
+    kept = os.dup(2)
+    try:
+        with open(os.devnull, "wb") as nowhere:
+            os.dup2(nowhere.fileno(), 2)
+        yield
+    finally:
+        os.dup2(kept, 2)
+        os.close(kept)
