@@ -138,6 +138,25 @@ def test_fidelity_that_is_just_reached_is_reached() -> None:
         assert set(choice.bits) == set("abcd"[:count])
 
 
+def test_layers_that_go_at_one_price_go_one_by_one() -> None:
+    """Ten layers alike are all in int8 at one price and none at the next; as many stay as the fidelity allows."""
+    given = [Cost(name, 2.0, (Way(8, 1.0, 0.01),)) for name in "abcdefghij"]
+    assert [len(cheapest(given, [], price)) for price in (99.0, 101.0)] == [10, 0]
+    fidelity = Fidelity(given)
+    assert search(given, [], fidelity, 0.965)[0].bits == dict.fromkeys("abc", 8)
+    assert len(fidelity.asked) <= 10
+
+
+def test_thinning_leaves_out_what_saves_nothing() -> None:
+    """Fewer layers that do not pay for their conversion are not even simulated."""
+    given = [Cost(name, 2.0, (Way(8, 1.0, 0.01),)) for name in "abcdefghij"]
+    chain = [crossing("", "abcdefghij", 3.5)]
+    fidelity = Fidelity(given)
+    assert len(search(given, chain, fidelity, 0.955)[0].bits) == 4
+    assert all(len(asked) >= 4 for asked in fidelity.asked if asked)
+    assert search(given, chain, Fidelity(given), 0.975)[0].bits == {}
+
+
 def test_nothing_to_search() -> None:
     """No layers, or idle ones alone: one simulation, and its fidelity."""
     assert search([], [], lambda bits: 0.7, 0.9) == [Choice({}, {}, 0.7, 0, 0)]

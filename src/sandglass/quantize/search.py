@@ -3,7 +3,8 @@
 Noises of single layers add up, and so do times but for conversions where integers end. A price for noise, in
 milliseconds for the whole output's power, makes one number of both: each layer then runs the way that is cheapest for
 it, given its neighbours. The higher the price the less noise is bought, and the search is for the lowest price that
-reaches the fidelity (a Lagrangian relaxation of the knapsack problem).
+reaches the fidelity (a Lagrangian relaxation of the knapsack problem). Where layers go back at one price that are many,
+the noisiest of them go one by one.
 """
 
 from __future__ import annotations
@@ -93,8 +94,7 @@ def search(
     """
     known: dict[tuple[tuple[str, int], ...], tuple[float, Chosen]] = {}
 
-    def reached(price: float) -> float:
-        chosen = cheapest(costs, crossings, price)
+    def suffices(chosen: Chosen) -> bool:
         bits = {name: way.bits for name, way in chosen.items()}
         key = tuple(bits.items())
         if key not in known:
@@ -104,25 +104,48 @@ def search(
                 f"search: {len(bits)} of {len(costs)} layers in int8 ({share:.0%} of their multiply-accumulates), "
                 f"{saved(costs, crossings, chosen):.2f} ms saved: fidelity {known[key][0]:.4f}"
             )
-        return known[key][0]
+        return known[key][0] >= least
+
+    def at(logarithm: float) -> Chosen:
+        return cheapest(costs, crossings, math.exp(logarithm))
 
     prices = _prices(costs)
     if prices is not None:
         low, top = (math.log(price) for price in prices)
         high = low
-        if reached(0.0) < least and reached(math.exp(top)) >= least:
+        if not suffices(cheapest(costs, crossings, 0.0)) and suffices(at(top)):
             high = top
             for _ in range(STEPS):
                 middle = (low + high) / 2
-                low, high = (low, middle) if reached(math.exp(middle)) >= least else (middle, high)
+                low, high = (low, middle) if suffices(at(middle)) else (middle, high)
+            _thinned(costs, crossings, at(low), at(high), suffices)
         for step in range(1, SPARES + 1):  # for a caller whom the fastest one does not suffice after all
-            reached(math.exp(high + (top - high) * step / (SPARES + 1)))
+            suffices(at(high + (top - high) * step / (SPARES + 1)))
     else:
-        reached(0.0)
+        suffices(cheapest(costs, crossings, 0.0))
     good = [entry for entry in known.values() if entry[0] >= least]
     good = good or [max(known.values(), key=lambda entry: entry[0])]
     good.sort(key=lambda entry: -saved(costs, crossings, entry[1]))
     return [_choice(costs, crossings, agreed, chosen) for agreed, chosen in good]
+
+
+def _thinned(
+    costs: Sequence[Cost],
+    crossings: Sequence[Crossing],
+    short: Chosen,
+    enough: Chosen,
+    suffices: Callable[[Chosen], bool],
+) -> None:
+    """Ask for what is between a choice that falls short and one that does not, by leaving out the noisiest layers."""
+    quiet = sorted(short, key=lambda name: (short[name].noise, name))
+    few, many = len(enough), len(short)
+    while many - few > 1:
+        count = (few + many) // 2
+        chosen = {cost.name: short[cost.name] for cost in costs if cost.name in quiet[:count]}
+        if saved(costs, crossings, chosen) <= 0 or suffices(chosen):
+            few = count
+        else:
+            many = count
 
 
 def _choice(costs: Sequence[Cost], crossings: Sequence[Crossing], fidelity: float, chosen: Chosen) -> Choice:
