@@ -94,8 +94,8 @@ def main() -> None:
     shares = [one["grouping"] / one["inference"] for one in rows]
     table = [
         {
-            "people": one["people"],
-            "grouped": one["grouped"],
+            "people": str(one["people"]),
+            "grouped": str(one["grouped"]),
             "inference ms": f"{one['inference']:.0f}",
             "grouping ms": f"{one['grouping']:.1f}",
             "share": f"{share:.3f}",

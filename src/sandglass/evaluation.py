@@ -23,7 +23,10 @@ from sandglass.journal import Journal
 from sandglass.metrics import bootstrap
 from sandglass.shapes import smallest
 
-AHEAD = 4  # batches a core
+AHEAD = 4  # portions of batches a core
+PORTION_SECONDS = (
+    0.01  # of work that is handed over at once: handing over a batch of a small network takes as long as it
+)
 Progress = Callable[[int, int], None]
 
 
@@ -117,32 +120,37 @@ def infer(
     """
     card = artifact.card
 
+    together = 1  # batches that a thread is given at once
+
     def work(part: Sequence[Any], images: list[Future[np.ndarray]]) -> dict[int, dict[str, Any]]:
+        nonlocal together
+        began = time.perf_counter()
         prepared = [_prepared(task, artifact, i.result(), sample) for sample, i in zip(part, images, strict=True)]
         found: dict[int, dict[str, Any]] = {}
         for shape in dict.fromkeys(array.shape for array, _ in prepared):
             places = [i for i, (array, _) in enumerate(prepared) if array.shape == shape]
-            decoded = run([prepared[i] for i in places])
+            chosen = [prepared[i] for i in places]
+            outputs = [run([array for array, _ in chosen[i : i + batch]]) for i in range(0, len(chosen), batch)]
+            joined = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
+            decoded = task.decode(joined if len(outputs) > 1 else outputs[0], [meta for _, meta in chosen], card)
             found |= {part[i].index: prediction for i, prediction in zip(places, decoded, strict=True)}
+        together = max(1, int(PORTION_SECONDS * len(part) / batch / (time.perf_counter() - began)))
         return {sample.index: found[sample.index] for sample in part}
 
-    def run(prepared: Sequence[tuple[np.ndarray, Any]]) -> list[dict[str, Any]]:
-        inputs = np.stack([array for array, _ in prepared])
-        if flip_test:
-            inputs = task.flip_inputs(inputs)
-        outputs = session.run({artifact.input_name: inputs})
-        if flip_test:
-            outputs = task.merge_flipped(outputs, card)
-        decoded: list[dict[str, Any]] = task.decode(outputs, [meta for _, meta in prepared], card)
-        return decoded
+    def run(arrays: Sequence[np.ndarray]) -> Mapping[str, np.ndarray]:
+        inputs = np.stack(arrays)
+        outputs = session.run({artifact.input_name: task.flip_inputs(inputs) if flip_test else inputs})
+        return task.merge_flipped(outputs, card) if flip_test else outputs  # type: ignore[no-any-return]
 
     with ThreadPoolExecutor(workers) as pool:
         # Images are queued some batches before the work that needs them: what waits for an image waits shortly.
         planned: deque[tuple[Sequence[Any], list[Future[np.ndarray]]]] = deque()
         waiting: deque[Future[dict[int, dict[str, Any]]]] = deque()
         images: dict[Any, Future[np.ndarray]] = {}
-        for start in range(0, len(samples), batch):
-            part = samples[start : start + batch]
+        start = 0
+        while start < len(samples):
+            part = samples[start : start + batch * together]
+            start += len(part)
             keys = dict.fromkeys(sample.image_id for sample in part)
             images = {key: images.get(key) or pool.submit(dataset.read, key) for key in keys}
             planned.append((part, [images[sample.image_id] for sample in part]))

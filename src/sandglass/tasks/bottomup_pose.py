@@ -94,7 +94,7 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
 def _people(heatmaps: np.ndarray, tags: np.ndarray, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
     """Grouped where heatmaps (17, h, w) and tags (L, 17, h, w) have the size of the input, as mmpose does it."""
     size = meta["size"]
-    found, scores = grouping.decode(_enlarged(heatmaps, size), np.stack([_enlarged(part, size) for part in tags]))
+    found, scores = grouping.decode(_enlarged(heatmaps, size), _enlarged(tags, size))
     places = affine.to_image(found[..., :2].reshape(1, -1, 2), meta["centre"][None], meta["scale"][None], size)
     joints = np.concatenate([places.reshape(-1, KEYPOINTS, 2), found[..., 2:]], axis=2)
     areas = np.ptp(joints[..., :2], axis=1).prod(axis=1)
@@ -105,8 +105,11 @@ def _people(heatmaps: np.ndarray, tags: np.ndarray, meta: Mapping[str, Any]) -> 
 
 
 def _enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Maps (K, h, w) at the size (H, W) of the input, between pixel centres linearly."""
-    return np.stack([cv2.resize(one, (size[1], size[0]), interpolation=cv2.INTER_LINEAR) for one in maps])
+    """Maps (..., h, w) at the size (H, W) of the input, between pixel centres linearly."""
+    large = np.empty((*maps.shape[:-2], *size), np.float32)
+    for one, place in zip(maps.reshape(-1, *maps.shape[-2:]), large.reshape(-1, *size), strict=True):
+        cv2.resize(one, (size[1], size[0]), dst=place, interpolation=cv2.INTER_LINEAR)
+    return large
 
 
 def _maps(outputs: Mapping[str, np.ndarray]) -> np.ndarray:

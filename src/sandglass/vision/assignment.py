@@ -8,8 +8,8 @@ import numpy as np
 def assign(costs: np.ndarray) -> np.ndarray:
     """The column of each row (M,) in the matching of least total cost of a matrix (M, N); -1 for rows left over.
 
-    min(M, N) pairs are matched. Where rows do not simply take the cheapest column each, shortest augmenting paths
-    (Jonker and Volgenant, 1987), one row after the other.
+    min(M, N) pairs are matched. Rows take the cheapest column each; where several want the same, all but the first of
+    them find another by shortest augmenting paths (Jonker and Volgenant, 1987), one row after the other.
     """
     rows, columns = costs.shape
     if rows > columns:
@@ -18,11 +18,13 @@ def assign(costs: np.ndarray) -> np.ndarray:
         result[owners] = np.arange(columns)
         return result
     cheapest = costs.argmin(axis=1)
-    if len(np.unique(cheapest)) == rows:
+    taken, first = np.unique(cheapest, return_index=True)
+    if len(taken) == rows:
         return cheapest
     owner = np.full(columns, -1)
-    row_price, column_price = np.zeros(rows), np.zeros(columns)
-    for row in range(rows):
+    owner[taken] = first
+    row_price, column_price = costs.min(axis=1), np.zeros(columns)
+    for row in np.setdiff1d(np.arange(rows), first):
         _augment(costs - column_price, row, owner, row_price, column_price)
     result = np.empty(rows, int)
     matched = np.flatnonzero(owner >= 0)

@@ -7,6 +7,8 @@ like the person's.
 
 from __future__ import annotations
 
+from typing import Any
+
 import cv2
 import numpy as np
 
@@ -63,7 +65,7 @@ def group(found: list[np.ndarray]) -> np.ndarray:
     People are numbered by the tag that founded them, as in mmpose: of two with the same tag there is one.
     """
     joints: dict[float, np.ndarray] = {}
-    members: dict[float, list[np.ndarray]] = {}
+    members: dict[float, list[Any]] = {}  # the sum of a person's tags, and how many
     for k in ORDER:
         if not len(found[k]):
             continue
@@ -72,12 +74,14 @@ def group(found: list[np.ndarray]) -> np.ndarray:
             key = float(candidate[3]) if owner is None else owner
             joints.setdefault(key, np.zeros((len(found), 3), np.float32))[k] = candidate[:3]
             if owner is None:
-                members[key] = []
-            members[key].append(candidate[3:])
+                members[key] = [candidate[3:].copy(), 1]
+            else:
+                members[key][0] += candidate[3:]
+                members[key][1] += 1
     return np.array(list(joints.values())[:PEOPLE], np.float32).reshape(-1, len(found), 3)
 
 
-def _match(found: np.ndarray, members: dict[float, list[np.ndarray]]) -> list[float | None]:
+def _match(found: np.ndarray, members: dict[float, list[Any]]) -> list[float | None]:
     """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person.
 
     Where several matchings are the cheapest, which steps of whole tags make likely with people who are not all seen, it
@@ -86,7 +90,8 @@ def _match(found: np.ndarray, members: dict[float, list[np.ndarray]]) -> list[fl
     if not members:
         return [None] * len(found)
     names = list(members)
-    means = np.array([np.mean(tags, axis=0) for tags in members.values()])
+    totals, counts = zip(*members.values(), strict=True)
+    means = np.array(totals) / np.array(counts, np.float32)[:, None]
     distances = np.linalg.norm(found[:, None, 3:] - means[None], axis=2)
     chosen = assign(np.round(distances) * FIRST - found[:, 2:3])
     return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
