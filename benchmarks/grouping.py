@@ -33,7 +33,7 @@ from sandglass.tasks import bottomup_pose
 
 MODEL = "hrnet-w32-ae-coco-512"
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose/coco-mini"
-NOISE = 0.05
+NOISE = 0.0375  # three false peaks a heatmap; the embedded network's maps of unseen scenes have one
 
 
 def noisy(maps: dict[str, np.ndarray], seed: int) -> dict[str, np.ndarray]:
