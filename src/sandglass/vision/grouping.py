@@ -24,6 +24,7 @@ CANDIDATES = 30  # peaks of a heatmap that are looked at
 PEOPLE = 30
 LIKE = 0.5  # half a step: tags as near as this to a person's count as equal
 SPARSE, HIGH = 4, 256  # of every 4th pixel of every 4th row the 256 largest say which values are high
+EXACT = 2.0**20  # scores are multiples of its reciprocal: sums of costs are exact, and which are equal does not waver
 FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
 
 
@@ -93,7 +94,8 @@ def _match(found: np.ndarray, members: dict[float, list[Any]]) -> list[float | N
     totals, counts = zip(*members.values(), strict=True)
     means = np.array(totals) / np.array(counts, np.float32)[:, None]
     distances = np.linalg.norm(found[:, None, 3:] - means[None], axis=2)
-    chosen = assign(np.round(distances) * FIRST - found[:, 2:3])
+    scores = np.round(found[:, 2:3].astype(np.float64) * EXACT) / EXACT
+    chosen = assign(np.round(distances).astype(np.float64) * FIRST - scores)
     return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
 
 
