@@ -24,9 +24,8 @@ from sandglass.metrics import bootstrap
 from sandglass.shapes import smallest
 
 AHEAD = 4  # portions of batches a core
-PORTION_SECONDS = (
-    0.01  # of work that is handed over at once: handing over a batch of a small network takes as long as it
-)
+# Of work that is handed over at once: handing over a batch of a small network takes as long as the batch.
+PORTION_SECONDS = 0.01
 Progress = Callable[[int, int], None]
 
 
