@@ -8,8 +8,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.cli_options import Progress, add_draw, count, positive, refuse_coco, say, write_result
+from sandglass.cli_options import Progress, add_draw, count, positive, say, write_result
 from sandglass.cli_shapes import speed_rows
+from sandglass.errors import InputError
 
 if TYPE_CHECKING:
     from sandglass.artifact import Artifact
@@ -40,7 +41,7 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
     from sandglass.report.table import evaluation_table
 
     artifacts = [load_artifact(folder) for folder in arguments.artifacts]
-    refuse_coco(arguments.results, artifacts)
+    _refuse_coco(arguments.results, artifacts)
     dataset = discover.load("datasets", arguments.dataset).load(
         images=arguments.images,
         annotations=arguments.annotations,
@@ -70,6 +71,17 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
         write_result(arguments.results, task.to_coco(results[0].predictions))
     write_result(arguments.json, rows)
     return 0
+
+
+def _refuse_coco(path: Path | None, artifacts: Sequence[Artifact]) -> None:
+    """Raise InputError where a file in COCO's result format was asked for that these artifacts cannot fill."""
+    if path is None:
+        return
+    if len(artifacts) > 1:
+        raise InputError(f"--results {path} is for one artifact, and {len(artifacts)} were given", "evaluate one")
+    task = artifacts[0].card.task
+    if not hasattr(discover.load("tasks", task), "to_coco"):
+        raise InputError(f"COCO's result format has nothing for {task}", "use --json")
 
 
 def _speeds(arguments: argparse.Namespace, artifacts: Sequence[Artifact]) -> list[list[Speed]]:

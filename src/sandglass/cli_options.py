@@ -4,15 +4,12 @@ from __future__ import annotations
 
 import argparse
 import sys
-from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.errors import InputError
 
 if TYPE_CHECKING:
-    from sandglass.artifact import Artifact
     from sandglass.calibration import Calibration
 
 METHODS = ("kl", "mse", "minmax", "percentile")
@@ -73,17 +70,6 @@ class Progress:
 def say(line: str) -> None:
     """Progress, on standard error."""
     print(line, file=sys.stderr, flush=True)
-
-
-def refuse_coco(path: Path | None, artifacts: Sequence[Artifact]) -> None:
-    """Raise InputError where a file in COCO's result format was asked for that these artifacts cannot fill."""
-    if path is None:
-        return
-    if len(artifacts) > 1:
-        raise InputError(f"--results {path} is for one artifact, and {len(artifacts)} were given", "evaluate one")
-    task = artifacts[0].card.task
-    if not hasattr(discover.load("tasks", task), "to_coco"):
-        raise InputError(f"COCO's result format has nothing for {task}", "use --json")
 
 
 def write_result(path: Path | None, value: Any) -> None:

@@ -112,13 +112,12 @@ def infer(
     flip_test: bool = False,
     workers: int = 1,
 ) -> Iterator[dict[int, dict[str, Any]]]:
-    """Yield predictions by sample index, a batch at a time, in order; `session` is run by `workers` threads.
+    """Yield predictions by sample index, a batch or some at a time, in order; `session` is run by `workers` threads.
 
     Samples of a batch whose inputs have several shapes run in a batch for each. Raises InputError for an image that
     needs an input larger than the artifact has.
     """
     card = artifact.card
-
     together = 1  # batches that a thread is given at once
 
     def work(part: Sequence[Any], images: list[Future[np.ndarray]]) -> dict[int, dict[str, Any]]:
@@ -130,8 +129,7 @@ def infer(
             places = [i for i, (array, _) in enumerate(prepared) if array.shape == shape]
             chosen = [prepared[i] for i in places]
             outputs = [run([array for array, _ in chosen[i : i + batch]]) for i in range(0, len(chosen), batch)]
-            joined = {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
-            decoded = task.decode(joined if len(outputs) > 1 else outputs[0], [meta for _, meta in chosen], card)
+            decoded = task.decode(_joined(outputs), [meta for _, meta in chosen], card)
             found |= {part[i].index: prediction for i, prediction in zip(places, decoded, strict=True)}
         together = max(1, int(PORTION_SECONDS * len(part) / batch / (time.perf_counter() - began)))
         return {sample.index: found[sample.index] for sample in part}
@@ -162,6 +160,13 @@ def infer(
             yield waiting.popleft().result()
 
 
+def _joined(outputs: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:
+    """Outputs of several batches as those of one; of a single one, which may be large, no copy is made."""
+    if len(outputs) == 1:
+        return outputs[0]
+    return {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
+
+
 def _prepared(task: ModuleType, artifact: Artifact, image: np.ndarray, sample: Any) -> tuple[np.ndarray, Any]:
     """A sample's input, in the smallest of the artifact's shapes that holds it, and what `decode` needs."""
     card = artifact.card
@@ -186,6 +191,11 @@ def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Any]
         )
         for result in results
     ]
+
+
+def has_truths(task: ModuleType, metrics: Mapping[str, Mapping[str, float]]) -> bool:
+    """Whether metrics were measured against truths: without any the first one is -1 or NaN."""
+    return metrics[task.METRICS[0]]["value"] >= 0
 
 
 def fidelity(base: Evaluation, predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:

@@ -28,7 +28,7 @@ from sandglass.errors import (
     SandglassError,
     UnsupportedOperator,
 )
-from sandglass.evaluation import Evaluation, Progress, evaluate
+from sandglass.evaluation import Evaluation, Progress, evaluate, has_truths
 from sandglass.files import read_json, sha256, write_json
 from sandglass.matrix_file import Row, Table
 from sandglass.pipeline import Target
@@ -238,7 +238,7 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Any) -> list[Cell]:
         before = base.get(cell.target.backend)
         if not cell.artifact or before is None or before is cell.result:
             return None
-        if not before["metrics"][task.METRICS[0]]["value"] >= 0:
+        if not has_truths(task, before["metrics"]):
             return None
         return dict(task.paired(before["predictions"], cell.result["predictions"], data))
 

@@ -21,7 +21,7 @@ from sandglass.benchmarking import Speed, benchmark
 from sandglass.calibration import Calibration
 from sandglass.card import Card
 from sandglass.errors import BudgetError, DatasetError, InputError
-from sandglass.evaluation import Evaluation, evaluate, fidelity
+from sandglass.evaluation import Evaluation, evaluate, fidelity, has_truths
 from sandglass.files import atomic_folder, read_json, refuse_existing, write_json
 from sandglass.pipeline import Target
 from sandglass.quantize.plan import Plan
@@ -215,8 +215,8 @@ def _decide(
 
 
 def _change(task: Any, base: Evaluation, result: Evaluation) -> dict[str, Any]:
-    """The paired change of each metric; empty where the dataset has no truths, of which a metric makes -1 or NaN."""
-    if not base.metrics[task.METRICS[0]]["value"] >= 0:
+    """The paired change of each metric; empty where the dataset has no truths."""
+    if not has_truths(task, base.metrics):
         return {}
     return dict(task.paired(base.predictions, result.predictions, base.dataset))
 

@@ -24,7 +24,6 @@ from sandglass.quantize.qdq import (
     integer_weights,
     quantize_dequantize,
     weight_factors,
-    weight_scales,
 )
 from sandglass.quantize.repair import repaired_graph
 from sandglass.quantize.spec import Spec, decide
@@ -66,14 +65,14 @@ class _Writer:
     def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
         """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
         layer, name, weight = self.plan.layers[node.name], node.name, self._value(node.input[1])
-        integers, _ = integer_weights(weight, layer, self.plan, self.spec, fact.axis)
+        integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact.axis)
         bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         nodes = self.round(layer)
         sums = onnx.NodeProto.FromString(node.SerializeToString())
         sums.output[0] = f"{name}.sums"
         del sums.input[:]
         sums.input.extend([f"{layer.input}.integers", self._constant(f"{name}.weights", integers.astype(np.float32))])
-        steps = self._steps(layer, weight, fact.axis)
+        steps = self._steps(layer, weight, scales, fact.axis)
         steps = np.tile(steps, fact.channels // steps.size)
         shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
         added = None if bias is None else np.broadcast_to(bias, (fact.channels,)).reshape(shape)
@@ -113,17 +112,18 @@ class _Writer:
         factor = np.float32(255) / (high - low)
         return np.asarray(factor), np.asarray(-low * factor), zero
 
-    def _steps(self, layer: Layer, weight: np.ndarray, axis: int) -> np.ndarray:
-        """What one in a sum stands for, for each channel of the weight.
+    def _steps(self, layer: Layer, weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+        """What one in a sum stands for, for each of the `scales` of a weight's channels.
 
         A target without zero points keeps factors from float to integer, whose reciprocals are rounded.
         """
-        found, bits = self.plan.tensors[layer.input], min(layer.weight_bits, self.spec.weight_bits)
-        given = self.plan.weight_scales(layer.name, bits)
+        found = self.plan.tensors[layer.input]
         if self.spec.asymmetric:
             low, high, _ = self._ends(found)
-            return (high - low) / np.float32(255) * (weight_scales(weight, axis, bits) if given is None else given)
-        factors = weight_factors(weight, axis, bits) if given is None else 1 / given
+            return (high - low) / np.float32(255) * scales
+        bits = min(layer.weight_bits, self.spec.weight_bits)
+        planned = self.plan.weight_scales(layer.name, bits) is not None
+        factors = 1 / scales if planned else weight_factors(weight, axis, bits)
         return 1 / (np.float32(127 / found.threshold) * factors)
 
     def _ends(self, found: TensorRange) -> tuple[np.float32, np.float32, int]:
