@@ -122,7 +122,7 @@ def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
 def peaks_of(path: Path, tensors: list[str]) -> dict[str, np.ndarray]:
     """The largest magnitude of each channel on four images, by tensor."""
     found = equalize.channel_ranges(path, tensors, images(4))
-    return {name: np.maximum(-low, high) for name, (low, high) in found.items()}
+    return {name: np.maximum(-seen.low, seen.high) for name, seen in found.items()}
 
 
 def equalized(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
@@ -133,7 +133,7 @@ def equalized(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict
     if found:
         tensors = [tensor for link in found for tensor in getattr(link, "tensors", (link.tensor,))]
         peaks = peaks_of(path, tensors)
-        factors = equalize.choose_factors(model, found, peaks)
+        factors = equalize.choose_factors(model, found, peaks, peaks)
     changed = onnx.ModelProto.FromString(model.SerializeToString())
     return equalize.scale_channels(changed, factors), factors
 
@@ -170,12 +170,15 @@ def weights_of(model: onnx.ModelProto) -> list[np.ndarray]:
 
 
 def test_ranges_are_those_of_all_batches(tmp_path: Path) -> None:
-    """Smallest and largest value of each channel, over every image."""
+    """Smallest and largest value of each channel, over every image, and the mean of each image's."""
     save_graph(built("relu"), tmp_path / "g.onnx")
     values = [GraphSession(tmp_path / "g.onnx", outputs=["c", "r"]).run(inputs) for inputs in images(4)]
-    for name, (low, high) in equalize.channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4)).items():
-        np.testing.assert_array_equal(low, np.min([value[name].min((0, 2, 3)) for value in values], axis=0))
-        np.testing.assert_array_equal(high, np.max([value[name].max((0, 2, 3)) for value in values], axis=0))
+    for name, seen in equalize.channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4)).items():
+        lows, highs = ([getattr(value[name], end)((0, 2, 3)) for value in values] for end in ("min", "max"))
+        np.testing.assert_array_equal(seen.low, np.min(lows, axis=0))
+        np.testing.assert_array_equal(seen.high, np.max(highs, axis=0))
+        np.testing.assert_allclose(seen.usual_low, np.mean(lows, axis=0), rtol=1e-6)
+        np.testing.assert_allclose(seen.usual_high, np.mean(highs, axis=0), rtol=1e-6)
 
 
 @pytest.mark.parametrize("name", ["relu", "depthwise", "transposed", "grouped", "several readers"])

@@ -9,9 +9,9 @@ import pytest
 
 from graphs import network, normal
 from sandglass.quantize.arrays import Rounded
-from sandglass.quantize.layers import Facts, facts
+from sandglass.quantize.layers import Facts, clamp_bounds, facts
 from sandglass.quantize.plan import TensorRange
-from sandglass.quantize.ranges import output_threshold
+from sandglass.quantize.ranges import Reader, output_threshold
 from sandglass.quantize.rounding import round_input, round_layer
 from sandglass.quantize.samples import row_channels, weight_matrix
 
@@ -219,10 +219,38 @@ def test_threshold_is_chosen_by_the_output() -> None:
     weight = given.weight.copy()
     weight[:, 0] = 0
     ignored, counted = (
-        output_threshold(found, [(given.fact, values, rows)], True).threshold for values in (weight, given.weight)
+        output_threshold(found, [Reader(given.fact, values, None, rows)], True).threshold
+        for values in (weight, given.weight)
     )
     assert ignored < 0.3 * found.threshold
     assert counted == pytest.approx(found.threshold)
+
+
+@pytest.mark.parametrize("bounds", [(0.0, np.inf), (0.0, 6.0), (-np.inf, np.inf)])
+def test_what_a_clamp_cuts_off_does_not_count(bounds: tuple[float, float]) -> None:
+    """An outlier that leads far below 0 may be clipped where a ReLU or ReLU6 follows, and not where nothing does."""
+    given = case("pointwise", offset=0)
+    rows, weight = given.rows.copy(), given.weight.copy()
+    rows[::50, :, 0], weight[:, 0] = 100, -np.abs(weight[:, 0]) - 0.1
+    found = output_threshold(whole_range(rows), [Reader(given.fact, weight, given.bias, rows, bounds)], True)
+    assert (found.threshold < 50) == (bounds[0] == 0)
+
+
+def test_bounds_are_those_of_the_only_clamp() -> None:
+    """ReLU, Clip with constants, with one of them, with a computed one; none where others read the layer too."""
+    text = """g (float[1, 4, 8, 8] x, float m) => (float[1, 4, 8, 8] y, float[1, 4, 8, 8] z) {
+        a = Conv(x, w)  ra = Relu(a)
+        b = Conv(ra, w)  rb = Clip(b, low, high)
+        c = Conv(rb, w)  rc = Clip(c, low)
+        d = Conv(rc, w)  rd = Clip(d, low, m)
+        e = Conv(rd, w)  re = Relu(e)
+        f = Conv(e, w)
+        y = Add(re, f)
+        z = Conv(y, w) }"""
+    model = network(text, {"w": normal(1, 4, 4, 1, 1), "low": np.float32(-1), "high": np.float32(6)})
+    above, none = (-1, np.inf), (-np.inf, np.inf)
+    expected = {"a": (0, np.inf), "b": (-1, 6), "c": above, "d": above, "e": none, "f": none, "z": none}
+    assert clamp_bounds(model) == expected
 
 
 @pytest.mark.parametrize("count", [1, 100])
@@ -230,5 +258,5 @@ def test_threshold_of_a_constant_input_keeps_it(count: int) -> None:
     """An input that never changes, or was seen once: nothing tells where to clip, so nothing is."""
     given = case("gemm")
     rows = np.repeat(given.rows[:1], count, 0)
-    found = output_threshold(whole_range(rows), [(given.fact, given.weight, rows)], True)
+    found = output_threshold(whole_range(rows), [Reader(given.fact, given.weight, None, rows)], True)
     assert found.threshold > 0.9 * np.abs(rows).max()

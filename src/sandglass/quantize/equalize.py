@@ -10,6 +10,7 @@ never reached: it then moves with the channel, which changes the network only be
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -112,23 +113,43 @@ class _Groups:
         return found
 
 
+@dataclass(frozen=True)
+class ChannelRange:
+    """Least and largest value of each channel, (channels,): `low` and `high` ever, the usual ones a mean over batches.
+
+    An image may have peaks that are many times as high as those of others; factors for it would be none for the rest.
+    """
+
+    low: np.ndarray
+    high: np.ndarray
+    usual_low: np.ndarray
+    usual_high: np.ndarray
+
+
 def channel_ranges(
     graph: Path, tensors: Iterable[str], batches: Iterable[Mapping[str, np.ndarray]]
-) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-    """Smallest and largest value of each channel (axis 1) over all batches, by tensor."""
+) -> dict[str, ChannelRange]:
+    """The range of each channel (axis 1) over batches, by tensor."""
     session = GraphSession(graph, outputs=list(tensors))
-    found: dict[str, tuple[np.ndarray, np.ndarray]] = {}
+    ends: defaultdict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for batch in batches:
         for name, value in session.run(batch).items():
             others = tuple(i for i in range(value.ndim) if i != 1)
-            low, high = value.min(axis=others), value.max(axis=others)
-            before = found.get(name, (low, high))
-            found[name] = np.minimum(before[0], low), np.maximum(before[1], high)
+            ends[name].append((value.min(axis=others), value.max(axis=others)))
+    found = {}
+    for name, pairs in ends.items():
+        lows, highs = (np.stack(values) for values in zip(*pairs, strict=True))
+        found[name] = ChannelRange(lows.min(0), highs.max(0), lows.mean(0), highs.mean(0))
     return found
 
 
-def choose_factors(model: onnx.ModelProto, found: list[Link], peaks: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Factors by the name of a link, (channels,) float32: each channel is divided by its own."""
+def choose_factors(
+    model: onnx.ModelProto, found: list[Link], peaks: Mapping[str, np.ndarray], largest: Mapping[str, np.ndarray]
+) -> dict[str, np.ndarray]:
+    """Factors by the name of a link, (channels,) float32: each channel is divided by its own.
+
+    `peaks` are the magnitudes of each tensor's channels that are brought together, `largest` those ever seen.
+    """
     known = facts(model)
     weights = {i.name: i for i in model.graph.initializer}
     chosen: dict[str, np.ndarray] = {}
@@ -143,7 +164,8 @@ def choose_factors(model: onnx.ModelProto, found: list[Link], peaks: Mapping[str
             factors = peak**SHARE / np.maximum(ranges, CLOSE) ** (1 - SHARE)
         factors = np.maximum(factors / factors.max(), SMALLEST)
         if np.isfinite(link.limit):
-            factors = np.minimum(np.maximum(factors, MARGIN * peak / link.limit), 1.0)
+            ever = np.max([largest[tensor] for tensor in link.tensors], axis=0)
+            factors = np.minimum(np.maximum(factors, MARGIN * ever / link.limit), 1.0)
         if factors.min() < 1:
             chosen[link.tensor] = factors.astype(np.float32)
     return chosen

@@ -84,6 +84,25 @@ def rounded_tensor(model: onnx.ModelProto, tensor: str) -> str:
     return tensor
 
 
+def clamp_bounds(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
+    """For each layer the bounds of the clamp that alone follows it; infinite without one."""
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    clamps = {node.input[0]: node for node in model.graph.node if node.op_type in CLAMPS}
+    found = {}
+    for name, layer in find_layers(model).items():
+        found[name] = (-np.inf, np.inf)
+        if rounded_tensor(model, layer.output) != layer.output:
+            clamp, ends = clamps[layer.output], [0.0, np.inf]
+            if clamp.op_type == "Clip":
+                given = [*clamp.input[1:], "", ""][:2]
+                ends = [
+                    float(numpy_helper.to_array(constants[end])) if end in constants else other
+                    for end, other in zip(given, (-np.inf, np.inf), strict=True)
+                ]
+            found[name] = (ends[0], ends[1])
+    return found
+
+
 def measured_tensors(model: onnx.ModelProto) -> list[str]:
     """Every activation that some target may round: what nodes read, but for tensors that only a clamp reads."""
     constants = {initializer.name for initializer in model.graph.initializer}

@@ -5,6 +5,7 @@ They know of a target only its Spec: whether activations have a zero point, and 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -17,16 +18,16 @@ from onnx import numpy_helper
 
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
-from sandglass.quantize import centre, equalize, make, ranges, rounding, samples
+from sandglass.quantize import centre, equalize, make, peaks, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
-from sandglass.quantize.layers import Facts, facts, find_layers, fingerprint
+from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
 
 EQUALIZE, CENTRE, THRESHOLDS = "equalize", "centre", "output thresholds"
 COMPENSATE, BIAS = "compensated rounding", "bias correction"
 REPAIRS = (EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
-SAMPLES = 32  # calibration inputs that rows are drawn from
+SAMPLES = 64  # calibration inputs that rows are drawn from
 Batches = Sequence[Mapping[str, np.ndarray]]
 Say = Callable[[str], None]
 
@@ -98,8 +99,7 @@ def repaired_plan(
     drawn = Material(changed, spec, *_material(model, changed, plan, spec, batches))
     clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
     if THRESHOLDS in repairs:
-        say("repair: choosing thresholds by the layers' outputs")
-        plan = replace(plan, tensors=_output_thresholds(plan, drawn, clamped))
+        plan = replace(plan, tensors=_output_thresholds(model, plan, drawn, clamped, batches, say))
     if clamped:
         say(f"repair: centring {len(clamped)} results of clamps")
         plan, drawn, more = _centred(model, plan, drawn, clamped)
@@ -119,14 +119,13 @@ def _even_out(
     links = equalize.links(model) if equal else []
     tensors = dict.fromkeys([*(tensor for link in links for tensor in link.tensors), *linear])
     found = equalize.channel_ranges(graph, tensors, batches) if tensors and batches else {}
-    if not all(np.isfinite(ends).all() for ends in found.values()):
+    if not all(np.isfinite([seen.low, seen.high]).all() for seen in found.values()):
         return {}, {}  # whoever reads the ranges names the tensor and the sample
     say(f"repair: evening out the channels of {len(found)} tensors")
-    middles = {name: (found[name][0] + found[name][1]) / 2 for name in linear if name in found}
-    peaks = {
-        name: (high - low) / 2 if name in middles else np.maximum(-low, high) for name, (low, high) in found.items()
-    }
-    factors = equalize.choose_factors(model, links, peaks) if found else {}
+    middles = {name: (found[name].low + found[name].high) / 2 for name in linear if name in found}
+    peaks = {name: _reach(seen.usual_low, seen.usual_high, name in middles) for name, seen in found.items()}
+    largest = {name: _reach(seen.low, seen.high, name in middles) for name, seen in found.items()}
+    factors = equalize.choose_factors(model, links, peaks, largest) if found else {}
     equalize.scale_channels(model, factors)
     shared = {tensor: factors[link.tensor] for link in links if link.tensor in factors for tensor in link.tensors}
     offsets = {name: (values / shared.get(name, 1)).astype(np.float32) for name, values in middles.items()}
@@ -134,14 +133,31 @@ def _even_out(
     return factors, offsets
 
 
-def _output_thresholds(plan: Plan, drawn: Material, clamped: Sequence[str]) -> dict[str, TensorRange]:
+def _reach(low: np.ndarray, high: np.ndarray, centred: bool) -> np.ndarray:
+    """The largest magnitude within a range, or within one of that width around 0."""
+    return (high - low) / 2 if centred else np.maximum(-low, high)
+
+
+def _output_thresholds(
+    model: onnx.ModelProto, plan: Plan, drawn: Material, clamped: Sequence[str], batches: Batches, say: Say
+) -> dict[str, TensorRange]:
     """Thresholds by the layers' outputs; what will be centred is rounded as if it had a zero point."""
-    parts = [{n: plan.tensors[n] for n in plan.tensors if (n in clamped) == inside} for inside in (False, True)]
-    chosen = [
-        ranges.output_thresholds(part, drawn.facts, drawn.weights, drawn.rows, asymmetric)
-        for part, asymmetric in zip(parts, (drawn.spec.asymmetric, True), strict=True)
+    asymmetric = {name: drawn.spec.asymmetric or name in clamped for name in plan.tensors}
+    readers, bounds = defaultdict(list), clamp_bounds(model)
+    for name, fact in drawn.facts.items():
+        seen = drawn.weights[name], drawn.biases[name], drawn.rows[name], bounds[name]
+        readers[fact.layer.input].append(ranges.Reader(fact, *seen))
+    say("repair: choosing thresholds by the layers' outputs")
+    chosen = ranges.output_thresholds(plan.tensors, readers, asymmetric)
+    rare = [
+        name
+        for name, found in chosen.items()
+        if readers[name] and found.threshold > 0 and peaks.rare_peaks(readers[name][0].rows, found)
     ]
-    return {name: chosen[name in clamped][name] for name in plan.tensors}
+    if rare:
+        say(f"repair: choosing thresholds of {len(rare)} tensors with rare peaks by the network's output")
+        chosen = peaks.network_thresholds(drawn.graph, chosen, rare, drawn.facts, asymmetric, batches)
+    return chosen
 
 
 def _centred(

@@ -1,0 +1,136 @@
+"""Thresholds of tensors with rare peaks, by what the whole network makes of clipping them.
+
+A few pixels of a few images may be many times as large as all else: what a network makes of a black border, say. The
+layer that reads them changes a lot when they are clipped, and the network perhaps not at all, because later clamps cut
+off what they lead to. Only the output tells. Each tensor is rounded alone, which is right whichever layers end up in
+int8: a peak that is clipped because an earlier layer clips it anyway would be missed where that layer is in float.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper
+
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.load import load_graph, save_graph
+from sandglass.graph.work import layer_work
+from sandglass.quantize.plan import TensorRange
+from sandglass.quantize.qdq import activation_scale, clipped_range
+from sandglass.quantize.sensitivity import noise, run
+
+PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
+RARE = 1e-3
+HALVINGS = 5
+GAIN = 0.8  # of the noise with the threshold that is there: below, another is taken
+HOPELESS = 2.0  # times the least noise: smaller ranges only clip more
+# Inputs that are run for each threshold: fewer, the more a network computes for one, down to the least.
+MACS, MOST, LEAST = 24e9, 16, 4
+PARTS = ("low", "high", "step")
+Batches = Sequence[Mapping[str, np.ndarray]]
+
+
+def rare_peaks(rows: np.ndarray, found: TensorRange) -> bool:
+    """Whether hardly any of some values of a tensor come near its largest magnitude."""
+    largest = max(-found.minimum, found.maximum)
+    return float((np.abs(rows) > PEAK * largest).mean()) < RARE
+
+
+def network_thresholds(
+    graph: Path,
+    ranges: Mapping[str, TensorRange],
+    names: Sequence[str],
+    layers: Iterable[str],
+    asymmetric: Mapping[str, bool],
+    batches: Batches,
+) -> dict[str, TensorRange]:
+    """`ranges` with other thresholds for the tensors in `names`, where that leaves less noise at the network's output.
+
+    `layers` are those that read them rounded.
+    """
+    used = _with_peaks(graph, names, batches)
+    expected = run(GraphSession(graph), used)
+    chosen = dict(ranges)
+    with TemporaryDirectory() as folder:
+        session = _session(graph, names, set(layers), Path(folder))
+        floating = {key: value for name in names for key, value in _floating(name, ranges[name]).items()}
+
+        def noise_of(name: str, found: TensorRange) -> float:
+            fed = floating | _rounding(name, found, asymmetric[name])
+            return noise(expected, run(session, [{**batch, **fed} for batch in used]))
+
+        for name in names:
+            least = GAIN * noise_of(name, ranges[name])
+            for candidate in _candidates(ranges[name]):
+                found = noise_of(name, candidate)
+                if found < least:
+                    least, chosen[name] = found, candidate
+                elif found > HOPELESS * least and candidate.threshold < chosen[name].threshold:
+                    break
+    return chosen
+
+
+def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
+    """The batches to try thresholds on: for each tensor the one with its highest peak, and others spread over all."""
+    work = sum(macs for macs, _ in layer_work(load_graph(graph)).values())
+    count = min(MOST, max(LEAST, int(MACS / max(1, work))))
+    session = GraphSession(graph, outputs=[name for name in names if name not in batches[0]])
+    highest = [[float(np.abs(value).max()) for value in session.run(batch).values()] for batch in batches]
+    peaked = dict.fromkeys(np.argmax(highest, axis=0).tolist())
+    spread = range(0, len(batches), max(1, len(batches) // count))
+    return [batches[i] for i in dict.fromkeys([*peaked, *spread])][:count]
+
+
+def _candidates(found: TensorRange) -> list[TensorRange]:
+    largest = max(-found.minimum, found.maximum)
+    return [replace(found, threshold=largest / 2**i) for i in range(HALVINGS + 1)]
+
+
+def _rounding(name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
+    """What the session is fed to round a tensor within a range."""
+    low, high = clipped_range(found) if asymmetric else (-found.threshold, found.threshold)
+    return _fed(name, low, high, float(activation_scale(found, asymmetric)[0]))
+
+
+def _floating(name: str, found: TensorRange) -> dict[str, np.ndarray]:
+    """What the session is fed to leave a tensor in float: no end, and steps that a float of that size hardly sees."""
+    return _fed(name, -np.inf, np.inf, max(-found.minimum, found.maximum) * 2.0**-23)
+
+
+def _fed(name: str, *values: float) -> dict[str, np.ndarray]:
+    return {f"{name}.{part}": np.array(value, np.float32) for part, value in zip(PARTS, values, strict=True)}
+
+
+def _session(graph: Path, names: Sequence[str], layers: set[str], folder: Path) -> GraphSession:
+    """The network with `names` rounded for `layers`, by bounds and steps that are inputs."""
+    model = load_graph(graph)
+    given = [value.name for value in model.graph.input]
+    for name in names:
+        for part in PARTS:
+            model.graph.input.append(helper.make_tensor_value_info(f"{name}.{part}", TensorProto.FLOAT, []))
+    rounded = {name: _rounded(name) for name in names}
+    nodes = [node for name in given for node in rounded.get(name, [])]
+    for node in model.graph.node:
+        if node.name in layers and node.input[0] in rounded:
+            node.input[0] = f"{node.input[0]}.rounded"
+        nodes += [node, *(new for name in node.output for new in rounded.get(name, []))]
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:]
+    model.graph.node.extend(copies)
+    save_graph(model, folder / "rounded.onnx")
+    return GraphSession(folder / "rounded.onnx")
+
+
+def _rounded(name: str) -> list[onnx.NodeProto]:
+    low, high, step = (f"{name}.{part}" for part in PARTS)
+    return [
+        helper.make_node("Clip", [name, low, high], [f"{name}.clipped"]),
+        helper.make_node("Div", [f"{name}.clipped", step], [f"{name}.steps"]),
+        helper.make_node("Round", [f"{name}.steps"], [f"{name}.whole"]),
+        helper.make_node("Mul", [f"{name}.whole", step], [f"{name}.rounded"]),
+    ]
