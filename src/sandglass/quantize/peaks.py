@@ -9,6 +9,7 @@ int8: a peak that is clipped because an earlier layer clips it anyway would be m
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -17,6 +18,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper
 
+from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.work import layer_work
@@ -56,13 +58,13 @@ def network_thresholds(
     used = _with_peaks(graph, names, batches)
     expected = run(GraphSession(graph), used)
     chosen = dict(ranges)
-    with TemporaryDirectory() as folder:
+    with TemporaryDirectory() as folder, ThreadPoolExecutor(host.threads()) as pool:
         session = _session(graph, names, set(layers), Path(folder))
         floating = {key: value for name in names for key, value in _floating(name, ranges[name]).items()}
 
         def noise_of(name: str, found: TensorRange) -> float:
             fed = floating | _rounding(name, found, asymmetric[name])
-            return noise(expected, run(session, [{**batch, **fed} for batch in used]))
+            return noise(expected, list(pool.map(lambda batch: session.run({**batch, **fed}), used)))
 
         for name in names:
             least = GAIN * noise_of(name, ranges[name])
@@ -123,7 +125,7 @@ def _session(graph: Path, names: Sequence[str], layers: set[str], folder: Path) 
     del model.graph.node[:]
     model.graph.node.extend(copies)
     save_graph(model, folder / "rounded.onnx")
-    return GraphSession(folder / "rounded.onnx")
+    return GraphSession(folder / "rounded.onnx", threads=1)  # each of many is run by a thread of its own
 
 
 def _rounded(name: str) -> list[onnx.NodeProto]:

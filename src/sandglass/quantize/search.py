@@ -3,17 +3,19 @@
 Noises of single layers add up, and so do times but for conversions where integers end. A price for noise, in
 milliseconds for the whole output's power, makes one number of both: each layer then runs the way that is cheapest for
 it, given its neighbours. The higher the price the less noise is bought, and the search is for the lowest price that
-reaches the fidelity (a Lagrangian relaxation of the knapsack problem). Where layers go back at one price that are many,
-the noisiest of them go one by one.
+reaches the fidelity (a Lagrangian relaxation of the knapsack problem). Prices rise step by step, because rounding is
+chaotic: a few people's joints make fidelity fall and rise again with less noise, and halving an interval would end
+anywhere. Where layers go back at one price that are many, the noisiest of them go one by one.
 """
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 
-STEPS = 8  # of bisection between the lowest price that matters and the highest
+import numpy as np
+
+STEPS = 20  # prices, from the lowest that matters to the highest
 SPARES = 4
 PASSES = 10
 
@@ -106,23 +108,12 @@ def search(
             )
         return known[key][0] >= least
 
-    def at(logarithm: float) -> Chosen:
-        return cheapest(costs, crossings, math.exp(logarithm))
-
-    prices = _prices(costs)
-    if prices is not None:
-        low, top = (math.log(price) for price in prices)
-        high = low
-        if not suffices(cheapest(costs, crossings, 0.0)) and suffices(at(top)):
-            high = top
-            for _ in range(STEPS):
-                middle = (low + high) / 2
-                low, high = (low, middle) if suffices(at(middle)) else (middle, high)
-            _thinned(costs, crossings, at(low), at(high), suffices)
-        for step in range(1, SPARES + 1):  # for a caller whom the fastest one does not suffice after all
-            suffices(at(high + (top - high) * step / (SPARES + 1)))
-    else:
-        suffices(cheapest(costs, crossings, 0.0))
+    ladder = [cheapest(costs, crossings, price) for price in (0.0, *_prices(costs))]
+    first = next((i for i, chosen in enumerate(ladder) if suffices(chosen)), len(ladder) - 1)
+    if first > 0:
+        _thinned(costs, crossings, ladder[first - 1], ladder[first], suffices)
+    for i in range(1, SPARES + 1):  # for a caller whom the fastest one does not suffice after all
+        suffices(ladder[first + (len(ladder) - 1 - first) * i // (SPARES + 1)])
     good = [entry for entry in known.values() if entry[0] >= least]
     good = good or [max(known.values(), key=lambda entry: entry[0])]
     good.sort(key=lambda entry: -saved(costs, crossings, entry[1]))
@@ -203,15 +194,15 @@ def _total(way: Way, price: float) -> float:
     return way.milliseconds + price * way.noise
 
 
-def _prices(costs: Sequence[Cost]) -> tuple[float, float] | None:
-    """Prices below which no layer goes back for its noise alone, and above which all do."""
+def _prices(costs: Sequence[Cost]) -> list[float]:
+    """Rising prices, from one at which no layer goes back for its noise alone to one at which all do, if any does."""
     ratios = [
         (cost.float_ms - way.milliseconds) / way.noise
         for cost in costs
         for way in cost.ways
         if way.noise > 0 and cost.float_ms > way.milliseconds
     ]
-    return (min(ratios) / 2, max(ratios) * 2) if ratios else None
+    return [float(price) for price in np.geomspace(min(ratios) / 2, max(ratios) * 2, STEPS)] if ratios else []
 
 
 def _reason(cost: Cost) -> str:
