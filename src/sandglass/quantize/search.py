@@ -5,18 +5,19 @@ milliseconds for the whole output's power, makes one number of both: each layer 
 it, given its neighbours. The higher the price the less noise is bought, and the search is for the lowest price that
 reaches the fidelity (a Lagrangian relaxation of the knapsack problem). Prices rise step by step, because rounding is
 chaotic: a few people's joints make fidelity fall and rise again with less noise, and halving an interval would end
-anywhere. Where layers go back at one price that are many, the noisiest of them go one by one.
+anywhere.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 
-STEPS = 20  # prices, from the lowest that matters to the highest
-SPARES = 4
+STEPS = 24  # prices, from the lowest that matters to the highest
+SPARES = 4  # for a caller whom the fastest one does not suffice after all
 PASSES = 10
 
 
@@ -108,35 +109,33 @@ def search(
             )
         return known[key][0] >= least
 
-    ladder = [cheapest(costs, crossings, price) for price in (0.0, *_prices(costs))]
-    first = next((i for i, chosen in enumerate(ladder) if suffices(chosen)), len(ladder) - 1)
-    if first > 0:
-        _thinned(costs, crossings, ladder[first - 1], ladder[first], suffices)
-    for i in range(1, SPARES + 1):  # for a caller whom the fastest one does not suffice after all
-        suffices(ladder[first + (len(ladder) - 1 - first) * i // (SPARES + 1)])
+    passed = 0
+    for chosen in _ladder(costs, crossings):
+        passed += suffices(chosen)
+        if passed > SPARES:
+            break
     good = [entry for entry in known.values() if entry[0] >= least]
     good = good or [max(known.values(), key=lambda entry: entry[0])]
     good.sort(key=lambda entry: -saved(costs, crossings, entry[1]))
     return [_choice(costs, crossings, agreed, chosen) for agreed, chosen in good]
 
 
-def _thinned(
-    costs: Sequence[Cost],
-    crossings: Sequence[Crossing],
-    short: Chosen,
-    enough: Chosen,
-    suffices: Callable[[Chosen], bool],
-) -> None:
-    """Ask for what is between a choice that falls short and one that does not, by leaving out the noisiest layers."""
-    quiet = sorted(short, key=lambda name: (short[name].noise, name))
-    few, many = len(enough), len(short)
-    while many - few > 1:
-        count = (few + many) // 2
-        chosen = {cost.name: short[cost.name] for cost in costs if cost.name in quiet[:count]}
-        if saved(costs, crossings, chosen) <= 0 or suffices(chosen):
-            few = count
-        else:
-            many = count
+def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> list[Chosen]:
+    """Different choices at rising prices. Of many layers that go back at one price the noisiest go first."""
+    steps = [cheapest(costs, crossings, price) for price in (0.0, *_prices(costs))]
+    most = max(1, len(costs) // STEPS)  # layers that go back from one choice to the next
+    found = steps[:1]
+    for before, after in pairwise(steps):
+        if after == before:
+            continue
+        quiet = sorted((name for name in before if name not in after), key=lambda name: (before[name].noise, name))
+        for count in range((len(quiet) - 1) // most * most, 0, -most):
+            ways = after | {name: before[name] for name in quiet[:count]}
+            between = {cost.name: ways[cost.name] for cost in costs if cost.name in ways}
+            if saved(costs, crossings, between) > 0:
+                found.append(between)
+        found.append(after)
+    return found
 
 
 def _choice(costs: Sequence[Cost], crossings: Sequence[Crossing], fidelity: float, chosen: Chosen) -> Choice:
