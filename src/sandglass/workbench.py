@@ -18,6 +18,7 @@ from sandglass.calibration import Calibration, calibration_inputs, drawn
 from sandglass.errors import InputError
 from sandglass.evaluation import infer
 from sandglass.graph.load import load_graph
+from sandglass.graph.work import inputs_to_try, layer_work
 from sandglass.inspection import inspect
 from sandglass.journal import Journal
 from sandglass.pipeline import Target
@@ -29,8 +30,7 @@ from sandglass.quantize.repair import Material
 from sandglass.quantize.search import Cost, Crossing, Way, saved
 from sandglass.sources import Say
 
-# Inputs that each layer is tried on: fewer, the more a network computes for one, down to the least.
-SENSITIVITY_MACS, SENSITIVITY_SAMPLES, LEAST_SAMPLES = 24e9, 12, 4
+SENSITIVITY_SAMPLES = 12  # the most inputs that each layer is tried on
 TIMED_SECONDS = 3.0
 FACTORS = (0.5, 2.0)
 
@@ -83,7 +83,7 @@ class Workbench:
         self.spec = discover.load("backends", backend).SPEC
         inputs = calibration_inputs(source.card, calibration)
         arrays = [array for array, _ in inputs]
-        probed = min(SENSITIVITY_SAMPLES, max(LEAST_SAMPLES, int(SENSITIVITY_MACS / max(1, sum(self.macs.values())))))
+        probed = inputs_to_try(sum(self.macs.values()), SENSITIVITY_SAMPLES)
         self.metas = [meta for _, meta in inputs[:probed]]
         self.reference = parity.Reference(source, arrays)
         name = next(iter(self.reference.inputs))
@@ -264,6 +264,4 @@ class Workbench:
     @cached_property
     def macs(self) -> dict[str, int]:
         """Multiply-accumulates of each layer for one image."""
-        from sandglass.graph.work import layer_work
-
         return {name: macs for name, (macs, _) in layer_work(load_graph(self.source.graph)).items()}

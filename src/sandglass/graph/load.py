@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,14 @@ def drop_weights(model: onnx.ModelProto) -> None:
     """Free the values of all initializers; their names and shapes stay."""
     for initializer in model.graph.initializer:
         initializer.ClearField("raw_data")
+
+
+def set_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> onnx.ModelProto:
+    """The model, changed, with `nodes`, which may be its own, in place of those it has; shapes are forgotten."""
+    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
+    del model.graph.node[:], model.graph.value_info[:]
+    model.graph.node.extend(copies)
+    return model
 
 
 def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

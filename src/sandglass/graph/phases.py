@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from sandglass.graph.load import set_nodes
 from sandglass.quantize.layers import CLAMPS
 
 FOLLOWING = (*CLAMPS, "QuantizeLinear", "DequantizeLinear")
@@ -53,10 +54,7 @@ def split_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
         chain = _chain(model, node, constants)
         absorbed |= {follower.output[0] for follower in chain}
         nodes += _interleaved(model, node, chain, phases, constants, makers)
-    kept = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(kept)
-    return model
+    return set_nodes(model, nodes)
 
 
 def layer_of(name: str) -> str:

@@ -9,6 +9,13 @@ import onnx
 
 from sandglass.quantize.layers import OPERATORS
 
+AFFORDED, LEAST_INPUTS = 24e9, 4  # multiply-accumulates of one trial
+
+
+def inputs_to_try(macs: int, most: int) -> int:
+    """How many inputs to try things on, `most` or less: fewer, the more a network computes for one."""
+    return min(most, max(LEAST_INPUTS, int(AFFORDED / max(1, macs))))
+
 
 def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
     """Of every layer with weights, by node name: multiply-accumulates for one image, and how many make one output.

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.quantize.layers import CLAMPS, Facts, facts, own_constants
+from sandglass.quantize.layers import CLAMPS, Facts, clamp_ends, facts, own_constants
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -165,13 +165,7 @@ class _Graph:
 
     def move_bounds(self, node: onnx.NodeProto, offset: float) -> None:
         """A ReLU or Clip whose input and output are less by `offset`."""
-        low, high = 0.0, LARGEST
-        if node.op_type == "Clip":
-            given = [*node.input[1:], "", ""]
-            low, high = (
-                float(numpy_helper.to_array(self.constants[name])) if name else none
-                for name, none in zip(given[:2], (-LARGEST, LARGEST), strict=True)
-            )
+        low, high = clamp_ends(node, self.constants)
         names = [f"{node.name}.minimum", f"{node.name}.maximum"]
         for name, value in zip(names, (low - offset, high - offset), strict=True):
             constant = np.array(np.clip(value, -LARGEST, LARGEST), np.float32)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import numpy as np
@@ -88,19 +89,24 @@ def clamp_bounds(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     """For each layer the bounds of the clamp that alone follows it; infinite without one."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     clamps = {node.input[0]: node for node in model.graph.node if node.op_type in CLAMPS}
-    found = {}
-    for name, layer in find_layers(model).items():
-        found[name] = (-np.inf, np.inf)
-        if rounded_tensor(model, layer.output) != layer.output:
-            clamp, ends = clamps[layer.output], [0.0, np.inf]
-            if clamp.op_type == "Clip":
-                given = [*clamp.input[1:], "", ""][:2]
-                ends = [
-                    float(numpy_helper.to_array(constants[end])) if end in constants else other
-                    for end, other in zip(given, (-np.inf, np.inf), strict=True)
-                ]
-            found[name] = (ends[0], ends[1])
-    return found
+    return {
+        name: (-np.inf, np.inf)
+        if rounded_tensor(model, layer.output) == layer.output
+        else clamp_ends(clamps[layer.output], constants)
+        for name, layer in find_layers(model).items()
+    }
+
+
+def clamp_ends(clamp: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
+    """Bounds of a ReLU or Clip; infinite where they are not given, or computed."""
+    if clamp.op_type == "Relu":
+        return 0.0, np.inf
+    given = [*clamp.input[1:], "", ""][:2]
+    low, high = (
+        float(numpy_helper.to_array(constants[end])) if end in constants else none
+        for end, none in zip(given, (-np.inf, np.inf), strict=True)
+    )
+    return low, high
 
 
 def measured_tensors(model: onnx.ModelProto) -> list[str]:

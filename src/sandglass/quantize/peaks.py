@@ -15,32 +15,28 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
-import onnx
-from onnx import TensorProto, helper
+from onnx import NodeProto, TensorProto, helper
 
 from sandglass import host
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, save_graph
-from sandglass.graph.work import layer_work
+from sandglass.graph.load import load_graph, save_graph, set_nodes
+from sandglass.graph.work import inputs_to_try, layer_work
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, clipped_range
-from sandglass.quantize.sensitivity import noise, run
+from sandglass.quantize.sensitivity import Batches, noise, run
 
 PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
 RARE = 1e-3
 HALVINGS = 5
 GAIN = 0.8  # of the noise with the threshold that is there: below, another is taken
 HOPELESS = 2.0  # times the least noise: smaller ranges only clip more
-# Inputs that are run for each threshold: fewer, the more a network computes for one, down to the least.
-MACS, MOST, LEAST = 24e9, 16, 4
+MOST_INPUTS = 16  # that are run for each threshold
 PARTS = ("low", "high", "step")
-Batches = Sequence[Mapping[str, np.ndarray]]
 
 
 def rare_peaks(rows: np.ndarray, found: TensorRange) -> bool:
     """Whether hardly any of some values of a tensor come near its largest magnitude."""
-    largest = max(-found.minimum, found.maximum)
-    return float((np.abs(rows) > PEAK * largest).mean()) < RARE
+    return float((np.abs(rows) > PEAK * found.largest).mean()) < RARE
 
 
 def network_thresholds(
@@ -79,8 +75,7 @@ def network_thresholds(
 
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
     """The batches to try thresholds on: for each tensor the one with its highest peak, and others spread over all."""
-    work = sum(macs for macs, _ in layer_work(load_graph(graph)).values())
-    count = min(MOST, max(LEAST, int(MACS / max(1, work))))
+    count = inputs_to_try(sum(macs for macs, _ in layer_work(load_graph(graph)).values()), MOST_INPUTS)
     session = GraphSession(graph, outputs=[name for name in names if name not in batches[0]])
     highest = [[float(np.abs(value).max()) for value in session.run(batch).values()] for batch in batches]
     peaked = dict.fromkeys(np.argmax(highest, axis=0).tolist())
@@ -89,8 +84,7 @@ def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
 
 
 def _candidates(found: TensorRange) -> list[TensorRange]:
-    largest = max(-found.minimum, found.maximum)
-    return [replace(found, threshold=largest / 2**i) for i in range(HALVINGS + 1)]
+    return [replace(found, threshold=found.largest / 2**i) for i in range(HALVINGS + 1)]
 
 
 def _rounding(name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
@@ -101,7 +95,7 @@ def _rounding(name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.n
 
 def _floating(name: str, found: TensorRange) -> dict[str, np.ndarray]:
     """What the session is fed to leave a tensor in float: no end, and steps that a float of that size hardly sees."""
-    return _fed(name, -np.inf, np.inf, max(-found.minimum, found.maximum) * 2.0**-23)
+    return _fed(name, -np.inf, np.inf, found.largest * 2.0**-23)
 
 
 def _fed(name: str, *values: float) -> dict[str, np.ndarray]:
@@ -121,14 +115,12 @@ def _session(graph: Path, names: Sequence[str], layers: set[str], folder: Path) 
         if node.name in layers and node.input[0] in rounded:
             node.input[0] = f"{node.input[0]}.rounded"
         nodes += [node, *(new for name in node.output for new in rounded.get(name, []))]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
+    set_nodes(model, nodes)
     save_graph(model, folder / "rounded.onnx")
     return GraphSession(folder / "rounded.onnx", threads=1)  # each of many is run by a thread of its own
 
 
-def _rounded(name: str) -> list[onnx.NodeProto]:
+def _rounded(name: str) -> list[NodeProto]:
     low, high, step = (f"{name}.{part}" for part in PARTS)
     return [
         helper.make_node("Clip", [name, low, high], [f"{name}.clipped"]),

@@ -34,6 +34,11 @@ class TensorRange:
     maximum: float
     threshold: float
 
+    @property
+    def largest(self) -> float:
+        """The largest magnitude seen."""
+        return max(-self.minimum, self.maximum)
+
 
 @dataclass(frozen=True)
 class Layer:

@@ -8,6 +8,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from sandglass.graph.load import set_nodes
 from sandglass.quantize.layers import facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
@@ -139,16 +140,13 @@ class _Writer:
             ordered += self.added[value.name]
         for node in self.model.graph.node:
             ordered += [node, *(new for name in node.output for new in self.added[name])]
-        copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in ordered]
-        del self.model.graph.node[:]
-        self.model.graph.node.extend(copies)
-        read = {name for node in copies for name in node.input}
+        set_nodes(self.model, ordered)
+        read = {name for node in ordered for name in node.input}
         kept = [initializer for initializer in self.model.graph.initializer if initializer.name in read]
         rest = onnx.GraphProto()
         rest.initializer.extend(kept)
         del self.model.graph.initializer[:]
         self.model.graph.initializer.extend(rest.initializer)
-        del self.model.graph.value_info[:]
         return self.model
 
     def _constant(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:

@@ -67,11 +67,10 @@ class _Output:
 
 def output_threshold(found: TensorRange, readers: Sequence[Reader], asymmetric: bool) -> TensorRange:
     """The range whose rounding changes the outputs of `readers`, which read the tensor, least, in mean square."""
-    largest = max(-found.minimum, found.maximum)
     outputs = [_Output(reader) for reader in readers]
     best, least = found, float("inf")
     for share in CANDIDATES:
-        candidate = replace(found, threshold=float(share * largest))
+        candidate = replace(found, threshold=float(share * found.largest))
         error = sum(output.error(candidate, asymmetric) for output in outputs)
         if error < least:
             best, least = candidate, error

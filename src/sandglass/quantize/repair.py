@@ -22,13 +22,13 @@ from sandglass.quantize import centre, equalize, make, peaks, ranges, rounding, 
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
+from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
 EQUALIZE, CENTRE, THRESHOLDS = "equalize", "centre", "output thresholds"
 COMPENSATE, BIAS = "compensated rounding", "bias correction"
 REPAIRS = (EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
 SAMPLES = 64  # calibration inputs that rows are drawn from
-Batches = Sequence[Mapping[str, np.ndarray]]
 Say = Callable[[str], None]
 
 
@@ -149,11 +149,7 @@ def _output_thresholds(
         readers[fact.layer.input].append(ranges.Reader(fact, *seen))
     say("repair: choosing thresholds by the layers' outputs")
     chosen = ranges.output_thresholds(plan.tensors, readers, asymmetric)
-    rare = [
-        name
-        for name, found in chosen.items()
-        if readers[name] and found.threshold > 0 and peaks.rare_peaks(readers[name][0].rows, found)
-    ]
+    rare = [name for name, reading in readers.items() if peaks.rare_peaks(reading[0].rows, chosen[name])]
     if rare:
         say(f"repair: choosing thresholds of {len(rare)} tensors with rare peaks by the network's output")
         chosen = peaks.network_thresholds(drawn.graph, chosen, rare, drawn.facts, asymmetric, batches)

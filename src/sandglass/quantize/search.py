@@ -10,9 +10,8 @@ anywhere.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from itertools import pairwise
 
 import numpy as np
 
@@ -120,12 +119,13 @@ def search(
     return [_choice(costs, crossings, agreed, chosen) for agreed, chosen in good]
 
 
-def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> list[Chosen]:
+def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chosen]:
     """Different choices at rising prices. Of many layers that go back at one price the noisiest go first."""
-    steps = [cheapest(costs, crossings, price) for price in (0.0, *_prices(costs))]
+    before = cheapest(costs, crossings, 0.0)
+    yield before
     most = max(1, len(costs) // STEPS)  # layers that go back from one choice to the next
-    found = steps[:1]
-    for before, after in pairwise(steps):
+    for price in _prices(costs):
+        after = cheapest(costs, crossings, price)
         if after == before:
             continue
         quiet = sorted((name for name in before if name not in after), key=lambda name: (before[name].noise, name))
@@ -133,9 +133,9 @@ def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> list[Chosen
             ways = after | {name: before[name] for name in quiet[:count]}
             between = {cost.name: ways[cost.name] for cost in costs if cost.name in ways}
             if saved(costs, crossings, between) > 0:
-                found.append(between)
-        found.append(after)
-    return found
+                yield between
+        yield after
+        before = after
 
 
 def _choice(costs: Sequence[Cost], crossings: Sequence[Crossing], fidelity: float, chosen: Chosen) -> Choice:

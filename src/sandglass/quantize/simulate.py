@@ -16,7 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph
+from sandglass.graph.load import save_graph, set_nodes
 from sandglass.quantize.layers import Facts, facts
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.qdq import (
@@ -49,11 +49,7 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelPr
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:]
-    model.graph.node.extend(copies)
-    del model.graph.value_info[:]
-    return model
+    return set_nodes(model, nodes)
 
 
 class _Writer:
