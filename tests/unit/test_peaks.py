@@ -64,6 +64,17 @@ def test_peak_that_reaches_the_output_is_kept(tmp_path: Path) -> None:
     assert chosen(graph(tmp_path / "g.onnx", 1.0), ["r"])["r"].threshold == SPIKE
 
 
+def test_input_of_the_network_may_be_the_one_with_peaks(tmp_path: Path) -> None:
+    """It is no output of any node; the image with its peak is among those that thresholds are tried on."""
+    path = graph(tmp_path / "g.onnx", -1.0)
+    text = TEXT.replace("(float[1, 4, 16, 12] x)", "(float[1, 4, 16, 12] r)")
+    save_graph(network(text, weights(path)), path)
+    batches = [{"r": np.maximum(batch["x"], 0)} for batch in images(40)[::-1]]
+    assert any(batch["r"].max() == SPIKE for batch in peaks._with_peaks(path, ["r"], batches))
+    found = peaks.network_thresholds(path, ranges(), ["r"], ["c", "y"], {"r": True}, batches)
+    assert 3 < found["r"].threshold < 0.2 * SPIKE
+
+
 def test_threshold_that_is_good_is_kept(tmp_path: Path) -> None:
     """Without a peak, half the range clips and twice the range is not needed: nothing is moved."""
     path = graph(tmp_path / "g.onnx", -1.0)

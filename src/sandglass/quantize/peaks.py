@@ -76,8 +76,9 @@ def network_thresholds(
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
     """The batches to try thresholds on: for each tensor the one with its highest peak, and others spread over all."""
     count = inputs_to_try(sum(macs for macs, _ in layer_work(load_graph(graph)).values()), MOST_INPUTS)
-    session = GraphSession(graph, outputs=[name for name in names if name not in batches[0]])
-    highest = [[float(np.abs(value).max()) for value in session.run(batch).values()] for batch in batches]
+    session = GraphSession(graph, outputs=[name for name in names if name not in batches[0]] or None)
+    seen = ({**session.run(batch), **batch} for batch in batches)
+    highest = [[float(np.abs(values[name]).max()) for name in names] for values in seen]
     peaked = dict.fromkeys(np.argmax(highest, axis=0).tolist())
     spread = range(0, len(batches), max(1, len(batches) // count))
     return [batches[i] for i in dict.fromkeys([*peaked, *spread])][:count]
