@@ -3,8 +3,9 @@
     python benchmarks/repairs.py [--half even] [--to openvino ncnn onnxruntime]
 
 Every layer that a runtime can run is in int8, calibrated on one half of the annotated images of coco-mini and measured
-on the other (see rivals.py): signal over noise at the heatmaps, mean over people, and OKS to fp32, by simulation. The
-last table compares the simulation of the repaired plan with the artifact on its runtime.
+on the other (see rivals.py): signal over noise at the heatmaps, mean over people, and OKS to fp32, by simulation. All
+but the last row see each calibration person with a wider box too. The last table compares the simulation of the
+repaired plan with the artifact on its runtime.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ from rivals import HALVES, half_of, other, people, prepared, simplepose
 
 from sandglass import Calibration, discover
 from sandglass.artifact import Artifact
+from sandglass.calibration import calibration_inputs
 from sandglass.difference import correlation
 from sandglass.evaluation import evaluate, fidelity
 from sandglass.graph.execute import GraphSession
@@ -39,15 +41,18 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
 ]
 
 
-def ablation(graph: Path, backend: str, calibrating: list[Any], measured: list[Any], metas: list[Any]) -> list[Any]:
-    """One row for each choice of repairs."""
+def ablation(
+    graph: Path, backend: str, calibrating: list[Any], once: list[Any], measured: list[Any], metas: list[Any]
+) -> list[Any]:
+    """One row for each choice of repairs; `once` are the calibration inputs without the wider ones."""
     spec, card = discover.load("backends", backend).SPEC, simplepose()
     expected = run(GraphSession(graph), measured)
     before = [topdown_pose.decode(found, [meta], card)[0] for found, meta in zip(expected, metas, strict=True)]
     rows = []
-    for told, chosen in VARIANTS:
+    variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
+    for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
-            plan, _ = repaired_plan(graph, calibrating, spec, Path(scratch), "kl", chosen)
+            plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen)
         found = run(simulate(graph, plan, spec), measured)
         after = [topdown_pose.decode(values, [meta], card)[0] for values, meta in zip(found, metas, strict=True)]
         powers = [decibels(noise([a], [b])) for a, b in zip(expected, found, strict=True)]
@@ -93,13 +98,15 @@ def main() -> None:
     rows, last = [], []
     with prepared_source(card, None) as source, TemporaryDirectory() as scratch:
         name = GraphSession(source.graph).input_names[0]
-        calibrating, measured = (
-            [{name: array} for array in prepared(halves[half], card)]
-            for half in (arguments.half, other(arguments.half))
+        calibration = Calibration(halves[arguments.half])
+        calibrating, once = (
+            [{name: array} for array, _ in calibration_inputs(card, calibration, wider=wider)]
+            for wider in (True, False)
         )
+        measured = [{name: array} for array in prepared(dataset, card)]
         for backend in arguments.backends:
-            rows += ablation(source.graph, backend, calibrating, measured, metas)
-            bench = Workbench(source, backend, Calibration(halves[arguments.half]), REPAIRS, lambda line: None)
+            rows += ablation(source.graph, backend, calibrating, once, measured, metas)
+            bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)
             made = bench.make(Path(scratch), None), bench.make(Path(scratch), bench.plan)
             last.append(agreement(bench, *made, dataset, measured))
     print(markdown(rows), markdown(last), sep="\n\n")

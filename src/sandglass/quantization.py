@@ -30,7 +30,7 @@ from sandglass.sources import Say, find_card, prepared_source
 from sandglass.workbench import Timed, Workbench
 
 ARGUMENTS = "search.json"
-ATTEMPTS = 8
+ATTEMPTS = 12
 NEAR = 0.003  # of fidelity: what a runtime may have more than the simulation, or less
 GAINS = ("time", "work")
 
@@ -200,7 +200,7 @@ def _decide(
     from sandglass.quantize.search import search
 
     best: tuple[float, Choice, Plan, Evaluation, dict[str, Any]] | None = None
-    choices = search(timed.costs, timed.crossings, steer, wanted.fidelity - NEAR, say)
+    choices = search(timed.costs, timed.crossings, steer, wanted.fidelity, say, NEAR)
     for number, choice in enumerate(choices[:ATTEMPTS]):
         final = bench.planned(choice.bits, choice.reasons)
         result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)

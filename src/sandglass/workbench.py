@@ -18,7 +18,7 @@ from sandglass.calibration import Calibration, calibration_inputs, drawn
 from sandglass.errors import InputError
 from sandglass.evaluation import infer
 from sandglass.graph.load import load_graph
-from sandglass.graph.work import inputs_to_try, layer_work
+from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.inspection import inspect
 from sandglass.journal import Journal
 from sandglass.pipeline import Target
@@ -81,14 +81,14 @@ class Workbench:
         self.source, self.backend, self.say = source, backend, say
         self.task = discover.load("tasks", source.card.task)
         self.spec = discover.load("backends", backend).SPEC
-        inputs = calibration_inputs(source.card, calibration)
+        inputs = calibration_inputs(source.card, calibration, wider=True)
         arrays = [array for array, _ in inputs]
         probed = inputs_to_try(sum(self.macs.values()), SENSITIVITY_SAMPLES)
-        self.metas = [meta for _, meta in inputs[:probed]]
+        self.metas = [meta for _, meta in spread(inputs, probed)]
         self.reference = parity.Reference(source, arrays)
         name = next(iter(self.reference.inputs))
         self.batches = [{name: array} for array in arrays]
-        self.probes = self.batches[:probed]
+        self.probes = spread(self.batches, probed)
         self.expected = run(GraphSession(source.graph), self.probes)
         self.plan, self.material = self._best_plan(calibration, repairs)
 

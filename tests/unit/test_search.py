@@ -138,6 +138,13 @@ def test_fidelity_that_is_just_reached_is_reached() -> None:
         assert set(choice.bits) == set("abcd"[:count])
 
 
+def test_what_falls_short_by_little_is_returned_as_well() -> None:
+    """With `near` choices that nearly suffice come too, the fastest first, and the search goes on to those that do."""
+    given = costs(0.1, 0.2, 0.3, 0.4)
+    found = search(given, [], lambda bits: 1 - len(bits) / 4, 0.75, near=0.3)
+    assert [set(choice.bits) for choice in found] == [{"a", "b"}, {"a"}, set()]
+
+
 def test_layers_that_go_at_one_price_go_one_by_one() -> None:
     """Ten layers alike are all in int8 at one price and none at the next; as many stay as the fidelity allows."""
     given = [Cost(name, 2.0, (Way(8, 1.0, 0.01),)) for name in "abcdefghij"]

@@ -4,17 +4,24 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from typing import TypeVar
 
 import onnx
 
 from sandglass.quantize.layers import OPERATORS
 
+T = TypeVar("T")
 AFFORDED, LEAST_INPUTS = 24e9, 4  # multiply-accumulates of one trial
 
 
 def inputs_to_try(macs: int, most: int) -> int:
     """How many inputs to try things on, `most` or less: fewer, the more a network computes for one."""
     return min(most, max(LEAST_INPUTS, int(AFFORDED / max(1, macs))))
+
+
+def spread(items: Sequence[T], count: int) -> list[T]:
+    """`count` of the items at even distances, or all of fewer, in their order."""
+    return [items[i * len(items) // count] for i in range(count)] if count < len(items) else list(items)
 
 
 def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:

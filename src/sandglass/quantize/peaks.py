@@ -20,13 +20,13 @@ from onnx import NodeProto, TensorProto, helper
 from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph, set_nodes
-from sandglass.graph.work import inputs_to_try, layer_work
+from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, clipped_range
 from sandglass.quantize.sensitivity import Batches, noise, run
 
 PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
-RARE = 1e-3
+RARE = 1e-2
 HALVINGS = 5
 GAIN = 0.8  # of the noise with the threshold that is there: below, another is taken
 HOPELESS = 2.0  # times the least noise: smaller ranges only clip more
@@ -80,8 +80,7 @@ def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
     seen = ({**session.run(batch), **batch} for batch in batches)
     highest = [[float(np.abs(values[name]).max()) for name in names] for values in seen]
     peaked = dict.fromkeys(np.argmax(highest, axis=0).tolist())
-    spread = range(0, len(batches), max(1, len(batches) // count))
-    return [batches[i] for i in dict.fromkeys([*peaked, *spread])][:count]
+    return [batches[i] for i in dict.fromkeys([*peaked, *spread(range(len(batches)), count)])][:count]
 
 
 def _candidates(found: TensorRange) -> list[TensorRange]:

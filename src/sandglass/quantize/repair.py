@@ -18,6 +18,7 @@ from onnx import numpy_helper
 
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
+from sandglass.graph.work import spread
 from sandglass.quantize import centre, equalize, make, peaks, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
@@ -28,7 +29,7 @@ from sandglass.quantize.spec import Spec, decide
 EQUALIZE, CENTRE, THRESHOLDS = "equalize", "centre", "output thresholds"
 COMPENSATE, BIAS = "compensated rounding", "bias correction"
 REPAIRS = (EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
-SAMPLES = 64  # calibration inputs that rows are drawn from
+SAMPLES = 128  # calibration inputs that rows are drawn from
 Say = Callable[[str], None]
 
 
@@ -225,7 +226,7 @@ def _material(
         if not plan.layers[name].keep_float and fact.layer.operator in spec.operators
     }
     weights = {name: numpy_helper.to_array(constants[fact.layer.weight]) for name, fact in wanted.items()}
-    used = list(batches)[:: max(1, len(batches) // SAMPLES)][:SAMPLES]
+    used = spread(batches, SAMPLES)
     return wanted, weights, _biases(model, wanted), samples.draw(graph, wanted, used, len(used))
 
 

@@ -89,10 +89,12 @@ def search(
     fidelity: Callable[[Mapping[str, int]], float],
     least: float,
     say: Callable[[str], None] = lambda line: None,
+    near: float = 0.0,
 ) -> list[Choice]:
-    """The choices found whose `fidelity`, which is given the bits of the layers in int8, is `least` or more.
+    """The choices found whose `fidelity`, which is given the bits of the layers in int8, is `least` or more, or nearly.
 
-    The one that saves the most time is the first. Where all fall short, the one of the highest fidelity.
+    Those that fall short by up to `near` are among them, but none counts as one found. The one that saves the most time
+    is the first. Where all fall short by more, the one of the highest fidelity.
     """
     known: dict[tuple[tuple[str, int], ...], tuple[float, Chosen]] = {}
 
@@ -113,7 +115,7 @@ def search(
         passed += suffices(chosen)
         if passed > SPARES:
             break
-    good = [entry for entry in known.values() if entry[0] >= least]
+    good = [entry for entry in known.values() if entry[0] >= least - near]
     good = good or [max(known.values(), key=lambda entry: entry[0])]
     good.sort(key=lambda entry: -saved(costs, crossings, entry[1]))
     return [_choice(costs, crossings, agreed, chosen) for agreed, chosen in good]

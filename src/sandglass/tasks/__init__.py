@@ -37,6 +37,11 @@ Each file defines, at module level:
     draw(image, predictions) -> image
                  a copy of an HWC uint8 RGB image with the predictions in it
 
+A task whose samples are parts of images defines also
+
+    wider(sample) -> sample
+                 the same with more around it, which may reach beyond the image: repairs see each sample both ways
+
 A task whose input may follow the size of the image defines also
 
     MULTIPLE     sides of such inputs are multiples of it
