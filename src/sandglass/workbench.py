@@ -201,18 +201,21 @@ class Workbench:
         """The costs with times that add up to what whole runs take, and what converting int8 and float costs.
 
         No profiler tells conversions apart, and its own times are too long or too short. Two numbers mend both:
-        a factor for all layers and a time for an element converted, which follow from what the float artifact, `full`,
-        and one with every other layer in float take.
+        a factor for all layers and a time for an element converted. They follow from what the float artifact takes,
+        `full`, and three with half of the layers in int8: every other one, which converts the most, and the first and
+        the last ones, which convert the least.
         """
         found = crossings.crossings(load_graph(self.source.graph), self.spec, self.integer_layers)
-        every = {cost.name: cost.ways[0] for cost in costs}
-        half = {cost.name: cost.ways[0] for cost in costs[::2]}
-        rest = {name: "every other" for name in every if name not in half}
-        mixed = self.tried(folder / "mixed", self.planned({}, rest))
-        # The least, because other work on the machine only adds.
-        whole, *others = (speed.minimum for speed in benchmark([base, full, mixed], seconds=TIMED_SECONDS))
-        gains = [saved(costs, (), chosen) for chosen in (every, half)]
-        counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, half)]
+        middle = len(costs) // 2
+        parts = [{cost.name: cost.ways[0] for cost in part} for part in (costs[::2], costs[:middle], costs[middle:])]
+        tried = []
+        for number, chosen in enumerate(parts):
+            rest = {cost.name: "in float for its time" for cost in costs if cost.name not in chosen}
+            tried.append(self.tried(folder / f"part{number}", self.planned({}, rest)))
+        whole, *others = (speed.median for speed in benchmark([base, full, *tried], seconds=TIMED_SECONDS))
+        measured = [{cost.name: cost.ways[0] for cost in costs}, *parts]
+        gains = [saved(costs, (), chosen) for chosen in measured]
+        counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in measured]
         factor, price = two_numbers(gains, counts, [whole - other for other in others])
         self.say(
             f"search: float takes {whole:.2f} ms, full int8 {others[0]:.2f}; times of layers count {factor:.2f}-fold, "
