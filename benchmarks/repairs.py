@@ -17,7 +17,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import numpy as np
-from rivals import HALVES, half_of, other, people, prepared, simplepose
+from rivals import HALVES, half_of, other, people, simplepose
 
 from sandglass import Calibration, discover
 from sandglass.artifact import Artifact
@@ -92,18 +92,17 @@ def main() -> None:
     arguments = parser.parse_args()
     card, halves = simplepose(), {half: half_of(people(), half) for half in HALVES}
     dataset = halves[other(arguments.half)]
-    metas = [
-        topdown_pose.prepare(dataset.read(sample.image_id), sample, card)[1] for sample in topdown_pose.samples(dataset)
+    seen = [
+        topdown_pose.prepare(dataset.read(sample.image_id), sample, card) for sample in topdown_pose.samples(dataset)
     ]
+    metas = [meta for _, meta in seen]
     rows, last = [], []
     with prepared_source(card, None) as source, TemporaryDirectory() as scratch:
         name = GraphSession(source.graph).input_names[0]
         calibration = Calibration(halves[arguments.half])
-        calibrating, once = (
-            [{name: array} for array, _ in calibration_inputs(card, calibration, wider=wider)]
-            for wider in (True, False)
-        )
-        measured = [{name: array} for array in prepared(dataset, card)]
+        calibrating = [{name: array} for array, _ in calibration_inputs(card, calibration, wider=True)]
+        once = calibrating[: len(calibrating) // 2]  # the wider ones follow
+        measured = [{name: array[np.newaxis]} for array, _ in seen]
         for backend in arguments.backends:
             rows += ablation(source.graph, backend, calibrating, once, measured, metas)
             bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)

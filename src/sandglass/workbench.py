@@ -207,15 +207,16 @@ class Workbench:
         """
         found = crossings.crossings(load_graph(self.source.graph), self.spec, self.integer_layers)
         middle = len(costs) // 2
-        parts = [{cost.name: cost.ways[0] for cost in part} for part in (costs[::2], costs[:middle], costs[middle:])]
+        every, *halves = (
+            {cost.name: cost.ways[0] for cost in part} for part in (costs, costs[::2], costs[:middle], costs[middle:])
+        )
         tried = []
-        for number, chosen in enumerate(parts):
-            rest = {cost.name: "in float for its time" for cost in costs if cost.name not in chosen}
-            tried.append(self.tried(folder / f"part{number}", self.planned({}, rest)))
+        for number, chosen in enumerate(halves):
+            rest = {name: "in float for its time" for name in every if name not in chosen}
+            tried.append(self.tried(folder / f"half{number}", self.planned({}, rest)))
         whole, *others = (speed.median for speed in benchmark([base, full, *tried], seconds=TIMED_SECONDS))
-        measured = [{cost.name: cost.ways[0] for cost in costs}, *parts]
-        gains = [saved(costs, (), chosen) for chosen in measured]
-        counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in measured]
+        gains = [saved(costs, (), chosen) for chosen in (every, *halves)]
+        counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, *halves)]
         factor, price = two_numbers(gains, counts, [whole - other for other in others])
         self.say(
             f"search: float takes {whole:.2f} ms, full int8 {others[0]:.2f}; times of layers count {factor:.2f}-fold, "
