@@ -13,6 +13,7 @@ import numpy as np
 from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, static_inputs
+from sandglass.quantize import pixels
 from sandglass.quantize.calibrate import gather
 from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
 from sandglass.quantize.plan import Layer, Plan, TensorRange
@@ -51,7 +52,11 @@ def make_plan(
 def load_plan(path: Path, graph: Path) -> Plan:
     """Read a plan and check that it fits the graph; raises PlanError."""
     model, plan = load_graph(graph), Plan.load(path)
-    plan.check(fingerprint(model), find_layers(model), measured_tensors(model))
+    mark, layers = fingerprint(model), find_layers(model)
+    moved = {name for name in layers if name in plan.layers and plan.layers[name].input != layers[name].input}
+    pixels.put(model, plan.arrays.factors, plan.arrays.offsets, moved)
+    found = {name: replace(layer, weight=layers[name].weight) for name, layer in find_layers(model).items()}
+    plan.check(mark, found, measured_tensors(model))
     return plan
 
 

@@ -19,16 +19,17 @@ from onnx import numpy_helper
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.work import spread
-from sandglass.quantize import centre, equalize, make, peaks, ranges, rounding, samples
+from sandglass.quantize import centre, equalize, make, peaks, pixels, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
 from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
+PIXELS = "exact pixels"
 EQUALIZE, CENTRE, THRESHOLDS = "equalize", "centre", "output thresholds"
 COMPENSATE, BIAS = "compensated rounding", "bias correction"
-REPAIRS = (EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
+REPAIRS = (PIXELS, EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
 SAMPLES = 128  # calibration inputs that rows are drawn from
 Say = Callable[[str], None]
 
@@ -91,12 +92,18 @@ def repaired_plan(
     integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
     places = centre.places(model, integer) if CENTRE in repairs else centre.Places((), ())
     factors, offsets = _even_out(graph, model, places.linear, batches, EQUALIZE in repairs, say)
+    exact = pixels.find(model, integer, batches) if PIXELS in repairs and spec.asymmetric else {}
+    for name, found in exact.items():
+        say(f"repair: {name} is rounded on its own levels")
+        factors[name], offsets[name] = found.factors, found.offsets
+    pixels.put(model, factors, offsets, integer)
     changed = scratch / "changed.onnx"
     save_graph(model, changed)
     say(f"plan: reading activation ranges from {len(batches)} samples, method {method}")
     plan = make.make_plan(changed, batches, method, calibration)
     plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
     plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs))
+    plan = replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
     drawn = Material(changed, spec, *_material(model, changed, plan, spec, batches))
     clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
     if THRESHOLDS in repairs:
@@ -195,6 +202,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
     """
     equalize.scale_channels(model, plan.arrays.factors)
     centre.shift(model, plan.arrays.offsets)
+    pixels.put(model, plan.arrays.factors, plan.arrays.offsets, set(integer))
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     known = facts(model)

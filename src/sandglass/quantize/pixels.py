@@ -1,0 +1,150 @@
+"""Images rounded on their own grid: what a camera gives has 256 levels, and so have 8 bits.
+
+A normalized image has, in each channel, the levels of a byte at a step of their own. One scale for all channels lays
+another grid over them, and every pixel is off by up to half a level before the first layer has begun. Where
+calibration shows the levels, the input is turned back into bytes, less a zero point, and the first layer's weights and
+bias do the normalization: rounding is then exact. What padding adds is 0 in every channel, and in bytes the mean level
+of all channels: there a channel is off by the distance of its own zero from that mean.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sandglass.graph.load import set_nodes
+from sandglass.graph.work import spread
+from sandglass.quantize.layers import facts, own_constants
+from sandglass.quantize.plan import TensorRange
+
+LEVELS = 256
+LEAST_LEVELS = 128  # seen in a channel: fewer leave open which levels lie between them
+EXACT = 0.02  # of a step: how far from the grid a value may lie
+IMAGES = 16
+
+
+@dataclass(frozen=True)
+class Pixels:
+    """How an input becomes bytes less `zero`: divided by `factors`, `offsets` taken off, both (channels,) float32."""
+
+    factors: np.ndarray
+    offsets: np.ndarray
+    zero: int
+
+    @property
+    def range(self) -> TensorRange:
+        """All levels, whether calibration had them or not: at this range one step is one level."""
+        low, high = float(-self.zero), float(LEVELS - 1 - self.zero)
+        return TensorRange(low, high, max(-low, high))
+
+
+def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
+    """Step of each channel of an input (1, channels, ...), and the level of 0, (channels,) float64; None without.
+
+    Zeros are left out: padding has them, between the levels of an image.
+    """
+    arrays = [batch[name] for batch in spread(batches, IMAGES)]
+    if not arrays or any(array.dtype != np.float32 or array.ndim != 4 for array in arrays):
+        return None
+    found = [_channel(np.concatenate([array[:, c].ravel() for array in arrays])) for c in range(arrays[0].shape[1])]
+    kept = [entry for entry in found if entry]
+    if len(kept) < len(found):
+        return None
+    steps, zeros = np.array(kept).T
+    return steps, zeros
+
+
+def _channel(values: np.ndarray) -> tuple[float, float] | None:
+    seen = np.unique(values[values != 0]).astype(np.float64)
+    if len(seen) < LEAST_LEVELS or not np.isfinite(seen[[0, -1]]).all():
+        return None
+    gaps = np.diff(seen)
+    apart = gaps > (seen[-1] - seen[0]) / LEVELS / 10  # less is float rounding
+    if not LEAST_LEVELS < apart.sum() < LEVELS:
+        return None
+    step = float(np.median(gaps[apart]))
+    places = (seen - seen[0]) / step
+    count = round(places[-1]) + 1
+    if np.abs(places - places.round()).max() > EXACT or count > LEVELS:
+        return None
+    spare = (LEVELS - count) // 2  # levels that nothing was seen of, on either side
+    return step, spare - seen[0] / step
+
+
+def readers(model: onnx.ModelProto, name: str, layers: set[str]) -> list[str]:
+    """Those of `layers` that can read an input as bytes: convolutions with constant biases."""
+    constants = {entry.name for entry in model.graph.initializer}
+    known = facts(model)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in layers
+        and known[node.name].layer.input == name
+        and node.op_type == "Conv"
+        and known[node.name].group == 1
+        and all(bias in constants for bias in node.input[2:] if bias)
+    ]
+
+
+def find(model: onnx.ModelProto, layers: set[str], batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Pixels]:
+    """How to turn the graph's inputs into bytes: those with levels that some of `layers` read."""
+    found = {}
+    for value in model.graph.input:
+        if readers(model, value.name, layers) and (seen := levels(batches, value.name)):
+            steps, zeros = seen
+            zero = int(np.clip(np.round(zeros.mean()), 0, LEVELS - 1))
+            found[value.name] = Pixels(steps.astype(np.float32), (zero - zeros).astype(np.float32), zero)
+    return found
+
+
+def tensor(name: str) -> str:
+    """The tensor of an input's bytes."""
+    return f"{name}.bytes"
+
+
+def put(
+    model: onnx.ModelProto, factors: Mapping[str, np.ndarray], offsets: Mapping[str, np.ndarray], layers: set[str]
+) -> onnx.ModelProto:
+    """The network with those of `layers` that can reading their input as bytes; the model is changed.
+
+    Inputs are divided by their `factors`, and the `offsets` then taken off: both are (channels,) float32.
+    """
+    own_constants(model)
+    for name in (value.name for value in model.graph.input):
+        wanted = set(readers(model, name, layers)) if name in factors and name in offsets else set()
+        if not wanted:
+            continue
+        parts = {"factor": 1 / factors[name], "offset": offsets[name]}
+        for part, values in parts.items():
+            constant = numpy_helper.from_array(values.reshape(1, -1, 1, 1).astype(np.float32), f"{name}.{part}")
+            model.graph.initializer.append(constant)
+        for node in model.graph.node:
+            if node.name in wanted:
+                node.input[0] = tensor(name)
+                _take_up(model, node, factors[name].astype(np.float64), offsets[name].astype(np.float64))
+        made = [
+            helper.make_node("Mul", [name, f"{name}.factor"], [f"{name}.scaled"], f"{name}.scale"),
+            helper.make_node("Sub", [f"{name}.scaled", f"{name}.offset"], [tensor(name)], f"{name}.shift"),
+        ]
+        set_nodes(model, [*made, *model.graph.node])
+    return model
+
+
+def _take_up(model: onnx.ModelProto, node: onnx.NodeProto, factors: np.ndarray, offsets: np.ndarray) -> None:
+    """Multiply a convolution's weights by the factors, and add what they make of the offsets to its bias."""
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    weight = numpy_helper.to_array(constants[node.input[1]]) * factors.reshape(1, -1, 1, 1)
+    more = weight.sum((2, 3)) @ offsets
+    constants[node.input[1]].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), node.input[1]))
+    if len(node.input) > 2 and node.input[2]:
+        old = constants[node.input[2]]
+        bias = numpy_helper.to_array(old) + more
+        old.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), old.name))
+    else:
+        del node.input[2:]
+        node.input.append(f"{node.name}.offset")
+        model.graph.initializer.append(numpy_helper.from_array(more.astype(np.float32), node.input[2]))
