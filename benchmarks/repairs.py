@@ -4,8 +4,9 @@
 
 Every layer that a runtime can run is in int8, calibrated on one half of the annotated images of coco-mini and measured
 on the other (see rivals.py): signal over noise at the heatmaps, mean over people, and OKS to fp32, by simulation. All
-but the last row see each calibration person with a wider box too. The last table compares the simulation of the
-repaired plan with the artifact on its runtime.
+but the last row see each calibration person with a wider box too. The first rows, for comparison, are the float network
+on images with a little noise. The last table compares the simulation of the repaired plan with the artifact on its
+runtime.
 """
 
 from __future__ import annotations
@@ -41,25 +42,45 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
 ]
 
 
+def row(runtime: str, told: str, expected: list[Any], found: list[Any], metas: list[Any]) -> dict[str, str]:
+    """How near outputs are to those of the float network, printed as it is found."""
+    first, second = (
+        [topdown_pose.decode(values, [meta], simplepose())[0] for values, meta in zip(outputs, metas, strict=True)]
+        for outputs in (expected, found)
+    )
+    powers = [decibels(noise([a], [b])) for a, b in zip(expected, found, strict=True)]
+    agreed = np.nanmean([topdown_pose.agreement(a, b)["OKS"] for a, b in zip(first, second, strict=True)])
+    cells = {"runtime": runtime, "repairs": told, "dB": f"{np.mean(powers):.1f}", "OKS to fp32": f"{agreed:.4f}"}
+    print(" ".join(cells.values()), flush=True)
+    return cells
+
+
 def ablation(
     graph: Path, backend: str, calibrating: list[Any], once: list[Any], measured: list[Any], metas: list[Any]
 ) -> list[Any]:
     """One row for each choice of repairs; `once` are the calibration inputs without the wider ones."""
-    spec, card = discover.load("backends", backend).SPEC, simplepose()
-    expected = run(GraphSession(graph), measured)
-    before = [topdown_pose.decode(found, [meta], card)[0] for found, meta in zip(expected, metas, strict=True)]
-    rows = []
+    spec, expected, rows = discover.load("backends", backend).SPEC, run(GraphSession(graph), measured), []
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
             plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen)
         found = run(simulate(graph, plan, spec), measured)
-        after = [topdown_pose.decode(values, [meta], card)[0] for values, meta in zip(found, metas, strict=True)]
-        powers = [decibels(noise([a], [b])) for a, b in zip(expected, found, strict=True)]
-        agreed = np.nanmean([topdown_pose.agreement(a, b)["OKS"] for a, b in zip(before, after, strict=True)])
-        row = {"runtime": backend, "repairs": told, "dB": f"{np.mean(powers):.1f}", "OKS to fp32": f"{agreed:.4f}"}
-        rows.append(row)
-        print(" ".join(row.values()), flush=True)
+        rows.append(row(backend, told, expected, found, metas))
+    return rows
+
+
+def grainy(graph: Path, measured: list[Any], metas: list[Any]) -> list[Any]:
+    """The float network on images with noise, for comparison: evenly distributed, up to so many grey levels."""
+    session, random, rows = GraphSession(graph), np.random.default_rng(0), []
+    deviation = np.array(simplepose().input.std).reshape(1, 3, 1, 1)
+    for levels in (0.5, 1.0):
+        feeds = [
+            {name: (array + random.uniform(-levels, levels, array.shape) / deviation).astype(np.float32)}
+            for feed in measured
+            for name, array in feed.items()
+        ]
+        told = f"image noise of {levels} grey levels"
+        rows.append(row("float", told, run(session, measured), run(session, feeds), metas))
     return rows
 
 
@@ -96,13 +117,14 @@ def main() -> None:
         topdown_pose.prepare(dataset.read(sample.image_id), sample, card) for sample in topdown_pose.samples(dataset)
     ]
     metas = [meta for _, meta in seen]
-    rows, last = [], []
+    last = []
     with prepared_source(card, None) as source, TemporaryDirectory() as scratch:
         name = GraphSession(source.graph).input_names[0]
         calibration = Calibration(halves[arguments.half])
         calibrating = [{name: array} for array, _ in calibration_inputs(card, calibration, wider=True)]
         once = calibrating[: len(calibrating) // 2]  # the wider ones follow
         measured = [{name: array[np.newaxis]} for array, _ in seen]
+        rows = grainy(source.graph, measured, metas)
         for backend in arguments.backends:
             rows += ablation(source.graph, backend, calibrating, once, measured, metas)
             bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)
