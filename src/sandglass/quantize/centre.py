@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.quantize.layers import CLAMPS, Facts, clamp_ends, facts, own_constants
+from sandglass.quantize.layers import CLAMPS, Facts, add_to_bias, clamp_ends, facts, own_constants
 
 LARGEST = float(np.finfo(np.float32).max)
 
@@ -61,12 +61,13 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
     for name, values in graph.offsets(wanted).items():
         maker = graph.makers[name]
         if maker.name in graph.known:
-            graph.add_to_bias(maker, -values)
+            add_to_bias(model, maker, graph.known[maker.name].channels, -values)
         elif maker.op_type in CLAMPS:
             graph.move_bounds(maker, float(values[0]))
         for reader in graph.readers[name]:
             if reader.name in graph.known:
-                graph.add_to_bias(reader, _through(graph.weight(reader), graph.known[reader.name], values))
+                fact = graph.known[reader.name]
+                add_to_bias(model, reader, fact.channels, through(graph.weight(reader), fact, values))
     return model
 
 
@@ -150,19 +151,6 @@ class _Graph:
                     found[node.input[0]] = found[name]
         return found
 
-    def add_to_bias(self, node: onnx.NodeProto, values: np.ndarray) -> None:
-        """Add to a layer's bias, which it is given where it has none."""
-        channels = self.known[node.name].channels
-        if len(node.input) < 3 or not node.input[2]:
-            del node.input[2:]
-            node.input.append(f"{node.name}.offset")
-            zeros = numpy_helper.from_array(np.zeros(channels, np.float32), f"{node.name}.offset")
-            self.model.graph.initializer.append(zeros)
-            self.constants[zeros.name] = self.model.graph.initializer[-1]
-        entry = self.constants[node.input[2]]
-        bias = numpy_helper.to_array(entry).astype(np.float64) + values
-        entry.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), entry.name))
-
     def move_bounds(self, node: onnx.NodeProto, offset: float) -> None:
         """A ReLU or Clip whose input and output are less by `offset`."""
         low, high = clamp_ends(node, self.constants)
@@ -173,7 +161,7 @@ class _Graph:
         node.CopyFrom(helper.make_node("Clip", [node.input[0], *names], list(node.output), node.name))
 
 
-def _through(weight: np.ndarray, fact: Facts, values: np.ndarray) -> np.ndarray:
+def through(weight: np.ndarray, fact: Facts, values: np.ndarray) -> np.ndarray:
     """What a layer makes of an offset of its input, (output channels,)."""
     sums = weight.reshape(*weight.shape[:2], -1).sum(2, dtype=np.float64).reshape(fact.group, -1, weight.shape[1])
     inputs = np.broadcast_to(values, (fact.group * weight.shape[1],)).reshape(fact.group, -1)

@@ -182,15 +182,16 @@ def scale_channels(model: onnx.ModelProto, factors: Mapping[str, np.ndarray]) ->
             continue
         values = factors[link.tensor].astype(np.float64)
         for name in link.producers:
-            _multiply(constants[known[name].layer.weight], 1 / values, known[name].axis)
+            multiply(constants[known[name].layer.weight], 1 / values, known[name].axis)
             if len(nodes[name].input) > 2 and nodes[name].input[2]:
-                _multiply(constants[nodes[name].input[2]], 1 / values, 0)
+                multiply(constants[nodes[name].input[2]], 1 / values, 0)
         for name in link.consumers:
-            _multiply(constants[known[name].layer.weight], values, _input_axis(known[name]))
+            multiply(constants[known[name].layer.weight], values, _input_axis(known[name]))
     return model
 
 
-def _multiply(initializer: onnx.TensorProto, values: np.ndarray, axis: int) -> None:
+def multiply(initializer: onnx.TensorProto, values: np.ndarray, axis: int) -> None:
+    """Multiply a constant along an axis, in place; `values` has the axis's length."""
     weight = numpy_helper.to_array(initializer)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     initializer.CopyFrom(numpy_helper.from_array((weight * values.reshape(shape)).astype(np.float32), initializer.name))

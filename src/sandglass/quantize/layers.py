@@ -142,3 +142,14 @@ def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
                 node.input[i] = copy.name
             taken.add(name)
     return model
+
+
+def add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int, values: np.ndarray) -> None:
+    """Add to a layer's bias, (channels,), which it is given where it has none; `values` may be one for all."""
+    if len(node.input) < 3 or not node.input[2]:
+        del node.input[2:]
+        node.input.append(f"{node.name}.offset")
+        model.graph.initializer.append(numpy_helper.from_array(np.zeros(channels, np.float32), node.input[2]))
+    entry = next(entry for entry in model.graph.initializer if entry.name == node.input[2])
+    bias = numpy_helper.to_array(entry).astype(np.float64) + values
+    entry.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), entry.name))

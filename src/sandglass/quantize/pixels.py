@@ -18,7 +18,9 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
 from sandglass.graph.work import spread
-from sandglass.quantize.layers import facts, own_constants
+from sandglass.quantize.centre import through
+from sandglass.quantize.equalize import multiply
+from sandglass.quantize.layers import add_to_bias, facts, own_constants
 from sandglass.quantize.plan import TensorRange
 
 LEVELS = 256
@@ -114,6 +116,7 @@ def put(
     Inputs are divided by their `factors`, and the `offsets` then taken off: both are (channels,) float32.
     """
     own_constants(model)
+    constants, known = {entry.name: entry for entry in model.graph.initializer}, facts(model)
     for name in (value.name for value in model.graph.input):
         wanted = set(readers(model, name, layers)) if name in factors and name in offsets else set()
         if not wanted:
@@ -125,26 +128,13 @@ def put(
         for node in model.graph.node:
             if node.name in wanted:
                 node.input[0] = tensor(name)
-                _take_up(model, node, factors[name].astype(np.float64), offsets[name].astype(np.float64))
+                weight, fact = constants[node.input[1]], known[node.name]
+                shifted = factors[name].astype(np.float64) * offsets[name]
+                add_to_bias(model, node, fact.channels, through(numpy_helper.to_array(weight), fact, shifted))
+                multiply(weight, factors[name].astype(np.float64), axis=1)
         made = [
             helper.make_node("Mul", [name, f"{name}.factor"], [f"{name}.scaled"], f"{name}.scale"),
             helper.make_node("Sub", [f"{name}.scaled", f"{name}.offset"], [tensor(name)], f"{name}.shift"),
         ]
         set_nodes(model, [*made, *model.graph.node])
     return model
-
-
-def _take_up(model: onnx.ModelProto, node: onnx.NodeProto, factors: np.ndarray, offsets: np.ndarray) -> None:
-    """Multiply a convolution's weights by the factors, and add what they make of the offsets to its bias."""
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    weight = numpy_helper.to_array(constants[node.input[1]]) * factors.reshape(1, -1, 1, 1)
-    more = weight.sum((2, 3)) @ offsets
-    constants[node.input[1]].CopyFrom(numpy_helper.from_array(weight.astype(np.float32), node.input[1]))
-    if len(node.input) > 2 and node.input[2]:
-        old = constants[node.input[2]]
-        bias = numpy_helper.to_array(old) + more
-        old.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), old.name))
-    else:
-        del node.input[2:]
-        node.input.append(f"{node.name}.offset")
-        model.graph.initializer.append(numpy_helper.from_array(more.astype(np.float32), node.input[2]))
