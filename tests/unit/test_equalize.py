@@ -121,7 +121,10 @@ def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
 
 def peaks_of(path: Path, tensors: list[str]) -> dict[str, np.ndarray]:
     """The largest magnitude of each channel on four images, by tensor."""
-    found = equalize.channel_ranges(path, tensors, images(4))
+    return _peaks(equalize.channel_ranges(path, tensors, images(4)))
+
+
+def _peaks(found: dict[str, equalize.ChannelRange]) -> dict[str, np.ndarray]:
     return {name: np.maximum(-seen.low, seen.high) for name, seen in found.items()}
 
 
@@ -132,8 +135,8 @@ def equalized(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict
     factors: dict[str, np.ndarray] = {}
     if found:
         tensors = [tensor for link in found for tensor in getattr(link, "tensors", (link.tensor,))]
-        peaks = peaks_of(path, tensors)
-        factors = equalize.choose_factors(model, found, peaks, peaks)
+        seen = equalize.channel_ranges(path, tensors, images(4))
+        factors = equalize.choose_factors(model, found, _peaks(seen), seen)
     changed = onnx.ModelProto.FromString(model.SerializeToString())
     return equalize.scale_channels(changed, factors), factors
 
@@ -238,18 +241,32 @@ def test_clip_that_is_reached_stays_where_it_is(tmp_path: Path) -> None:
     model = clipped(1.0)
     changed, factors = equalized(model, tmp_path / "before.onnx")
     assert [link.limit for link in equalize.links(model)] == [1.0]
-    peaks = peaks_of(tmp_path / "before.onnx", ["r"])["r"]
-    near = peaks > 1 / equalize.MARGIN
+    seen = equalize.channel_ranges(tmp_path / "before.onnx", ["r"], images(4))["r"]
+    reach = seen.high + equalize.MARGIN * (seen.high - seen.low)
+    near = reach > 1
     assert near.any()
     assert not near.all()
     np.testing.assert_array_equal(factors["r"][near], 1)
     assert (factors["r"][~near] < 1).any()
-    assert (peaks / factors["r"])[~near].max() <= 1.0001 / equalize.MARGIN
+    assert (reach / factors["r"])[~near].max() <= 1.0001
     for inputs in images(4):
         expected = run(model, tmp_path / "before.onnx", inputs)
         np.testing.assert_allclose(
             run(changed, tmp_path / "after.onnx", inputs), expected, atol=1e-5 * float(np.abs(expected).max())
         )
+
+
+def test_margin_is_of_what_a_channel_spans(tmp_path: Path) -> None:
+    """A channel that lives far from 0 within a narrow range may come as near to its Clip as one around 0."""
+    text = f"{IN} => {OUT} {{ {CONV} r = Clip(c, zero, six) d = Conv<group = 8>(r, w2) y = Conv(d, w9, b9) }}"
+    weight, bias = normal(1, 8, 3, 3, 3) / 200, np.zeros(8, np.float32)
+    bias[0], bias[1], weight[1] = 2, 5, weight[1] * 20
+    model = network(text, {**LAST, **BOUNDS, "w1": weight, "b1": bias, "w2": normal(3, 8, 1, 3, 3)})
+    _, factors = equalized(model, tmp_path / "before.onnx")
+    seen = equalize.channel_ranges(tmp_path / "before.onnx", ["r"], images(4))["r"]
+    assert seen.low[0] > 1
+    span = seen.high[0] - seen.low[0]
+    assert factors["r"][0] == pytest.approx((seen.high[0] + equalize.MARGIN * span) / 6, rel=1e-5)
 
 
 def test_clip_within_everything_stops_all_factors(tmp_path: Path) -> None:

@@ -5,7 +5,7 @@ ReLU as through nothing. Weights have a scale for each output channel, so the pr
 one scale for all channels, and gain. A depthwise consumer does not care either; a dense one does, and the factor is
 a compromise of both ranges (as in SmoothQuant, Xiao et al., 2022). A sum ties the factors of all its terms together,
 so that a whole chain of residual blocks is scaled alike. A Clip at a constant stops a factor unless the constant is
-never reached: it then moves with the channel, which changes the network only beyond MARGIN times anything seen.
+never reached: it then moves with the channel, which changes the network only beyond anything seen by more than MARGIN.
 """
 
 from __future__ import annotations
@@ -23,7 +23,7 @@ from sandglass.graph.execute import GraphSession
 from sandglass.quantize.layers import Facts, facts, own_constants
 
 SHARE = 0.5  # of the activation's range in the compromise with the weights'
-MARGIN = 2.0
+MARGIN = 0.5  # of a channel's span: a Clip stays that far above the largest value seen
 SMALLEST = 1e-3  # factor, beside the largest: a channel that is nearly dead is left so
 CLOSE = 1e-6
 EVEN = ("Relu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity")  # f(a x) = a f(x), a > 0
@@ -144,11 +144,11 @@ def channel_ranges(
 
 
 def choose_factors(
-    model: onnx.ModelProto, found: list[Link], peaks: Mapping[str, np.ndarray], largest: Mapping[str, np.ndarray]
+    model: onnx.ModelProto, found: list[Link], peaks: Mapping[str, np.ndarray], seen: Mapping[str, ChannelRange]
 ) -> dict[str, np.ndarray]:
     """Factors by the name of a link, (channels,) float32: each channel is divided by its own.
 
-    `peaks` are the magnitudes of each tensor's channels that are brought together, `largest` those ever seen.
+    `peaks` are the magnitudes of each tensor's channels that are brought together, `seen` their ranges.
     """
     known = facts(model)
     weights = {i.name: i for i in model.graph.initializer}
@@ -164,8 +164,9 @@ def choose_factors(
             factors = peak**SHARE / np.maximum(ranges, CLOSE) ** (1 - SHARE)
         factors = np.maximum(factors / factors.max(), SMALLEST)
         if np.isfinite(link.limit):
-            ever = np.max([largest[tensor] for tensor in link.tensors], axis=0)
-            factors = np.minimum(np.maximum(factors, MARGIN * ever / link.limit), 1.0)
+            ranges = [seen[tensor] for tensor in link.tensors]
+            reach = np.max([(1 + MARGIN) * entry.high - MARGIN * entry.low for entry in ranges], axis=0)
+            factors = np.minimum(np.maximum(factors, reach / link.limit), 1.0)
         if factors.min() < 1:
             chosen[link.tensor] = factors.astype(np.float32)
     return chosen

@@ -132,8 +132,7 @@ def _even_out(
     say(f"repair: evening out the channels of {len(found)} tensors")
     middles = {name: (found[name].low + found[name].high) / 2 for name in linear if name in found}
     peaks = {name: _reach(seen.usual_low, seen.usual_high, name in middles) for name, seen in found.items()}
-    largest = {name: _reach(seen.low, seen.high, name in middles) for name, seen in found.items()}
-    factors = equalize.choose_factors(model, links, peaks, largest) if found else {}
+    factors = equalize.choose_factors(model, links, peaks, found) if found else {}
     equalize.scale_channels(model, factors)
     shared = {tensor: factors[link.tensor] for link in links if link.tensor in factors for tensor in link.tensors}
     offsets = {name: (values / shared.get(name, 1)).astype(np.float32) for name, values in middles.items()}
