@@ -109,10 +109,12 @@ def _convert(graph: Path, out: Path) -> None:
     import openvino
     from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
+    from sandglass.backends._openvino_outputs import transposed
+
     # The front end's own exceptions derive from Exception alone.
     failures = (RuntimeError, GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
     try:
-        openvino.save_model(openvino.convert_model(graph), out, compress_to_fp16=False)
+        openvino.save_model(transposed(openvino.convert_model(graph)), out, compress_to_fp16=False)
     except failures as error:
         line = next(
             (part for part in str(error).splitlines() if "not supported" in part or "No conversion" in part), ""
@@ -261,7 +263,8 @@ class OpenVinoSession:
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         request = self.requests.get()
         try:
-            result = request.infer({name: np.ascontiguousarray(array) for name, array in inputs.items()})
-            return {name: np.array(result[name]) for name in self.outputs}
+            given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+            result = request.infer(given, share_inputs=True, share_outputs=True)
+            return {name: np.array(result[name]) for name in self.outputs}  # copied while the request is ours
         finally:
             self.requests.put(request)
