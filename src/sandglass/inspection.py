@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -113,8 +114,7 @@ def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact
     rounds = [[_profile(entry, threads) for entry in artifacts] for _ in range(ROUNDS)]
     wholes = _whole(artifacts, threads)
     found = [
-        Inspection(entry, _quietest([row[i] for row in rounds]), threads, wholes[i])
-        for i, entry in enumerate(artifacts)
+        Inspection(entry, quietest([row[i] for row in rounds]), threads, wholes[i]) for i, entry in enumerate(artifacts)
     ]
     return replace(found[0], against=found[1]) if against is not None else found[0]
 
@@ -189,12 +189,18 @@ def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:
     return list(backend.layers(*artifact.files(), threads, artifact.noise()))
 
 
-def _quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:
-    found = []
-    for same in zip(*rounds, strict=True):
-        times = [run.milliseconds for run in same if run.milliseconds is not None]
-        found.append(replace(same[0], milliseconds=min(times)) if times else same[0])
-    return tuple(found)
+def quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:
+    """Every kernel with the least of its times. What takes no time on a runtime's clock may be missing in a round."""
+    found: dict[tuple[str, str, int], LayerRun] = {}
+    for runs in sorted(rounds, key=len, reverse=True):
+        seen: Counter[tuple[str, str]] = Counter()
+        for run in runs:
+            kernel = run.name, run.operator
+            seen[kernel] += 1
+            key = *kernel, seen[kernel]
+            times = [one.milliseconds for one in (run, found.get(key, run)) if one.milliseconds is not None]
+            found[key] = replace(found.get(key, run), milliseconds=min(times, default=None))
+    return tuple(found.values())
 
 
 def _whole(artifacts: Sequence[Artifact], threads: int) -> list[float]:

@@ -15,7 +15,7 @@ from sandglass.card import Card, Input
 from sandglass.cli import main
 from sandglass.datasets import synthetic_people
 from sandglass.errors import InputError
-from sandglass.inspection import Inspection, inspect, scale_problem, summary
+from sandglass.inspection import Inspection, inspect, quietest, scale_problem, summary
 from sandglass.pipeline import deploy
 from sandglass.report.table import inspection_rows, markdown
 
@@ -46,6 +46,24 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
 def test_scales_that_are_wrong_are_named(steps: tuple[float, ...], expected: str) -> None:
     """Dead, infinite and absurd scales each read differently; sound ones are silent."""
     assert scale_problem(steps) == expected
+
+
+def test_a_kernel_too_quick_for_the_clock_may_miss_a_round() -> None:
+    """Each kernel has the least of its times, also of two that bear one name; one without a time stays without."""
+
+    def run(name: str, milliseconds: float | None) -> LayerRun:
+        return LayerRun(name, "Convolution", INT8, milliseconds=milliseconds)
+
+    first = [run("a", 0.003), run("b", 0.001), run("b", 0.5), run("c", None)]
+    second = [run("a", 0.002), run("b", 0.4), run("c", None)]
+    third = [run("a", 0.004), run("b", 0.002), run("b", 0.3), run("c", None)]
+    found = quietest([second, first, third])
+    assert [(entry.name, entry.milliseconds) for entry in found] == [
+        ("a", 0.002),
+        ("b", 0.001),
+        ("b", 0.3),
+        ("c", None),
+    ]
 
 
 def test_way_follows_the_plan_or_the_runtime() -> None:

@@ -189,8 +189,9 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
             steps[name] = _steps(node)
     runs = []
     for entry in request.profiling_info:
-        if entry.status == entry.Status.EXECUTED:
-            node = entry.node_name.removesuffix("_original")
+        node = entry.node_name.removesuffix("_original")
+        # What took less than a microsecond on average is told as not run; what was fused has no kernel.
+        if entry.status == entry.Status.EXECUTED or (node in names and entry.exec_type != "undef"):
             name = names.get(node, entry.node_name)
             name = notes.get("names", {}).get(name, name)
             macs, terms = work.get(node) or work.get(name, (0, 0))
