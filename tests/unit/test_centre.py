@@ -33,18 +33,19 @@ WEIGHTS = {
     "wide": normal(9, 5, 8, 3, 3), "deep": normal(10, 8, 1, 3, 3), "group": normal(11, 8, 4, 2, 2),
     "up": normal(12, 8, 8, 4, 4), "deepup": normal(13, 8, 1, 4, 4), "groupup": normal(14, 8, 4, 2, 2),
     "one": normal(15, 1, 3, 3, 3), "onebias": normal(16, 1), "k": normal(17, 1, 8, 1, 1),
-    "low": np.array(-1), "zero": np.array(0), "six": np.array(6),
+    "five": normal(20, 5, 5, 1, 1), "low": np.array(-1), "zero": np.array(0), "six": np.array(6),
 }  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Case:
-    """A network as text, the tensors that can be centred, and its outputs beside y."""
+    """A network as text, the tensors that can be centred, its outputs beside y, and what padding would keep."""
 
     text: str
     linear: set[str] = field(default_factory=set)
     clamped: set[str] = field(default_factory=set)
     outputs: tuple[str, ...] = ()
+    padded: set[str] = field(default_factory=set)
 
 
 CASES = {
@@ -66,9 +67,22 @@ CASES = {
     "relu after no bias": Case("c = Conv(image, w1) r = Relu(c) y = Conv(r, wide)", set(), {"r"}),
     "relu after a transposed": Case(
         "c = Conv(image, w1) t = ConvTranspose(c, up) r = Relu(t) y = Conv(r, w9)", set(), {"r"}),
-    "relu and padding": Case(f"{C} r = Relu(c) y = Conv<pads = [1, 1, 1, 1]>(r, wide)"),
-    "relu of a sum": Case(f"{C} d = Conv(c, w2) s = Add(c, d) r = Relu(s) y = Conv(r, w9)", {"c"}),
-    "relu in a sum": Case(f"{C} r = Relu(c) d = Conv(r, w2) s = Add(r, d) y = Conv(s, w9)", {"s"}),
+    "relu and padding": Case(f"{C} r = Relu(c) y = Conv<pads = [1, 1, 1, 1]>(r, wide)", padded={"r"}),
+    "relu6 and uneven padding": Case(
+        f"{C} r = Clip(c, zero, six) y = Conv<pads = [1, 0, 2, 3]>(r, wide, b9)", padded={"r"}),
+    "relu and padding by its name": Case(f'{C} r = Relu(c) y = Conv<auto_pad = "SAME_UPPER">(r, wide, b9)'),
+    "relu and padded depthwise": Case(
+        f"{C} r = Relu(c) d = Conv<group = 8, pads = [1, 1, 1, 1]>(r, deep) y = Conv(d, w9, b9)", {"d"}, padded={"r"}),
+    "relu of a sum": Case(f"{C} d = Conv(c, w2) s = Add(c, d) r = Relu(s) y = Conv(r, w9)", {"c"}, {"r"}),
+    "relu in a sum": Case(f"{C} r = Relu(c) d = Conv(r, w2) s = Add(r, d) y = Conv(s, w9)", {"s"}, {"r"}),
+    "relu of a sum without a free term": Case(
+        f"{C} d = Conv(c, w2) e = Conv(d, w3) s = Add(c, d) r = Relu(s) f = Conv(r, w3) t = Add(e, f) y = Conv(t, w9)",
+        {"t"}),
+    "relus of residuals": Case(
+        f"{C} a = Relu(c) d = Conv<pads = [0, 0, 0, 0]>(a, w2) s = Add(a, d) r = Relu(s) e = Conv(r, w3, b3) "
+        "t = Add(r, e) q = Relu(t) f = Conv<pads = [1, 1, 1, 1]>(q, wide) g = Conv(q, w9) y = Conv(g, five)",
+        {"g"}, {"a", "r"}, padded={"q"}),
+    "sum of relus": Case(f"{C} d = Conv(c, w2) r = Relu(c) q = Relu(d) s = Add(r, q) y = Conv(s, w9)", {"s"}),
     "relu that another reads too": Case(f"{C} r = Relu(c) n = Neg(r) d = Conv(r, w9) e = Conv(n, w9) y = Add(d, e)"),
     "relu beside another reader": Case(f"{C} r = Relu(c) d = Conv(r, w9) e = Conv(c, w9) y = Add(d, e)"),
     "relu of the image": Case("r = Relu(image) y = Conv(r, w1)"),
@@ -104,7 +118,8 @@ CASES = {
                                     {"c", "d", "s"}),
     "sum without a free term as output": Case(f"{C} d = Conv(c, w2) e = Conv(d, w3) y = Add(c, d)", outputs=("e",)),
     "sum without a free term before a relu": Case(
-        f"{C} d = Conv(c, w2) e = Conv(d, w3) s = Add(c, d) t = Add(s, e) r = Relu(t) y = Conv(r, w9)", {"c", "d"}),
+        f"{C} d = Conv(c, w2) e = Conv(d, w3) s = Add(c, d) t = Add(s, e) r = Relu(t) y = Conv(r, w9)",
+        {"c", "d"}, {"r"}),
     "twice the same": Case(f"{C} d = Conv(c, w9) s = Add(c, c) e = Conv(s, w9) y = Add(d, e)", {"c", "s"}),
     "sum with a constant": Case(f"{C} s = Add(c, k) y = Conv(s, w9)", {"s"}),
     "sum with the image": Case("a = Conv(image, thin) s = Add(a, image) y = Conv(s, w1)", {"s"}),
@@ -122,7 +137,7 @@ CASES = {
 }  # fmt: skip
 # A sum whose terms are all read elsewhere is less by the offsets of its terms.
 NOT_FREE = {("sum of what layers read", "s"), ("twice the same", "s"), ("sum with one channel", "s"),
-            ("term and output", "s")}  # fmt: skip
+            ("term and output", "s"), ("sum of relus", "s")}  # fmt: skip
 
 
 def built(case: Case) -> onnx.ModelProto:
@@ -166,13 +181,15 @@ def assert_shifted(before: Path, after: Path, offsets: dict[str, np.ndarray], ou
             np.testing.assert_allclose(found[name], expected[name] - less, rtol=0, atol=10 * limit, err_msg=name)
 
 
+@pytest.mark.parametrize("pads", [False, True])
 @pytest.mark.parametrize("name", CASES)
-def test_network_stays_the_same(name: str, tmp_path: Path) -> None:
+def test_network_stays_the_same(name: str, pads: bool, tmp_path: Path) -> None:
     """All places at once: the outputs stay, each tensor is less by its offset, and what cannot be is no place."""
     case = CASES[name]
     model = built(case)
-    found = centre.places(model, set(facts(model)))
-    assert (set(found.linear), set(found.clamped)) == (case.linear, case.clamped)
+    found = centre.places(model, set(facts(model)), pads)
+    clamped = case.clamped | (case.padded if pads else set())
+    assert (set(found.linear), set(found.clamped)) == (case.linear, clamped)
     offsets = offsets_for(model, found, tmp_path / "before.onnx")
     save_graph(shifted(model, offsets), tmp_path / "after.onnx")
     told = {tensor: values for tensor, values in offsets.items() if (name, tensor) not in NOT_FREE}
@@ -228,11 +245,11 @@ def networks(draw: st.DrawFn) -> str:
 
 
 @settings(max_examples=20, deadline=None)
-@given(networks(), st.integers(0, 1000))
-def test_any_network_stays_the_same(text: str, seed: int) -> None:
+@given(networks(), st.integers(0, 1000), st.booleans())
+def test_any_network_stays_the_same(text: str, seed: int, pads: bool) -> None:
     """However layers, clamps and sums follow one another: every place takes an offset and the output stays."""
     model = built(Case(text))
-    found = centre.places(model, set(facts(model)))
+    found = centre.places(model, set(facts(model)), pads)
     with TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         offsets = offsets_for(model, found, before, seed)

@@ -11,13 +11,18 @@ import pytest
 from onnx import helper
 
 from conformance.test_backends import save_graph
+from graphs import network, normal
 from sandglass import host
-from sandglass.backends import Source, onnxruntime, openvino
+from sandglass.backends import Source, ncnn, onnxruntime, openvino
 from sandglass.card import Card, Input
+from sandglass.difference import correlation
 from sandglass.errors import BackendError, UnsupportedOperator
 from sandglass.graph.execute import GraphSession
+from sandglass.graph.load import save_graph as save_model
 from sandglass.quantize.make import make_plan
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.repair import REPAIRS, repaired_graph, repaired_plan
+from sandglass.quantize.simulate import simulate
 
 
 @pytest.fixture(scope="module")
@@ -132,3 +137,35 @@ def test_openvino_names_the_operator_it_lacks(tmp_path: Path, source: Source) ->
     onnx.save(helper.make_model(body, opset_imports=opsets, ir_version=8), tmp_path / "foo.onnx")
     with pytest.raises(UnsupportedOperator, match=r"my\.Foo"):
         openvino.build(Source(source.card, tmp_path / "foo.onnx"), "fp32", tmp_path, None)
+
+
+def test_ncnn_pads_with_what_zero_becomes(tmp_path: Path) -> None:
+    """Results of ReLUs that padded layers read are centred: ncnn computes what is simulated, edges and all.
+
+    The plan serves the other runtimes too.
+    """
+    pytest.importorskip("ncnn")
+    pytest.importorskip("openvino")
+    conv = "Conv<pads = [1, 1, 1, 1]>"
+    text = f"""g (float[1, 3, 12, 8] image) => (float[1, 5, 12, 8] y) {{
+        a = {conv}(image, w1, b1) r = Relu(a) b = {conv}(r, w2, b2) s = Add(r, b) q = Relu(s) c = {conv}(q, w3, b3)
+        p = Relu(c) y = Conv(p, w4, b4) }}"""
+    weights = {f"w{i}": normal(i, out, given, size, size) / np.float32(given * size)
+               for i, (out, given, size) in enumerate([(16, 3, 3), (16, 16, 3), (8, 16, 3), (5, 8, 1)], 1)}  # fmt: skip
+    biases = {f"b{i}": normal(10 + i, len(weights[f"w{i}"])) / 4 for i in range(1, 5)}
+    save_model(network(text, weights | biases), tmp_path / "g.onnx")
+    images = [{"image": normal(100 + i, 1, 3, 12, 8)} for i in range(8)]
+    plan, _ = repaired_plan(tmp_path / "g.onnx", images, ncnn.SPEC, tmp_path, "minmax", REPAIRS)
+    assert {"r", "q"} <= set(plan.arrays.offsets)
+    card = Card("small", "topdown-pose", Input((12, 8), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
+    exact = GraphSession(tmp_path / "g.onnx")
+    for backend in (ncnn, onnxruntime, openvino):
+        folder = tmp_path / backend.__name__
+        folder.mkdir()
+        save_model(repaired_graph(tmp_path / "g.onnx", plan, backend.SPEC), folder / "g.onnx")
+        notes = backend.build(Source(card, folder / "g.onnx"), "int8", folder, plan)
+        session, simulated = backend.open(folder, notes, 1), simulate(tmp_path / "g.onnx", plan, backend.SPEC)
+        found, expected = (np.stack([one.run(given)["y"] for given in images]) for one in (session, simulated))
+        assert correlation(expected, found) > 0.9999, backend.__name__
+        assert correlation(np.stack([exact.run(given)["y"] for given in images]), found) > 0.999, backend.__name__
+        assert [way for way in notes["layers"].values() if way.startswith("int8")], backend.__name__

@@ -71,12 +71,13 @@ CONV = "Convolution conv 1 1 in0 out0 0=4 1=3 11=3 4=1 5=1 6=108 9=1"
 NETWORK = f"7767517\n2 2\nInput in0 0 1 in0\n{CONV}\n"
 
 
-def network(seed: int = 0) -> tuple[ncnn_param.Param, list[list[memoryview]], np.ndarray]:
-    """One 3x3 convolution from 3 to 4 channels with bias and ReLU, its blobs, and its weights."""
-    random = np.random.default_rng(seed)
-    weights, bias = random.standard_normal(108).astype(np.float32), random.standard_normal(4).astype(np.float32)
+def network(channels: int = 3) -> tuple[ncnn_param.Param, list[list[memoryview]], np.ndarray]:
+    """One 3x3 convolution to 4 channels with bias and ReLU, its blobs, and its weights."""
+    random, count = np.random.default_rng(0), 36 * channels
+    weights, bias = random.standard_normal(count).astype(np.float32), random.standard_normal(4).astype(np.float32)
     data = bytes(4) + weights.tobytes() + bias.tobytes()
     param = ncnn_param.parse_param(NETWORK)
+    param.layers[1].set(6, count)
     return param, ncnn_bin.split(param, memoryview(data)), weights
 
 
@@ -136,12 +137,23 @@ def test_winograd_is_told_from_the_parameters() -> None:
     assert not ncnn_int8.runs_winograd(layer("ConvolutionDepthWise c 0 1 x 0=16 1=3 6=144 7=16"))
 
 
-def test_int8_layer_computes_what_the_arithmetic_says(tmp_path: Path) -> None:
-    """ncnn loads the int8 files written here, and its result is that of integers computed in numpy."""
+def away_from_zero(values: np.ndarray) -> np.ndarray:
+    """Integers of scaled values, as ncnn rounds them."""
+    return np.clip(np.trunc(values + np.copysign(0.5, values)), -127, 127)
+
+
+@pytest.mark.parametrize("channels", [3, 8, 16])
+@pytest.mark.parametrize("border", [0.0, -1.5, 1.25])
+def test_int8_layer_computes_what_the_arithmetic_says(channels: int, border: float, tmp_path: Path) -> None:
+    """ncnn loads the int8 files written here, and its result is that of integers computed in numpy.
+
+    Whatever it pads with, and however many channels its kernels take at a time.
+    """
     ncnn = pytest.importorskip("ncnn")
-    param, parts, weights = network()
+    param, parts, weights = network(channels)
+    param.layers[1].set(ncnn_int8.PAD_VALUE, border)
     bias = np.frombuffer(parts[1][1], np.float32)
-    image = np.random.default_rng(1).standard_normal((3, 6, 5)).astype(np.float32)
+    image = np.random.default_rng(1).standard_normal((channels, 6, 5)).astype(np.float32)
     activation = 127 / float(np.abs(image).max())
     scale = ncnn_int8.weight_scales(weights, param.layers[1], 127)
     ncnn_int8.quantize(param, parts, {"conv": Scales(scale, activation)})
@@ -152,14 +164,12 @@ def test_int8_layer_computes_what_the_arithmetic_says(tmp_path: Path) -> None:
     assert net.load_param(str(tmp_path / "a.param")) == 0
     assert net.load_model(str(tmp_path / "a.bin")) == 0
     extractor = net.create_extractor()
-    extractor.input("in0", ncnn.Mat(image))
+    extractor.input("in0", ncnn.Mat(image).clone())
     found = np.array(extractor.extract("out0")[1])
 
-    def away_from_zero(values: np.ndarray) -> np.ndarray:
-        return np.clip(np.trunc(values + np.copysign(0.5, values)), -127, 127)
-
-    integers = np.pad(away_from_zero(image * np.float32(activation)), ((0, 0), (1, 1), (1, 1)))
-    kernel = away_from_zero(weights.reshape(4, -1) * scale[:, None]).reshape(4, 3, 3, 3)
+    edges, around = ((0, 0), (1, 1), (1, 1)), float(away_from_zero(np.array(border * activation)))
+    integers = np.pad(away_from_zero(image * np.float32(activation)), edges, constant_values=around)
+    kernel = away_from_zero(weights.reshape(4, -1) * scale[:, None]).reshape(4, channels, 3, 3)
     windows = np.lib.stride_tricks.sliding_window_view(integers, (3, 3), axis=(1, 2))
     sums = np.einsum("chwij,ocij->ohw", windows, kernel)
     expected = np.maximum(sums / (activation * scale[:, None, None]) + bias[:, None, None], 0)

@@ -74,6 +74,7 @@ def bits(layer: Facts) -> tuple[int, ...]:
 SPEC = Spec(
     ("Conv", "Gemm", "MatMul"),
     asymmetric=False,
+    pads=True,
     exception=exception,
     bits=bits,
     arithmetic=Arithmetic(fused_sums=True, half_away=True),

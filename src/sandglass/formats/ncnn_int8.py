@@ -17,7 +17,7 @@ from sandglass.formats.ncnn_param import Layer, Param
 from sandglass.formats.ncnn_table import Scales
 
 KINDS = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # ncnn has no other int8 kernels for these weights
-SCALE_TERM, FEATURE_MASK, NO_WINOGRAD = 8, 31, 64
+SCALE_TERM, PAD_VALUE, FEATURE_MASK, NO_WINOGRAD = 8, 18, 31, 64
 REQUANTIZE = 100  # added to the scale term of a layer whose result stays int8
 TERMS = {"Convolution": 2, "ConvolutionDepthWise": 1, "InnerProduct": 2}
 WINOGRAD_LEVELS, ALL_LEVELS = 31, 127
@@ -80,6 +80,10 @@ def _quantize(layer: Layer, blobs: list[memoryview], scales: Scales) -> None:
     blobs[0] = int8_blob(integers)
     blobs += [floats_blob(scales.weight), floats_blob(np.array([scales.activation]))]
     layer.set(SCALE_TERM, TERMS[layer.kind])
+    if layer.kind != "InnerProduct" and (value := layer.number(PAD_VALUE)):
+        # It pads after rounding, with this number as a byte: one below 0 is written as that byte without its sign,
+        # because ncnn's kernels for eight channels at a time would spread a sign over the other seven.
+        layer.set(PAD_VALUE, float(int(np.clip(np.round(value * scales.activation), -127, 127)) % 256))
 
 
 def chained(param: Param, scales: Mapping[str, Scales]) -> dict[str, float]:

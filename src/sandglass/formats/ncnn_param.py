@@ -31,14 +31,23 @@ class Layer:
         except ValueError as error:
             raise FormatError(f"layer {self.name}: parameter {key} is {value!r}, expected an integer") from error
 
-    def set(self, key: int, value: int) -> None:
-        """Set an integer parameter, behind the others when it is new."""
+    def number(self, key: int) -> float:
+        """A number, 0 where it is not given. Raises FormatError when it is something else."""
+        value = self.parameters.get(key, "0")
+        try:
+            return float(value)
+        except ValueError as error:
+            raise FormatError(f"layer {self.name}: parameter {key} is {value!r}, expected a number") from error
+
+    def set(self, key: int, value: int | float) -> None:
+        """Set a parameter, behind the others when it is new. ncnn tells a float by its form."""
+        written = f"{value:e}" if isinstance(value, float) else str(value)
         if key in self.parameters:
-            self.text = re.sub(rf"(?<=\s){key}=\S+", f"{key}={value}", self.text)
+            self.text = re.sub(rf"(?<=\s){key}=\S+", f"{key}={written}", self.text)
         else:
             body = self.text.rstrip()
-            self.text = f"{body} {key}={value}{self.text[len(body) :]}"
-        self.parameters[key] = str(value)
+            self.text = f"{body} {key}={written}{self.text[len(body) :]}"
+        self.parameters[key] = written
 
 
 @dataclass

@@ -3,9 +3,10 @@
 Rounding spends its steps on the whole range between the least and the largest value. A channel that lies away from 0
 wastes them: its offset is taken off by the layer that makes it and put back by those that read it, through their
 weights. A clamp's result has one offset for all channels, half its range, and its bounds move with it: a target whose
-integers are symmetric around 0 then uses all of them for what a ReLU leaves, as if it had a zero point.
+integers are symmetric around 0 then uses all of them for what a ReLU leaves, as if it had a zero point. What such a
+target pads with may be any value: the offset is then taken off the zeros of a layer's padding too, by a Pad before it.
 
-An offset cannot pass through padding, whose zeros stay, nor through anything but sums and clamps.
+An offset cannot pass through other padding, whose zeros stay, nor through anything but sums and clamps.
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from sandglass.graph.load import set_nodes
 from sandglass.quantize.layers import CLAMPS, Facts, add_to_bias, clamp_ends, facts, own_constants
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -31,20 +33,22 @@ class Places:
     clamped: tuple[str, ...]
 
 
-def places(model: onnx.ModelProto, layers: set[str]) -> Places:
-    """Where offsets pay: tensors that one of `layers` rounds, and that nothing reads but what can take an offset up."""
+def places(model: onnx.ModelProto, layers: set[str], pads: bool = False) -> Places:
+    """Where offsets pay: tensors that one of `layers` rounds, and that nothing reads but what can take an offset up.
+
+    With `pads` layers can pad with any value, so that theirs do not keep the result of a clamp from being centred.
+    """
     graph = _Graph(model)
     linear, clamped = [], []
     for name in dict.fromkeys(graph.known[layer].layer.input for layer in graph.known if layer in layers):
         node = graph.makers.get(name)
-        if (
-            node is None
-            or name in graph.outputs
-            or not all(graph.folds(reader, name) for reader in graph.readers[name])
-        ):
+        if node is None or name in graph.outputs:
+            continue
+        padded = pads and node.op_type in CLAMPS
+        if not all(graph.folds(reader, name, padded) for reader in graph.readers[name]):
             continue
         if node.op_type in CLAMPS:
-            if graph.shiftable(node) and all(reader.op_type != "Add" for reader in graph.readers[name]):
+            if graph.shiftable(node):
                 clamped.append(name)
         elif node.op_type == "Add" or (node.name in graph.known and graph.own_bias(node)):
             linear.append(name)
@@ -58,6 +62,7 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
     """
     own_constants(model)
     graph = _Graph(model)
+    added: dict[str, onnx.NodeProto] = {}  # before the layer that each is named for
     for name, values in graph.offsets(wanted).items():
         maker = graph.makers[name]
         if maker.name in graph.known:
@@ -68,6 +73,9 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
             if reader.name in graph.known:
                 fact = graph.known[reader.name]
                 add_to_bias(model, reader, fact.channels, through(graph.weight(reader), fact, values))
+                if any(fact.pads):
+                    added[reader.name] = graph.pad(reader, -float(values[0]))
+    set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new is not None])
     return model
 
 
@@ -86,15 +94,29 @@ class _Graph:
         """A layer's weights."""
         return numpy_helper.to_array(self.constants[node.input[1]])
 
-    def folds(self, node: onnx.NodeProto, tensor: str) -> bool:
-        """Whether a reader takes an offset of `tensor` up exactly."""
+    def folds(self, node: onnx.NodeProto, tensor: str, padded: bool = False) -> bool:
+        """Whether a reader takes an offset of `tensor` up exactly, of its padding too where it may be `padded`."""
         if node.op_type == "Add":
             return self._open_sum(node)
-        return node.op_type == "Conv" and node.name in self.known and not self._padded(node) and self.own_bias(node)
-
-    def _padded(self, node: onnx.NodeProto) -> bool:
+        if node.op_type != "Conv" or node.name not in self.known or not self.own_bias(node):
+            return False
         named = any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute)
-        return named or any(self.known[node.name].pads)
+        return not named and (padded or not any(self.known[node.name].pads))
+
+    def pad(self, node: onnx.NodeProto, value: float) -> onnx.NodeProto:
+        """A Pad with `value` that a layer reads in place of its padding with 0."""
+        made, (starts, ends) = f"{node.name}.padded", np.reshape(self.known[node.name].pads, (2, -1))
+        pads = np.array([0, 0, *starts, 0, 0, *ends], np.int64)
+        constants = {f"{made}.pads": pads, f"{made}.value": np.array(value, np.float32)}
+        for name, constant in constants.items():
+            self.model.graph.initializer.append(numpy_helper.from_array(constant, name))
+        inputs = [node.input[0], *constants]
+        node.input[0] = made
+        kept = [attribute for attribute in node.attribute if attribute.name != "pads"]
+        del node.attribute[:]
+        node.attribute.extend(kept)
+        # pnnx lets the layer pad where the mode is written out, though it is the default.
+        return helper.make_node("Pad", inputs, [made], f"{node.name}.pad", mode="constant")
 
     def _open_sum(self, node: onnx.NodeProto) -> bool:
         """Whether a sum's own readers can take an offset, or one of its terms can hold it off."""
@@ -121,20 +143,25 @@ class _Graph:
         return node.op_type in ("Conv", "ConvTranspose") and all(name in self.constants for name in node.input[2:])
 
     def shiftable(self, node: onnx.NodeProto) -> bool:
-        """Whether a clamp follows a layer alone and its bounds are constants."""
+        """Whether a clamp alone follows a layer, or a sum with a free term, and its bounds are constants."""
         maker = self.makers.get(node.input[0])
         return (
             maker is not None
-            and maker.name in self.known
-            and self.own_bias(maker)
+            and self._movable(maker)
             and len(self.readers[node.input[0]]) == 1
             and node.input[0] not in self.outputs
             and all(name in self.constants for name in node.input[1:] if name)
         )
 
+    def _movable(self, node: onnx.NodeProto) -> bool:
+        """Whether what a node makes can be less by an offset: a layer's result, or a sum with a free term."""
+        return bool(self._free(node)) if node.op_type == "Add" else node.name in self.known and self.own_bias(node)
+
     def offsets(self, wanted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Offsets of every tensor that has one, so that those in `wanted` have theirs, in the graph's order."""
         found: dict[str, np.ndarray] = {}
+        clamps = [node for node in self.model.graph.node if node.op_type in CLAMPS and node.output[0] in wanted]
+        wanted = {**wanted, **{clamp.input[0]: wanted[clamp.output[0]] for clamp in clamps}}
         for node in self.model.graph.node:
             name = node.output[0]
             if node.op_type == "Add":
@@ -147,8 +174,6 @@ class _Graph:
                     found[name] = given
             elif name in wanted:
                 found[name] = wanted[name].astype(np.float64)
-                if node.op_type in CLAMPS:
-                    found[node.input[0]] = found[name]
         return found
 
     def move_bounds(self, node: onnx.NodeProto, offset: float) -> None:

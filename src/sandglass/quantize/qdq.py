@@ -78,12 +78,15 @@ class _Writer:
         self.facts, self.reasons = facts(model), decide(plan, spec, model)
         self.constants = {initializer.name: initializer for initializer in model.graph.initializer}
         self.nodes = {node.name: node for node in model.graph.node}
+        # What a layer reads is a tensor of the plan, or that tensor with its padding.
+        inputs = {self.nodes[name].input[0]: plan.tensors.get(layer.input) for name, layer in plan.layers.items()}
+        self.ranges = {**plan.tensors, **{name: found for name, found in inputs.items() if found}}
         self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
         self.front: list[onnx.NodeProto] = []
 
     def rounded_tensors(self) -> list[str]:
         """Inputs of int8 layers; where integers flow, also what layers and the operators between them make and read."""
-        chosen = dict.fromkeys(self.plan.layers[n].input for n, reason in self.reasons.items() if not reason)
+        chosen = dict.fromkeys(self.nodes[n].input[0] for n, reason in self.reasons.items() if not reason)
         if self.spec.between:
             outputs = {value.name for value in self.model.graph.output}
             for name, reason in self.reasons.items():
@@ -93,9 +96,9 @@ class _Writer:
                 if node.op_type in self.spec.between and any(name in chosen for name in node.input):
                     made = rounded_tensor(self.model, node.output[0])
                     if made not in outputs:
-                        chosen.update(dict.fromkeys([*(n for n in node.input if n in self.plan.tensors), made]))
+                        chosen.update(dict.fromkeys([*(n for n in node.input if n in self.ranges), made]))
             chosen = {name: None for name in chosen if name not in outputs}
-        return [name for name in chosen if name in self.plan.tensors and self.plan.tensors[name].threshold > 0]
+        return [name for name in chosen if name in self.ranges and self.ranges[name].threshold > 0]
 
     def weights(self, layer: Layer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
@@ -117,7 +120,7 @@ class _Writer:
         Every reader reads the rounded values where integers flow between layers, else int8 layers alone: a sum that
         the target computes in float reads floats.
         """
-        scale, zero = activation_scale(self.plan.tensors[tensor], self.spec.asymmetric)
+        scale, zero = activation_scale(self.ranges[tensor], self.spec.asymmetric)
         names = [f"{tensor}.scale", f"{tensor}.zero_point"]
         for name, value in zip(names, (np.array(scale), zero), strict=True):
             self.model.graph.initializer.append(numpy_helper.from_array(value, name))

@@ -90,7 +90,7 @@ def repaired_plan(
     model = load_graph(graph)
     layers, mark = find_layers(model), fingerprint(model)
     integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
-    places = centre.places(model, integer) if CENTRE in repairs else centre.Places((), ())
+    places = centre.places(model, integer, spec.pads) if CENTRE in repairs else centre.Places((), ())
     factors, offsets = _even_out(graph, model, places.linear, batches, EQUALIZE in repairs, say)
     exact = pixels.find(model, integer, batches) if PIXELS in repairs and spec.asymmetric else {}
     for name, found in exact.items():

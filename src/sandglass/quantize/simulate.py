@@ -63,11 +63,11 @@ class _Writer:
         layer, name, weight = self.plan.layers[node.name], node.name, self._value(node.input[1])
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact.axis)
         bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
-        nodes = self.round(layer)
+        nodes = self.round(node.input[0], self.plan.tensors[layer.input])
         sums = onnx.NodeProto.FromString(node.SerializeToString())
         sums.output[0] = f"{name}.sums"
         del sums.input[:]
-        sums.input.extend([f"{layer.input}.integers", self._constant(f"{name}.weights", integers.astype(np.float32))])
+        sums.input.extend([f"{node.input[0]}.integers", self._constant(f"{name}.weights", integers.astype(np.float32))])
         steps = self._steps(layer, weight, scales, fact.axis)
         steps = np.tile(steps, fact.channels // steps.size)
         shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
@@ -75,13 +75,13 @@ class _Writer:
         fused = self.spec.arithmetic.fused_sums
         return [*nodes, sums, *self._linear(sums.output[0], steps.reshape(shape), added, node.output[0], fused)]
 
-    def round(self, layer: Layer) -> list[onnx.NodeProto]:
-        """The integers of a layer's input, as float32, without the zero point."""
-        tensor, name = layer.input, f"{layer.input}.integers"
+    def round(self, tensor: str, found: TensorRange) -> list[onnx.NodeProto]:
+        """The integers of what a layer reads, as float32, without the zero point."""
+        name = f"{tensor}.integers"
         if tensor in self.rounded:
             return []
         self.rounded.add(tensor)
-        factor, shift, zero = self._factor(self.plan.tensors[tensor])
+        factor, shift, zero = self._factor(found)
         nodes = self._linear(tensor, factor, shift, f"{name}.scaled", self.spec.arithmetic.fused_rounding)
         if self.spec.arithmetic.half_away:
             half = self._constant(f"{name}.half", np.float32(0.5))

@@ -39,16 +39,17 @@ class Spec:
     """Integer arithmetic of a target.
 
     `operators` have integer kernels with one scale for each output channel. `asymmetric` activations have a zero
-    point (uint8), the others are signed bytes around zero. `between` names the operators that integers also flow
-    through when everything around them is rounded. `exception` returns why a layer stays in float, or "".
-    `weight_bits` are the most that its sums hold without overflow. `bits` returns the numbers of weight bits that a
-    layer may have because the target has different kernels for them, 8 first. `arithmetic` is what a simulation does
-    around the sums.
+    point (uint8), the others are signed bytes around zero; `pads` says of these that layers pad with any value.
+    `between` names the operators that integers also flow through when everything around them is rounded. `exception`
+    returns why a layer stays in float, or "". `weight_bits` are the most that its sums hold without overflow. `bits`
+    returns the numbers of weight bits that a layer may have because the target has different kernels for them, 8 first.
+    `arithmetic` is what a simulation does around the sums.
     """
 
     operators: tuple[str, ...]
     asymmetric: bool
     between: tuple[str, ...] = ()
+    pads: bool = False
     exception: Callable[[Facts], str] = no_exception
     weight_bits: int = 8
     bits: Callable[[Facts], tuple[int, ...]] = one_way
