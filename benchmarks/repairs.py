@@ -5,8 +5,8 @@
 Every layer that a runtime can run is in int8, calibrated on one half of the annotated images of coco-mini and measured
 on the other (see rivals.py): signal over noise at the heatmaps, mean over people, and OKS to fp32, by simulation. All
 but the last row see each calibration person with a wider box too. The first rows, for comparison, are the float network
-on images with a little noise. The last table compares the simulation of the repaired plan with the artifact on its
-runtime.
+on images with a little noise, and with OpenVINO in bfloat16 arithmetic where the processor has it. The last table
+compares the simulation of the repaired plan with the artifact on its runtime.
 """
 
 from __future__ import annotations
@@ -85,6 +85,17 @@ def grainy(graph: Path, measured: list[Any], metas: list[Any]) -> list[Any]:
     return rows
 
 
+def bfloat16(graph: Path, base: Artifact, measured: list[Any], metas: list[Any]) -> list[Any]:
+    """The float artifact in OpenVINO's bfloat16, for comparison: its own default where the processor has it."""
+    import openvino
+
+    if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
+        return []
+    session = base.open(settings={"precision": "bf16"})
+    found = [session.run(feed) for feed in measured]
+    return [row("openvino", "none, float in bfloat16", run(GraphSession(graph), measured), found, metas)]
+
+
 def agreement(bench: Workbench, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any]) -> dict[str, str]:
     """The simulation of a plan beside the artifact made of it."""
     session = full.open()
@@ -130,6 +141,7 @@ def main() -> None:
             rows += ablation(source.graph, backend, calibrating, once, measured, metas)
             bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)
             made = bench.make(Path(scratch), None), bench.make(Path(scratch), bench.plan)
+            rows += bfloat16(source.graph, made[0], measured, metas) if backend == "openvino" else []
             last.append(agreement(bench, *made, dataset, measured))
     print(markdown(rows), markdown(last), sep="\n\n")
 
