@@ -4,8 +4,8 @@
 
 Every layer that a runtime can run is in int8, calibrated on one half of the annotated images of coco-mini and measured
 on the other (see rivals.py): signal over noise at the heatmaps, mean over people, and OKS to fp32, by simulation. All
-but the last row see each calibration person with a wider box too. The first rows, for comparison, are the float network
-on images with a little noise, and with OpenVINO in bfloat16 arithmetic where the processor has it. The last table
+but the last of these rows see each calibration person with a wider box too. For comparison the float network on images
+with a little noise comes first, and in bfloat16 after OpenVINO's rows, where the processor has it. The last table
 compares the simulation of the repaired plan with the artifact on its runtime.
 """
 

@@ -75,7 +75,8 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
                 add_to_bias(model, reader, fact.channels, through(graph.weight(reader), fact, values))
                 if any(fact.pads):
                     added[reader.name] = graph.pad(reader, -float(values[0]))
-    set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new is not None])
+    if added:
+        set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new is not None])
     return model
 
 
