@@ -12,7 +12,8 @@ compares the simulation of the repaired plan with the artifact on its runtime.
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -34,6 +35,7 @@ from sandglass.sources import prepared_source
 from sandglass.tasks import topdown_pose
 from sandglass.workbench import Workbench
 
+Row = Callable[[str, str, list[Any]], dict[str, str]]  # of a runtime, in words, and what it computed
 VARIANTS: list[tuple[str, Sequence[str]]] = [
     ("none", ()),
     *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
@@ -42,8 +44,8 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
 ]
 
 
-def row(runtime: str, told: str, expected: list[Any], found: list[Any], metas: list[Any]) -> dict[str, str]:
-    """How near outputs are to those of the float network, printed as it is found."""
+def row(expected: list[Any], metas: list[Any], runtime: str, told: str, found: list[Any]) -> dict[str, str]:
+    """How near outputs are to the `expected` ones of the float network, printed as it is found."""
     first, second = (
         [topdown_pose.decode(values, [meta], simplepose())[0] for values, meta in zip(outputs, metas, strict=True)]
         for outputs in (expected, found)
@@ -56,23 +58,22 @@ def row(runtime: str, told: str, expected: list[Any], found: list[Any], metas: l
 
 
 def ablation(
-    graph: Path, backend: str, calibrating: list[Any], once: list[Any], measured: list[Any], metas: list[Any]
+    graph: Path, backend: str, calibrating: list[Any], once: list[Any], measured: list[Any], judged: Row
 ) -> list[Any]:
     """One row for each choice of repairs; `once` are the calibration inputs without the wider ones."""
-    spec, expected, rows = discover.load("backends", backend).SPEC, run(GraphSession(graph), measured), []
+    spec, rows = discover.load("backends", backend).SPEC, []
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
             plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen)
         found = run(simulate(graph, plan, spec), measured)
-        rows.append(row(backend, told, expected, found, metas))
+        rows.append(judged(backend, told, found))
     return rows
 
 
-def grainy(graph: Path, measured: list[Any], metas: list[Any]) -> list[Any]:
+def grainy(graph: Path, measured: list[Any], judged: Row) -> list[Any]:
     """The float network on images with noise, for comparison: evenly distributed, up to so many grey levels."""
     session, random, rows = GraphSession(graph), np.random.default_rng(0), []
-    expected = run(session, measured)
     deviation = np.array(simplepose().input.std).reshape(1, 3, 1, 1)
     for levels in (0.5, 1.0):
         feeds = [
@@ -80,20 +81,18 @@ def grainy(graph: Path, measured: list[Any], metas: list[Any]) -> list[Any]:
             for feed in measured
             for name, array in feed.items()
         ]
-        told = f"image noise of {levels} grey levels"
-        rows.append(row("float", told, expected, run(session, feeds), metas))
+        rows.append(judged("float", f"image noise of {levels} grey levels", run(session, feeds)))
     return rows
 
 
-def bfloat16(graph: Path, base: Artifact, measured: list[Any], metas: list[Any]) -> list[Any]:
+def bfloat16(base: Artifact, measured: list[Any], judged: Row) -> list[Any]:
     """The float artifact in OpenVINO's bfloat16, for comparison: its own default where the processor has it."""
     import openvino
 
     if "BF16" not in openvino.Core().get_property("CPU", "OPTIMIZATION_CAPABILITIES"):
         return []
     session = base.open(settings={"precision": "bf16"})
-    found = [session.run(feed) for feed in measured]
-    return [row("openvino", "none, float in bfloat16", run(GraphSession(graph), measured), found, metas)]
+    return [judged("openvino", "none, float in bfloat16", [session.run(feed) for feed in measured])]
 
 
 def agreement(bench: Workbench, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any]) -> dict[str, str]:
@@ -136,12 +135,13 @@ def main() -> None:
         calibrating = [{name: array} for array, _ in calibration_inputs(card, calibration, wider=True)]
         once = calibrating[: len(calibrating) // 2]  # the wider ones follow
         measured = [{name: array[np.newaxis]} for array, _ in seen]
-        rows = grainy(source.graph, measured, metas)
+        judged = partial(row, run(GraphSession(source.graph), measured), metas)
+        rows = grainy(source.graph, measured, judged)
         for backend in arguments.backends:
-            rows += ablation(source.graph, backend, calibrating, once, measured, metas)
+            rows += ablation(source.graph, backend, calibrating, once, measured, judged)
             bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)
             made = bench.make(Path(scratch), None), bench.make(Path(scratch), bench.plan)
-            rows += bfloat16(source.graph, made[0], measured, metas) if backend == "openvino" else []
+            rows += bfloat16(made[0], measured, judged) if backend == "openvino" else []
             last.append(agreement(bench, *made, dataset, measured))
     print(markdown(rows), markdown(last), sep="\n\n")
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from typing import Any
@@ -191,16 +191,17 @@ def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:
 
 def quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:
     """Every kernel with the least of its times. What takes no time on a runtime's clock may be missing in a round."""
-    found: dict[tuple[str, str, int], LayerRun] = {}
+    found: defaultdict[tuple[str, str, int], list[LayerRun]] = defaultdict(list)
     for runs in sorted(rounds, key=len, reverse=True):
         seen: Counter[tuple[str, str]] = Counter()
         for run in runs:
-            kernel = run.name, run.operator
-            seen[kernel] += 1
-            key = *kernel, seen[kernel]
-            times = [one.milliseconds for one in (run, found.get(key, run)) if one.milliseconds is not None]
-            found[key] = replace(found.get(key, run), milliseconds=min(times, default=None))
-    return tuple(found.values())
+            seen[run.name, run.operator] += 1
+            found[run.name, run.operator, seen[run.name, run.operator]].append(run)
+    return tuple(replace(same[0], milliseconds=_least(same)) for same in found.values())
+
+
+def _least(same: Sequence[LayerRun]) -> float | None:
+    return min((run.milliseconds for run in same if run.milliseconds is not None), default=None)
 
 
 def _whole(artifacts: Sequence[Artifact], threads: int) -> list[float]:

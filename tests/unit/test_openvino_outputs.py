@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import numpy as np
 import pytest
 
 openvino = pytest.importorskip("openvino")
 
 
-def _convolution(channels: int, open_sides: bool = False):
+def _convolution(channels: int, open_sides: bool = False) -> Any:
+    """A model of one convolution with a bias, whose output is named."""
     from openvino import opset13 as ops
 
     rng = np.random.default_rng(0)
@@ -20,17 +23,20 @@ def _convolution(channels: int, open_sides: bool = False):
     return openvino.Model([made], [given])
 
 
-def _run(model, image: np.ndarray) -> np.ndarray:
+def _run(model: Any, image: np.ndarray) -> np.ndarray:
+    """Its output in float32."""
     exact = {"INFERENCE_PRECISION_HINT": "f32"}
     return np.array(openvino.Core().compile_model(model, "CPU", exact)([image])["heatmaps"])
 
 
-def _operators(model) -> list[str]:
+def _operators(model: Any) -> list[str]:
+    """Kinds of its nodes."""
     return [node.get_type_name() for node in model.get_ordered_ops()]
 
 
 @pytest.mark.parametrize("images", [1, 2])
-def test_a_transposed_output_has_its_name_and_values(images):
+def test_a_transposed_output_has_its_name_and_values(images: int) -> None:
+    """To the last bit, and for several images at once."""
     from sandglass.backends._openvino_outputs import transposed
 
     image = np.random.default_rng(1).normal(size=(images, 4, 6, 5)).astype(np.float32)
@@ -42,7 +48,8 @@ def test_a_transposed_output_has_its_name_and_values(images):
 
 
 @pytest.mark.parametrize(("channels", "open_sides"), [(4, False), (65, False), (17, True)])
-def test_few_or_many_channels_and_open_sides_are_left_as_they_are(channels, open_sides):
+def test_few_or_many_channels_and_open_sides_are_left_as_they_are(channels: int, open_sides: bool) -> None:
+    """Where it would not pay, or sizes are not known."""
     from sandglass.backends._openvino_outputs import transposed
 
     assert "Transpose" not in _operators(transposed(_convolution(channels, open_sides)))

@@ -74,7 +74,7 @@ def _quantize(layer: Layer, blobs: list[memoryview], scales: Scales) -> None:
                           f"{len(scales.weight)}", "use the table of this model")  # fmt: skip
     weights = weights[: layer.integer(2 if layer.kind == "InnerProduct" else 6, 0)]
     scaled = weights.reshape(channels(layer), -1) * scales.weight.astype(np.float32)[:, None]
-    integers = np.clip(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)), -127, 127)
+    integers = _integers(scaled)
     if runs_winograd(layer) and np.abs(integers).max(initial=0) > WINOGRAD_LEVELS:
         layer.set(FEATURE_MASK, layer.integer(FEATURE_MASK, 0) | NO_WINOGRAD)
     blobs[0] = int8_blob(integers)
@@ -83,7 +83,12 @@ def _quantize(layer: Layer, blobs: list[memoryview], scales: Scales) -> None:
     if layer.kind != "InnerProduct" and (value := layer.number(PAD_VALUE)):
         # It pads after rounding, with this number as a byte: one below 0 is written as that byte without its sign,
         # because ncnn's kernels for eight channels at a time would spread a sign over the other seven.
-        layer.set(PAD_VALUE, float(int(np.clip(np.round(value * scales.activation), -127, 127)) % 256))
+        layer.set(PAD_VALUE, float(int(_integers(np.float32(value * scales.activation))) % 256))
+
+
+def _integers(scaled: np.ndarray | np.float32) -> np.ndarray:
+    """Scaled values as ncnn rounds them: halves away from 0."""
+    return np.asarray(np.clip(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)), -127, 127))
 
 
 def chained(param: Param, scales: Mapping[str, Scales]) -> dict[str, float]:

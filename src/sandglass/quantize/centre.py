@@ -44,10 +44,10 @@ def places(model: onnx.ModelProto, layers: set[str], pads: bool = False) -> Plac
         node = graph.makers.get(name)
         if node is None or name in graph.outputs:
             continue
-        padded = pads and node.op_type in CLAMPS
-        if not all(graph.folds(reader, name, padded) for reader in graph.readers[name]):
+        clamp = node.op_type in CLAMPS
+        if not all(graph.folds(reader, padded=pads and clamp) for reader in graph.readers[name]):
             continue
-        if node.op_type in CLAMPS:
+        if clamp:
             if graph.shiftable(node):
                 clamped.append(name)
         elif node.op_type == "Add" or (node.name in graph.known and graph.own_bias(node)):
@@ -95,8 +95,8 @@ class _Graph:
         """A layer's weights."""
         return numpy_helper.to_array(self.constants[node.input[1]])
 
-    def folds(self, node: onnx.NodeProto, tensor: str, padded: bool = False) -> bool:
-        """Whether a reader takes an offset of `tensor` up exactly, of its padding too where it may be `padded`."""
+    def folds(self, node: onnx.NodeProto, padded: bool = False) -> bool:
+        """Whether a reader takes an offset up exactly, of its padding too where it may be `padded`."""
         if node.op_type == "Add":
             return self._open_sum(node)
         if node.op_type != "Conv" or node.name not in self.known or not self.own_bias(node):
@@ -113,17 +113,14 @@ class _Graph:
             self.model.graph.initializer.append(numpy_helper.from_array(constant, name))
         inputs = [node.input[0], *constants]
         node.input[0] = made
-        kept = [attribute for attribute in node.attribute if attribute.name != "pads"]
-        del node.attribute[:]
-        node.attribute.extend(kept)
+        node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "pads"))
         # pnnx lets the layer pad where the mode is written out, though it is the default.
         return helper.make_node("Pad", inputs, [made], f"{node.name}.pad", mode="constant")
 
     def _open_sum(self, node: onnx.NodeProto) -> bool:
         """Whether a sum's own readers can take an offset, or one of its terms can hold it off."""
         return bool(self._free(node)) or (
-            node.output[0] not in self.outputs
-            and all(self.folds(reader, node.output[0]) for reader in self.readers[node.output[0]])
+            node.output[0] not in self.outputs and all(self.folds(reader) for reader in self.readers[node.output[0]])
         )
 
     def _free(self, node: onnx.NodeProto) -> list[str]:

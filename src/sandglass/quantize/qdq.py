@@ -79,8 +79,9 @@ class _Writer:
         self.constants = {initializer.name: initializer for initializer in model.graph.initializer}
         self.nodes = {node.name: node for node in model.graph.node}
         # What a layer reads is a tensor of the plan, or that tensor with its padding.
-        inputs = {self.nodes[name].input[0]: plan.tensors.get(layer.input) for name, layer in plan.layers.items()}
-        self.ranges = {**plan.tensors, **{name: found for name, found in inputs.items() if found}}
+        layers = [(self.nodes[name], layer.input) for name, layer in plan.layers.items()]
+        padded = {node.input[0]: plan.tensors[given] for node, given in layers if given in plan.tensors}
+        self.ranges = padded | plan.tensors
         self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
         self.front: list[onnx.NodeProto] = []
 
