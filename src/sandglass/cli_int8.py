@@ -126,7 +126,7 @@ def to_dict(result: Quantization) -> dict[str, Any]:
         "met": result.met,
         "verdict": result.verdict,
         "int8_share_of_macs": result.integer_share,
-        "expected": {"fidelity": result.choice.fidelity, "milliseconds": result.expected_ms},
+        "expected": {"sure_fidelity": result.choice.fidelity, "milliseconds": result.expected_ms},
         "layers": [
             {**asdict(cost), "runs_in": "int8" if cost.name in result.choice.bits else "float",
              "weight_bits": result.choice.bits.get(cost.name),
@@ -136,6 +136,7 @@ def to_dict(result: Quantization) -> dict[str, Any]:
         "evaluations": [found.to_dict() for found in result.evaluations],
         "changes": result.changes,
         "fidelity": result.agreements,
+        "gate": asdict(result.kept),
         "speeds": [speed.to_dict() for speed in result.speeds],
     }  # fmt: skip
 

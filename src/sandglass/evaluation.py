@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass
 from types import ModuleType
@@ -19,6 +19,7 @@ import numpy as np
 from sandglass import discover, host
 from sandglass.artifact import Artifact
 from sandglass.backends import DEFAULTS, Session
+from sandglass.card import Card
 from sandglass.journal import Journal
 from sandglass.metrics import bootstrap
 from sandglass.shapes import smallest
@@ -83,7 +84,7 @@ def evaluate(
     task = discover.load("tasks", artifact.card.task)
     samples = task.samples(dataset)
     if flip_test is None:
-        flip_test = bool(artifact.card.decode.get("flip_test", False))
+        flip_test = flips(artifact.card)
     protocol = {**dataset.protocol, **task.PROTOCOL, "flip_test": flip_test, "samples": len(samples)}
     if journal is None:
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
@@ -100,6 +101,11 @@ def evaluate(
     metrics = task.score(predictions, dataset, seed=seed)
     journal.close()
     return Evaluation(artifact, dataset, metrics, protocol, origin(artifact), predictions, seconds, resumed)
+
+
+def flips(card: Card) -> bool:
+    """Whether a card wants each output averaged with that of the mirrored image."""
+    return bool(card.decode.get("flip_test", False))
 
 
 def infer(
@@ -199,16 +205,28 @@ def has_truths(task: ModuleType, metrics: Mapping[str, Mapping[str, float]]) -> 
 
 
 def fidelity(base: Evaluation, predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
-    """Agreement of predictions with those of `base` on the same samples: value, low and high (95 %, over images).
-
-    Each of the task's FIDELITY measures is the mean over samples where it has a meaning.
-    """
+    """Agreement of predictions with those of `base` on the same samples."""
     task = discover.load("tasks", base.artifact.card.task)
-    found = [task.agreement(a, b) for a, b in zip(base.predictions, predictions, strict=True)]
-    ids = [sample["image_id"] for sample in base.predictions]
-    places = np.unique(ids, return_inverse=True)[1]
+    return agreement(task, base.predictions, predictions, [sample["image_id"] for sample in base.predictions], seed)
+
+
+def agreement(
+    task: ModuleType,
+    before: Sequence[Mapping[str, Any]],
+    after: Sequence[Mapping[str, Any]],
+    images: Sequence[Hashable],
+    seed: int = 0,
+) -> dict[str, Any]:
+    """How near predictions are to others for the same samples: value, low and high (95 %, over `images`).
+
+    Each of the task's FIDELITY measures is the mean over samples where it has a meaning. `images` names the image of
+    each sample.
+    """
+    found = [task.agreement(a, b) for a, b in zip(before, after, strict=True)]
+    number = {image: i for i, image in enumerate(dict.fromkeys(images))}
+    places = [number[image] for image in images]
     values = np.array([[entry[name] for name in task.FIDELITY] for entry in found])
-    sums, counts = np.zeros((2, int(places.max()) + 1, len(task.FIDELITY)))
+    sums, counts = np.zeros((2, len(number), len(task.FIDELITY)))
     np.add.at(sums, places, np.nan_to_num(values))
     np.add.at(counts, places, np.isfinite(values))
     drawn, present = np.split(bootstrap.means(np.hstack([sums, counts]), seed), 2, axis=1)

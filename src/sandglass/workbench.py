@@ -10,13 +10,12 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import discover, host, parity, pipeline
+from sandglass import discover, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import benchmark
 from sandglass.calibration import Calibration, calibration_inputs, drawn
 from sandglass.errors import InputError
-from sandglass.evaluation import infer
 from sandglass.graph.load import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.inspection import inspect
@@ -24,10 +23,10 @@ from sandglass.journal import Journal
 from sandglass.pipeline import Target
 from sandglass.quantize import crossings
 from sandglass.quantize.arrays import Rounded
+from sandglass.quantize.costs import Cost, Crossing, Way, saved
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.repair import Material
-from sandglass.quantize.search import Cost, Crossing, Way, saved
 from sandglass.sources import Say
 
 SENSITIVITY_SAMPLES = 12  # the most inputs that each layer is tried on
@@ -84,7 +83,7 @@ class Workbench:
         inputs = calibration_inputs(source.card, calibration, wider=True)
         arrays = [array for array, _ in inputs]
         probed = inputs_to_try(sum(self.macs.values()), SENSITIVITY_SAMPLES)
-        self.metas = [meta for _, meta in spread(inputs, probed)]
+        self.metas = [meta for _, meta in inputs]
         self.reference = parity.Reference(source, arrays)
         name = next(iter(self.reference.inputs))
         self.batches = [{name: array} for array in arrays]
@@ -245,18 +244,8 @@ class Workbench:
     def _decoded(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
         return [
             self.task.decode(found, [meta], self.source.card)[0]
-            for found, meta in zip(outputs, self.metas, strict=True)
+            for found, meta in zip(outputs, spread(self.metas, len(self.probes)), strict=True)
         ]
-
-    def simulated(self, plan: Plan, artifact: Artifact, dataset: Any) -> list[Any]:
-        """Predictions for every sample of a dataset, in order, under a plan that no artifact is built for."""
-        from sandglass.quantize.simulate import simulate
-
-        session, samples = simulate(self.source.graph, plan, self.spec, threads=1), self.task.samples(dataset)
-        found: dict[int, Any] = {}
-        for part in infer(self.task, artifact, session, dataset, samples, workers=host.threads()):
-            found |= part
-        return [found[sample.index] for sample in samples]
 
     def integer_share(self, plan: Plan) -> float:
         """Share of the multiply-accumulates that run in int8 under a plan, 0 to 1."""

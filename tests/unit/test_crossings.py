@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 
 from graphs import network, normal
+from sandglass.quantize.costs import Crossing
 from sandglass.quantize.crossings import crossings
 from sandglass.quantize.layers import facts
-from sandglass.quantize.search import Crossing
 from sandglass.quantize.spec import Spec
 
 CONSTANTS = {"w1": normal(1, 8, 3, 3, 3), "w2": normal(2, 8, 8, 1, 1), "w9": normal(3, 5, 8, 1, 1),

@@ -15,8 +15,10 @@ from conformance.test_backends import save_graph
 from graphs import normal
 from sandglass.graph.execute import GraphSession
 from sandglass.quantize import make
+from sandglass.quantize.costs import Cost, Crossing, Way, saved
+from sandglass.quantize.cut import cheapest
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.search import STEPS, Choice, Cost, Crossing, Way, cheapest, saved, search
+from sandglass.quantize.search import STEPS, Choice, search
 from sandglass.quantize.sensitivity import decibels, integer_layers, noise, only, run, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec
@@ -229,17 +231,14 @@ def test_a_lonely_layer_does_not_pay_for_its_conversion() -> None:
     assert choice.saved == pytest.approx(0.75)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=150, deadline=None)
 @given(instances(), st.sampled_from([0.0, 0.1, 1.0, 10.0, 100.0, 1000.0]))
-def test_no_layer_alone_would_do_better(instance: tuple[list[Cost], list[Crossing]], price: float) -> None:
-    """At any price and with any conversions: no other way of one layer is cheaper than what is chosen."""
+def test_the_cheapest_of_all_is_found(instance: tuple[list[Cost], list[Crossing]], price: float) -> None:
+    """At any price and with any conversions, but for those that are not counted: back from integers of several."""
     given, crossings = instance
-    chosen = cheapest(given, crossings, price)
-    least = priced(given, crossings, chosen, price)
-    for cost in given:
-        rest = {name: way for name, way in chosen.items() if name != cost.name}
-        others = [rest, *(rest | {cost.name: way} for way in cost.ways)]
-        assert least <= min(priced(given, crossings, other, price) for other in others) + 1e-9
+    least = min(priced(given, crossings, other, price) for other in assignments(given))
+    uncounted = sum(e.milliseconds for e in crossings if e.both_ways and len(e.makers) > 1)
+    assert priced(given, crossings, cheapest(given, crossings, price), price) <= least + uncounted + 1e-9
 
 
 @settings(max_examples=60, deadline=None)
@@ -279,26 +278,24 @@ def test_search_is_honest_and_quick(instance: tuple[list[Cost], list[Crossing]],
         assert choice.fidelity == Fidelity(given)(choice.bits)
 
 
-def test_cheapest_of_all_is_found_but_for_a_few() -> None:
-    """On random chains with conversions nearly always the ways that a search of all finds, and never far from them."""
-    exact, seeds, prices = 0, 24, (0.0, 1.0, 10.0, 100.0, 1000.0)
-    for seed in range(seeds):
-        random = np.random.default_rng(seed)
-        given = []
-        for name in "abcdef":
-            float_ms, ratio, power = random.lognormal(0, 1), random.uniform(0.4, 1.05), random.lognormal(-6, 1.5)
-            fewer = Way(6, float_ms * ratio * random.uniform(0.6, 1.1), power * random.uniform(2, 16))
-            ways = (Way(8, float_ms * ratio, power), *((fewer,) if random.random() < 0.4 else ()))
-            given.append(Cost(name, float_ms, ways))
-        links = [crossing("", "a", 0.1), crossing("a", "ce", 0.2)]
-        links += [crossing(*pair, random.lognormal(-2, 1)) for pair in ("ab", "bc", "cd", "de", "ef")]
-        every = list(assignments(given))
-        for price in prices:
-            best = min(priced(given, links, other, price) for other in every)
-            over = priced(given, links, cheapest(given, links, price), price) - best
-            assert over < 0.1 * sum(cost.float_ms for cost in given)
-            exact += over < 1e-9
-    assert exact > 0.95 * seeds * len(prices)
+def test_layers_go_back_where_it_costs_least() -> None:
+    """Between two choices the layers at the end of a chain go first: around others conversions would be more.
+
+    A step that loses more time than the quieter choice after it is left out.
+    """
+    given = [Cost(name, 2.0, (Way(8, 1.0, noise),)) for name, noise in zip("abcdef", (9, 9, 10, 9, 9, 9), strict=True)]
+    chain = [crossing("", "a", 0.4), *(crossing(*pair, 0.4) for pair in ("ab", "bc", "cd", "de", "ef"))]
+    asked = list[tuple[str, ...]]()
+
+    def fidelity(bits: Mapping[str, int]) -> float:
+        asked.append(tuple(bits))
+        return -float(len(bits))
+
+    search(given, chain, fidelity, 1.0)
+    assert asked == [tuple("abcdef"[start:]) for start in range(7)]
+    del asked[:]
+    search(given, [crossing("", "abcdef", 4.5)], fidelity, 1.0)
+    assert [len(choice) for choice in asked] == [6, 5, 0]
 
 
 def test_a_budget_is_kept_in_spite_of_conversions() -> None:

@@ -7,8 +7,8 @@ from collections.abc import Collection
 
 import onnx
 
+from sandglass.quantize.costs import Crossing
 from sandglass.quantize.layers import CLAMPS, facts
-from sandglass.quantize.search import Crossing
 from sandglass.quantize.spec import Spec
 
 

@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sandglass.quantization import Quantization
-from sandglass.quantize.search import Cost
+from sandglass.quantize.costs import Cost
 from sandglass.quantize.sensitivity import decibels
 from sandglass.report.table import markdown, metric_cells, part
 

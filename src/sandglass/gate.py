@@ -1,0 +1,99 @@
+"""The gate that a choice of int8 layers passes: fidelity on all images at hand, with a margin for those that are not.
+
+A few dozen images are easier or harder than others, and what is chosen as the best of many choices is so partly by
+luck. Fidelity needs no truths: the calibration images tell it too, and as often as the task has looks at them.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from typing import Any
+
+from sandglass import host
+from sandglass.artifact import Artifact
+from sandglass.backends import DEFAULTS, Session
+from sandglass.evaluation import Evaluation, agreement, fidelity, flips, infer
+from sandglass.graph.work import inputs_to_try, spread
+from sandglass.quantize.plan import Plan
+from sandglass.workbench import Workbench
+
+MARGIN = 0.25  # of what fidelity may lose: no more than that is asked for other images' sake
+INPUTS = 128  # of the calibration set, the most
+
+
+@dataclass(frozen=True)
+class Kept:
+    """Fidelity to the float network: `value` on the evaluation set, `together` with the calibration images.
+
+    `sure` is the lower end of the 95 % interval of `together`, or MARGIN of the allowed loss below it if that is more.
+    """
+
+    value: float
+    together: float
+    sure: float
+
+    @property
+    def least(self) -> float:
+        """The lower of what was seen and what is sure."""
+        return min(self.value, self.sure)
+
+
+class Gate:
+    """The float network's predictions on both sets of images, for what is simulated or built to be held against.
+
+    Fidelity is to be `least` or more. Where the evaluation set alone says that it is less, no other image is looked at.
+    """
+
+    def __init__(self, bench: Workbench, base: Evaluation, least: float) -> None:
+        from sandglass.graph.execute import GraphSession
+
+        self.bench, self.base, self.least = bench, base, least
+        count = inputs_to_try(sum(bench.macs.values()), INPUTS)
+        self.inputs = spread(list(zip(bench.batches, bench.metas, strict=True)), count)
+        self.expected = self._predicted(GraphSession(bench.source.graph, threads=1))
+
+    def simulated(self, plan: Plan) -> Kept:
+        """What a plan keeps that no artifact is built for."""
+        from sandglass.quantize.simulate import simulate
+
+        task, artifact, dataset = self.bench.task, self.base.artifact, self.base.dataset
+        session, samples = simulate(self.bench.source.graph, plan, self.bench.spec, threads=1), task.samples(dataset)
+        found: dict[int, Any] = {}
+        flipped, workers = flips(artifact.card), host.threads()
+        for part in infer(task, artifact, session, dataset, samples, flip_test=flipped, workers=workers):
+            found |= part
+        return self._kept([found[sample.index] for sample in samples], session)
+
+    def built(self, result: Evaluation) -> Kept:
+        """What an artifact keeps that was evaluated."""
+        return self._kept(result.predictions, _opened(result.artifact))
+
+    def _kept(self, predictions: Sequence[Mapping[str, Any]], session: Session) -> Kept:
+        name = self.bench.task.FIDELITY[0]
+        value = float(fidelity(self.base, predictions)[name]["value"])
+        if not value >= self.least:
+            return Kept(value, value, value)
+        before = [*self.base.predictions, *self.expected]
+        after = [*predictions, *self._predicted(session)]
+        images = [(i < len(predictions), entry["image_id"]) for i, entry in enumerate(before)]
+        found = agreement(self.bench.task, before, after, images)[name]
+        sure = max(found["low"], found["value"] - MARGIN * (1 - self.least))
+        return Kept(value, float(found["value"]), float(sure))
+
+    def _predicted(self, session: Session) -> list[Mapping[str, Any]]:
+        """Predictions for the calibration inputs, each as it is: no mirror image beside it."""
+
+        def one(entry: tuple[Mapping[str, Any], Any]) -> Mapping[str, Any]:
+            batch, meta = entry
+            found: Mapping[str, Any] = self.bench.task.decode(session.run(batch), [meta], self.bench.source.card)[0]
+            return found
+
+        with ThreadPoolExecutor(host.threads()) as pool:
+            return list(pool.map(one, self.inputs))
+
+
+def _opened(artifact: Artifact) -> Session:
+    """As an evaluation opens it."""
+    return artifact.open(threads=1, settings=DEFAULTS, callers=host.threads())
