@@ -33,7 +33,7 @@ from sandglass.workbench import Timed, Workbench
 
 ARGUMENTS = "search.json"
 ATTEMPTS = 12
-NEAR = 0.003  # of fidelity: what a runtime may have more than the simulation, or less
+NEAR = 0.001  # of fidelity: what a runtime may have more than the simulation, or less
 GAINS = ("time", "work")
 
 

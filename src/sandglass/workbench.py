@@ -53,10 +53,12 @@ class Timed:
         return Timed(costs, [], self.milliseconds)
 
 
-def two_numbers(gains: Sequence[float], counts: Sequence[float], seen: Sequence[float]) -> tuple[float, float]:
+def two_numbers(
+    gains: Sequence[float], counts: Sequence[float], seen: Sequence[float], least: float = 0.0
+) -> tuple[float, float]:
     """The factor of gains and the price of a count with which gains less counts are nearest to what was seen.
 
-    The factor lies within FACTORS, and the price is not negative.
+    The factor lies within FACTORS, and the price is `least` or more.
     """
     price = 0.0
     for _ in range(20):  # alternating least squares: each is the best one given the other
@@ -64,8 +66,15 @@ def two_numbers(gains: Sequence[float], counts: Sequence[float], seen: Sequence[
         factor = float(np.dot(gains, wanted) / max(float(np.dot(gains, gains)), 1e-12))
         factor = min(max(factor, FACTORS[0]), FACTORS[1])
         left = [factor * gain - value for gain, value in zip(gains, seen, strict=True)]
-        price = max(0.0, float(np.dot(counts, left) / max(float(np.dot(counts, counts)), 1e-12)))
+        price = max(least, float(np.dot(counts, left) / max(float(np.dot(counts, counts)), 1e-12)))
     return factor, price
+
+
+def _scaled(cost: Cost, factor: float, converting: float) -> Cost:
+    """A layer's times by a factor, and those in int8 with what converting its input takes over what was timed."""
+    times = [max(0.0, factor * way.milliseconds + converting) for way in cost.ways]
+    ways = tuple(replace(way, milliseconds=time) for way, time in zip(cost.ways, times, strict=True))
+    return replace(cost, float_ms=factor * cost.float_ms, ways=ways)
 
 
 class Workbench:
@@ -200,7 +209,8 @@ class Workbench:
         """The costs with times that add up to what whole runs take, and what converting int8 and float costs.
 
         No profiler tells conversions apart, and its own times are too long or too short. Two numbers mend both:
-        a factor for all layers and a time for an element converted. They follow from what the float artifact takes,
+        a factor for all layers and a time for an element converted, which on a target whose layers hand on no integers
+        is a part of theirs, and may be less than what was timed. They follow from what the float artifact takes,
         `full`, and three with half of the layers in int8: every other one, which converts the most, and the first and
         the last ones, which convert the least.
         """
@@ -216,21 +226,16 @@ class Workbench:
         whole, *others = (speed.median for speed in benchmark([base, full, *tried], seconds=TIMED_SECONDS))
         gains = [saved(costs, (), chosen) for chosen in (every, *halves)]
         counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, *halves)]
-        factor, price = two_numbers(gains, counts, [whole - other for other in others])
+        seen = [whole - other for other in others]
+        factor, price = two_numbers(gains, counts, seen, 0.0 if self.spec.hands_on else -np.inf)
         self.say(
             f"search: float takes {whole:.2f} ms, full int8 {others[0]:.2f}; times of layers count {factor:.2f}-fold, "
-            f"converting a million elements takes {1e6 * price:.2f} ms"
+            f"converting a million elements {1e6 * price:+.2f} ms"
         )
+        own = {} if self.spec.hands_on else {name: price * e.milliseconds for e in found for name in e.readers}
         return Timed(
-            [
-                replace(
-                    cost,
-                    float_ms=factor * cost.float_ms,
-                    ways=tuple(replace(way, milliseconds=factor * way.milliseconds) for way in cost.ways),
-                )
-                for cost in costs
-            ],
-            [replace(entry, milliseconds=price * entry.milliseconds) for entry in found],
+            [_scaled(cost, factor, own.get(cost.name, 0.0)) for cost in costs],
+            [replace(entry, milliseconds=price * entry.milliseconds) for entry in found if self.spec.hands_on],
             whole,
         )
 

@@ -34,6 +34,14 @@ def test_numbers_stay_within_reason() -> None:
     assert two_numbers([0.0, 0.0], [0.0, 0.0], [1.0, 2.0])[1] == 0
 
 
+def test_a_price_may_be_what_was_timed_too_much() -> None:
+    """Below 0 where that is allowed, and then it is found as well as one above."""
+    gains, counts = [10.0, 4.0, 5.0], [1e5, 3e6, 2e6]
+    seen = [0.7 * gain + 3e-7 * count for gain, count in zip(gains, counts, strict=True)]
+    assert two_numbers(gains, counts, seen, -np.inf) == pytest.approx((0.7, -3e-7), rel=1e-2)
+    assert two_numbers(gains, counts, seen)[1] == 0
+
+
 SIZES = st.lists(st.floats(-10, 10), min_size=2, max_size=2)
 
 

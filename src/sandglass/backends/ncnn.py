@@ -74,6 +74,7 @@ def bits(layer: Facts) -> tuple[int, ...]:
 SPEC = Spec(
     ("Conv", "Gemm", "MatMul"),
     asymmetric=False,
+    hands_on=False,
     pads=True,
     exception=exception,
     bits=bits,

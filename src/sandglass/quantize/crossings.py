@@ -15,7 +15,8 @@ from sandglass.quantize.spec import Spec
 def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> list[Crossing]:
     """Every tensor that one of `layers` reads, with its number of elements where its milliseconds will be.
 
-    A tensor is made of integers where the layers behind it, through clamps and what integers flow through, are.
+    A tensor is made of integers where the layers behind it, through clamps and what integers flow through, are. On a
+    target whose layers hand on none each converts what it reads for itself.
     """
     known = facts(model)
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -38,6 +39,9 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
     for name, fact in known.items():
         if name in layers:
             readers.setdefault(fact.layer.input, set()).add(name)
+    if not spec.hands_on:
+        alone = [(name, tensor) for tensor, reading in readers.items() for name in reading]
+        return [Crossing(frozenset(), frozenset({n}), float(math.prod(shapes.get(t, [0]))), False) for n, t in alone]
     return [
         Crossing(
             behind.get(tensor, frozenset()),
