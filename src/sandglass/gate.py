@@ -1,7 +1,7 @@
 """The gate that a choice of int8 layers passes: fidelity on all images at hand, with a margin for those that are not.
 
-A few dozen images are easier or harder than others, and what is chosen as the best of many choices is so partly by
-luck. Fidelity needs no truths: the calibration images tell it too, and as often as the task has looks at them.
+A few dozen images are easier or harder than others, and of many choices one keeps the most on them by luck. Fidelity
+needs no truths, so that the calibration images tell it as well, those with more around them too.
 """
 
 from __future__ import annotations

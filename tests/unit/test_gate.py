@@ -1,0 +1,113 @@
+"""The gate looks at the calibration images too, and asks for a margin."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import numpy as np
+import pytest
+
+from graphs import network, normal
+from sandglass.evaluation import Evaluation
+from sandglass.gate import MARGIN, Gate, Kept
+from sandglass.graph.load import save_graph
+
+LEAST = 0.9
+CALIBRATED = 6
+TEXT = "g (float[1, 3, 4, 4] image) => (float[N, C, H, W] y) { y = Conv(image, w) }"
+
+
+class Task:
+    """A prediction is a sum of outputs; fidelity what two of them differ by, off 1."""
+
+    FIDELITY = ("near",)
+
+    def decode(self, outputs: Mapping[str, np.ndarray], metas: Sequence[Any], card: Any) -> list[dict[str, Any]]:
+        """One number for each input."""
+        return [{"image_id": meta, "sum": float(outputs["y"].sum())} for meta in metas]
+
+    def agreement(self, before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+        """1 for equal predictions."""
+        return {"near": 1 - abs(before["sum"] - after["sum"])}
+
+
+class Session:
+    """The network, with an error for each input of the calibration set in turn."""
+
+    def __init__(self, session: Any, errors: Sequence[float]) -> None:
+        self.session, self.errors, self.runs = session, list(errors), 0
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs whose sum is off by what the input's first value says."""
+        self.runs += 1
+        outputs = self.session.run(inputs)
+        return {"y": outputs["y"] + self.errors[int(inputs["image"].flat[0])] / outputs["y"].size}
+
+
+@pytest.fixture
+def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
+    """For a small network, four evaluation images of which two samples each are known, and six calibration images."""
+    task = Task()
+    save_graph(network(TEXT, {"w": normal(1, 2, 3, 1, 1)}), tmp_path / "small.onnx")
+    batches = [{"image": normal(i, 1, 3, 4, 4)} for i in range(CALIBRATED)]
+    for i, batch in enumerate(batches):
+        batch["image"].flat[0] = i
+    bench: Any = SimpleNamespace(
+        task=task, macs={"conv": 96}, batches=batches, metas=list(range(CALIBRATED)),
+        source=SimpleNamespace(graph=tmp_path / "small.onnx", card=None),
+    )  # fmt: skip
+    monkeypatch.setattr("sandglass.evaluation.discover.load", lambda kind, name: task)
+    return Gate(bench, evaluated([0.0] * 8), LEAST)
+
+
+def evaluated(errors: Sequence[float], session: Session | None = None) -> Evaluation:
+    """An evaluation whose predictions are off by these."""
+    card = SimpleNamespace(task="stub", decode={})
+    artifact: Any = SimpleNamespace(card=card, open=lambda **given: session)
+    predictions = [{"image_id": i // 2, "sum": error} for i, error in enumerate(errors)]
+    return Evaluation(artifact, None, {}, {}, {}, predictions, 0.0, 0)
+
+
+def kept(gate: Gate, evaluation: Sequence[float], calibration: Sequence[float]) -> tuple[Kept, int]:
+    """What is kept with these errors on both sets, and how many calibration inputs were run."""
+    from sandglass.graph.execute import GraphSession
+
+    session = Session(GraphSession(gate.bench.source.graph, threads=1), calibration)
+    return gate.built(evaluated(evaluation, session)), session.runs
+
+
+def test_calibration_images_count_as_well(gate: Gate) -> None:
+    """What is kept on the easy evaluation images is not on the others: the mean of all samples tells."""
+    found, runs = kept(gate, [0.01] * 8, [0.3] * CALIBRATED)
+    assert (found.value, runs) == (pytest.approx(0.99), CALIBRATED)
+    assert found.together == pytest.approx(1 - (8 * 0.01 + CALIBRATED * 0.3) / (8 + CALIBRATED), abs=1e-5)
+    assert found.least == found.sure < LEAST
+
+
+def test_the_margin_is_that_of_the_interval_or_a_share_of_the_loss(gate: Gate) -> None:
+    """Images that agree leave none, those that differ a lot no more than a quarter of what may be lost."""
+    alike, _ = kept(gate, [0.04] * 8, [0.04] * CALIBRATED)
+    assert alike.sure == pytest.approx(alike.together, abs=1e-5)
+    unlike, _ = kept(gate, [0.0] * 8, [0.5, *[0.0] * (CALIBRATED - 1)])
+    assert unlike.sure == pytest.approx(unlike.together - MARGIN * (1 - LEAST), abs=1e-5)
+    assert unlike.together > LEAST
+    some, _ = kept(gate, [0.0, 0.02] * 4, [0.0, 0.02] * (CALIBRATED // 2))
+    assert some.together - MARGIN * (1 - LEAST) < some.sure < some.together
+    assert some.least == some.sure
+
+
+def test_no_other_image_is_asked_where_the_evaluation_set_says_no(gate: Gate) -> None:
+    """Its fidelity alone is what is kept then, and no calibration input is run."""
+    assert kept(gate, [0.2] * 8, [0.0] * CALIBRATED) == (Kept(*[pytest.approx(0.8)] * 3), 0)
+    found, _ = kept(gate, [0.05] * 8, [0.0] * CALIBRATED)
+    assert found.least == found.value == pytest.approx(0.95)
+
+
+def test_fidelity_that_has_no_meaning_does_not_pass(gate: Gate) -> None:
+    """Where no sample of the evaluation set has any, nothing was kept."""
+    found, runs = kept(gate, [float("nan")] * 8, [0.0] * CALIBRATED)
+    assert not found.least >= LEAST
+    assert runs == 0
