@@ -448,7 +448,7 @@ def compare(rivals: Sequence[Rival], half: str, seconds: float, out: Path) -> li
                 "evaluation": result.to_dict(),
                 "change": topdown_pose.paired(results[0].predictions, result.predictions, dataset),
                 "oks_to_fp32": oks_to_fp32(results[0], result),
-                "oks_elsewhere": {name: oks_to_fp32(found[0][name], result) for name, result in seen.items()},
+                "oks_elsewhere": {name: oks_to_fp32(found[0][name], one) for name, one in seen.items()},
                 "latency": speed,
             })  # fmt: skip
             print(f"{half}: {name} {rival.tool} {rival.settings}: measured", file=sys.stderr)

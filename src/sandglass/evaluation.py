@@ -90,7 +90,7 @@ def evaluate(
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
     resumed = len(journal.done)
     workers = threads or host.threads()
-    session = artifact.open(threads=1, settings=DEFAULTS, callers=workers)
+    session = opened(artifact, workers)
     todo = [sample for sample in samples if sample.index not in journal.done]
     started = time.perf_counter()
     for done in infer(task, artifact, session, dataset, todo, batch, flip_test, workers):
@@ -101,6 +101,11 @@ def evaluate(
     metrics = task.score(predictions, dataset, seed=seed)
     journal.close()
     return Evaluation(artifact, dataset, metrics, protocol, origin(artifact), predictions, seconds, resumed)
+
+
+def opened(artifact: Artifact, workers: int) -> Session:
+    """A session that computes on its callers' cores, `workers` of them at once, with the runtime's own defaults."""
+    return artifact.open(threads=1, settings=DEFAULTS, callers=workers)
 
 
 def flips(card: Card) -> bool:

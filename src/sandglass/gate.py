@@ -6,15 +6,14 @@ needs no truths, so that the calibration images tell it as well, those with more
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
 from sandglass import host
-from sandglass.artifact import Artifact
-from sandglass.backends import DEFAULTS, Session
-from sandglass.evaluation import Evaluation, agreement, fidelity, flips, infer
+from sandglass.backends import Session
+from sandglass.evaluation import Evaluation, agreement, fidelity, flips, infer, opened
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantize.plan import Plan
 from sandglass.workbench import Workbench
@@ -64,19 +63,19 @@ class Gate:
         flipped, workers = flips(artifact.card), host.threads()
         for part in infer(task, artifact, session, dataset, samples, flip_test=flipped, workers=workers):
             found |= part
-        return self._kept([found[sample.index] for sample in samples], session)
+        return self._kept([found[sample.index] for sample in samples], lambda: session)
 
     def built(self, result: Evaluation) -> Kept:
         """What an artifact keeps that was evaluated."""
-        return self._kept(result.predictions, _opened(result.artifact))
+        return self._kept(result.predictions, lambda: opened(result.artifact, host.threads()))
 
-    def _kept(self, predictions: Sequence[Mapping[str, Any]], session: Session) -> Kept:
+    def _kept(self, predictions: Sequence[Mapping[str, Any]], session: Callable[[], Session]) -> Kept:
         name = self.bench.task.FIDELITY[0]
         value = float(fidelity(self.base, predictions)[name]["value"])
         if not value >= self.least:
             return Kept(value, value, value)
         before = [*self.base.predictions, *self.expected]
-        after = [*predictions, *self._predicted(session)]
+        after = [*predictions, *self._predicted(session())]
         images = [(i < len(predictions), entry["image_id"]) for i, entry in enumerate(before)]
         found = agreement(self.bench.task, before, after, images)[name]
         sure = max(found["low"], found["value"] - MARGIN * (1 - self.least))
@@ -87,13 +86,8 @@ class Gate:
 
         def one(entry: tuple[Mapping[str, Any], Any]) -> Mapping[str, Any]:
             batch, meta = entry
-            found: Mapping[str, Any] = self.bench.task.decode(session.run(batch), [meta], self.bench.source.card)[0]
+            found: Mapping[str, Any] = self.bench.decoded(session.run(batch), meta)
             return found
 
         with ThreadPoolExecutor(host.threads()) as pool:
             return list(pool.map(one, self.inputs))
-
-
-def _opened(artifact: Artifact) -> Session:
-    """As an evaluation opens it."""
-    return artifact.open(threads=1, settings=DEFAULTS, callers=host.threads())

@@ -27,7 +27,7 @@ from sandglass.gate import Gate, Kept
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost, saved
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.search import Choice
+from sandglass.quantize.search import Choice, search
 from sandglass.sources import Say, find_card, prepared_source
 from sandglass.workbench import Timed, Workbench
 
@@ -114,38 +114,36 @@ def quantize(
         float_result = evaluate(base, evaluation)
         timed = bench.timed(scratch, bench.costs(scratch, full, base), full, base)
         gate = Gate(bench, float_result, least)
-        choice, plan, result, change, kept = _decide(
-            wanted, timed if gain == GAINS[0] else timed.by_work(), gate, scratch, say
-        )
+        best = _decide(wanted, timed if gain == GAINS[0] else timed.by_work(), gate, scratch, say)
         full_result = evaluate(full, evaluation)
-        met, verdict = judge(change.get(wanted.metric), kept, len(evaluation.image_ids), wanted)
-        if not met and not best_effort:
-            raise BudgetError(verdict, "allow more with --max-drop, or publish the best found with --best-effort")
-        plan.save(out / "plan.json")
+        if not best.met and not best_effort:
+            raise BudgetError(best.verdict, "allow more with --max-drop, or publish the best found with --best-effort")
+        best.plan.save(out / "plan.json")
         with atomic_folder(out / wanted.target.folder, force) as folder:  # the very artifact that was measured
-            shutil.copytree(result.artifact.folder, folder, dirs_exist_ok=True)
+            shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
         artifact = load_artifact(out / wanted.target.folder)
         speeds = benchmark([base, full, artifact])
-        share = bench.integer_share(plan)
-    agreements = [fidelity(float_result, found.predictions) for found in (full_result, result)]
-    changes = [_change(task, float_result, full_result), change]
-    evaluations = [float_result, full_result, result]
-    chosen = {cost.name: way for cost in timed.costs for way in cost.ways if way.bits == choice.bits.get(cost.name)}
+        share = bench.integer_share(best.plan)
+    agreements = [fidelity(float_result, found.predictions) for found in (full_result, best.result)]
+    changes = [_change(task, float_result, full_result), best.change]
+    evaluations = [float_result, full_result, best.result]
+    bits = best.choice.bits
+    chosen = {cost.name: way for cost in timed.costs for way in cost.ways if way.bits == bits.get(cost.name)}
     expected = speeds[0].median * (1 - saved(timed.costs, timed.crossings, chosen) / timed.milliseconds)
     return Quantization(
         artifact,
-        plan,
+        best.plan,
         timed.costs,
-        choice,
+        best.choice,
         evaluations,
         agreements,
         changes,
         speeds,
         expected,
         share,
-        kept,
-        met,
-        verdict,
+        best.kept,
+        best.met,
+        best.verdict,
     )
 
 
@@ -200,19 +198,28 @@ def shared_images(task: Any, first: Any, second: Any) -> list[str]:
     return [f"{shared} images are in the calibration set and in the evaluation set"] if shared else []
 
 
-def _decide(
-    wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say
-) -> tuple[Choice, Plan, Evaluation, dict[str, Any], Kept]:
-    """The fastest choice that keeps the budget when it is built, else the built one of the highest fidelity."""
-    from sandglass.quantize.search import search
+@dataclass(frozen=True)
+class _Candidate:
+    """A choice that was built, and whether it keeps the budget."""
 
+    choice: Choice
+    plan: Plan
+    result: Evaluation
+    change: dict[str, Any]
+    kept: Kept
+    met: bool
+    verdict: str
+
+
+def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) -> _Candidate:
+    """The fastest choice that keeps the budget when it is built, else the built one of the highest fidelity."""
     bench, base = gate.bench, gate.base
 
     def steer(bits: Mapping[str, int]) -> float:
         rest = {name: "given back" for name in bench.integer_layers if name not in bits}
         return gate.simulated(bench.planned(bits, rest)).least
 
-    best: tuple[Choice, Plan, Evaluation, dict[str, Any], Kept] | None = None
+    tried: list[_Candidate] = []
     choices = search(timed.costs, timed.crossings, steer, wanted.fidelity, say, NEAR)
     for number, choice in enumerate(choices[:ATTEMPTS]):
         final = bench.planned(choice.bits, choice.reasons)
@@ -220,12 +227,10 @@ def _decide(
         change, kept = _change(bench.task, base, result), gate.built(result)
         met, told = judge(change.get(wanted.metric), kept, len(base.dataset.image_ids), wanted)
         say(f"search: built with {len(choice.bits)} layers in int8: {told}")
+        tried.append(_Candidate(choice, final, result, change, kept, met, told))
         if met:
-            return choice, final, result, change, kept
-        if best is None or kept.least > best[-1].least:
-            best = choice, final, result, change, kept
-    assert best is not None
-    return best
+            return tried[-1]
+    return max(tried, key=lambda candidate: candidate.kept.least)
 
 
 def _change(task: Any, base: Evaluation, result: Evaluation) -> dict[str, Any]:

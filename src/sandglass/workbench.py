@@ -70,7 +70,7 @@ def two_numbers(
     return factor, price
 
 
-def _scaled(cost: Cost, factor: float, converting: float) -> Cost:
+def _scaled(cost: Cost, factor: float, converting: float = 0.0) -> Cost:
     """A layer's times by a factor, and those in int8 with what converting its input takes over what was timed."""
     times = [max(0.0, factor * way.milliseconds + converting) for way in cost.ways]
     ways = tuple(replace(way, milliseconds=time) for way, time in zip(cost.ways, times, strict=True))
@@ -184,14 +184,14 @@ class Workbench:
 
         graph = self.source.graph
         journal = Journal({"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]})
-        first = self._decoded(self.expected)
+        first = self._probed(self.expected)
         for i, (name, bits) in enumerate(wanted):
             if i in journal.done:
                 continue
             plan = self.planned({name: bits}, {})
             found = sensitivity.run(simulate(graph, sensitivity.only(plan, [name]), self.spec), self.probes)
             power = sensitivity.noise(self.expected, found)
-            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._decoded(found), strict=True)]
+            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._probed(found), strict=True)]
             kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
             local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
             journal.append({i: [power, local, kept]})
@@ -209,8 +209,8 @@ class Workbench:
         """The costs with times that add up to what whole runs take, and what converting int8 and float costs.
 
         No profiler tells conversions apart, and its own times are too long or too short. Two numbers mend both:
-        a factor for all layers and a time for an element converted, which on a target whose layers hand on no integers
-        is a part of theirs, and may be less than what was timed. They follow from what the float artifact takes,
+        a factor for all layers and a time for an element converted. Where layers are timed converting that time is a
+        part of theirs, and below 0 where it was timed too long. The two follow from what the float artifact takes,
         `full`, and three with half of the layers in int8: every other one, which converts the most, and the first and
         the last ones, which convert the least.
         """
@@ -227,17 +227,16 @@ class Workbench:
         gains = [saved(costs, (), chosen) for chosen in (every, *halves)]
         counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, *halves)]
         seen = [whole - other for other in others]
-        factor, price = two_numbers(gains, counts, seen, 0.0 if self.spec.hands_on else -np.inf)
+        factor, price = two_numbers(gains, counts, seen, -np.inf if self.spec.timed_converting else 0.0)
         self.say(
             f"search: float takes {whole:.2f} ms, full int8 {others[0]:.2f}; times of layers count {factor:.2f}-fold, "
             f"converting a million elements {1e6 * price:+.2f} ms"
         )
-        own = {} if self.spec.hands_on else {name: price * e.milliseconds for e in found for name in e.readers}
-        return Timed(
-            [_scaled(cost, factor, own.get(cost.name, 0.0)) for cost in costs],
-            [replace(entry, milliseconds=price * entry.milliseconds) for entry in found if self.spec.hands_on],
-            whole,
-        )
+        between = [replace(entry, milliseconds=price * entry.milliseconds) for entry in found]
+        if not self.spec.timed_converting:
+            return Timed([_scaled(cost, factor) for cost in costs], between, whole)
+        own = {name: entry.milliseconds for entry in between for name in entry.readers}
+        return Timed([_scaled(cost, factor, own[cost.name]) for cost in costs], [], whole)
 
     @cached_property
     def integer_layers(self) -> list[str]:
@@ -246,11 +245,13 @@ class Workbench:
 
         return integer_layers(self.source.graph, self.plan, self.spec)
 
-    def _decoded(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
-        return [
-            self.task.decode(found, [meta], self.source.card)[0]
-            for found, meta in zip(outputs, spread(self.metas, len(self.probes)), strict=True)
-        ]
+    def decoded(self, outputs: Mapping[str, np.ndarray], meta: Any) -> Any:
+        """The prediction that one input's outputs are."""
+        return self.task.decode(outputs, [meta], self.source.card)[0]
+
+    def _probed(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
+        metas = spread(self.metas, len(self.probes))
+        return [self.decoded(found, meta) for found, meta in zip(outputs, metas, strict=True)]
 
     def integer_share(self, plan: Plan) -> float:
         """Share of the multiply-accumulates that run in int8 under a plan, 0 to 1."""

@@ -36,9 +36,9 @@ def test_integers_end_at_what_is_computed_in_float() -> None:
     assert found(RESIDUAL, FLOAT) == {"c": ("", "c", 288), "d": ("c", "d", 192), "y": ("", "y", 192)}
 
 
-def test_layers_that_hand_on_no_integers_convert_for_themselves() -> None:
+def test_layers_that_are_timed_converting_have_their_own() -> None:
     """Each layer has a conversion of its own, whoever made its input and whoever else reads it."""
-    spec = Spec(("Conv",), asymmetric=False, hands_on=False)
+    spec = Spec(("Conv",), asymmetric=False, timed_converting=True)
     text = f"{C} r = Relu(c) d = Conv(r, w2) e = Conv(r, w2) s = Add(d, e) y = Conv(s, w9)"
     assert found(text, spec) == {"c": ("", "c", 288), "d": ("", "d", 192), "e": ("", "e", 192), "y": ("", "y", 192)}
 

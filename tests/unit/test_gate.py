@@ -57,7 +57,8 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
         batch["image"].flat[0] = i
     bench: Any = SimpleNamespace(
         task=task, macs={"conv": 96}, batches=batches, metas=list(range(CALIBRATED)),
-        source=SimpleNamespace(graph=tmp_path / "small.onnx", card=None),
+        source=SimpleNamespace(graph=tmp_path / "small.onnx"),
+        decoded=lambda outputs, meta: task.decode(outputs, [meta], None)[0],
     )  # fmt: skip
     monkeypatch.setattr("sandglass.evaluation.discover.load", lambda kind, name: task)
     return Gate(bench, evaluated([0.0] * 8), LEAST)

@@ -74,7 +74,7 @@ def bits(layer: Facts) -> tuple[int, ...]:
 SPEC = Spec(
     ("Conv", "Gemm", "MatMul"),
     asymmetric=False,
-    hands_on=False,
+    timed_converting=True,  # each result is asked for, in floats, even of the few layers that hand on integers
     pads=True,
     exception=exception,
     bits=bits,

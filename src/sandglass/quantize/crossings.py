@@ -15,8 +15,8 @@ from sandglass.quantize.spec import Spec
 def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> list[Crossing]:
     """Every tensor that one of `layers` reads, with its number of elements where its milliseconds will be.
 
-    A tensor is made of integers where the layers behind it, through clamps and what integers flow through, are. On a
-    target whose layers hand on none each converts what it reads for itself.
+    A tensor is made of integers where the layers behind it, through clamps and what integers flow through, are. Where
+    layers are timed converting each has an entry of its own.
     """
     known = facts(model)
     graph = onnx.shape_inference.infer_shapes(model).graph
@@ -24,6 +24,10 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*graph.value_info, *graph.input, *graph.output)
     }
+    read = {name: fact.layer.input for name, fact in known.items() if name in layers}
+    elements = {tensor: float(math.prod(shapes.get(tensor, [0]))) for tensor in read.values()}
+    if spec.timed_converting:
+        return [Crossing(frozenset(), frozenset({name}), elements[tensor], False) for name, tensor in read.items()]
     behind: dict[str, frozenset[str]] = {}
     for node in model.graph.node:
         made: frozenset[str] = frozenset()
@@ -36,18 +40,9 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
             made = made.union(*parts) if all(parts) else made
         behind |= dict.fromkeys(node.output, made)
     readers: dict[str, set[str]] = {}
-    for name, fact in known.items():
-        if name in layers:
-            readers.setdefault(fact.layer.input, set()).add(name)
-    if not spec.hands_on:
-        alone = [(name, tensor) for tensor, reading in readers.items() for name in reading]
-        return [Crossing(frozenset(), frozenset({n}), float(math.prod(shapes.get(t, [0]))), False) for n, t in alone]
+    for name, tensor in read.items():
+        readers.setdefault(tensor, set()).add(name)
     return [
-        Crossing(
-            behind.get(tensor, frozenset()),
-            frozenset(reading),
-            float(math.prod(shapes.get(tensor, [0]))),
-            bool(spec.between),
-        )
+        Crossing(behind.get(tensor, frozenset()), frozenset(reading), elements[tensor], bool(spec.between))
         for tensor, reading in readers.items()
     ]

@@ -8,7 +8,7 @@ layers make a tensor of integers that floats alone read, its conversion is not c
 
 from __future__ import annotations
 
-from collections.abc import Hashable, Iterable, Sequence
+from collections.abc import Hashable, Sequence
 
 import networkx
 from networkx.algorithms.flow import boykov_kolmogorov
@@ -42,24 +42,25 @@ class _Graph:
         before = self.edges.get_edge_data(start, end, {"capacity": 0})["capacity"]
         self.edges.add_edge(start, end, capacity=before + round(UNITS * milliseconds))
 
-    def follow(self, start: Hashable, ends: Iterable[Hashable]) -> None:
-        """Where `start` is in float all `ends` are."""
-        self.edges.add_edges_from((start, end) for end in ends)  # without a capacity, which is infinite
+    def follow(self, start: Hashable, end: Hashable) -> None:
+        """Where `start` is in float so is `end`."""
+        self.edges.add_edge(start, end)  # without a capacity, which is infinite
 
 
 def _connect(graph: _Graph, number: int, entry: Crossing, ways: Chosen) -> None:
     """Put in what a conversion costs. A node stands for integers that are made, one for integers that are read."""
     made, read, kept = ((kind, number) for kind in ("made", "read", "kept"))
-    readers = [(name,) for name in entry.readers if name in ways]
+    makers, readers = [(name,) for name in entry.makers], [(name,) for name in entry.readers if name in ways]
     whole = bool(entry.makers) and entry.makers <= ways.keys()  # can be made of integers
-    graph.follow(read, readers)  # if nobody reads integers: float
+    for reader in readers:
+        graph.follow(read, reader)  # read is in float only where nobody reads integers
     if whole:
-        for name in entry.makers:
-            graph.follow((name,), [made])  # if a maker is in float: float
+        for maker in makers:
+            graph.follow(maker, made)  # made is in int8 only where all makers are
     graph.edge(made if whole else FLOAT, read, entry.milliseconds)
     if whole and entry.both_ways:
-        if len(entry.makers) == 1:
-            graph.follow(made, [(name,) for name in entry.makers])
+        if len(makers) == 1:
+            graph.follow(made, makers[0])
         for reader in readers:
-            graph.follow(reader, [kept])  # if a reader is in float: float
+            graph.follow(reader, kept)  # kept is in int8 only where all readers are
         graph.edge(kept if len(readers) == len(entry.readers) else FLOAT, made, entry.milliseconds)

@@ -40,16 +40,16 @@ class Spec:
 
     `operators` have integer kernels with one scale for each output channel. `asymmetric` activations have a zero
     point (uint8), the others are signed bytes around zero; `pads` says of these that layers pad with any value.
-    `hands_on` says that integers go from one int8 layer to the next; else each makes its own of floats.
-    `between` names the operators that integers also flow through when everything around them is rounded. `exception`
-    returns why a layer stays in float, or "". `weight_bits` are the most that its sums hold without overflow. `bits`
-    returns the numbers of weight bits that a layer may have because the target has different kernels for them, 8 first.
+    `timed_converting` says that layers are timed with the conversion of what they read, whoever made that. `between`
+    names the operators that integers also flow through when everything around them is rounded. `exception` returns why
+    a layer stays in float, or "". `weight_bits` are the most that its sums hold without overflow. `bits` returns the
+    numbers of weight bits that a layer may have because the target has different kernels for them, 8 first.
     `arithmetic` is what a simulation does around the sums.
     """
 
     operators: tuple[str, ...]
     asymmetric: bool
-    hands_on: bool = True
+    timed_converting: bool = False
     between: tuple[str, ...] = ()
     pads: bool = False
     exception: Callable[[Facts], str] = no_exception
