@@ -1,4 +1,4 @@
-"""Depthwise transposed convolutions as convolutions for their phases: the same numbers, to the last bit.
+"""Transposed convolutions as convolutions for their phases: the same numbers, to the last bit.
 
 Weights and inputs are small integers, so that float sums are exact in any order.
 """
@@ -17,8 +17,10 @@ from onnx import numpy_helper
 from graphs import network
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
-from sandglass.graph.phases import layer_of, phase_taps, split_depthwise
+from sandglass.graph.phases import can_be_split, layer_of, phase_taps, split_depthwise, split_late
+from sandglass.graph.shapes import free_sides
 from sandglass.quantize import make
+from sandglass.quantize.layers import facts
 from sandglass.quantize.qdq import quantize_dequantize
 from sandglass.quantize.spec import Spec
 
@@ -41,9 +43,10 @@ def transposed(
     return network(text, {"w": integers(1, CHANNELS, 1, *kernel), "b": integers(2, CHANNELS)})
 
 
-def split(model: onnx.ModelProto) -> onnx.ModelProto:
+def split(model: onnx.ModelProto, late: bool = False) -> onnx.ModelProto:
     """A copy of a model that is split; it is a valid one."""
-    changed = split_depthwise(onnx.ModelProto.FromString(model.SerializeToString()))
+    copy = onnx.ModelProto.FromString(model.SerializeToString())
+    changed = split_late(copy) if late else split_depthwise(copy)
     onnx.checker.check_model(changed, full_check=True)
     return changed
 
@@ -65,7 +68,7 @@ def assert_same(model: onnx.ModelProto, changed: onnx.ModelProto, folder: Path, 
         np.testing.assert_array_equal(found[1][name], expected, name)
 
 
-def can_be_split(length: int, kernel: int, stride: int, pads: tuple[int, int]) -> bool:
+def computable(length: int, kernel: int, stride: int, pads: tuple[int, int]) -> bool:
     """By the definition: output o adds tap k times input (o + pad - k) / stride, which no convolution may crop."""
     made = (length - 1) * stride + kernel - sum(pads)
     if made % stride:
@@ -91,7 +94,7 @@ def test_split_gives_the_same_numbers(kernel: int, stride: int, tmp_path: Path) 
             continue
         model = transposed((kernel, other), stride, rows, columns, size)
         changed = split(model)
-        if not (can_be_split(size[0], kernel, stride, rows) and can_be_split(size[1], other, stride, columns)):
+        if not (computable(size[0], kernel, stride, rows) and computable(size[1], other, stride, columns)):
             assert changed.graph.node == model.graph.node
             continue
         assert operators(changed) == ["Conv"] * stride**2 + ["Concat", "DepthToSpace"]
@@ -102,10 +105,10 @@ def test_split_gives_the_same_numbers(kernel: int, stride: int, tmp_path: Path) 
 
 def test_usual_layers_can_be_split() -> None:
     """The kernels and paddings that double a size, as networks have them, and one that makes it fourfold."""
-    assert [taps.taps for taps in phase_taps(7, 4, 2, (1, 1)) or []] == [(3, 1), (2, 0)]
+    assert [taps.taps for taps in phase_taps(4, 2, (1, 1)) or []] == [(3, 1), (2, 0)]
     for kernel, stride, pads in ((2, 2, (0, 0)), (3, 2, (0, 1)), (3, 2, (1, 0)), (4, 2, (1, 1)), (8, 4, (2, 2))):
-        assert phase_taps(7, kernel, stride, pads) is not None
-        assert can_be_split(7, kernel, stride, pads)
+        assert phase_taps(kernel, stride, pads) is not None
+        assert computable(7, kernel, stride, pads)
 
 
 @pytest.mark.parametrize("length", [1, 2, 3, 6])
@@ -113,8 +116,8 @@ def test_phases_are_told_as_the_definition_has_them(length: int) -> None:
     """Whether an axis can be split, over all kernels, strides and paddings."""
     for kernel, stride, pads in product(range(1, 7), range(2, 5), product(range(3), range(3))):
         if (length - 1) * stride + kernel > sum(pads):
-            found = phase_taps(length, kernel, stride, pads)
-            assert (found is not None) == can_be_split(length, kernel, stride, pads), (kernel, stride, pads)
+            found = phase_taps(kernel, stride, pads)
+            assert (found is not None) == computable(length, kernel, stride, pads), (kernel, stride, pads)
             assert found is None or sorted(tap for phase in found for tap in phase.taps) == list(range(kernel))
 
 
@@ -147,14 +150,16 @@ def test_what_cannot_be_split_stays(name: str, tmp_path: Path) -> None:
     assert_same(model, changed, tmp_path, (1, 4, 5, 5))
 
 
-def test_unknown_sizes_stay() -> None:
-    """Without the input's size nobody can tell how a layer ends."""
+def test_unknown_sizes_are_split_too(tmp_path: Path) -> None:
+    """How phases read does not depend on the size; a layer of another number of dimensions stays."""
     text = "g (float[1, 4, H, W] x) => (float[N, C, U, V] y) { y = ConvTranspose<group = 4, strides = [2, 2]>(x, w) }"
     model = network(text, {"w": integers(1, 4, 1, 2, 2)})
-    assert split(model).graph.node == model.graph.node
+    changed = split(model)
+    assert operators(changed) == ["Conv"] * 4 + ["Concat", "DepthToSpace"]
+    assert_same(model, changed, tmp_path, (1, 4, 5, 3))
     line = "g (float[1, 4, 5] x) => (float[N, C, U] y) { y = ConvTranspose<group = 4, strides = [2]>(x, w) }"
     model = network(line, {"w": integers(1, 4, 1, 2)})
-    assert split(model).graph.node == model.graph.node
+    assert split(model, late=True).graph.node == model.graph.node
 
 
 UP = "ConvTranspose<group = 4, strides = [2, 2], pads = [1, 1, 1, 1]>"
@@ -252,3 +257,78 @@ def test_parts_have_the_layers_name(graph: Path) -> None:
     names = [node.name for node in changed.graph.node]
     assert len(set(names)) == len(names)
     assert layer_of("blocks.0/conv.1") == "blocks.0/conv.1"
+
+
+DENSE = "ConvTranspose<strides = [2, 2], pads = [1, 1, 1, 1]>"
+INTEGERS = ["Transpose"] * 4 + ["Concat"] * 3 + ["Reshape", "Transpose"]
+LATE = {
+    "dense": (f"t = {DENSE}(x, u, b) y = Relu(t)", ["Relu"], ["Concat", "DepthToSpace"], []),
+    "1x1 layers": (f"t = {UP}(x, w, b) r = Relu(t) y = Conv(r, p)", ["Relu", "Conv"], ["Concat", "DepthToSpace"], []),
+    "wider 1x1 layers": (f"t = {UP}(x, w) r = Relu(t) y = Conv(r, v)", ["Relu"], ["Concat", "DepthToSpace"], ["Conv"]),
+    "3x3 layers": (f"t = {UP}(x, w) y = Conv<pads = [1, 1, 1, 1]>(t, k)", [], ["Concat", "DepthToSpace"], ["Conv"]),
+    "strides": (f"t = {UP}(x, w) y = Conv<strides = [2, 2]>(t, p)", [], ["Concat", "DepthToSpace"], ["Conv"]),
+    "integers": (f"t = {UP}(x, w) q = QuantizeLinear(t, half) d = DequantizeLinear(q, half) y = Conv(d, v)",
+                 ["QuantizeLinear"], INTEGERS, ["DequantizeLinear", "Conv"]),
+    "integers for a 1x1 layer": (
+        f"t = {UP}(x, w) q = QuantizeLinear(t, half) d = DequantizeLinear(q, half) c = Conv(d, p) "
+        "e = QuantizeLinear(c, many) f = DequantizeLinear(e, many) y = Conv(f, v)",
+        ["QuantizeLinear", "DequantizeLinear", "Conv", "QuantizeLinear"], INTEGERS, ["DequantizeLinear", "Conv"]),
+}  # fmt: skip
+MORE = CONSTANTS | {"u": integers(5, 4, 4, 4, 4), "p": integers(6, 3, 4, 1, 1), "k": integers(7, 4, 4, 3, 3),
+                    "many": np.array(64)}  # fmt: skip
+
+
+@pytest.mark.parametrize("name", LATE)
+def test_late_results_interleave_after_what_is_done_pixel_by_pixel(name: str, tmp_path: Path) -> None:
+    """1x1 layers that make no more channels are done four times, integers interleave pixel by pixel; numbers stay."""
+    text, moved, joins, after = LATE[name]
+    words = re.findall(r"\w+", text)
+    values = {key: array for key, array in MORE.items() if key in words}
+    if "v" in values and "Conv(f, v)" in text:
+        values["v"] = integers(8, 5, 3, 1, 1)
+    model = network(f"g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ {text} }}", values)
+    changed = split(model, late=True)
+    assert operators(changed) == ["Conv", *moved] * 4 + joins + after
+    assert_same(model, changed, tmp_path, (1, 4, 5, 3))
+    assert {entry.name for entry in changed.graph.initializer} == {
+        part
+        for node in changed.graph.node
+        for part in node.input
+        if part in {e.name for e in changed.graph.initializer}
+    }
+
+
+def test_late_integers_of_open_sizes_interleave_by_depth_to_space(tmp_path: Path) -> None:
+    """Where the size is left open the graph holds for another one."""
+    text = f"t = {UP}(x, w) q = QuantizeLinear(t, half) d = DequantizeLinear(q, half) y = Conv(d, v)"
+    model = network(
+        f"g (float[1, 4, 6, 4] x) => (float[N, C, H, W] y) {{ {text} }}", {k: CONSTANTS[k] for k in ("w", "v", "half")}
+    )
+    free_sides(model)
+    changed = split(model, late=True)
+    assert operators(changed)[-4:] == ["Concat", "DepthToSpace", "DequantizeLinear", "Conv"]
+    assert_same(model, changed, tmp_path, (1, 4, 5, 3))
+
+
+def test_late_dense_layers_without_overlap_stay_in_float(tmp_path: Path) -> None:
+    """Taps that do not overlap gain nothing in float; behind scales they are split, since integers need it."""
+    text = "g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) { y = ConvTranspose<strides = [2, 2]>(x, u) }"
+    model = network(text, {"u": integers(5, 4, 3, 2, 2)})
+    assert operators(split(model, late=True)) == ["ConvTranspose"]
+    save_graph(model, tmp_path / "g.onnx")
+    plan = make.make_plan(tmp_path / "g.onnx", [{"x": integers(3 + i, 1, 4, 5, 3)} for i in range(4)], "minmax")
+    spec = Spec(("ConvTranspose",), asymmetric=True, between=("Add",))
+    changed = split(quantize_dequantize(load_graph(tmp_path / "g.onnx"), plan, spec), late=True)
+    assert operators(changed).count("Conv") == 4
+    stored = {entry.name: entry for entry in changed.graph.initializer}
+    assert [list(stored[f"y.phase{i}.taps"].dims) for i in range(4)] == [[3, 4, 1, 1]] * 4
+
+
+@pytest.mark.parametrize("name", STAYS)
+def test_facts_tell_what_can_be_split(name: str) -> None:
+    """The facts of a layer say of integer weights what the graph shows."""
+    text, shape = STAYS[name]
+    model = network(f"g (float[1, 4, 5, 5] x) => (float[N, C, H, W] y) {{ {text} }}", {"w": integers(1, *shape)})
+    for fact in facts(model).values():
+        if fact.layer.operator == "ConvTranspose":
+            assert can_be_split(fact) == (name == "one group")

@@ -1,7 +1,11 @@
 """ONNX Runtime on the CPU: the graph as it is, or in QDQ form, which its optimizer turns into integer kernels.
 
 Integers flow from layer to layer only where outputs are rounded too, so sums, joins and resizing between them are
-rounded as well. The layer that makes the output stays in float: 256 levels are too few for the peak of a heatmap.
+rounded as well. Not so what makes the output: 256 levels are too few for the peak of a heatmap. Its sums stay in float
+where there is a kernel for that, for 1x1 convolutions and products of matrices; other layers stay in float there.
+
+Its transposed convolutions know no integers, and depthwise ones take as long as a dense layer of a hundred times their
+work. They are written as convolutions, one for each phase of the stride, in float artifacts as well.
 """
 
 from __future__ import annotations
@@ -29,7 +33,9 @@ from sandglass.backends import (
     run_by_one,
     way,
 )  # fmt: skip
+from sandglass.backends._parts import joined
 from sandglass.errors import BackendError, BackendUnavailable
+from sandglass.graph.phases import can_be_split, layer_of, split_late
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
@@ -45,18 +51,26 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "optimization": ("all", "extended", "basic"),
     "execution": ("sequential", "parallel"),
 }
+INTEGER = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")  # what its integer kernels' names begin with
+DECORATION = r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|_quant|/MatMulAddFusion)+$"  # what it adds to names
 # Nodes that its optimizer fuses into the layer before them, whose name the fused kernel may then bear.
-DECORATION = r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|_quant)+$"  # what it adds to names
 FUSED = ("Relu", "Clip", "Add", "BatchNormalization", "Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh")
 
 
 def exception(layer: Facts) -> str:
     """Why a layer stays in float on ONNX Runtime."""
-    return "it makes the output, which would be rounded to 256 levels" if layer.makes_output else ""
+    if layer.makes_output and not (layer.pointwise or layer.layer.operator in ("Gemm", "MatMul")):
+        return "it makes the output, which would be rounded to 256 levels"
+    if layer.layer.operator == "ConvTranspose" and not can_be_split(layer):
+        return "no int8 kernel for a ConvTranspose like this one"
+    return ""
 
 
 SPEC = Spec(
-    ("Conv", "Gemm", "MatMul"), asymmetric=True, between=("Add", "Concat", "MaxPool", "Resize"), exception=exception
+    ("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    asymmetric=True,
+    between=("Add", "Concat", "MaxPool", "Resize"),
+    exception=exception,
 )
 
 
@@ -74,17 +88,18 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     from sandglass.graph.half import float_layers, half_precision
     from sandglass.graph.load import load_graph, save_graph
     from sandglass.graph.shapes import free_sides
-    from sandglass.quantize.qdq import quantize_dequantize
+    from sandglass.quantize.qdq import integers_flowing
 
     model = load_graph(source.graph)
+    model = free_sides(model) if source.shapes else model
     notes: dict[str, Any] = {}
     if plan is not None:
         notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in decide(plan, SPEC, model).items()}
-        model = quantize_dequantize(model, plan, SPEC)
+        model = integers_flowing(model, plan, SPEC)
     if precision == "fp16":
         notes["float_layers"] = float_layers(model, source.wide)
         model = half_precision(model, source.wide)
-    save_graph(free_sides(model) if source.shapes else model, folder / MODEL)
+    save_graph(model if plan else split_late(model), folder / MODEL)
     return notes
 
 
@@ -129,16 +144,15 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     for kernel, times in found.items():
         operator = operators[kernel]
         name = aliases.get(re.sub(DECORATION, "", kernel), kernel)
-        integer = operator.startswith("QLinear") or operator in ("QGemm", "ConvInteger", "MatMulInteger")
-        arithmetic = INT8 if integer else FLOAT
+        arithmetic = INT8 if operator.startswith(INTEGER) else FLOAT
         layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
         milliseconds = float(np.median(times))
         if not layer:
             runs.append(LayerRun(kernel, operator, arithmetic, milliseconds=milliseconds))
             continue
-        (macs, terms), note = work.pop(name), way(notes, name, arithmetic)
+        (macs, terms), note = work.pop(name), way(notes, layer_of(name), arithmetic)
         runs.append(LayerRun(name, operator, arithmetic, macs, milliseconds, note, steps.get(name, ()), terms))
-    return runs
+    return joined(runs)
 
 
 def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, float]]:

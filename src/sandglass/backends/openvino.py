@@ -33,6 +33,7 @@ from sandglass.backends import (
     run_by_one,
     way,
 )  # fmt: skip
+from sandglass.backends._parts import joined
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Arithmetic, Spec, decide
@@ -200,23 +201,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
             milliseconds = entry.real_time.total_seconds() * 1e3
             grid = steps.get(node, ())
             runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
-    return _joined(runs)
-
-
-def _joined(runs: list[LayerRun]) -> list[LayerRun]:
-    """One run for all the parts of a layer that was split, where its first part runs."""
-    from sandglass.graph.phases import layer_of
-
-    found: dict[str, LayerRun] = {}
-    for run in runs:
-        name = layer_of(run.name)
-        first = found.get(name) if name != run.name else None
-        milliseconds = (run.milliseconds or 0.0) + ((first.milliseconds or 0.0) if first else 0.0)
-        macs = run.macs + (first.macs if first else 0)
-        found[name if name != run.name else f"{len(found)} {name}"] = replace(
-            first or run, name=name, macs=macs, milliseconds=milliseconds
-        )
-    return list(found.values())
+    return joined(runs)
 
 
 def _layer_name(node: Any) -> str:

@@ -10,6 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from sandglass.graph.load import drop_unread
+
 
 def fold_affines(model: onnx.ModelProto) -> None:
     """Fold every Mul and Add by constants that alone reads a convolution's result, in place."""
@@ -35,7 +37,7 @@ def fold_affines(model: onnx.ModelProto) -> None:
             folded = True
         if folded:
             _replace(model, convolution, weight, bias)
-    _drop_unused(model)
+    drop_unread(model)
 
 
 def _folds(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
@@ -74,10 +76,3 @@ def _replace(model: onnx.ModelProto, node: onnx.NodeProto, weight: np.ndarray, b
         model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     del node.input[1:]
     node.input.extend(names)
-
-
-def _drop_unused(model: onnx.ModelProto) -> None:
-    used = {name for node in model.graph.node for name in node.input}
-    kept = [initializer for initializer in model.graph.initializer if initializer.name in used]
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(kept)

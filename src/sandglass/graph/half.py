@@ -16,7 +16,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.errors import UnsupportedOperator
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph
+from sandglass.graph.load import drop_unread, load_graph
 
 LARGEST = 65504.0
 HEADROOM = 4.0  # other images may bring larger values than those that were seen
@@ -57,12 +57,7 @@ def half_precision(model: onnx.ModelProto, wide: Collection[str]) -> onnx.ModelP
         halves.add(node)
     for output in graph.output:
         halves.finish(output.name)
-    used = {name for node in graph.node for name in node.input}
-    kept = [entry for entry in graph.initializer if entry.name in used]
-    del graph.initializer[:]
-    graph.initializer.extend(kept)
-    del graph.value_info[:]  # it tells the types of before
-    return model
+    return drop_unread(model)
 
 
 def float_layers(model: onnx.ModelProto, wide: Collection[str]) -> list[str]:

@@ -51,6 +51,27 @@ def set_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> onnx.M
     return model
 
 
+def drop_unread(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The model, changed, without nodes that lead to no output, and without weights that no node reads."""
+    read, kept = {value.name for value in model.graph.output}, []
+    for node in reversed(model.graph.node):
+        if not read.isdisjoint(node.output):
+            kept.append(node)
+            read |= _read(node)
+    set_nodes(model, reversed(kept))
+    weights = onnx.GraphProto()
+    weights.initializer.extend(entry for entry in model.graph.initializer if entry.name in read)
+    del model.graph.initializer[:]
+    model.graph.initializer.extend(weights.initializer)
+    return model
+
+
+def _read(node: onnx.NodeProto) -> set[str]:
+    """Tensors that a node reads, in its branches or loops too."""
+    inner = [part for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) for part in graph.node]
+    return set(node.input).union(*map(_read, inner))
+
+
 def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     """Shapes of the graph's inputs by name, weights left out. Raises GraphError for a dimension that is not fixed."""
     weights = {initializer.name for initializer in model.graph.initializer}

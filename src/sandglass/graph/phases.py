@@ -1,24 +1,26 @@
-"""Depthwise transposed convolutions as convolutions: one for each phase of the stride, whose results interleave.
+"""Transposed convolutions as convolutions: one for each phase of the stride, whose results interleave.
 
 Output o of a transposed convolution with stride s meets only the taps k with k = o + pad (mod s). For outputs that are
-equal modulo s these are always the same taps, so that they are a convolution of their own; DepthToSpace puts the s x s
-results where they belong. The arithmetic is the same. Runtimes that have no fast kernel for the one have it for the
-other. What follows the layer alone, a clamp and its rounding, is done before the results interleave.
+equal modulo s these are always the same taps, so that they are a convolution of their own, and the s x s results
+interleave. The arithmetic is the same. Runtimes that have no fast kernel for the one, or none for integers, have it for
+the other. What follows the layer alone, a clamp and its rounding, is done before the results interleave.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from itertools import product
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.load import set_nodes
-from sandglass.quantize.layers import CLAMPS
+from sandglass.graph.interleave import interleaved
+from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.quantize.layers import CLAMPS, Facts, fact_of
 
-FOLLOWING = (*CLAMPS, "QuantizeLinear", "DequantizeLinear")
+ROUNDING = ("QuantizeLinear", "DequantizeLinear")
 MARK = ".phase"
 
 
@@ -31,30 +33,25 @@ class Taps:
     after: int
 
 
+Phases = list[tuple[Taps, Taps]]  # rows and columns, of each phase
+
+
 def split_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with every depthwise ConvTranspose split that can be; the model is changed.
 
     Weights may be float constants or int8 constants behind a DequantizeLinear. The new nodes are called as the layer,
     `MARK` and a number. One whose output is no multiple of its stride, or would need cropping, stays as it is.
     """
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    shapes = {
-        value.name: [d.dim_value for d in value.type.tensor_type.shape.dim]
-        for value in onnx.shape_inference.infer_shapes(model).graph.value_info
-    } | {v.name: [d.dim_value for d in v.type.tensor_type.shape.dim] for v in model.graph.input}
-    nodes: list[onnx.NodeProto] = []
-    absorbed: set[str] = set()
-    for node in model.graph.node:
-        phases = _phases(node, constants, makers, shapes)
-        if phases is None:
-            if node.output[0] not in absorbed:
-                nodes.append(node)
-            continue
-        chain = _chain(model, node, constants)
-        absorbed |= {follower.output[0] for follower in chain}
-        nodes += _interleaved(model, node, chain, phases, constants, makers)
-    return set_nodes(model, nodes)
+    return _split(model, late=False)
+
+
+def split_late(model: onnx.ModelProto) -> onnx.ModelProto:
+    """`split_depthwise`, and dense ones too, where taps overlap or weights are integers; the model is changed.
+
+    Results interleave as late as can be: what is done pixel by pixel, a 1x1 convolution, is done for each phase, and
+    what is rounded interleaves as integers.
+    """
+    return _split(model, late=True)
 
 
 def layer_of(name: str) -> str:
@@ -62,106 +59,134 @@ def layer_of(name: str) -> str:
     return name.partition(MARK)[0]
 
 
-def phase_taps(length: int, kernel: int, stride: int, pads: tuple[int, int]) -> list[Taps] | None:
-    """How each phase of one axis of `length` reads the input, or None where convolutions cannot."""
-    made = (length - 1) * stride + kernel - sum(pads)
-    if made % stride:
+def can_be_split(fact: Facts) -> bool:
+    """Whether `split_late` splits a transposed convolution whose weights are integers."""
+    return phases_of(fact) is not None
+
+
+def phase_taps(kernel: int, stride: int, pads: tuple[int, int]) -> list[Taps] | None:
+    """How each phase of one axis reads the input, or None where convolutions cannot."""
+    longer, rest = divmod(kernel - sum(pads), stride)
+    if rest:
         return None
     found = []
     for phase in range(stride):
         reach, first = divmod(phase + pads[0], stride)
         taps = tuple(range(first, kernel, stride))[::-1]
         before = len(taps) - 1 - reach
-        after = made // stride - length - before + len(taps) - 1
+        after = longer - 1 - before + len(taps) - 1
         if not taps or before < 0 or after < 0:
             return None
         found.append(Taps(taps, before, after))
     return found
 
 
-def _phases(
-    node: onnx.NodeProto,
-    constants: dict[str, onnx.TensorProto],
-    makers: dict[str, onnx.NodeProto],
-    shapes: dict[str, list[int]],
-) -> list[tuple[Taps, Taps]] | None:
-    if node.op_type != "ConvTranspose":
+def phases_of(fact: Facts) -> Phases | None:
+    """The phases of a transposed convolution, depthwise or dense, or None where it cannot be split."""
+    if len(fact.shape) != 4 or not fact.explicit or fact.stride[0] != fact.stride[1] or fact.stride[0] == 1:
         return None
-    weight = _stored(node.input[1], constants, makers)
-    shape, given = shapes.get(node.input[0]), {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    if weight is None or shape is None or len(shape) != 4 or min(shape) < 1:
+    if not (fact.group == 1 or fact.shape[:2] == (fact.group, 1)) or any(hole != 1 for hole in fact.dilation):
         return None
-    group, stride, pads = given.get("group", 1), given.get("strides", [1, 1]), given.get("pads", [0, 0, 0, 0])
-    plain = given.get("auto_pad", b"NOTSET") == b"NOTSET" and "output_shape" not in given
-    if group == 1 or list(weight.dims[:2]) != [group, 1] or not plain or stride[0] != stride[1] or stride[0] == 1:
-        return None
-    if any(given.get("output_padding", [0, 0])) or any(hole != 1 for hole in given.get("dilations", [1, 1])):
-        return None
-    axes = [phase_taps(shape[2 + i], weight.dims[2 + i], stride[i], (pads[i], pads[2 + i])) for i in (0, 1)]
-    return None if axes[0] is None or axes[1] is None else list(product(axes[0], axes[1]))
+    rows, columns = (phase_taps(fact.shape[2 + i], fact.stride[i], (fact.pads[i], fact.pads[2 + i])) for i in (0, 1))
+    return None if rows is None or columns is None else list(product(rows, columns))
 
 
-def _stored(
-    name: str, constants: dict[str, onnx.TensorProto], makers: dict[str, onnx.NodeProto]
-) -> onnx.TensorProto | None:
-    """A layer's weights as they are stored."""
-    if name in makers and makers[name].op_type == "DequantizeLinear":
-        name = makers[name].input[0]
-    return constants.get(name)
+def _split(model: onnx.ModelProto, late: bool) -> onnx.ModelProto:
+    graph = _Graph(model)
+    nodes: list[onnx.NodeProto] = []
+    absorbed: set[str] = set()
+    for node in model.graph.node:
+        phases = graph.phases(node, late)
+        if phases is None:
+            if node.output[0] not in absorbed:
+                nodes.append(node)
+            continue
+        chain = graph.chain(node, late)
+        absorbed |= {follower.output[0] for follower in chain}
+        new, results = graph.convolutions(node, chain, phases)
+        last = (chain or [node])[-1]
+        shape = graph.shapes.get(last.output[0], ()) if late and last.op_type == "QuantizeLinear" else ()
+        nodes += new + interleaved(model, f"{node.name}{MARK}s", results, last.output[0], shape)
+    return drop_unread(set_nodes(model, nodes))
 
 
-def _chain(
-    model: onnx.ModelProto, node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]
-) -> list[onnx.NodeProto]:
-    """Clamp and rounding by constants that alone follow a layer."""
-    outputs = {value.name for value in model.graph.output}
-    chain: list[onnx.NodeProto] = []
-    while True:
-        made = (chain or [node])[-1].output[0]
-        readers = [reader for reader in model.graph.node if made in reader.input]
-        if made in outputs or len(readers) != 1 or readers[0].op_type not in FOLLOWING or readers[0].input[0] != made:
-            return chain
-        if any(name and name not in constants for name in readers[0].input[1:]):
-            return chain
-        chain.append(readers[0])
+class _Graph:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model = model
+        self.constants = {entry.name: entry for entry in model.graph.initializer}
+        self.makers = {name: node for node in model.graph.node for name in node.output}
+        self.outputs = {value.name for value in model.graph.output}
 
+    @cached_property
+    def shapes(self) -> dict[str, list[int]]:
+        """Dimensions of tensors whose are all known."""
+        values = onnx.shape_inference.infer_shapes(self.model).graph.value_info
+        found = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
+        return {name: dims for name, dims in found.items() if min(dims, default=0) > 0}
 
-def _interleaved(
-    model: onnx.ModelProto,
-    node: onnx.NodeProto,
-    chain: list[onnx.NodeProto],
-    phases: list[tuple[Taps, Taps]],
-    constants: dict[str, onnx.TensorProto],
-    makers: dict[str, onnx.NodeProto],
-) -> list[onnx.NodeProto]:
-    weight = _stored(node.input[1], constants, makers)
-    assert weight is not None
-    values, new, results = numpy_helper.to_array(weight), [], []
-    for number, (rows, columns) in enumerate(phases):
-        name = f"{node.name}{MARK}{number}"
-        taps = np.ascontiguousarray(values[:, :, list(rows.taps)][:, :, :, list(columns.taps)])
-        model.graph.initializer.append(numpy_helper.from_array(taps, f"{name}.taps"))
-        read = f"{name}.taps"
-        if weight.name != node.input[1]:
-            rounding = makers[node.input[1]]
-            scaled = helper.make_node("DequantizeLinear", [read, *rounding.input[1:]], [f"{read}.float"], read, axis=0)
-            new.append(scaled)
-            read = f"{read}.float"
-        pads = [rows.before, columns.before, rows.after, columns.after]
-        kernel = [len(rows.taps), len(columns.taps)]
-        inputs = [node.input[0], read, *node.input[2:]]
-        new.append(helper.make_node("Conv", inputs, [name], name, group=len(values), pads=pads, kernel_shape=kernel))
-        for follower in chain:
-            made = f"{follower.output[0]}{MARK}{number}"
-            copy = onnx.NodeProto.FromString(follower.SerializeToString())
-            copy.input[0], copy.output[0], copy.name = new[-1].output[0], made, f"{follower.name}{MARK}{number}"
-            new.append(copy)
-        results.append(new[-1].output[0])
-    stride = round(len(phases) ** 0.5)
-    joined = f"{node.name}{MARK}s"
-    last = (chain or [node])[-1].output[0]
-    new.append(helper.make_node("Concat", results, [joined], joined, axis=1))
-    new.append(
-        helper.make_node("DepthToSpace", [joined], [last], f"{joined}.interleaved", blocksize=stride, mode="DCR")
-    )
-    return new
+    def stored(self, name: str) -> onnx.TensorProto | None:
+        """A constant as it is stored, perhaps behind a DequantizeLinear."""
+        if name in self.makers and self.makers[name].op_type == "DequantizeLinear":
+            name = self.makers[name].input[0]
+        return self.constants.get(name)
+
+    def phases(self, node: onnx.NodeProto, late: bool) -> Phases | None:
+        """The phases of a layer that is to be split, else None."""
+        weight = self.stored(node.input[1]) if node.op_type == "ConvTranspose" else None
+        if weight is None:
+            return None
+        fact = fact_of(node, weight.dims)
+        overlap = min(fact.shape[2:]) > max(fact.stride)
+        wanted = fact.group > 1 or (late and (overlap or weight.name != node.input[1]))
+        return phases_of(fact) if wanted else None
+
+    def chain(self, node: onnx.NodeProto, late: bool) -> list[onnx.NodeProto]:
+        """What alone follows a layer, and is done for each phase."""
+        chain: list[onnx.NodeProto] = []
+        while (follower := self._follower((chain or [node])[-1].output[0], late)) is not None:
+            chain.append(follower)
+        if late and chain and chain[-1].op_type == "DequantizeLinear":
+            chain.pop()  # who reads the integers is to find them right before it
+        return chain
+
+    def _follower(self, made: str, late: bool) -> onnx.NodeProto | None:
+        readers = [reader for reader in self.model.graph.node if made in reader.input]
+        if made in self.outputs or len(readers) != 1 or readers[0].input[0] != made:
+            return None
+        known = readers[0].op_type in (*CLAMPS, *ROUNDING) or (late and self._pointwise(readers[0]))
+        constant = all(self.stored(name) is not None for name in readers[0].input[1:] if name)
+        return readers[0] if known and constant else None
+
+    def _pointwise(self, node: onnx.NodeProto) -> bool:
+        """Whether a node is a 1x1 convolution that makes no more channels than it reads."""
+        weight = self.stored(node.input[1]) if node.op_type == "Conv" else None
+        return weight is not None and weight.dims[0] <= weight.dims[1] and fact_of(node, weight.dims).pointwise
+
+    def convolutions(
+        self, node: onnx.NodeProto, chain: list[onnx.NodeProto], phases: Phases
+    ) -> tuple[list[onnx.NodeProto], list[str]]:
+        """The nodes of all phases, and what each of them makes."""
+        weight = self.stored(node.input[1])
+        assert weight is not None
+        values, new, results = numpy_helper.to_array(weight), [], []
+        group = fact_of(node, weight.dims).group
+        values = values if group > 1 else values.transpose(1, 0, 2, 3)  # by output channels, as convolutions have them
+        for number, (rows, columns) in enumerate(phases):
+            name = f"{node.name}{MARK}{number}"
+            taps = np.ascontiguousarray(values[:, :, list(rows.taps)][:, :, :, list(columns.taps)])
+            self.model.graph.initializer.append(numpy_helper.from_array(taps, f"{name}.taps"))
+            read = f"{name}.taps"
+            if weight.name != node.input[1]:
+                scales = self.makers[node.input[1]].input[1:]
+                read = f"{name}.weight"
+                new.append(helper.make_node("DequantizeLinear", [f"{name}.taps", *scales], [read], read, axis=0))
+            pads = [rows.before, columns.before, rows.after, columns.after]
+            kernel, inputs = list(taps.shape[2:]), [node.input[0], read, *node.input[2:]]
+            new.append(helper.make_node("Conv", inputs, [name], name, group=group, pads=pads, kernel_shape=kernel))
+            for follower in chain:
+                copy = onnx.NodeProto.FromString(follower.SerializeToString())
+                copy.input[0], copy.name = new[-1].output[0], f"{follower.name}{MARK}{number}"
+                copy.output[0] = f"{follower.output[0]}{MARK}{number}"
+                new.append(copy)
+            results.append(new[-1].output[0])
+        return new, results

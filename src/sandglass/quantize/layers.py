@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,12 +27,19 @@ class Facts:
     dilation: tuple[int, ...]
     pads: tuple[int, ...]
     axis: int  # of the weight: its output channels, each with a scale of its own
+    explicit: bool  # padding is told in numbers, and the output neither grown nor of a size that is told
     makes_output: bool
 
     @property
     def depthwise(self) -> bool:
         """One filter a channel."""
         return self.layer.operator == "Conv" and self.group > 1 and self.shape[1] == 1
+
+    @property
+    def pointwise(self) -> bool:
+        """A convolution of each pixel by itself, all channels with all."""
+        still = {*self.stride} == {1} and not any(self.pads) and self.explicit
+        return self.layer.operator == "Conv" and self.group == 1 and self.shape[2:] == (1, 1) and still
 
     @property
     def channels(self) -> int:
@@ -57,15 +64,22 @@ def facts(model: onnx.ModelProto) -> dict[str, Facts]:
     shapes = {initializer.name: tuple(initializer.dims) for initializer in model.graph.initializer}
     outputs = {value.name for value in model.graph.output}
     nodes = {node.name: node for node in model.graph.node}
-    found = {}
-    for name, layer in find_layers(model).items():
-        given = {a.name: onnx.helper.get_attribute_value(a) for a in nodes[name].attribute}
-        last = rounded_tensor(model, layer.output) in outputs
-        steps, holes = tuple(given.get("strides", (1, 1))), tuple(given.get("dilations", (1, 1)))
-        pads, group, shape = tuple(given.get("pads", (0, 0, 0, 0))), given.get("group", 1), shapes[layer.weight]
-        axis = _channel_axis(layer.operator, shape, group, bool(given.get("transB", 0)))
-        found[name] = Facts(layer, shape, group, steps, holes, pads, axis, last)
-    return found
+    return {
+        name: fact_of(nodes[name], shapes[layer.weight], rounded_tensor(model, layer.output) in outputs)
+        for name, layer in find_layers(model).items()
+    }
+
+
+def fact_of(node: onnx.NodeProto, shape: Sequence[int], makes_output: bool = False) -> Facts:
+    """Facts of a layer whose weights have a `shape`."""
+    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
+    steps, holes = tuple(given.get("strides", (1, 1))), tuple(given.get("dilations", (1, 1)))
+    pads, group = tuple(given.get("pads", (0, 0, 0, 0))), given.get("group", 1)
+    explicit = given.get("auto_pad", b"NOTSET") == b"NOTSET" and "output_shape" not in given
+    explicit = explicit and not any(given.get("output_padding", ()))
+    axis = _channel_axis(node.op_type, tuple(shape), group, bool(given.get("transB", 0)))
+    layer = Layer(node.name, node.op_type, node.input[0], node.output[0], node.input[1])
+    return Facts(layer, tuple(shape), group, steps, holes, pads, axis, explicit, makes_output)
 
 
 def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed: bool) -> int:

@@ -8,7 +8,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.load import set_nodes
+from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.graph.phases import split_late
+from sandglass.graph.products import outputs_as_products
 from sandglass.quantize.layers import facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
@@ -29,6 +31,15 @@ def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.
     for tensor in writer.rounded_tensors():
         writer.round(tensor)
     return writer.finish()
+
+
+def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """`quantize_dequantize` in the form that ONNX Runtime has integer kernels for; the input model is changed.
+
+    Transposed convolutions are split, and 1x1 convolutions that make an output are products of matrices, whose sums
+    stay in float.
+    """
+    return split_late(outputs_as_products(quantize_dequantize(model, plan, spec)))
 
 
 def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
@@ -138,20 +149,13 @@ class _Writer:
         ]
 
     def finish(self) -> onnx.ModelProto:
-        """Put the new nodes in order and drop the weights that are no longer read."""
+        """Put the new nodes in order and drop what is no longer read."""
         ordered = list(self.front)
         for value in self.model.graph.input:
             ordered += self.added[value.name]
         for node in self.model.graph.node:
             ordered += [node, *(new for name in node.output for new in self.added[name])]
-        set_nodes(self.model, ordered)
-        read = {name for node in ordered for name in node.input}
-        kept = [initializer for initializer in self.model.graph.initializer if initializer.name in read]
-        rest = onnx.GraphProto()
-        rest.initializer.extend(kept)
-        del self.model.graph.initializer[:]
-        self.model.graph.initializer.extend(rest.initializer)
-        return self.model
+        return drop_unread(set_nodes(self.model, ordered))
 
     def _constant(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
         zeros = np.zeros(scales.shape, integers.dtype)

@@ -22,7 +22,7 @@ from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.qdq import (
     activation_scale,
     integer_weights,
-    quantize_dequantize,
+    integers_flowing,
     weight_factors,
 )
 from sandglass.quantize.repair import repaired_graph
@@ -32,7 +32,7 @@ from sandglass.quantize.spec import Spec, decide
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
     """A session that computes as a target with `spec` would under `plan`; its `run` takes the graph's inputs."""
     model = repaired_graph(graph, plan, spec)
-    model = quantize_dequantize(model, plan, spec) if spec.between else integer_sums(model, plan, spec)
+    model = integers_flowing(model, plan, spec) if spec.between else integer_sums(model, plan, spec)
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "simulated.onnx"
         save_graph(model, path)

@@ -1,0 +1,53 @@
+"""1x1 convolutions of integers whose results stay in float, as products of matrices: a row is a pixel's channels.
+
+A runtime that fuses rounding into layers has an integer convolution only where the result is rounded too. For a product
+of matrices it has a kernel that leaves sums in float.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.quantize.layers import fact_of, rounded_tensor
+
+
+def outputs_as_products(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with every 1x1 convolution that makes an output, of integers, as a MatMul of its name.
+
+    Integers are what stands before a DequantizeLinear, weights and biases too. The model is changed.
+    """
+    constants = {entry.name: entry for entry in model.graph.initializer}
+    makers = {name: node for node in model.graph.node for name in node.output}
+    outputs = {value.name for value in model.graph.output}
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        behind = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
+        whole = node.op_type == "Conv" and len(behind) == len(node.input)
+        weight = constants.get(behind[1].input[0]) if whole else None
+        last = rounded_tensor(model, node.output[0]) in outputs
+        if weight is None or not last or not fact_of(node, weight.dims).pointwise:
+            nodes.append(node)
+            continue
+        columns = np.ascontiguousarray(numpy_helper.to_array(weight)[:, :, 0, 0].T)
+        model.graph.initializer.append(numpy_helper.from_array(columns, f"{node.name}.columns"))
+        nodes += _product(node, behind[0], behind[1])
+    return drop_unread(set_nodes(model, nodes))
+
+
+def _product(node: onnx.NodeProto, data: onnx.NodeProto, weight: onnx.NodeProto) -> list[onnx.NodeProto]:
+    rows, columns, sums = (f"{node.name}.{part}" for part in ("rows", "columns", "sums"))
+    biased = f"{node.name}.biased" if len(node.input) > 2 else sums
+    scaled = [
+        helper.make_node("DequantizeLinear", [part, *maker.input[1:]], [f"{part}.float"], f"{part}.float", axis=axis)
+        for part, maker, axis in ((rows, data, 3), (columns, weight, 1))
+    ]
+    return [
+        helper.make_node("Transpose", [data.input[0]], [rows], rows, perm=[0, 2, 3, 1]),
+        *scaled,
+        helper.make_node("MatMul", [f"{rows}.float", f"{columns}.float"], [sums], node.name),
+        *([helper.make_node("Add", [sums, node.input[2]], [biased], biased)] if biased != sums else []),
+        helper.make_node("Transpose", [biased], [node.output[0]], f"{node.name}.image", perm=[0, 3, 1, 2]),
+    ]
