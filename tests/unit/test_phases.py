@@ -15,13 +15,14 @@ import pytest
 from onnx import numpy_helper
 
 from graphs import network
+from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.phases import can_be_split, layer_of, phase_taps, split_depthwise, split_late
 from sandglass.graph.shapes import free_sides
 from sandglass.quantize import make
 from sandglass.quantize.layers import facts
-from sandglass.quantize.qdq import quantize_dequantize
+from sandglass.quantize.qdq import integers_flowing, quantize_dequantize
 from sandglass.quantize.spec import Spec
 
 CHANNELS = 3
@@ -322,6 +323,24 @@ def test_late_dense_layers_without_overlap_stay_in_float(tmp_path: Path) -> None
     assert operators(changed).count("Conv") == 4
     stored = {entry.name: entry for entry in changed.graph.initializer}
     assert [list(stored[f"y.phase{i}.taps"].dims) for i in range(4)] == [[3, 4, 1, 1]] * 4
+
+
+def test_integers_are_loaded_on_processors_without_vnni(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """ONNX Runtime makes weights unsigned there, each with its zero point, and refuses a graph that shares one."""
+    spec = Spec(("Conv", "ConvTranspose"), asymmetric=True, between=("Add",))
+    text = f"""g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ a = {UP}(x, w, b) r = Relu(a) c = Conv(r, p)
+        d = {DENSE}(c, u) y = Conv(d, v) }}"""
+    values = {name: MORE[name] for name in "wb"} | {"p": integers(6, 4, 4, 1, 1), "u": MORE["u"], "v": MORE["v"]}
+    save_graph(network(text, values), tmp_path / "g.onnx")
+    inputs = [{"x": integers(3 + i, 1, 4, 5, 3)} for i in range(4)]
+    plan = make.make_plan(tmp_path / "g.onnx", inputs, "minmax")
+    save_graph(integers_flowing(load_graph(tmp_path / "g.onnx"), plan, spec), tmp_path / "int8.onnx")
+    found = []
+    for saturates in (False, True):
+        monkeypatch.setattr(host, "sums_saturate", lambda saturates=saturates: saturates)
+        found.append(GraphSession(tmp_path / "int8.onnx").run(inputs[0])["y"])
+    np.testing.assert_allclose(found[0], found[1], rtol=1e-5)
+    assert np.corrcoef(found[0].ravel(), GraphSession(tmp_path / "g.onnx").run(inputs[0])["y"].ravel())[0, 1] > 0.999
 
 
 @pytest.mark.parametrize("name", STAYS)

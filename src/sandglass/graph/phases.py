@@ -174,19 +174,35 @@ class _Graph:
         for number, (rows, columns) in enumerate(phases):
             name = f"{node.name}{MARK}{number}"
             taps = np.ascontiguousarray(values[:, :, list(rows.taps)][:, :, :, list(columns.taps)])
-            self.model.graph.initializer.append(numpy_helper.from_array(taps, f"{name}.taps"))
-            read = f"{name}.taps"
-            if weight.name != node.input[1]:
-                scales = self.makers[node.input[1]].input[1:]
-                read = f"{name}.weight"
-                new.append(helper.make_node("DequantizeLinear", [f"{name}.taps", *scales], [read], read, axis=0))
+            scaled, read = self._constant(node.input[1], f"{name}.taps", taps)
             pads = [rows.before, columns.before, rows.after, columns.after]
             kernel, inputs = list(taps.shape[2:]), [node.input[0], read, *node.input[2:]]
+            new += scaled
             new.append(helper.make_node("Conv", inputs, [name], name, group=group, pads=pads, kernel_shape=kernel))
             for follower in chain:
-                copy = onnx.NodeProto.FromString(follower.SerializeToString())
-                copy.input[0], copy.name = new[-1].output[0], f"{follower.name}{MARK}{number}"
+                made, copy = new[-1].output[0], onnx.NodeProto.FromString(follower.SerializeToString())
+                copy.input[0], copy.name = made, f"{follower.name}{MARK}{number}"
                 copy.output[0] = f"{follower.output[0]}{MARK}{number}"
+                if follower.op_type == "Conv" and follower.input[1] in self.makers:
+                    integers = numpy_helper.to_array(self.constants[self.makers[follower.input[1]].input[0]])
+                    scaled, copy.input[1] = self._constant(follower.input[1], f"{copy.name}.taps", integers)
+                    new += scaled
                 new.append(copy)
             results.append(new[-1].output[0])
         return new, results
+
+    def _constant(self, like: str, name: str, values: np.ndarray) -> tuple[list[onnx.NodeProto], str]:
+        """Weights stored as those called `like` are: nodes that scale integers, and the tensor to read.
+
+        Integers have a zero point of their own too: ONNX Runtime rewrites both for processors without VNNI, and does
+        not load a graph in which layers share one.
+        """
+        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
+        if like in self.constants:
+            return [], name
+        _, scale, zero = self.makers[like].input
+        own = onnx.TensorProto.FromString(self.constants[zero].SerializeToString())
+        own.name = f"{name}.zero_point"
+        self.model.graph.initializer.append(own)
+        read = f"{name}.float"
+        return [helper.make_node("DequantizeLinear", [name, scale, own.name], [read], read, axis=0)], read
