@@ -14,8 +14,10 @@ from sandglass.difference import relative_difference
 from sandglass.errors import GraphError, ParityError
 from sandglass.formats import foreign
 from sandglass.graph.affine import fold_affines
+from sandglass.graph.affine_before import fold_affines_before
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
+from sandglass.graph.hard_swish import fuse_hard_swish
 from sandglass.graph.inputs import weights_are_no_inputs
 from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
 from sandglass.graph.operators import foreign_operators
@@ -99,7 +101,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     static_outputs(inferred)
     strided_slices(inferred)
     fold_affines(inferred)
-    return name_nodes(inferred)
+    name_nodes(inferred)
+    fuse_hard_swish(inferred)
+    fold_affines_before(inferred)
+    return inferred
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
