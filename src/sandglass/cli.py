@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import argparse
+import signal
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -19,8 +20,9 @@ from sandglass.errors import SandglassError
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted."""
+    """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted or terminated."""
     arguments = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
+    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary folders are cleared away
     try:
         return int(arguments.run(arguments) or 0)
     except SandglassError as error:
@@ -34,6 +36,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("sandglass: interrupted; run the same command again to go on", file=sys.stderr)
         return 130
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 def parser() -> argparse.ArgumentParser:

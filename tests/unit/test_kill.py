@@ -162,3 +162,33 @@ def test_killed_when_a_file_appears(card: Path, tmp_path: Path, pattern: str) ->
     assert_whole(out, card.with_name("small.onnx"))
     assert main(arguments) == 0
     assert sorted(assert_whole(out, card.with_name("small.onnx"))) == ["ncnn-fp32", "onnxruntime-fp32"]
+
+
+def test_termination_clears_temporary_folders_away(card: Path, tmp_path: Path) -> None:
+    """SIGTERM, as schedulers and `timeout` send it, ends with one line, and nothing is left behind."""
+    scratch = tmp_path / "scratch"
+    scratch.mkdir()
+    command = [
+        sys.executable,
+        "-m",
+        "sandglass.cli",
+        "deploy",
+        str(card),
+        "--to",
+        "onnxruntime",
+        "--out",
+        str(tmp_path / "out"),
+    ]
+    environment = os.environ | {"TMPDIR": str(scratch)}
+    with subprocess.Popen(command, stderr=subprocess.PIPE, env=environment, text=True) as process:
+        while not list(scratch.glob("sandglass-*")):
+            assert process.poll() is None
+            time.sleep(0.01)
+        process.send_signal(signal.SIGTERM)
+        assert process.stderr is not None
+        told = process.stderr.read()
+    assert process.returncode == 130
+    assert told.splitlines()[-1] == "sandglass: interrupted; run the same command again to go on"
+    assert "Traceback" not in told
+    assert not list(scratch.glob("sandglass-*"))
+    assert not list((tmp_path / "out").glob(".*.part"))
