@@ -35,6 +35,7 @@ ARGUMENTS = "search.json"
 ATTEMPTS = 12
 NEAR = 0.001  # of fidelity: what a runtime may have more than the simulation, or less
 GAINS = ("time", "work")
+COUNTLESS = 1e6  # images, more than anybody evaluates on
 
 
 @dataclass(frozen=True)
@@ -182,9 +183,8 @@ def judge(change: Mapping[str, float] | None, kept: Kept, images: int, wanted: R
     if worst <= wanted.max_drop:
         return keeps, f"{told}, within {wanted.max_drop:g}; {agrees}"
     needed = images * ((worst - drop) / max(wanted.max_drop - drop, 1e-9)) ** 2
-    return keeps, (
-        f"{told}: {images} images are too few to prove {wanted.max_drop:g}, about {needed:.0f} would do; {agrees}"
-    )
+    enough = f"about {needed:.0f} would do" if needed < COUNTLESS else "and the drop is too near to it for more to do"
+    return keeps, f"{told}: {images} images are too few to prove {wanted.max_drop:g}, {enough}; {agrees}"
 
 
 def shared_images(task: Any, first: Any, second: Any) -> list[str]:
