@@ -12,6 +12,7 @@ import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -221,7 +222,7 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
 
     tried: list[_Candidate] = []
     choices = search(timed.costs, timed.crossings, steer, wanted.fidelity, say, NEAR)
-    for number, choice in enumerate(choices[:ATTEMPTS]):
+    for number, choice in enumerate(islice(choices, ATTEMPTS)):
         final = bench.planned(choice.bits, choice.reasons)
         result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)
         change, kept = _change(bench.task, base, result), gate.built(result)

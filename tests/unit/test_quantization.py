@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Iterator, Sequence
 from functools import partial
 from pathlib import Path
 
@@ -16,7 +17,9 @@ from sandglass.gate import Kept
 from sandglass.graph.load import save_graph
 from sandglass.pipeline import Target
 from sandglass.quantization import Request, judge
+from sandglass.quantize.costs import Cost
 from sandglass.quantize.repair import REPAIRS
+from sandglass.quantize.search import Choice
 
 WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
 SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--evaluation-dataset", "synthetic-people"]
@@ -103,6 +106,28 @@ def test_a_budget_that_cannot_be_kept_publishes_nothing(
     assert "begun with another max_drop" in capsys.readouterr().err
     assert search(out, "--min-fidelity", "0", "--best-effort", source=small) == 0
     assert (out / "openvino-int8" / "sandglass.json").exists()
+
+
+def test_quieter_choices_are_built_where_the_fastest_lose_too_much(
+    tmp_path: Path, small: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """The metric says no to the first choice: the next one is built and published, and no further one."""
+    from sandglass import quantization
+
+    given = list[int]()
+
+    def choices(costs: Sequence[Cost], *rest: object) -> Iterator[Choice]:
+        for count in (3, 2, 1):
+            given.append(count)
+            names = [cost.name for cost in costs]
+            yield Choice(dict.fromkeys(names[:count], 8), dict.fromkeys(names[count:], "noisy"), 1.0, 0.0, 0.0)
+
+    monkeypatch.setattr(quantization, "search", choices)
+    monkeypatch.setattr(quantization, "judge", lambda *asked: (len(given) == 2, "told"))
+    assert search(tmp_path / "out", source=small) == 0
+    assert given == [3, 2]
+    layers = json.loads((tmp_path / "out/plan.json").read_text())["layers"]
+    assert sum(not layer["keep_float"] for layer in layers.values()) == 2
 
 
 GOOD = Kept(0.99, 0.988, 0.986)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -15,10 +16,11 @@ from conformance.test_backends import save_graph
 from graphs import normal
 from sandglass.graph.execute import GraphSession
 from sandglass.quantize import make
+from sandglass.quantize import search as searching
 from sandglass.quantize.costs import Cost, Crossing, Way, saved
 from sandglass.quantize.cut import cheapest
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.search import STEPS, Choice, search
+from sandglass.quantize.search import SPARES, STEPS, Choice
 from sandglass.quantize.sensitivity import decibels, integer_layers, noise, only, run, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec
@@ -35,6 +37,11 @@ def costs(*powers: float) -> list[Cost]:
 def crossing(makers: str, readers: str, milliseconds: float, both_ways: bool = True) -> Crossing:
     """A tensor between layers, which are named by one letter each."""
     return Crossing(frozenset(makers), frozenset(readers), milliseconds, both_ways)
+
+
+def search(*given: Any, **more: Any) -> list[Choice]:
+    """All choices, for whom none suffices."""
+    return list(searching.search(*given, **more))
 
 
 class Fidelity:
@@ -145,6 +152,24 @@ def test_what_falls_short_by_little_is_returned_as_well() -> None:
     given = costs(0.1, 0.2, 0.3, 0.4)
     found = search(given, [], lambda bits: 1 - len(bits) / 4, 0.75, near=0.3)
     assert [set(choice.bits) for choice in found] == [{"a", "b"}, {"a"}, set()]
+
+
+def test_who_is_not_content_is_given_quieter_ones_in_larger_steps() -> None:
+    """Twenty layers: the first five choices, fastest first, then one, two, four more layers back, and the quietest."""
+    given = costs(*(0.001 * (i + 1) for i in range(20)))
+    asked = list[int]()
+
+    def fidelity(bits: Mapping[str, int]) -> float:
+        asked.append(len(bits))
+        return 1.0
+
+    found = searching.search(given, [], fidelity, 0.5)
+    counts = [len(next(found).bits) for _ in range(SPARES + 1)]
+    assert counts == asked == sorted(asked, reverse=True)  # nothing is simulated that was not asked for
+    more = [len(choice.bits) for choice in found]
+    behind = asked[SPARES + 1 :]
+    assert more == [*(behind[step - 1] for step in (1, 2, 4, 8) if step <= len(behind)), 0][: len(more)]
+    assert more[-1] == asked[-1] == 0
 
 
 def test_layers_that_go_at_one_price_go_one_by_one() -> None:

@@ -44,35 +44,51 @@ def search(
     least: float,
     say: Callable[[str], None] = lambda line: None,
     near: float = 0.0,
-) -> list[Choice]:
+) -> Iterator[Choice]:
     """The choices found whose `fidelity`, which is given the bits of the layers in int8, is `least` or more, or nearly.
 
-    Those that fall short by up to `near` are among them, but none counts as one found. The one that saves the most time
-    is the first. Where all fall short by more, the one of the highest fidelity.
+    Those that fall short by up to `near` are among them, but none counts as one found. Of the first SPARES + 1 found
+    the one that saves the most time comes first; then, for whom they all do not suffice, quieter ones in ever larger
+    steps, as far as the quietest. Where all fall short by more, the one of the highest fidelity alone.
     """
     known: dict[tuple[tuple[str, int], ...], tuple[float, Chosen]] = {}
+    waiting: list[tuple[float, Chosen]] = []
+    found = 0
 
-    def suffices(chosen: Chosen) -> bool:
+    def choice(entry: tuple[float, Chosen]) -> Choice:
+        return _choice(costs, crossings, *entry)
+
+    def fastest_first(entries: list[tuple[float, Chosen]]) -> list[Choice]:
+        return sorted(map(choice, entries), key=lambda entry: -entry.saved)
+
+    for chosen in _ladder(costs, crossings):
         bits = {name: way.bits for name, way in chosen.items()}
         key = tuple(bits.items())
-        if key not in known:
-            known[key] = fidelity(bits), chosen
-            share = sum(c.macs for c in costs if c.name in bits) / max(1, sum(c.macs for c in costs))
-            say(
-                f"search: {len(bits)} of {len(costs)} layers in int8 ({share:.0%} of their multiply-accumulates), "
-                f"{saved(costs, crossings, chosen):.2f} ms saved: fidelity {known[key][0]:.4f}"
-            )
-        return known[key][0] >= least
-
-    passed = 0
-    for chosen in _ladder(costs, crossings):
-        passed += suffices(chosen)
-        if passed > SPARES:
-            break
-    good = [entry for entry in known.values() if entry[0] >= least - near]
-    good = good or [max(known.values(), key=lambda entry: entry[0])]
-    good.sort(key=lambda entry: -saved(costs, crossings, entry[1]))
-    return [_choice(costs, crossings, agreed, chosen) for agreed, chosen in good]
+        if key in known:
+            continue
+        known[key] = fidelity(bits), chosen
+        share = sum(c.macs for c in costs if c.name in bits) / max(1, sum(c.macs for c in costs))
+        say(
+            f"search: {len(bits)} of {len(costs)} layers in int8 ({share:.0%} of their multiply-accumulates), "
+            f"{saved(costs, crossings, chosen):.2f} ms saved: fidelity {known[key][0]:.4f}"
+        )
+        if known[key][0] >= least - near:
+            waiting.append(known[key])
+        if known[key][0] < least:
+            continue
+        found += 1
+        further = found - SPARES - 1
+        if further == 0:
+            yield from fastest_first(waiting)
+        elif further > 0 and further.bit_count() == 1:
+            yield choice(known[key])
+        else:
+            continue
+        waiting = []
+    if found <= SPARES:
+        yield from fastest_first(waiting or [max(known.values(), key=lambda entry: entry[0])])
+    elif waiting:
+        yield choice(waiting[-1])
 
 
 def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chosen]:
