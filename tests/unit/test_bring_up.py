@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
+from graphs import network, normal
 from sandglass.errors import GraphError
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.bring_up import bring_up, bring_up_file
@@ -161,3 +162,18 @@ def test_missing_file_is_refused(tmp_path: Path) -> None:
     """A path that does not exist is reported as such."""
     with pytest.raises(GraphError, match="cannot read"):
         load_graph(tmp_path / "none.onnx")
+
+
+def test_shapes_are_known_after_all_rewrites(tmp_path: Path) -> None:
+    """Every tensor of a graph that was brought up has its shape in the file: who opens its sides goes by them."""
+    text = """g (float[1, 3, 8, 8] x) => (float[1, 4, 16, 16] y) { c = Conv<pads = [1, 1, 1, 1]>(x, w) m = Mul(c, s)
+        a = Add(m, three) k = Clip(a, zero, six) g = Mul(m, k) h = Div(g, six) f = Mul(h, s) e = Conv(f, v)
+        y = Resize<mode = "nearest">(e, , , z) }"""
+    values = {"w": normal(1, 4, 3, 3, 3), "v": normal(2, 4, 4, 1, 1), "s": np.array([2.0]), "three": np.array(3),
+              "zero": np.array(0), "six": np.array(6)}  # fmt: skip
+    model = network(text, values)
+    model.graph.initializer.append(numpy_helper.from_array(np.array([1, 4, 16, 16], np.int64), "z"))
+    graph = bring_up(model, (8, 8))
+    assert [node.op_type for node in graph.graph.node] == ["Conv", "HardSwish", "Conv", "Resize"]
+    known = {value.name for value in (*graph.graph.value_info, *graph.graph.output)}
+    assert {name for node in graph.graph.node for name in node.output} <= known

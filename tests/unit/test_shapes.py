@@ -262,9 +262,11 @@ def test_an_onnx_file_with_open_sides_gets_shapes(free: Artifact, tmp_path: Path
     assert_same_people(predictions(outcome.artifact, 4), predictions(free, 4))
 
 
+@pytest.mark.parametrize("backend", ["onnxruntime", "openvino"])
 @pytest.mark.parametrize("name", ["panet", "textsnake"])
-def test_text_detectors_take_shapes_too(name: str, tmp_path: Path) -> None:
+def test_text_detectors_take_shapes_too(name: str, backend: str, tmp_path: Path) -> None:
     """Their graphs, which resize to sizes, hold for every shape; a page lies in a larger one as in its own."""
+    pytest.importorskip(backend)
     from safetensors.numpy import save_file
 
     from sandglass.export import build_module
@@ -281,7 +283,7 @@ def test_text_detectors_take_shapes_too(name: str, tmp_path: Path) -> None:
     assert text_detection.needed((115, 80), card) == (96, 64)
     known = {own: 1, (96, 64): 1, (128, 160): 1}
     (outcome,) = pipeline.deploy(
-        card, ["onnxruntime:fp32"], tmp_path / "out", checkpoint=tmp_path / "a.safetensors", shapes=known
+        card, [f"{backend}:fp32"], tmp_path / "out", checkpoint=tmp_path / "a.safetensors", shapes=known
     )
     assert outcome.artifact is not None, outcome.error
     (sample,) = text_detection.samples_in_image(page, [])

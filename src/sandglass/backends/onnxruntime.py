@@ -4,7 +4,7 @@ Integers flow from layer to layer only where outputs are rounded too, so sums, j
 rounded as well. Not so what makes the output: 256 levels are too few for the peak of a heatmap. Its sums stay in float
 where there is a kernel for that, for 1x1 convolutions and products of matrices; other layers stay in float there.
 
-Its transposed convolutions know no integers, and depthwise ones take as long as a dense layer of a hundred times their
+Its transposed convolutions know no integers, and depthwise ones take as long as a dense layer of seventy times their
 work. They are written as convolutions, one for each phase of the stride, in float artifacts as well.
 """
 

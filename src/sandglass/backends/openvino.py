@@ -82,6 +82,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     from sandglass.quantize.qdq import quantize_dequantize
 
     model = load_graph(source.graph)
+    model = free_sides(model) if source.shapes else model
     outputs = {value.name for value in model.graph.output}
     # What makes an output is given the output's name in place of its own.
     named = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
@@ -100,7 +101,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
         # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
         graph = Path(scratch) / "graph.onnx"
         model = split_depthwise(model)
-        save_graph(free_sides(model) if source.shapes else model, graph)
+        save_graph(model, graph)
         del model
         _convert(graph, folder / MODEL)
     return notes

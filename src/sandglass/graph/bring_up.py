@@ -104,7 +104,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     name_nodes(inferred)
     fuse_hard_swish(inferred)
     fold_affines_before(inferred)
-    return inferred
+    return onnx.shape_inference.infer_shapes(inferred)
 
 
 def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:

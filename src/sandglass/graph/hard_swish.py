@@ -18,9 +18,7 @@ def fuse_hard_swish(model: onnx.ModelProto) -> None:
     for node in model.graph.node:
         data = found.swished(node)
         nodes.append(helper.make_node("HardSwish", [data], [node.output[0]], node.name) if data else node)
-    shapes = list(model.graph.value_info)
     drop_unread(set_nodes(model, nodes))
-    model.graph.value_info.extend(shapes)
 
 
 class _Finder:

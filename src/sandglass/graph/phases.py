@@ -119,7 +119,7 @@ class _Graph:
 
     @cached_property
     def shapes(self) -> dict[str, list[int]]:
-        """Dimensions of tensors whose are all known."""
+        """Dimensions of the tensors that have all of them known."""
         values = onnx.shape_inference.infer_shapes(self.model).graph.value_info
         found = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
         return {name: dims for name, dims in found.items() if min(dims, default=0) > 0}
