@@ -10,10 +10,16 @@ from onnx import numpy_helper
 
 
 def network(text: str, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The graph `text`, in which constants are names of `weights`. A node is named as its first output."""
+    """The graph `text`, in which constants are names of `weights`; others of them are left out.
+
+    A node is named as its first output.
+    """
     model = onnx.parser.parse_model(f'<ir_version: 8, opset_import: ["" : 17]> {text}')
+    read = {name for node in model.graph.node for name in node.input}
     model.graph.initializer.extend(
-        numpy_helper.from_array(np.asarray(values, np.float32), name) for name, values in weights.items()
+        numpy_helper.from_array(np.asarray(values, np.float32), name)
+        for name, values in weights.items()
+        if name in read
     )
     for node in model.graph.node:
         node.name = node.output[0]

@@ -40,9 +40,7 @@ CASES = {
 def test_factors_are_folded(name: str, tmp_path: Path) -> None:
     """Weights take the factor; biases the term, but for what a convolution pads."""
     text, expected = CASES[name]
-    words = text.replace("(", " ").replace(",", " ").replace(")", " ").split()
-    used = {key: values for key, values in WEIGHTS.items() if key in words}
-    model = network(f"g (float[1, 4, 5, 5] x) => (float[N, C, H, W] y) {{ h = Sigmoid(x) {text} }}", used)
+    model = network(f"g (float[1, 4, 5, 5] x) => (float[N, C, H, W] y) {{ h = Sigmoid(x) {text} }}", WEIGHTS)
     save_graph(model, tmp_path / "before.onnx")
     fold_affines_before(model)
     onnx.checker.check_model(model, full_check=True)
@@ -56,6 +54,6 @@ def test_factors_are_folded(name: str, tmp_path: Path) -> None:
 def test_outputs_stay() -> None:
     """A network that gives the scaled tensor away keeps it."""
     text = "g (float[1, 4, 5, 5] x) => (float[1, 4, 5, 5] m, float[N, C, H, W] y) { m = Mul(x, s) y = Conv(m, v) }"
-    model = network(text, {"s": WEIGHTS["s"], "v": WEIGHTS["v"]})
+    model = network(text, WEIGHTS)
     fold_affines_before(model)
     assert [node.op_type for node in model.graph.node] == ["Mul", "Conv"]

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from dataclasses import dataclass, field
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -144,9 +143,7 @@ def built(case: Case) -> onnx.ModelProto:
     """The network of a case."""
     constants = {**WEIGHTS, "thin": normal(18, 3, 3, 1, 1), "lift": normal(19, 8, 1, 1, 1)}
     outputs = ", ".join(f"float[N{i}, C{i}, H{i}, W{i}] {name}" for i, name in enumerate(("y", *case.outputs)))
-    words = re.findall(r"\w+", case.text)
-    used = {name: values for name, values in constants.items() if name in words}
-    return network(f"g (float[1, 3, 12, 8] image) => ({outputs}) {{ {case.text} }}", used)
+    return network(f"g (float[1, 3, 12, 8] image) => ({outputs}) {{ {case.text} }}", constants)
 
 
 def images(count: int, seed: int) -> list[dict[str, np.ndarray]]:

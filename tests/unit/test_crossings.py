@@ -20,10 +20,8 @@ FLOAT, FLOWING = (Spec(("Conv",), asymmetric=True, between=between) for between 
 
 def found(text: str, spec: Spec, without: str = "", outputs: str = "") -> dict[str, tuple[str, str, float]]:
     """Makers, readers and elements of each tensor that is read by a layer, by the layers that read it."""
-    used = {name: values for name, values in CONSTANTS.items() if name in text.replace(")", " ").split()}
-    used |= {name: values for name, values in CONSTANTS.items() if f"{name})" in text or f"{name}," in text}
     more = f"float[A, B, D, E] {outputs}, " if outputs else ""
-    model = network(f"g (float[1, 3, 12, 8] image) => ({more}float[N, C, H, W] y) {{ {text} }}", used)
+    model = network(f"g (float[1, 3, 12, 8] image) => ({more}float[N, C, H, W] y) {{ {text} }}", CONSTANTS)
     entries = crossings(model, spec, [name for name in facts(model) if name not in without])
     assert all(entry.both_ways == bool(spec.between) for entry in entries)
     told = {"".join(sorted(entry.readers)): entry for entry in entries}

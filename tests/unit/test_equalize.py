@@ -110,8 +110,7 @@ LEFT_ALONE = ("clip without an end", "grouped transposed", "other clamps", "sigm
 def built(name: str) -> onnx.ModelProto:
     """A network of NETWORKS."""
     text, weights, _ = {**NETWORKS, **SUMS}[name]
-    used = {key: value for key, value in {**FIRST, **LAST, **BOUNDS, **weights}.items() if key in text}
-    return network(f"{IN} => {OUT} {{ {text} }}", used)
+    return network(f"{IN} => {OUT} {{ {text} }}", {**FIRST, **LAST, **BOUNDS, **weights})
 
 
 def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:

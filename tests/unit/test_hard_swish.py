@@ -13,7 +13,8 @@ from sandglass.graph.execute import GraphSession
 from sandglass.graph.hard_swish import fuse_hard_swish
 from sandglass.graph.load import save_graph
 
-NUMBERS = {"three": 3, "zero": 0, "six": 6, "sixth": 1 / 6, "five": 5}
+NUMBERS = {name: np.array(value) for name, value in
+           {"three": 3, "zero": 0, "six": 6, "sixth": 1 / 6, "five": 5}.items()}  # fmt: skip
 GATE = "a = Add(x, three) c = Clip(a, zero, six)"
 # By name: text, and the operators afterwards.
 CASES = {
@@ -40,8 +41,7 @@ CASES = {
 def test_hard_swish_is_one_operator(name: str, tmp_path: Path) -> None:
     """The same numbers, and the last node's name."""
     text, expected = CASES[name]
-    model = network(f"g (float[1, 4, 5, 3] x) => (float[1, 4, 5, 3] y) {{ {text} }}",
-                    {key: np.array(value) for key, value in NUMBERS.items() if key in text})  # fmt: skip
+    model = network(f"g (float[1, 4, 5, 3] x) => (float[1, 4, 5, 3] y) {{ {text} }}", NUMBERS)
     save_graph(model, tmp_path / "before.onnx")
     fuse_hard_swish(model)
     onnx.checker.check_model(model, full_check=True)
@@ -56,6 +56,6 @@ def test_hard_swish_is_one_operator(name: str, tmp_path: Path) -> None:
 def test_outputs_inside_stay() -> None:
     """A network that gives the gate away keeps it."""
     text = f"g (float[1, 4] x) => (float[1, 4] c, float[1, 4] y) {{ {GATE} m = Mul(x, c) y = Div(m, six) }}"
-    model = network(text, {key: np.array(NUMBERS[key]) for key in ("three", "zero", "six")})
+    model = network(text, NUMBERS)
     fuse_hard_swish(model)
     assert [node.op_type for node in model.graph.node] == ["Add", "Clip", "Mul", "Div"]

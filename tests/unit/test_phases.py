@@ -5,7 +5,6 @@ Weights and inputs are small integers, so that float sums are exact in any order
 
 from __future__ import annotations
 
-import re
 from itertools import product
 from pathlib import Path
 
@@ -187,9 +186,7 @@ FOLLOWED = {
 def test_what_follows_alone_is_done_on_the_phases(name: str, tmp_path: Path) -> None:
     """A clamp and its rounding move before the interleaving, four times; nothing else does."""
     text, moved, after = FOLLOWED[name]
-    words = re.findall(r"\w+", text)
-    used = {key: values for key, values in CONSTANTS.items() if key in words}
-    model = network(f"g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ {text} }}", used)
+    model = network(f"g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ {text} }}", CONSTANTS)
     changed = split(model)
     assert operators(changed) == ["Conv", *moved] * 4 + ["Concat", "DepthToSpace"] + after
     assert_same(model, changed, tmp_path, (1, 4, 5, 3))
@@ -217,7 +214,7 @@ def graph(tmp_path_factory: pytest.TempPathFactory) -> Path:
     text = f"""g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ a = {UP}(x, w, b) r = Relu(a)
         c = {UP}(r, w) s = Clip(c, low, six) y = Conv(s, v) }}"""
     path = tmp_path_factory.mktemp("phases") / "g.onnx"
-    save_graph(network(text, {name: values for name, values in CONSTANTS.items() if name != "half"}), path)
+    save_graph(network(text, CONSTANTS), path)
     return path
 
 
@@ -272,22 +269,18 @@ LATE = {
                  ["QuantizeLinear"], INTEGERS, ["DequantizeLinear", "Conv"]),
     "integers for a 1x1 layer": (
         f"t = {UP}(x, w) q = QuantizeLinear(t, half) d = DequantizeLinear(q, half) c = Conv(d, p) "
-        "e = QuantizeLinear(c, many) f = DequantizeLinear(e, many) y = Conv(f, v)",
+        "e = QuantizeLinear(c, many) f = DequantizeLinear(e, many) y = Conv(f, narrow)",
         ["QuantizeLinear", "DequantizeLinear", "Conv", "QuantizeLinear"], INTEGERS, ["DequantizeLinear", "Conv"]),
 }  # fmt: skip
 MORE = CONSTANTS | {"u": integers(5, 4, 4, 4, 4), "p": integers(6, 3, 4, 1, 1), "k": integers(7, 4, 4, 3, 3),
-                    "many": np.array(64)}  # fmt: skip
+                    "many": np.array(64), "narrow": integers(8, 5, 3, 1, 1)}  # fmt: skip
 
 
 @pytest.mark.parametrize("name", LATE)
 def test_late_results_interleave_after_what_is_done_pixel_by_pixel(name: str, tmp_path: Path) -> None:
     """1x1 layers that make no more channels are done four times, integers interleave pixel by pixel; numbers stay."""
     text, moved, joins, after = LATE[name]
-    words = re.findall(r"\w+", text)
-    values = {key: array for key, array in MORE.items() if key in words}
-    if "v" in values and "Conv(f, v)" in text:
-        values["v"] = integers(8, 5, 3, 1, 1)
-    model = network(f"g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ {text} }}", values)
+    model = network(f"g (float[1, 4, 5, 3] x) => (float[N, C, H, W] y) {{ {text} }}", MORE)
     changed = split(model, late=True)
     assert operators(changed) == ["Conv", *moved] * 4 + joins + after
     assert_same(model, changed, tmp_path, (1, 4, 5, 3))
@@ -302,9 +295,7 @@ def test_late_results_interleave_after_what_is_done_pixel_by_pixel(name: str, tm
 def test_late_integers_of_open_sizes_interleave_by_depth_to_space(tmp_path: Path) -> None:
     """Where the size is left open the graph holds for another one."""
     text = f"t = {UP}(x, w) q = QuantizeLinear(t, half) d = DequantizeLinear(q, half) y = Conv(d, v)"
-    model = network(
-        f"g (float[1, 4, 6, 4] x) => (float[N, C, H, W] y) {{ {text} }}", {k: CONSTANTS[k] for k in ("w", "v", "half")}
-    )
+    model = network(f"g (float[1, 4, 6, 4] x) => (float[N, C, H, W] y) {{ {text} }}", CONSTANTS)
     free_sides(model)
     changed = split(model, late=True)
     assert operators(changed)[-4:] == ["Concat", "DepthToSpace", "DequantizeLinear", "Conv"]

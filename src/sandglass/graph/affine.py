@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.load import drop_unread
+from sandglass.graph.load import drop_unread, readers
 
 
 def fold_affines(model: onnx.ModelProto) -> None:
@@ -48,9 +48,9 @@ def _folds(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool
 
 
 def _only_reader(model: onnx.ModelProto, tensor: str, kept: set[str]) -> onnx.NodeProto | None:
-    readers = [node for node in model.graph.node if tensor in node.input]
-    alone = len(readers) == 1 and tensor not in kept and list(readers[0].input).count(tensor) == 1
-    return readers[0] if alone and readers[0].op_type in ("Mul", "Add") else None
+    found = readers(model, tensor)
+    alone = len(found) == 1 and tensor not in kept and list(found[0].input).count(tensor) == 1
+    return found[0] if alone and found[0].op_type in ("Mul", "Add") else None
 
 
 def _by_channel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], channels: int) -> np.ndarray | None:

@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.load import drop_unread
+from sandglass.graph.load import drop_unread, readers
 from sandglass.quantize.layers import add_to_bias, fact_of
 
 
@@ -31,10 +31,10 @@ def fold_affines_before(model: onnx.ModelProto) -> None:
         factor = _number(node, "Mul", constants)
         if not factor:
             continue
-        readers = _readers(model, node.output[0])
-        term = _number(readers[0], "Add", constants) if len(readers) == 1 else None
-        made = [node.output[0], *(readers[0].output if term is not None else ())]
-        layers = _readers(model, made[-1])
+        following = readers(model, node.output[0])
+        term = _number(following[0], "Add", constants) if len(following) == 1 else None
+        made = [node.output[0], *(following[0].output if term is not None else ())]
+        layers = readers(model, made[-1])
         if not layers or not kept.isdisjoint(made) or not all(_takes(layer, made[-1], own) for layer in layers):
             continue
         data = next(name for name in node.input if name not in constants)
@@ -48,14 +48,10 @@ def fold_affines_before(model: onnx.ModelProto) -> None:
             constants[layer.input[1]].CopyFrom(numpy_helper.from_array(weight * np.float32(factor), layer.input[1]))
             layer.input[0] = made[-1] if stays else data
         if stays and term is not None:
-            adding, shifted = readers[0], f"{readers[0].name}.term"
+            adding, shifted = following[0], f"{following[0].name}.term"
             model.graph.initializer.append(numpy_helper.from_array(np.array(term / factor, np.float32), shifted))
             adding.input[:] = [data, shifted]
     drop_unread(model)
-
-
-def _readers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
-    return [node for node in model.graph.node if tensor in node.input]
 
 
 def _number(node: onnx.NodeProto, operator: str, constants: dict[str, onnx.TensorProto]) -> float | None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections import Counter
+
 import onnx
 from onnx import helper, numpy_helper
 
@@ -25,8 +27,8 @@ class _Finder:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
-        self.uses = [name for node in model.graph.node for name in node.input]
-        self.uses += [value.name for value in model.graph.output]
+        self.uses = Counter(name for node in model.graph.node for name in node.input)
+        self.uses.update(value.name for value in model.graph.output)
 
     def swished(self, node: onnx.NodeProto) -> str:
         """The x of a node that ends a hard swish, x * gate / 6 or x * (gate / 6), else ""."""
@@ -43,7 +45,7 @@ class _Finder:
 
     def _behind(self, name: str | None) -> onnx.NodeProto | None:
         """What makes a tensor that has one reader."""
-        return self.makers.get(name) if name and self.uses.count(name) == 1 else None
+        return self.makers.get(name) if name and self.uses[name] == 1 else None
 
     def _sixth(self, node: onnx.NodeProto | None) -> str | None:
         """The tensor that a node divides by 6."""

@@ -51,6 +51,11 @@ def set_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> onnx.M
     return model
 
 
+def readers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
+    """The nodes that read a tensor, in order."""
+    return [node for node in model.graph.node if tensor in node.input]
+
+
 def drop_unread(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, changed, without nodes that lead to no output, and without weights that no node reads."""
     read, kept = {value.name for value in model.graph.output}, []

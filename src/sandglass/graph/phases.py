@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.interleave import interleaved
-from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.graph.load import drop_unread, readers, set_nodes
 from sandglass.quantize.layers import CLAMPS, Facts, fact_of
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
@@ -150,12 +150,12 @@ class _Graph:
         return chain
 
     def _follower(self, made: str, late: bool) -> onnx.NodeProto | None:
-        readers = [reader for reader in self.model.graph.node if made in reader.input]
-        if made in self.outputs or len(readers) != 1 or readers[0].input[0] != made:
+        found = readers(self.model, made)
+        if made in self.outputs or len(found) != 1 or found[0].input[0] != made:
             return None
-        known = readers[0].op_type in (*CLAMPS, *ROUNDING) or (late and self._pointwise(readers[0]))
-        constant = all(self.stored(name) is not None for name in readers[0].input[1:] if name)
-        return readers[0] if known and constant else None
+        known = found[0].op_type in (*CLAMPS, *ROUNDING) or (late and self._pointwise(found[0]))
+        constant = all(self.stored(name) is not None for name in found[0].input[1:] if name)
+        return found[0] if known and constant else None
 
     def _pointwise(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a 1x1 convolution that makes no more channels than it reads."""
@@ -179,17 +179,23 @@ class _Graph:
             kernel, inputs = list(taps.shape[2:]), [node.input[0], read, *node.input[2:]]
             new += scaled
             new.append(helper.make_node("Conv", inputs, [name], name, group=group, pads=pads, kernel_shape=kernel))
-            for follower in chain:
-                made, copy = new[-1].output[0], onnx.NodeProto.FromString(follower.SerializeToString())
-                copy.input[0], copy.name = made, f"{follower.name}{MARK}{number}"
-                copy.output[0] = f"{follower.output[0]}{MARK}{number}"
-                if follower.op_type == "Conv" and follower.input[1] in self.makers:
-                    integers = numpy_helper.to_array(self.constants[self.makers[follower.input[1]].input[0]])
-                    scaled, copy.input[1] = self._constant(follower.input[1], f"{copy.name}.taps", integers)
-                    new += scaled
-                new.append(copy)
+            new += self._copies(chain, name, number)
             results.append(new[-1].output[0])
         return new, results
+
+    def _copies(self, chain: list[onnx.NodeProto], made: str, number: int) -> list[onnx.NodeProto]:
+        """The chain once more, behind the part `number` of a layer, which makes the tensor `made`."""
+        new = []
+        for follower in chain:
+            copy = onnx.NodeProto.FromString(follower.SerializeToString())
+            copy.name, copy.input[0] = f"{follower.name}{MARK}{number}", made
+            copy.output[0] = made = f"{follower.output[0]}{MARK}{number}"
+            if follower.op_type == "Conv" and follower.input[1] in self.makers:
+                integers = numpy_helper.to_array(self.constants[self.makers[follower.input[1]].input[0]])
+                scaled, copy.input[1] = self._constant(follower.input[1], f"{copy.name}.taps", integers)
+                new += scaled
+            new.append(copy)
+        return new
 
     def _constant(self, like: str, name: str, values: np.ndarray) -> tuple[list[onnx.NodeProto], str]:
         """Weights stored as those called `like` are: nodes that scale integers, and the tensor to read.

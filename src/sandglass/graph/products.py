@@ -27,8 +27,8 @@ def outputs_as_products(model: onnx.ModelProto) -> onnx.ModelProto:
         behind = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
         whole = node.op_type == "Conv" and len(behind) == len(node.input)
         weight = constants.get(behind[1].input[0]) if whole else None
-        last = rounded_tensor(model, node.output[0]) in outputs
-        if weight is None or not last or not fact_of(node, weight.dims).pointwise:
+        pointwise = weight is not None and fact_of(node, weight.dims).pointwise
+        if not pointwise or rounded_tensor(model, node.output[0]) not in outputs:
             nodes.append(node)
             continue
         columns = np.ascontiguousarray(numpy_helper.to_array(weight)[:, :, 0, 0].T)

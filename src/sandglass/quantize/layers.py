@@ -10,6 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
+from sandglass.graph.load import readers
 from sandglass.quantize.plan import Layer
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -93,7 +94,7 @@ def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed:
 
 def rounded_tensor(model: onnx.ModelProto, tensor: str) -> str:
     """Where a layer's result can be rounded: after the clamp that alone follows it, else its own output."""
-    users = [node for node in model.graph.node if tensor in node.input]
+    users = readers(model, tensor)
     if len(users) == 1 and users[0].op_type in CLAMPS and tensor not in {v.name for v in model.graph.output}:
         return str(users[0].output[0])
     return tensor

@@ -51,44 +51,37 @@ def search(
     the one that saves the most time comes first; then, for whom they all do not suffice, quieter ones in ever larger
     steps, as far as the quietest. Where all fall short by more, the one of the highest fidelity alone.
     """
-    known: dict[tuple[tuple[str, int], ...], tuple[float, Chosen]] = {}
-    waiting: list[tuple[float, Chosen]] = []
+    known: dict[tuple[tuple[str, int], ...], Choice] = {}
+    waiting: list[Choice] = []
     found = 0
-
-    def choice(entry: tuple[float, Chosen]) -> Choice:
-        return _choice(costs, crossings, *entry)
-
-    def fastest_first(entries: list[tuple[float, Chosen]]) -> list[Choice]:
-        return sorted(map(choice, entries), key=lambda entry: -entry.saved)
-
     for chosen in _ladder(costs, crossings):
         bits = {name: way.bits for name, way in chosen.items()}
         key = tuple(bits.items())
         if key in known:
             continue
-        known[key] = fidelity(bits), chosen
+        choice = known[key] = _choice(costs, crossings, fidelity(bits), chosen)
         share = sum(c.macs for c in costs if c.name in bits) / max(1, sum(c.macs for c in costs))
         say(
             f"search: {len(bits)} of {len(costs)} layers in int8 ({share:.0%} of their multiply-accumulates), "
-            f"{saved(costs, crossings, chosen):.2f} ms saved: fidelity {known[key][0]:.4f}"
+            f"{choice.saved:.2f} ms saved: fidelity {choice.fidelity:.4f}"
         )
-        if known[key][0] >= least - near:
-            waiting.append(known[key])
-        if known[key][0] < least:
+        if choice.fidelity >= least - near:
+            waiting.append(choice)
+        if choice.fidelity < least:
             continue
         found += 1
         further = found - SPARES - 1
         if further == 0:
-            yield from fastest_first(waiting)
+            yield from _fastest_first(waiting)
         elif further > 0 and further.bit_count() == 1:
-            yield choice(known[key])
+            yield choice
         else:
             continue
         waiting = []
     if found <= SPARES:
-        yield from fastest_first(waiting or [max(known.values(), key=lambda entry: entry[0])])
+        yield from _fastest_first(waiting or [max(known.values(), key=lambda choice: choice.fidelity)])
     elif waiting:
-        yield choice(waiting[-1])
+        yield waiting[-1]
 
 
 def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chosen]:
@@ -125,6 +118,10 @@ def _between(costs: Sequence[Cost], crossings: Sequence[Crossing], before: Chose
             del chosen[first]
         if saved(costs, crossings, chosen) > least:
             yield dict(chosen)
+
+
+def _fastest_first(choices: Sequence[Choice]) -> list[Choice]:
+    return sorted(choices, key=lambda choice: -choice.saved)
 
 
 def _choice(costs: Sequence[Cost], crossings: Sequence[Crossing], fidelity: float, chosen: Chosen) -> Choice:
