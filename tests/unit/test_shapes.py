@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -10,9 +11,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass import buckets, discover, pipeline, shapes
+from sandglass import benchmarking, buckets, discover, pipeline, shapes
 from sandglass.artifact import Artifact, load_artifact
-from sandglass.benchmarking import benchmark, mean_throughput, speed
+from sandglass.benchmarking import Worker, benchmark, mean_throughput, speed
 from sandglass.calibration import Calibration
 from sandglass.card import Card, Input, load_card
 from sandglass.cli import main
@@ -148,11 +149,23 @@ def test_int8_with_shapes(tmp_path: Path) -> None:
     assert np.nanmean(found) > 0.85
 
 
-def test_benchmark_times_every_shape(free: Artifact) -> None:
-    """One result for each shape, larger ones slower."""
+def test_benchmark_times_every_shape(free: Artifact, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One result for each shape, of bursts of that shape alone; the process runs inputs of the shape it is told."""
+    asked = Counter[tuple[int, int] | None]()
+    burst = Worker.burst
+
+    def counted(worker: Worker, seconds: float, shape: tuple[int, int] | None = None) -> list[float]:
+        times = burst(worker, seconds, shape)
+        asked[shape] += len(times)
+        return times
+
+    monkeypatch.setattr(Worker, "burst", counted)
+    monkeypatch.setattr(benchmarking, "WARM_UP_SECONDS", 0)
     speeds = benchmark([free], threads=1, seconds=0.5)
     assert [speed.shape for speed in speeds] == list(SHAPES)
-    assert speeds[0].minimum < speeds[1].minimum
+    assert {speed.shape: speed.runs + 1 for speed in speeds} == asked  # one to warm up
+    inputs = [next(iter(free.noise(1, shape).values())) for shape in SHAPES]
+    assert [values.shape[2:] for values in inputs] == list(SHAPES)
     assert speeds[1].to_dict()["images_in_shape"] == 2
     total = sum(SHAPES[s.shape] / s.throughput for s in speeds if s.shape)
     assert mean_throughput(speeds) == pytest.approx(6 / total)
