@@ -22,6 +22,7 @@ TEXT = """g (float[1, 4, 16, 12] x) => (float[1, 6, 16, 12] y) {
     s = Relu(c)
     y = Conv(s, w3) }"""
 SPIKE, SIZE = 200.0, (1, 4, 16, 12)
+ALONE = {"r": "r", "s": "s"}  # no tensor carries the values of another
 
 
 def graph(path: Path, sign: float) -> Path:
@@ -48,8 +49,7 @@ def ranges() -> dict[str, TensorRange]:
 
 def chosen(path: Path, names: list[str]) -> dict[str, TensorRange]:
     """Ranges by the network."""
-    asymmetric = {"r": True, "s": True}
-    return peaks.network_thresholds(path, ranges(), names, ["c", "y"], asymmetric, images(8))
+    return peaks.network_thresholds(path, ranges(), names, ALONE, ["c", "y"], {"r": True, "s": True}, images(8))
 
 
 def test_peak_that_is_cut_off_later_is_clipped(tmp_path: Path) -> None:
@@ -71,7 +71,7 @@ def test_input_of_the_network_may_be_the_one_with_peaks(tmp_path: Path) -> None:
     save_graph(network(text, weights(path)), path)
     batches = [{"r": np.maximum(batch["x"], 0)} for batch in images(40)[::-1]]
     assert any(batch["r"].max() == SPIKE for batch in peaks._with_peaks(path, ["r"], batches))
-    found = peaks.network_thresholds(path, ranges(), ["r"], ["c", "y"], {"r": True}, batches)
+    found = peaks.network_thresholds(path, ranges(), ["r"], {"r": "r"}, ["c", "y"], {"r": True}, batches)
     assert 3 < found["r"].threshold < 0.2 * SPIKE
 
 
@@ -86,7 +86,7 @@ def test_session_rounds_what_it_is_told_and_nothing_else(tmp_path: Path, asymmet
     """Fed with no bounds the network is the float one; fed with a range, its values lie on that range's steps."""
     path, batch = graph(tmp_path / "g.onnx", -1.0), images(1)[0]
     expected = GraphSession(path).run(batch)
-    session = peaks._session(path, ["r", "s"], {"c", "y"}, tmp_path)
+    session = peaks._session(path, ["r", "s"], ALONE, {"c", "y"}, tmp_path)
     floating = peaks._floating("r", ranges()["r"]) | peaks._floating("s", ranges()["s"])
     assert noise([expected], run(session, [{**batch, **floating}])) < 1e-9
     found = TensorRange(0.0, SPIKE, 2.0)

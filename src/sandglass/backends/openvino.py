@@ -74,6 +74,7 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.xml` and `model.bin`, with weights as they are in the graph of this precision."""
+    from sandglass.graph.early import round_early
     from sandglass.graph.half import float_layers, half_precision
     from sandglass.graph.load import load_graph, save_graph
     from sandglass.graph.phases import split_depthwise
@@ -94,7 +95,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
             notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
             bits = [plan.layers[name].weight_bits for name, why in reasons.items() if not why]
             notes["weight_bits"] = min(spec.weight_bits, max(bits, default=EXACT_BITS))
-            model = quantize_dequantize(model, plan, spec)
+            model = round_early(quantize_dequantize(model, plan, spec))
         if precision == "fp16":
             notes["float_layers"] = float_layers(model, source.wide)
             model = half_precision(model, source.wide)
@@ -218,6 +219,8 @@ def _steps(node: Any) -> tuple[float, ...]:
     rounded, weight = (node.input_value(i).get_node() for i in (0, 1))
     while weight.get_type_name() in ("Reshape", "Transpose"):
         weight = weight.input_value(0).get_node()
+    while rounded.get_type_name() in ("MaxPool", "Interpolate"):  # rounded early
+        rounded = rounded.input_value(0).get_node()
     if rounded.get_type_name() != "FakeQuantize" or weight.get_type_name() != "Multiply":
         return ()
     constants = [rounded.input_value(i).get_node() for i in (1, 2)] + [weight.input_value(1).get_node()]

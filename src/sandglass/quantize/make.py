@@ -13,7 +13,7 @@ import numpy as np
 from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, static_inputs
-from sandglass.quantize import pixels
+from sandglass.quantize import carried, pixels
 from sandglass.quantize.calibrate import gather
 from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
 from sandglass.quantize.plan import Layer, Plan, TensorRange
@@ -33,7 +33,7 @@ def make_plan(
     """
     model = load_graph(graph)
     layers, tensors, mark = find_layers(model), measured_tensors(model), fingerprint(model)
-    inputs = list(static_inputs(model))
+    inputs, stands = list(static_inputs(model)), carried.carriers(model, tensors)
     session = GraphSession(model, outputs=[name for name in tensors if name not in inputs])
     del model  # a large one need not be in memory while it runs
     named = (batch if isinstance(batch, Mapping) else {inputs[0]: batch} for batch in batches)
@@ -45,6 +45,7 @@ def make_plan(
             name: TensorRange(found.minimum, found.maximum, chosen)
             for (name, found), chosen in zip(statistics.items(), thresholds, strict=True)
         }
+    ranges = carried.shared(ranges, {name: stands[name] for name in ranges}, read)
     decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
     return Plan(mark, method, ranges, decided, calibration or {})
 

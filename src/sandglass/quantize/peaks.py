@@ -43,19 +43,20 @@ def network_thresholds(
     graph: Path,
     ranges: Mapping[str, TensorRange],
     names: Sequence[str],
+    stands: Mapping[str, str],
     layers: Iterable[str],
     asymmetric: Mapping[str, bool],
     batches: Batches,
 ) -> dict[str, TensorRange]:
     """`ranges` with other thresholds for the tensors in `names`, where that leaves less noise at the network's output.
 
-    `layers` are those that read them rounded.
+    `layers` are those that read them rounded, or a tensor of the same values, which one of `names` `stands` for.
     """
     used = _with_peaks(graph, names, batches)
     expected = run(GraphSession(graph), used)
     chosen = dict(ranges)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(host.threads()) as pool:
-        session = _session(graph, names, set(layers), Path(folder))
+        session = _session(graph, names, stands, set(layers), Path(folder))
         floating = {key: value for name in names for key, value in _floating(name, ranges[name]).items()}
 
         def noise_of(name: str, found: TensorRange) -> float:
@@ -102,14 +103,16 @@ def _fed(name: str, *values: float) -> dict[str, np.ndarray]:
     return {f"{name}.{part}": np.array(value, np.float32) for part, value in zip(PARTS, values, strict=True)}
 
 
-def _session(graph: Path, names: Sequence[str], layers: set[str], folder: Path) -> GraphSession:
-    """The network with `names` rounded for `layers`, by bounds and steps that are inputs."""
+def _session(
+    graph: Path, names: Sequence[str], stands: Mapping[str, str], layers: set[str], folder: Path
+) -> GraphSession:
+    """The network with `names` and what they stand for rounded for `layers`, by bounds and steps that are inputs."""
     model = load_graph(graph)
     given = [value.name for value in model.graph.input]
     for name in names:
         for part in PARTS:
             model.graph.input.append(helper.make_tensor_value_info(f"{name}.{part}", TensorProto.FLOAT, []))
-    rounded = {name: _rounded(name) for name in names}
+    rounded = {name: _rounded(name, standing) for name, standing in stands.items() if standing in names}
     nodes = [node for name in given for node in rounded.get(name, [])]
     for node in model.graph.node:
         if node.name in layers and node.input[0] in rounded:
@@ -120,8 +123,8 @@ def _session(graph: Path, names: Sequence[str], layers: set[str], folder: Path) 
     return GraphSession(folder / "rounded.onnx", threads=1)  # each of many is run by a thread of its own
 
 
-def _rounded(name: str) -> list[NodeProto]:
-    low, high, step = (f"{name}.{part}" for part in PARTS)
+def _rounded(name: str, standing: str) -> list[NodeProto]:
+    low, high, step = (f"{standing}.{part}" for part in PARTS)
     return [
         helper.make_node("Clip", [name, low, high], [f"{name}.clipped"]),
         helper.make_node("Div", [f"{name}.clipped", step], [f"{name}.steps"]),

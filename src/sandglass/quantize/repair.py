@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.work import spread
-from sandglass.quantize import centre, equalize, make, peaks, pixels, ranges, rounding, samples
+from sandglass.quantize import carried, centre, equalize, make, peaks, pixels, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
@@ -148,19 +148,23 @@ def _reach(low: np.ndarray, high: np.ndarray, centred: bool) -> np.ndarray:
 def _output_thresholds(
     model: onnx.ModelProto, plan: Plan, drawn: Material, clamped: Sequence[str], batches: Batches, say: Say
 ) -> dict[str, TensorRange]:
-    """Thresholds by the layers' outputs; what will be centred is rounded as if it had a zero point."""
+    """Thresholds by the layers' outputs; what will be centred is rounded as if it had a zero point.
+
+    Tensors of the same values have one, by all layers that read any of them.
+    """
+    stands = carried.carriers(model, plan.tensors)
     asymmetric = {name: drawn.spec.asymmetric or name in clamped for name in plan.tensors}
     readers, bounds = defaultdict(list), clamp_bounds(model)
     for name, fact in drawn.facts.items():
         seen = drawn.weights[name], drawn.biases[name], drawn.rows[name], bounds[name]
-        readers[fact.layer.input].append(ranges.Reader(fact, *seen))
+        readers[stands[fact.layer.input]].append(ranges.Reader(fact, *seen))
     say("repair: choosing thresholds by the layers' outputs")
     chosen = ranges.output_thresholds(plan.tensors, readers, asymmetric)
     rare = [name for name, reading in readers.items() if peaks.rare_peaks(reading[0].rows, chosen[name])]
     if rare:
         say(f"repair: choosing thresholds of {len(rare)} tensors with rare peaks by the network's output")
-        chosen = peaks.network_thresholds(drawn.graph, chosen, rare, drawn.facts, asymmetric, batches)
-    return chosen
+        chosen = peaks.network_thresholds(drawn.graph, chosen, rare, stands, drawn.facts, asymmetric, batches)
+    return {name: chosen[stands[name]] for name in chosen}
 
 
 def _centred(
