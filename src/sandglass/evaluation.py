@@ -150,7 +150,8 @@ def infer(
         outputs = session.run({artifact.input_name: task.flip_inputs(inputs) if flip_test else inputs})
         return task.merge_flipped(outputs, card) if flip_test else outputs  # type: ignore[no-any-return]
 
-    with ThreadPoolExecutor(workers) as pool:
+    pool = ThreadPoolExecutor(workers)
+    try:
         # Images are queued some batches before the work that needs them: what waits for an image waits shortly.
         planned: deque[tuple[Sequence[Any], list[Future[np.ndarray]]]] = deque()
         waiting: deque[Future[dict[int, dict[str, Any]]]] = deque()
@@ -169,6 +170,8 @@ def infer(
         waiting.extend(pool.submit(work, *plan) for plan in planned)
         while waiting:
             yield waiting.popleft().result()
+    finally:
+        pool.shutdown(cancel_futures=True)  # whoever has seen enough does not wait for the rest
 
 
 def _joined(outputs: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:

@@ -11,6 +11,8 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from sandglass import host
 from sandglass.backends import Session
 from sandglass.evaluation import Evaluation, agreement, fidelity, flips, infer, opened
@@ -20,6 +22,8 @@ from sandglass.workbench import Workbench
 
 MARGIN = 0.25  # of what fidelity may lose: no more than that is asked for other images' sake
 INPUTS = 128  # of the calibration set, the most
+PORTION = 8  # samples, after each of which a choice may be given up
+HOPELESS = 4.0  # standard errors that the mean lies below what is asked for
 
 
 @dataclass(frozen=True)
@@ -39,6 +43,14 @@ class Kept:
         return min(self.value, self.sure)
 
 
+def hopeless(agreed: Sequence[float], least: float) -> bool:
+    """Whether the mean of more samples like these would be below `least`; NaN where a sample has no agreement."""
+    values = np.array(agreed)[np.isfinite(agreed)]
+    if len(values) < PORTION // 2:
+        return False
+    return bool(values.mean() + HOPELESS * values.std(ddof=1) / len(values) ** 0.5 < least)
+
+
 class Gate:
     """The float network's predictions on both sets of images, for what is simulated or built to be held against.
 
@@ -54,16 +66,22 @@ class Gate:
         self.expected = self._predicted(GraphSession(bench.source.graph, threads=1))
 
     def simulated(self, plan: Plan) -> Kept:
-        """What a plan keeps that no artifact is built for."""
+        """What a plan keeps that no artifact is built for; where it is far too little, on the first samples alone."""
         from sandglass.quantize.simulate import simulate
 
         task, artifact, dataset = self.bench.task, self.base.artifact, self.base.dataset
         session, samples = simulate(self.bench.source.graph, plan, self.bench.spec, threads=1), task.samples(dataset)
-        found: dict[int, Any] = {}
+        predictions: list[Any] = []
+        agreed: list[float] = []
         flipped, workers = flips(artifact.card), host.threads()
         for part in infer(task, artifact, session, dataset, samples, flip_test=flipped, workers=workers):
-            found |= part
-        return self._kept([found[sample.index] for sample in samples], lambda: session)
+            for prediction in part.values():
+                agreed.append(task.agreement(self.base.predictions[len(agreed)], prediction)[task.FIDELITY[0]])
+                predictions.append(prediction)
+                if len(agreed) % PORTION == 0 and hopeless(agreed, self.least):
+                    value = float(np.nanmean(agreed))
+                    return Kept(value, value, value)
+        return self._kept(predictions, lambda: session)
 
     def built(self, result: Evaluation) -> Kept:
         """What an artifact keeps that was evaluated."""

@@ -15,7 +15,7 @@ CONSTANTS = {"w1": normal(1, 8, 3, 3, 3), "w2": normal(2, 8, 8, 1, 1), "w9": nor
              "k": normal(4, 1, 8, 1, 1), "twice": np.array([1, 1, 2, 2])}  # fmt: skip
 C = "c = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(image, w1)"  # 8 channels of 6 x 4
 RESIDUAL = f"{C} r = Relu(c) d = Conv(r, w2) s = Add(d, r) t = Relu(s) y = Conv(t, w9)"
-FLOAT, FLOWING = (Spec(("Conv",), asymmetric=True, between=between) for between in ((), ("Add", "Resize")))
+FLOAT, FLOWING = (Spec(("Conv",), asymmetric=True, between=between) for between in ((), ("Add", "Mul", "Resize")))
 
 
 def found(text: str, spec: Spec, without: str = "", outputs: str = "") -> dict[str, tuple[str, str, float]]:
@@ -58,6 +58,13 @@ def test_one_term_in_float_ends_integers(spec: Spec) -> None:
     """A sum with something that no layer makes is computed in float."""
     text = f"{C} n = Sigmoid(c) d = Conv(c, w2) s = Add(d, n) y = Conv(s, w9)"
     assert found(text, spec)["y"] == ("", "y", 192)
+
+
+def test_a_gate_of_channels_ends_no_integers() -> None:
+    """A product with one float for each channel is made of the integers that it is spread over."""
+    text = f"{C} p = GlobalAveragePool(c) e = Conv(p, w2) g = HardSigmoid(e) m = Mul(g, c) y = Conv(m, w9)"
+    assert found(text, FLOWING) == {"c": ("", "c", 288), "e": ("", "e", 8), "y": ("c", "y", 192)}
+    assert found(text, FLOAT)["y"] == ("", "y", 192)
 
 
 def test_readers_of_one_tensor_share_its_conversion() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -12,7 +12,8 @@ import pytest
 
 from graphs import network, normal
 from sandglass.evaluation import Evaluation
-from sandglass.gate import MARGIN, Gate, Kept
+from sandglass.gate import MARGIN, PORTION, Gate, Kept, hopeless
+from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph
 
 LEAST = 0.9
@@ -74,8 +75,6 @@ def evaluated(errors: Sequence[float], session: Session | None = None) -> Evalua
 
 def kept(gate: Gate, evaluation: Sequence[float], calibration: Sequence[float]) -> tuple[Kept, int]:
     """What is kept with these errors on both sets, and how many calibration inputs were run."""
-    from sandglass.graph.execute import GraphSession
-
     session = Session(GraphSession(gate.bench.source.graph, threads=1), calibration)
     return gate.built(evaluated(evaluation, session)), session.runs
 
@@ -112,3 +111,42 @@ def test_fidelity_that_has_no_meaning_does_not_pass(gate: Gate) -> None:
     found, runs = kept(gate, [float("nan")] * 8, [0.0] * CALIBRATED)
     assert not found.least >= LEAST
     assert runs == 0
+
+
+@pytest.mark.parametrize(("agreed", "expected"), [
+    ([0.5] * 8, True),
+    ([0.95] * 8, False),
+    ([0.5, 0.95] * 16, True),
+    ([0.5, 0.95] * 4, False),
+    ([0.5, *[0.93] * 7], False),
+    ([0.5] * 3, False),
+    ([*[float("nan")] * 6, 0.1, 0.1], False),
+    ([*[float("nan")] * 6, *[0.5] * 6], True),
+    ([float("nan")] * 8, False),
+])  # fmt: skip
+def test_a_choice_is_given_up_where_more_samples_cannot_save_it(agreed: Sequence[float], expected: bool) -> None:
+    """The mean is four standard errors below what is asked for; a few samples, or none with a meaning, tell nothing."""
+    assert hopeless(agreed, LEAST) is expected
+
+
+@pytest.mark.parametrize(("errors", "seen"), [([0.4, 0.45] * 16, PORTION), ([0.0, 0.3] * 16, 32), ([0.01] * 32, 32)])
+def test_a_simulation_ends_where_it_is_given_up(
+    gate: Gate, monkeypatch: pytest.MonkeyPatch, errors: list[float], seen: int
+) -> None:
+    """What is far too little is told from the first portion; else all samples are run, and what is kept is theirs."""
+    given: list[int] = []
+
+    def infer(*more: Any, **options: Any) -> Iterator[dict[int, dict[str, Any]]]:
+        for start in range(0, len(errors), 4):
+            given.extend(range(start, start + 4))
+            yield {i: {"image_id": i, "sum": errors[i]} for i in range(start, start + 4)}
+
+    base = evaluated([0.0] * len(errors))
+    whole = Gate(gate.bench, base, LEAST)
+    exact = Session(GraphSession(gate.bench.source.graph, threads=1), [0.0] * CALIBRATED)
+    monkeypatch.setattr("sandglass.gate.infer", infer)
+    monkeypatch.setattr("sandglass.quantize.simulate.simulate", lambda *given, **options: exact)
+    gate.bench.spec, whole.bench.task.samples = None, lambda dataset: list(range(len(errors)))  # type: ignore[attr-defined]
+    found = whole.simulated(None)  # type: ignore[arg-type]
+    assert len(given) == seen
+    assert found.value == pytest.approx(1 - np.mean(errors[:seen]))

@@ -16,6 +16,9 @@ def test_parts_are_one_layer() -> None:
         LayerRun("up.phase1", "Conv", INT8, 2, 0.5),
         LayerRun("up.phases", "Concat", FLOAT, 0, 0.125),
         LayerRun("last", "Conv", FLOAT, 1, None),
+        LayerRun("swished", "Conv", INT8, 4, 0.5),
+        LayerRun("swished.phase.product", "Mul", INT8, 0, 0.25),
+        LayerRun("swished", "Transpose", FLOAT, 0, 0.25),
     ]
     assert joined(runs) == [
         runs[0],
@@ -23,4 +26,6 @@ def test_parts_are_one_layer() -> None:
         LayerRun("up", "Conv", INT8, 5, 0.875, "why", (0.5,), 4),
         runs[3],
         runs[6],
+        LayerRun("swished", "Conv", INT8, 4, 0.75),
+        runs[9],
     ]

@@ -10,7 +10,7 @@ from sandglass.graph.phases import layer_of
 
 
 def joined(runs: Sequence[LayerRun]) -> list[LayerRun]:
-    """One run for all the parts of a layer, where its first part runs, with what joins their results."""
+    """One run for a layer and all its parts, where the first of them runs, with what joins their results."""
     found: list[LayerRun] = []
     places: dict[str, int] = {}
     for run in runs:
@@ -20,7 +20,7 @@ def joined(runs: Sequence[LayerRun]) -> list[LayerRun]:
             milliseconds = (first.milliseconds or 0.0) + (run.milliseconds or 0.0)
             found[places[name]] = replace(first, macs=first.macs + run.macs, milliseconds=milliseconds)
             continue
-        if name != run.name:
+        if name != run.name or run.macs:
             places[name] = len(found)
         found.append(replace(run, name=name))
     return found

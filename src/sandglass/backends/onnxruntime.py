@@ -69,7 +69,7 @@ def exception(layer: Facts) -> str:
 SPEC = Spec(
     ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     asymmetric=True,
-    between=("Add", "Concat", "MaxPool", "Resize"),
+    between=("Add", "Concat", "HardSwish", "MaxPool", "Mul", "Resize"),
     exception=exception,
 )
 

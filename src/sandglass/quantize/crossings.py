@@ -28,6 +28,12 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
     elements = {tensor: float(math.prod(shapes.get(tensor, [0]))) for tensor in read.values()}
     if spec.timed_converting:
         return [Crossing(frozenset(), frozenset({name}), elements[tensor], False) for name, tensor in read.items()]
+
+    def small(name: str, node: onnx.NodeProto) -> bool:
+        """Whether a tensor is spread over what a node makes, so that converting it costs nothing: a channel's gate."""
+        sizes = [math.prod(shapes.get(tensor, [0])) for tensor in (name, node.output[0])]
+        return node.op_type in ("Add", "Mul") and sizes[0] < sizes[1]
+
     behind: dict[str, frozenset[str]] = {}
     for node in model.graph.node:
         made: frozenset[str] = frozenset()
@@ -36,7 +42,7 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
         elif node.op_type in CLAMPS:
             made = behind.get(node.input[0], made)
         elif node.op_type in spec.between:
-            parts = [behind[name] for name in node.input if name in behind]
+            parts = [behind[name] for name in node.input if name in behind and not small(name, node)]
             made = made.union(*parts) if all(parts) else made
         behind |= dict.fromkeys(node.output, made)
     readers: dict[str, set[str]] = {}

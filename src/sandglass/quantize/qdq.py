@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from collections import defaultdict
+from dataclasses import replace
 
 import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.graph.integers import sums_and_products
+from sandglass.graph.load import drop_unread, readers, set_nodes
 from sandglass.graph.phases import split_late
 from sandglass.graph.products import outputs_as_products
-from sandglass.quantize.layers import facts, rounded_tensor
+from sandglass.quantize.layers import CLAMPS, facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
 
@@ -36,10 +38,10 @@ def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.
 def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
     """`quantize_dequantize` in the form that ONNX Runtime has integer kernels for; the input model is changed.
 
-    Transposed convolutions are split, and 1x1 convolutions that make an output are products of matrices, whose sums
-    stay in float.
+    Transposed convolutions are split, 1x1 convolutions that make an output are products of matrices, whose sums stay
+    in float, and what stands between layers are sums and products of rounded tensors.
     """
-    return split_late(outputs_as_products(quantize_dequantize(model, plan, spec)))
+    return split_late(outputs_as_products(sums_and_products(quantize_dequantize(model, plan, spec))))
 
 
 def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
@@ -93,6 +95,10 @@ class _Writer:
         layers = [(self.nodes[name], layer.input) for name, layer in plan.layers.items()]
         padded = {node.input[0]: plan.tensors[given] for node, given in layers if given in plan.tensors}
         self.ranges = padded | plan.tensors
+        for node in model.graph.node:  # below -3 a hard swish is 0
+            if node.op_type == "HardSwish" and node.input[0] in self.ranges and len(readers(model, node.input[0])) == 1:
+                found = self.ranges[node.input[0]]
+                self.ranges[node.input[0]] = replace(found, minimum=max(found.minimum, -3.0))
         self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
         self.front: list[onnx.NodeProto] = []
 
@@ -100,17 +106,25 @@ class _Writer:
         """Inputs of int8 layers; where integers flow, also what layers and the operators between them make and read."""
         chosen = dict.fromkeys(self.nodes[n].input[0] for n, reason in self.reasons.items() if not reason)
         if self.spec.between:
-            outputs = {value.name for value in self.model.graph.output}
+            outputs, leading = {value.name for value in self.model.graph.output}, self._leading()
             for name, reason in self.reasons.items():
                 if not reason:
                     chosen[rounded_tensor(self.model, self.plan.layers[name].output)] = None
             for node in self.model.graph.node:
                 if node.op_type in self.spec.between and any(name in chosen for name in node.input):
                     made = rounded_tensor(self.model, node.output[0])
-                    if made not in outputs:
+                    if made in leading and made not in outputs:
                         chosen.update(dict.fromkeys([*(n for n in node.input if n in self.ranges), made]))
             chosen = {name: None for name in chosen if name not in outputs}
         return [name for name in chosen if name in self.ranges and self.ranges[name].threshold > 0]
+
+    def _leading(self) -> set[str]:
+        """Tensors from which integers may flow to a layer in int8."""
+        found = {self.nodes[name].input[0] for name, reason in self.reasons.items() if not reason}
+        for node in reversed(self.model.graph.node):
+            if node.op_type in (*self.spec.between, *CLAMPS) and node.output[0] in found:
+                found.update(node.input)
+        return found
 
     def weights(self, layer: Layer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
