@@ -14,19 +14,20 @@ def interleaved(
 ) -> list[onnx.NodeProto]:
     """Nodes that make the tensor `made` of the model of its s * s parts, by row and column; `name` begins theirs.
 
-    With the `shape` of `made` whole pixels are copied, all channels of each: on a runtime whose layers around keep them
-    so this is several times as fast as single values.
+    Parts may be the same. With the `shape` of `made` whole pixels are copied, all channels of each: on a runtime whose
+    layers around keep them so this is several times as fast as single values.
     """
     side = round(len(parts) ** 0.5)
     if not shape:
         joined = helper.make_node("Concat", parts, [name], name, axis=1)
         spread = helper.make_node("DepthToSpace", [name], [made], f"{name}.interleaved", blocksize=side, mode="DCR")
         return [joined, spread]
-    nodes = [helper.make_node("Transpose", [part], [f"{part}.pixels"], f"{part}.pixels", perm=[0, 2, 3, 1])
-             for part in parts]  # fmt: skip
-    pixels, rows = [node.output[0] for node in nodes], [f"{name}.row{i}" for i in range(side)]
+    pixels = {part: f"{name}.pixels{i}" for i, part in enumerate(dict.fromkeys(parts))}
+    nodes = [helper.make_node("Transpose", [part], [to], to, perm=[0, 2, 3, 1]) for part, to in pixels.items()]
+    rows = [f"{name}.row{i}" for i in range(side)]
     for i, row in enumerate(rows):  # a row's pixels take turns in memory when they lie behind one another's channels
-        nodes.append(helper.make_node("Concat", pixels[i * side : (i + 1) * side], [row], row, axis=3))
+        taken = [pixels[part] for part in parts[i * side : (i + 1) * side]]
+        nodes.append(helper.make_node("Concat", taken, [row], row, axis=3))
     batch, channels, height, width = shape
     size = np.array([batch, height, width, channels], np.int64)
     model.graph.initializer.append(numpy_helper.from_array(size, f"{name}.size"))

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.interleave import interleaved
 from sandglass.graph.load import drop_unread, readers, set_nodes
+from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantize.layers import CLAMPS, Facts, fact_of
 
 ROUNDING = ("QuantizeLinear", "DequantizeLinear")
@@ -118,11 +119,9 @@ class _Graph:
         self.outputs = {value.name for value in model.graph.output}
 
     @cached_property
-    def shapes(self) -> dict[str, list[int]]:
+    def shapes(self) -> dict[str, tuple[int, ...]]:
         """Dimensions of the tensors that have all of them known."""
-        values = onnx.shape_inference.infer_shapes(self.model).graph.value_info
-        found = {value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim] for value in values}
-        return {name: dims for name, dims in found.items() if min(dims, default=0) > 0}
+        return {name: dims for name, dims in inferred_shapes(self.model).items() if min(dims, default=0) > 0}
 
     def stored(self, name: str) -> onnx.TensorProto | None:
         """A constant as it is stored, perhaps behind a DequantizeLinear."""

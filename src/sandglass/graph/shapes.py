@@ -65,6 +65,15 @@ def closed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.Mod
     return at_size(model, (height, width))
 
 
+def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Dimensions of the inputs, the outputs and all tensors between that shape inference tells of; 0 if unknown."""
+    graph = onnx.shape_inference.infer_shapes(model).graph
+    return {
+        value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+        for value in (*graph.input, *graph.value_info, *graph.output)
+    }
+
+
 def _forget_shapes(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     for output in model.graph.output:

@@ -8,6 +8,7 @@ from typing import TypeVar
 
 import onnx
 
+from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantize.layers import OPERATORS
 
 T = TypeVar("T")
@@ -30,12 +31,9 @@ def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
     Weights may stand behind the nodes that turn their integers back to float. A layer whose shapes cannot be inferred
     is left out.
     """
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {entry.name: tuple(entry.dims) for entry in graph.initializer}
-    for value in (*graph.input, *graph.value_info, *graph.output):
-        shapes[value.name] = tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
+    shapes = {entry.name: tuple(entry.dims) for entry in model.graph.initializer} | inferred_shapes(model)
     found = {}
-    for node in graph.node:
+    for node in model.graph.node:
         if node.op_type in OPERATORS:
             around = [shapes.get(name, ()) for name in (*node.input[:2], node.output[0])]
             if all(around):

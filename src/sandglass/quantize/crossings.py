@@ -7,6 +7,7 @@ from collections.abc import Collection
 
 import onnx
 
+from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantize.costs import Crossing
 from sandglass.quantize.layers import CLAMPS, facts
 from sandglass.quantize.spec import Spec
@@ -19,19 +20,15 @@ def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> li
     layers are timed converting each has an entry of its own.
     """
     known = facts(model)
-    graph = onnx.shape_inference.infer_shapes(model).graph
-    shapes = {
-        value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
-        for value in (*graph.value_info, *graph.input, *graph.output)
-    }
+    shapes = inferred_shapes(model)
     read = {name: fact.layer.input for name, fact in known.items() if name in layers}
-    elements = {tensor: float(math.prod(shapes.get(tensor, [0]))) for tensor in read.values()}
+    elements = {tensor: float(math.prod(shapes.get(tensor, (0,)))) for tensor in read.values()}
     if spec.timed_converting:
         return [Crossing(frozenset(), frozenset({name}), elements[tensor], False) for name, tensor in read.items()]
 
     def small(name: str, node: onnx.NodeProto) -> bool:
         """Whether a tensor is spread over what a node makes, so that converting it costs nothing: a channel's gate."""
-        sizes = [math.prod(shapes.get(tensor, [0])) for tensor in (name, node.output[0])]
+        sizes = [math.prod(shapes.get(tensor, (0,))) for tensor in (name, node.output[0])]
         return node.op_type in ("Add", "Mul") and sizes[0] < sizes[1]
 
     behind: dict[str, frozenset[str]] = {}

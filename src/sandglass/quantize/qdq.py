@@ -13,6 +13,7 @@ from sandglass.graph.integers import sums_and_products
 from sandglass.graph.load import drop_unread, readers, set_nodes
 from sandglass.graph.phases import split_late
 from sandglass.graph.products import outputs_as_products
+from sandglass.graph.repeat import repeat_pixels
 from sandglass.quantize.layers import CLAMPS, facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
@@ -39,9 +40,10 @@ def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.Mod
     """`quantize_dequantize` in the form that ONNX Runtime has integer kernels for; the input model is changed.
 
     Transposed convolutions are split, 1x1 convolutions that make an output are products of matrices, whose sums stay
-    in float, and what stands between layers are sums and products of rounded tensors.
+    in float, what stands between layers are sums and products of rounded tensors, and upsampling copies pixels.
     """
-    return split_late(outputs_as_products(sums_and_products(quantize_dequantize(model, plan, spec))))
+    rounded = sums_and_products(quantize_dequantize(model, plan, spec))
+    return repeat_pixels(split_late(outputs_as_products(rounded)))
 
 
 def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
