@@ -16,7 +16,7 @@ from sandglass.quantize import make
 from sandglass.quantize.qdq import quantize_dequantize
 from sandglass.quantize.spec import Spec
 
-SPEC = Spec(("Conv",), asymmetric=True, between=("Add", "HardSwish", "Mul"))
+SPEC = Spec(("Conv",), asymmetric=True, between=("Add", "HardSwish", "LeakyRelu", "Mul", "Sigmoid"))
 WEIGHTS = {
     **{"w": normal(1, 8, 3, 3, 3), "b": normal(2, 8), "v": normal(3, 5, 8, 1, 1), "c": normal(4, 5)},
     **{"u": normal(5, 8, 8, 1, 1), "each": normal(6, 1, 8, 1, 1)},
@@ -33,9 +33,11 @@ CASES = {
     "and a number": (f"{FIRST} h = HardSwish(f) s = Add(h, two) {LAST}", 2, 1),
     "gate": (f"{FIRST} p = GlobalAveragePool(f) q = Conv(p, u) g = HardSigmoid(q) s = Mul(f, g) {LAST}", 0, 1),
     "of a sum": (f"{FIRST} e = Conv(f, u) a = Add(e, f) s = HardSwish(a) {LAST}", 2, 1),
+    "silu": (f"{FIRST} g = Sigmoid(f) s = Mul(f, g) {LAST}", 0, 1),
+    "leaky": (f"{FIRST} l = LeakyRelu<alpha = 0.1>(f) s = Add(l, f) {LAST}", 1, 0),
     "one for each channel": (f"{FIRST} s = Add(f, each) {LAST}", 0, 0),
     "no layer behind": (f"{FIRST} e = Conv(f, u) h = HardSwish(e) a = Add(h, two) y = Sigmoid(a)", 0, 0),
-    "computed in float between": (f"{FIRST} e = Sigmoid(f) s = Mul(e, two) {LAST}", 0, 0),
+    "computed in float between": (f"{FIRST} e = Tanh(f) s = Mul(e, two) {LAST}", 0, 0),
 }  # fmt: skip
 
 
@@ -61,7 +63,7 @@ def test_they_run_on_integers(name: str, tmp_path: Path) -> None:
     _, sums, products = CASES[name]
     assert (kinds.count("QLinearAdd"), kinds.count("QLinearMul")) == (sums, products)
     if sums + products:
-        assert not {"Add", "Mul", "HardSwish"} & set(kinds)
+        assert not {"Add", "Mul", "HardSwish", "Sigmoid", "LeakyRelu"} & set(kinds)
 
 
 @pytest.mark.parametrize("name", CASES)

@@ -1,8 +1,9 @@
 """ONNX Runtime on the CPU: the graph as it is, or in QDQ form, which its optimizer turns into integer kernels.
 
-Integers flow from layer to layer only where outputs are rounded too, so sums, joins and resizing between them are
-rounded as well. Not so what makes the output: 256 levels are too few for the peak of a heatmap. Its sums stay in float
-where there is a kernel for that, for 1x1 convolutions and products of matrices; other layers stay in float there.
+Integers flow from layer to layer only where outputs are rounded too, so sums, products, joins, resizing and what is
+looked up in a table between them are rounded as well. Not so what makes the output: 256 levels are too few for the peak
+of a heatmap. Its sums stay in float where there is a kernel for that, for 1x1 convolutions and products of matrices;
+other layers stay in float there.
 
 Its transposed convolutions know no integers, and depthwise ones take as long as a dense layer of seventy times their
 work. They are written as convolutions, one for each phase of the stride, in float artifacts as well.
@@ -35,7 +36,7 @@ from sandglass.backends import (
 )  # fmt: skip
 from sandglass.backends._parts import joined
 from sandglass.errors import BackendError, BackendUnavailable
-from sandglass.graph.phases import can_be_split, layer_of, split_late
+from sandglass.graph.phases import MARK, ROUNDING, can_be_split, layer_of, split_late
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
@@ -54,7 +55,8 @@ SETTINGS: Mapping[str, tuple[Any, ...]] = {
 INTEGER = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")  # what its integer kernels' names begin with
 DECORATION = r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|_quant|/MatMulAddFusion)+$"  # what it adds to names
 # Nodes that its optimizer fuses into the layer before them, whose name the fused kernel may then bear.
-FUSED = ("Relu", "Clip", "Add", "BatchNormalization", "Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh")
+ACTIVATIONS = ("Relu", "Clip", "Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh")
+FUSED = (*ACTIVATIONS, "Add", "BatchNormalization")
 
 
 def exception(layer: Facts) -> str:
@@ -69,7 +71,7 @@ def exception(layer: Facts) -> str:
 SPEC = Spec(
     ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     asymmetric=True,
-    between=("Add", "Concat", "HardSwish", "MaxPool", "Mul", "Resize"),
+    between=("Add", "Concat", "HardSwish", "LeakyRelu", "MaxPool", "Mul", "Resize", "Sigmoid"),
     exception=exception,
 )
 
@@ -140,7 +142,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     for kernel, operator, milliseconds in _profile(folder / MODEL, threads, inputs):
         found.setdefault(kernel, []).append(milliseconds)
         operators[kernel] = operator
-    runs = []
+    runs, layered = [], set(work)
     for kernel, times in found.items():
         operator = operators[kernel]
         name = aliases.get(re.sub(DECORATION, "", kernel), kernel)
@@ -148,7 +150,11 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
         layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
         milliseconds = float(np.median(times))
         if not layer:
-            runs.append(LayerRun(kernel, operator, arithmetic, milliseconds=milliseconds))
+            # What floats are fused with, and integers not, is a part of the layer.
+            follows = name in layered and operator.removeprefix("QLinear") in ACTIVATIONS
+            runs.append(
+                LayerRun(f"{name}{MARK}" if follows else kernel, operator, arithmetic, milliseconds=milliseconds)
+            )
             continue
         (macs, terms), note = work.pop(name), way(notes, layer_of(name), arithmetic)
         runs.append(LayerRun(name, operator, arithmetic, macs, milliseconds, note, steps.get(name, ()), terms))
@@ -183,7 +189,7 @@ def _aliases(model: Any) -> dict[str, str]:
     found: dict[str, str] = {}
     for layer in (node for node in model.graph.node if node.op_type in OPERATORS):
         node = layer
-        while node is layer or node.op_type in FUSED:
+        while node is layer or node.op_type in (*FUSED, *ROUNDING):
             found.setdefault(node.name, layer.name)
             found.setdefault(node.output[0], layer.name)
             following = readers.get(node.output[0], [])
