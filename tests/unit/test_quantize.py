@@ -13,9 +13,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.test_backends import save_graph
+from graphs import network, normal
 from sandglass.errors import DatasetError, PlanError
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph
+from sandglass.graph.load import save_graph as save_model
 from sandglass.quantize import layers, make, qdq, thresholds
 from sandglass.quantize.calibrate import BINS, TensorStatistics, gather
 from sandglass.quantize.plan import Plan
@@ -140,6 +142,18 @@ def test_peaks_that_nothing_averages_are_kept() -> None:
     assert thresholds.threshold(peaked, "kl", averaged=False) == thresholds.threshold(peaked, "mse") > 25
     plain = statistics(body)
     assert thresholds.threshold(plain, "kl", averaged=False) == thresholds.threshold(plain, "kl")
+
+
+@pytest.mark.parametrize("operator", ["GlobalAveragePool", "AveragePool<kernel_shape = [16, 16]>"])
+@pytest.mark.parametrize("layer", [False, True])
+def test_what_a_mean_is_taken_of_is_not_clipped(tmp_path: Path, operator: str, layer: bool) -> None:
+    """Its rounding errors average out and clipping does not, unless a layer reads the tensor as well."""
+    text = f"c = Conv(x, w) r = Relu(c) y = {operator}(r) {'z = Conv(r, v)' if layer else ''}"
+    outputs = "float[N, C, H, W] y" + (", float[M, D, I, V] z" if layer else "")
+    constants = {"w": np.eye(4).reshape(4, 4, 1, 1), "v": np.eye(4).reshape(4, 4, 1, 1)}
+    save_model(network(f"g (float[1, 4, 64, 64] x) => ({outputs}) {{ {text} }}", constants), tmp_path / "g.onnx")
+    found = make.make_plan(tmp_path / "g.onnx", [{"x": normal(1, 1, 4, 64, 64)}], "kl").tensors["r"]
+    assert (found.threshold < found.maximum) is layer
 
 
 def test_zero_tensor_has_no_threshold() -> None:

@@ -13,9 +13,8 @@ from sandglass.graph.load import drop_unread, readers, set_nodes
 from sandglass.graph.shapes import inferred_shapes
 
 CENTRED = ("half_pixel", "pytorch_half_pixel")
-NEAREST: dict[
-    str, Callable[[np.ndarray], np.ndarray]
-] = {  # by `nearest_mode`: the input's pixel for a place between two
+# By `nearest_mode`: the input's pixel for a place between two.
+NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "floor": np.floor,
     "ceil": np.ceil,
     "round_prefer_floor": lambda places: np.ceil(places - 0.5),

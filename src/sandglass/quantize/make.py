@@ -19,6 +19,9 @@ from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.thresholds import threshold
 
+# A mean of many values has little of their rounding errors, which are independent, but all of what clipping takes off.
+MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+
 
 def make_plan(
     graph: Path,
@@ -34,16 +37,21 @@ def make_plan(
     model = load_graph(graph)
     layers, tensors, mark = find_layers(model), measured_tensors(model), fingerprint(model)
     inputs, stands = list(static_inputs(model)), carried.carriers(model, tensors)
+    means = {node.input[0] for node in model.graph.node if node.op_type in MEANS}
     session = GraphSession(model, outputs=[name for name in tensors if name not in inputs])
     del model  # a large one need not be in memory while it runs
     named = (batch if isinstance(batch, Mapping) else {inputs[0]: batch} for batch in batches)
     statistics = gather(session, tensors, named)
     read = {layer.input for layer in layers.values()}
+
+    def chosen(name: str) -> float:
+        unclipped = name in means and name not in read
+        return threshold(statistics[name], "minmax" if unclipped else method, name in read)
+
     with ThreadPoolExecutor(host.threads()) as pool:
-        thresholds = pool.map(lambda name: threshold(statistics[name], method, name in read), statistics)
         ranges = {
-            name: TensorRange(found.minimum, found.maximum, chosen)
-            for (name, found), chosen in zip(statistics.items(), thresholds, strict=True)
+            name: TensorRange(found.minimum, found.maximum, taken)
+            for (name, found), taken in zip(statistics.items(), pool.map(chosen, statistics), strict=True)
         }
     ranges = carried.shared(ranges, {name: stands[name] for name in ranges}, read)
     decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
