@@ -18,9 +18,9 @@ def round_early(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     outputs = {value.name for value in model.graph.output}
     before: dict[str, tuple[str, str]] = {}  # where pairs go: before the node of that name
-    for node in reversed(model.graph.node):
-        source, made = (node.input[0], node.output[0]) if moves(node) else ("", "")
-        pair = _pair(model, made) if made and made not in outputs else ()
+    for node in filter(moves, reversed(model.graph.node)):
+        source, made = node.input[0], node.output[0]
+        pair = _pair(model, made) if made not in outputs else ()
         alone = source not in outputs and len(readers(model, source)) == 1
         if not pair or not (alone or node.op_type == "Resize"):
             continue

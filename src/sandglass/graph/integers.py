@@ -31,13 +31,12 @@ class _Writer:
 
     def written(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """A node, or those in its place, in order."""
-        following = readers(self.model, node.output[0])
-        rounded = any(self._maker(name) == "DequantizeLinear" for name in node.input)
-        if not rounded or [entry.op_type for entry in following] != ["QuantizeLinear"]:
+        if node.op_type not in ("Add", "HardSwish", "Mul"):
             return [node]
-        if node.op_type == "HardSwish":
-            return self._hard_swish(node)
-        return [*self._numbers(node), node] if node.op_type in ("Add", "Mul") else [node]
+        rounded = any(self._maker(name) == "DequantizeLinear" for name in node.input)
+        if not rounded or [entry.op_type for entry in readers(self.model, node.output[0])] != ["QuantizeLinear"]:
+            return [node]
+        return self._hard_swish(node) if node.op_type == "HardSwish" else [*self._numbers(node), node]
 
     def _maker(self, name: str) -> str:
         return self.makers[name].op_type if name in self.makers else ""

@@ -36,15 +36,21 @@ def repeat_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
     def grid(node: onnx.NodeProto) -> list[bytes]:
         return [numpy_helper.to_array(constants[name]).tobytes() for name in node.input[1:] if name in constants]
 
+    def around(node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
+        """What turns a Resize's input to float, and its result back to integers, where both have one grid."""
+        before = makers.get(node.input[0]) if node.op_type == "Resize" else None
+        if before is None or before.op_type != "DequantizeLinear":
+            return None
+        after = readers(model, node.output[0])
+        same = [entry.op_type for entry in after] == ["QuantizeLinear"] and grid(before) == grid(after[0])
+        return (before, after[0]) if same else None
+
     for node in model.graph.node:
-        before, after = makers.get(node.input[0]) if node.input else None, readers(model, node.output[0])
-        around = [before.op_type if before else "", node.op_type, *(entry.op_type for entry in after)]
-        side = 0
-        if around == ["DequantizeLinear", "Resize", "QuantizeLinear"] and before and grid(before) == grid(after[0]):
-            side = _side(node, shapes.get(node.input[0], ()), shapes.get(node.output[0], ()))
-        if side and before:
-            absorbed.add(after[0].name)
-            name, parts, made = f"{node.name}.copies", [before.input[0]] * side**2, after[0].output[0]
+        pair = around(node)
+        side = _side(node, shapes.get(node.input[0], ()), shapes.get(node.output[0], ())) if pair else 0
+        if pair and side:
+            absorbed.add(pair[1].name)
+            name, parts, made = f"{node.name}.copies", [pair[0].input[0]] * side**2, pair[1].output[0]
             nodes += interleaved(model, name, parts, made, shapes[node.output[0]])
         elif node.name not in absorbed:
             nodes.append(node)
