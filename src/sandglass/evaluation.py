@@ -215,22 +215,18 @@ def has_truths(task: ModuleType, metrics: Mapping[str, Mapping[str, float]]) -> 
 def fidelity(base: Evaluation, predictions: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, Any]:
     """Agreement of predictions with those of `base` on the same samples."""
     task = discover.load("tasks", base.artifact.card.task)
-    return agreement(task, base.predictions, predictions, [sample["image_id"] for sample in base.predictions], seed)
+    found = [task.agreement(a, b) for a, b in zip(base.predictions, predictions, strict=True)]
+    return mean_agreement(task, found, [sample["image_id"] for sample in base.predictions], seed)
 
 
-def agreement(
-    task: ModuleType,
-    before: Sequence[Mapping[str, Any]],
-    after: Sequence[Mapping[str, Any]],
-    images: Sequence[Hashable],
-    seed: int = 0,
+def mean_agreement(
+    task: ModuleType, found: Sequence[Mapping[str, float]], images: Sequence[Hashable], seed: int = 0
 ) -> dict[str, Any]:
     """How near predictions are to others for the same samples: value, low and high (95 %, over `images`).
 
-    Each of the task's FIDELITY measures is the mean over samples where it has a meaning. `images` names the image of
-    each sample.
+    `found` is the task's agreement of each sample. Each of its FIDELITY measures is the mean over samples where it has
+    a meaning. `images` names the image of each sample.
     """
-    found = [task.agreement(a, b) for a, b in zip(before, after, strict=True)]
     number = {image: i for i, image in enumerate(dict.fromkeys(images))}
     places = [number[image] for image in images]
     values = np.array([[entry[name] for name in task.FIDELITY] for entry in found])

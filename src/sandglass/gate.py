@@ -15,7 +15,7 @@ import numpy as np
 
 from sandglass import host
 from sandglass.backends import Session
-from sandglass.evaluation import Evaluation, agreement, fidelity, flips, infer, opened
+from sandglass.evaluation import Evaluation, flips, infer, mean_agreement, opened
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantize.plan import Plan
 from sandglass.workbench import Workbench
@@ -71,33 +71,41 @@ class Gate:
 
         task, artifact, dataset = self.bench.task, self.base.artifact, self.base.dataset
         session, samples = simulate(self.bench.source.graph, plan, self.bench.spec, threads=1), task.samples(dataset)
-        predictions: list[Any] = []
-        agreed: list[float] = []
+        agreed: list[Mapping[str, float]] = []
         flipped, workers = flips(artifact.card), host.threads()
         for part in infer(task, artifact, session, dataset, samples, flip_test=flipped, workers=workers):
             for prediction in part.values():
-                agreed.append(task.agreement(self.base.predictions[len(agreed)], prediction)[task.FIDELITY[0]])
-                predictions.append(prediction)
-                if len(agreed) % PORTION == 0 and hopeless(agreed, self.least):
-                    value = float(np.nanmean(agreed))
+                agreed.append(task.agreement(self.base.predictions[len(agreed)], prediction))
+                if len(agreed) % PORTION:
+                    continue
+                values = [entry[task.FIDELITY[0]] for entry in agreed]
+                if hopeless(values, self.least):
+                    value = float(np.nanmean(values))
                     return Kept(value, value, value)
-        return self._kept(predictions, lambda: session)
+        return self._kept(agreed, lambda: session)
 
     def built(self, result: Evaluation) -> Kept:
         """What an artifact keeps that was evaluated."""
-        return self._kept(result.predictions, lambda: opened(result.artifact, host.threads()))
+        agreed = self._agreed(self.base.predictions, result.predictions)
+        return self._kept(agreed, lambda: opened(result.artifact, host.threads()))
 
-    def _kept(self, predictions: Sequence[Mapping[str, Any]], session: Callable[[], Session]) -> Kept:
-        name = self.bench.task.FIDELITY[0]
-        value = float(fidelity(self.base, predictions)[name]["value"])
+    def _kept(self, agreed: Sequence[Mapping[str, float]], session: Callable[[], Session]) -> Kept:
+        """What is kept by the agreements on the evaluation set; `session` runs the calibration inputs if need be."""
+        task, name = self.bench.task, self.bench.task.FIDELITY[0]
+        images = [(True, entry["image_id"]) for entry in self.base.predictions]
+        value = float(mean_agreement(task, agreed, images)[name]["value"])
         if not value >= self.least:
             return Kept(value, value, value)
-        before = [*self.base.predictions, *self.expected]
-        after = [*predictions, *self._predicted(session())]
-        images = [(i < len(predictions), entry["image_id"]) for i, entry in enumerate(before)]
-        found = agreement(self.bench.task, before, after, images)[name]
+        more = self._agreed(self.expected, self._predicted(session()))
+        images += [(False, entry["image_id"]) for entry in self.expected]
+        found = mean_agreement(task, [*agreed, *more], images)[name]
         sure = max(found["low"], found["value"] - MARGIN * (1 - self.least))
         return Kept(value, float(found["value"]), float(sure))
+
+    def _agreed(
+        self, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
+    ) -> list[Mapping[str, float]]:
+        return [self.bench.task.agreement(a, b) for a, b in zip(before, after, strict=True)]
 
     def _predicted(self, session: Session) -> list[Mapping[str, Any]]:
         """Predictions for the calibration inputs, each as it is: no mirror image beside it."""

@@ -10,13 +10,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.load import drop_unread, readers
+from sandglass.graph.load import drop_unread, sole_reader
 
 
 def fold_affines(model: onnx.ModelProto) -> None:
     """Fold every Mul and Add by constants that alone reads a convolution's result, in place."""
     constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    kept = {value.name for value in model.graph.output}
     for convolution in [node for node in model.graph.node if _folds(node, constants)]:
         axis = 0 if convolution.op_type == "Conv" else 1
         weight = numpy_helper.to_array(constants[convolution.input[1]]).astype(np.float64)
@@ -24,7 +23,7 @@ def fold_affines(model: onnx.ModelProto) -> None:
         if len(convolution.input) > 2 and convolution.input[2]:
             bias = numpy_helper.to_array(constants[convolution.input[2]]).astype(np.float64)
         folded = False
-        while (node := _only_reader(model, convolution.output[0], kept)) is not None:
+        while (node := _only_reader(model, convolution.output[0])) is not None:
             values = _by_channel(node, constants, len(bias))
             if values is None:
                 break
@@ -47,10 +46,10 @@ def _folds(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool
     return known and all(name in constants for name in node.input[1:] if name)
 
 
-def _only_reader(model: onnx.ModelProto, tensor: str, kept: set[str]) -> onnx.NodeProto | None:
-    found = readers(model, tensor)
-    alone = len(found) == 1 and tensor not in kept and list(found[0].input).count(tensor) == 1
-    return found[0] if alone and found[0].op_type in ("Mul", "Add") else None
+def _only_reader(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
+    found = sole_reader(model, tensor)
+    once = found is not None and found.op_type in ("Mul", "Add") and list(found.input).count(tensor) == 1
+    return found if once else None
 
 
 def _by_channel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], channels: int) -> np.ndarray | None:

@@ -6,7 +6,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.load import drop_unread, readers, set_nodes
+from sandglass.graph.load import drop_unread, set_nodes, sole_reader
 from sandglass.graph.phases import MARK
 
 BYTES = 255
@@ -34,7 +34,8 @@ class _Writer:
         if node.op_type not in ("Add", "HardSwish", "Mul"):
             return [node]
         rounded = any(self._maker(name) == "DequantizeLinear" for name in node.input)
-        if not rounded or [entry.op_type for entry in readers(self.model, node.output[0])] != ["QuantizeLinear"]:
+        after = sole_reader(self.model, node.output[0])
+        if not rounded or after is None or after.op_type != "QuantizeLinear":
             return [node]
         return self._hard_swish(node) if node.op_type == "HardSwish" else [*self._numbers(node), node]
 

@@ -56,6 +56,14 @@ def readers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
     return [node for node in model.graph.node if tensor in node.input]
 
 
+def sole_reader(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
+    """The node that alone reads a tensor, else None; an output of the graph is read by others too."""
+    if any(value.name == tensor for value in model.graph.output):
+        return None
+    found = readers(model, tensor)
+    return found[0] if len(found) == 1 else None
+
+
 def drop_unread(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, changed, without nodes that lead to no output, and without weights that no node reads."""
     read, kept = {value.name for value in model.graph.output}, []

@@ -17,7 +17,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.interleave import interleaved
-from sandglass.graph.load import drop_unread, readers, set_nodes
+from sandglass.graph.load import drop_unread, set_nodes, sole_reader
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantize.layers import CLAMPS, Facts, fact_of
 
@@ -116,7 +116,6 @@ class _Graph:
         self.model = model
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
-        self.outputs = {value.name for value in model.graph.output}
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
@@ -149,12 +148,12 @@ class _Graph:
         return chain
 
     def _follower(self, made: str, late: bool) -> onnx.NodeProto | None:
-        found = readers(self.model, made)
-        if made in self.outputs or len(found) != 1 or found[0].input[0] != made:
+        found = sole_reader(self.model, made)
+        if found is None or found.input[0] != made:
             return None
-        known = found[0].op_type in (*CLAMPS, *ROUNDING) or (late and self._pointwise(found[0]))
-        constant = all(self.stored(name) is not None for name in found[0].input[1:] if name)
-        return found[0] if known and constant else None
+        known = found.op_type in (*CLAMPS, *ROUNDING) or (late and self._pointwise(found))
+        constant = all(self.stored(name) is not None for name in found.input[1:] if name)
+        return found if known and constant else None
 
     def _pointwise(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a 1x1 convolution that makes no more channels than it reads."""

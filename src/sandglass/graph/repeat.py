@@ -9,7 +9,8 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.interleave import interleaved
-from sandglass.graph.load import drop_unread, readers, set_nodes
+from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.phases import ROUNDING
 from sandglass.graph.shapes import inferred_shapes
 
 CENTRED = ("half_pixel", "pytorch_half_pixel")
@@ -38,12 +39,12 @@ def repeat_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
 
     def around(node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
         """What turns a Resize's input to float, and its result back to integers, where both have one grid."""
-        before = makers.get(node.input[0]) if node.op_type == "Resize" else None
-        if before is None or before.op_type != "DequantizeLinear":
+        if node.op_type != "Resize":
             return None
-        after = readers(model, node.output[0])
-        same = [entry.op_type for entry in after] == ["QuantizeLinear"] and grid(before) == grid(after[0])
-        return (before, after[0]) if same else None
+        before, after = makers.get(node.input[0]), sole_reader(model, node.output[0])
+        if before is None or after is None or (before.op_type, after.op_type) != ROUNDING[::-1]:
+            return None
+        return (before, after) if grid(before) == grid(after) else None
 
     for node in model.graph.node:
         pair = around(node)

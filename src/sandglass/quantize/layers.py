@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.load import readers
+from sandglass.graph.load import sole_reader
 from sandglass.quantize.plan import Layer
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -94,10 +94,8 @@ def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed:
 
 def rounded_tensor(model: onnx.ModelProto, tensor: str) -> str:
     """Where a layer's result can be rounded: after the clamp that alone follows it, else its own output."""
-    users = readers(model, tensor)
-    if len(users) == 1 and users[0].op_type in CLAMPS and tensor not in {v.name for v in model.graph.output}:
-        return str(users[0].output[0])
-    return tensor
+    user = sole_reader(model, tensor)
+    return str(user.output[0]) if user is not None and user.op_type in CLAMPS else tensor
 
 
 def clamp_bounds(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:

@@ -10,7 +10,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.integers import sums_and_products
-from sandglass.graph.load import drop_unread, readers, set_nodes
+from sandglass.graph.load import drop_unread, set_nodes, sole_reader
 from sandglass.graph.phases import split_late
 from sandglass.graph.products import outputs_as_products
 from sandglass.graph.repeat import repeat_pixels
@@ -98,8 +98,8 @@ class _Writer:
         padded = {node.input[0]: plan.tensors[given] for node, given in layers if given in plan.tensors}
         self.ranges = padded | plan.tensors
         for node in model.graph.node:  # below -3 a hard swish is 0
-            if node.op_type == "HardSwish" and node.input[0] in self.ranges and len(readers(model, node.input[0])) == 1:
-                found = self.ranges[node.input[0]]
+            found = self.ranges.get(node.input[0]) if node.op_type == "HardSwish" else None
+            if found is not None and sole_reader(model, node.input[0]) is not None:
                 self.ranges[node.input[0]] = replace(found, minimum=max(found.minimum, -3.0))
         self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
         self.front: list[onnx.NodeProto] = []
