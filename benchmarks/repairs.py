@@ -95,14 +95,16 @@ def bfloat16(base: Artifact, measured: list[Any], judged: Row) -> list[Any]:
     return [judged("openvino", "none, float in bfloat16", [session.run(feed) for feed in measured])]
 
 
-def agreement(bench: Workbench, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any]) -> dict[str, str]:
-    """The simulation of a plan beside the artifact made of it."""
+def agreement(
+    bench: Workbench, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any], metas: list[Any]
+) -> dict[str, str]:
+    """The simulation of a plan beside the artifact made of it, for the dataset's people."""
     session = full.open()
     simulated = run(simulate(bench.source.graph, bench.plan, bench.spec), feeds)
     pairs = [(a, session.run(feed)) for a, feed in zip(simulated, feeds, strict=True)]
     alike = [correlation(a[name], b[name].reshape(a[name].shape)) for a, b in pairs for name in a]
     floating, runtime = evaluate(base, dataset), evaluate(full, dataset)
-    predictions = bench.simulated(bench.plan, full, dataset)
+    predictions = [bench.decoded(outputs, meta) for outputs, meta in zip(simulated, metas, strict=True)]
     scores = [runtime.metrics["AP"]["value"], topdown_pose.score(predictions, dataset, 0)["AP"]["value"]]
     kept = [fidelity(floating, found)["OKS"]["value"] for found in (runtime.predictions, predictions)]
     return {
@@ -142,7 +144,7 @@ def main() -> None:
             bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)
             made = bench.make(Path(scratch), None), bench.make(Path(scratch), bench.plan)
             rows += bfloat16(made[0], measured, judged) if backend == "openvino" else []
-            last.append(agreement(bench, *made, dataset, measured))
+            last.append(agreement(bench, *made, dataset, measured, metas))
     print(markdown(rows), markdown(last), sep="\n\n")
 
 

@@ -66,6 +66,11 @@ def sums_saturate() -> bool:
     return not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(instruction_sets())
 
 
+def multiplies_signed() -> bool:
+    """Whether int8 kernels here take signed activations as well as unsigned ones: x86 with AMX."""
+    return "amx_int8" in instruction_sets()
+
+
 def describe() -> dict[str, Any]:
     """Processor, threads, system and Python as JSON-able data."""
     return {

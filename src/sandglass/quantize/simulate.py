@@ -8,6 +8,7 @@ are the simulation. What it does not show is arithmetic that saturates (int8 on 
 
 from __future__ import annotations
 
+from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -15,9 +16,10 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass import host
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph, set_nodes
-from sandglass.quantize.layers import Facts, facts
+from sandglass.graph.load import readers, save_graph, set_nodes
+from sandglass.quantize.layers import Facts, facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.qdq import (
     activation_scale,
@@ -27,6 +29,8 @@ from sandglass.quantize.qdq import (
 )
 from sandglass.quantize.repair import repaired_graph
 from sandglass.quantize.spec import Spec, decide
+
+MIDDLE = 128  # the zero point of uint8 that is none of int8
 
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
@@ -44,17 +48,24 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelPr
 
     Each input of such a layer is rounded, for that layer alone: what else reads it reads floats.
     """
-    writer, known = _Writer(model, plan, spec), facts(model)
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
+    writer, known = _Writer(model, plan, spec, _alone_made_for(model, plan, integer)), facts(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
     return set_nodes(model, nodes)
 
 
+def _alone_made_for(model: onnx.ModelProto, plan: Plan, integer: Collection[str]) -> set[str]:
+    """Results of layers, after their clamps, that nothing but layers in `integer` reads."""
+    made = {rounded_tensor(model, layer.output) for layer in plan.layers.values()}
+    made -= {value.name for value in model.graph.output}
+    return {tensor for tensor in made if all(node.name in integer for node in readers(model, tensor))}
+
+
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-        self.model, self.plan, self.spec = model, plan, spec
+    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec, fused: Collection[str]) -> None:
+        self.model, self.plan, self.spec, self.fused = model, plan, spec, fused
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.rounded: set[str] = set()
 
@@ -81,8 +92,9 @@ class _Writer:
         if tensor in self.rounded:
             return []
         self.rounded.add(tensor)
-        factor, shift, zero = self._factor(found)
-        nodes = self._linear(tensor, factor, shift, f"{name}.scaled", self.spec.arithmetic.fused_rounding)
+        fused = self.spec.arithmetic.fake_quantize and tensor in self.fused
+        factor, shift, zero, limits = self._grid(found, fused)
+        nodes = self._linear(tensor, factor, shift, f"{name}.scaled", fused)
         if self.spec.arithmetic.half_away:
             half = self._constant(f"{name}.half", np.float32(0.5))
             nodes += [
@@ -94,19 +106,21 @@ class _Writer:
             ]
         else:
             nodes.append(helper.make_node("Round", [f"{name}.scaled"], [f"{name}.round"]))
-        low, high = (0, 255) if self.spec.asymmetric else (-127, 127)
-        limits = [self._constant(f"{name}.{i}", np.float32(limit)) for i, limit in enumerate((low, high))]
-        nodes.append(helper.make_node("Clip", [f"{name}.round", *limits], [f"{name}.clipped"]))
+        ends = [self._constant(f"{name}.{i}", np.float32(limit)) for i, limit in enumerate(limits)]
+        nodes.append(helper.make_node("Clip", [f"{name}.round", *ends], [f"{name}.clipped"]))
         offset = self._constant(f"{name}.zero_point", np.float32(zero))
         return [*nodes, helper.make_node("Sub", [f"{name}.clipped", offset], [name])]
 
-    def _factor(self, found: TensorRange) -> tuple[np.ndarray, np.ndarray | None, int]:
-        """What a tensor is multiplied by, what is added, and the integer of 0."""
+    def _grid(self, found: TensorRange, fused: bool) -> tuple[np.ndarray, np.ndarray | None, int, tuple[int, int]]:
+        """What a tensor is multiplied by, what is added, the integer of 0, and the first and the last integer."""
         if not self.spec.asymmetric:
-            return np.asarray(np.float32(127 / found.threshold)), None, 0
+            return np.asarray(np.float32(127 / found.threshold)), None, 0, (-127, 127)
         low, high, zero = self._ends(found)
         factor = np.float32(255) / (high - low)
-        return np.asarray(factor), np.asarray(-low * factor), zero
+        if self.spec.arithmetic.fake_quantize and zero == MIDDLE and host.multiplies_signed():
+            return np.asarray(factor), None, 0, (-128, 127)
+        shift = -low * np.float32(255) / (high - low) if fused else -low * factor
+        return np.asarray(factor), np.asarray(shift), zero, (0, 255)
 
     def _steps(self, layer: Layer, weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
         """What one in a sum stands for, for each of the `scales` of a weight's channels.

@@ -25,13 +25,15 @@ def one_way(layer: Facts) -> tuple[int, ...]:
 class Arithmetic:
     """How a target gets from floats to integers and back, as far as its last bits depend on it.
 
-    `fused_rounding`: a value times a factor plus the zero point is rounded to float once, as one instruction does.
-    `fused_sums`: so is a sum times its step plus the bias. `half_away`: halves are rounded away from zero, not to even.
+    `fused_sums`: a sum times its step plus the bias is rounded to float once, as one instruction does. `half_away`:
+    halves are rounded away from zero, not to even. `fake_quantize`: values are rounded as OpenVINO's node of that name
+    does. A zero point of 128 is none where kernels take int8. Another is added apart, but where the layer before makes
+    the integers: there it is a quotient of its own, and added by the instruction that multiplies.
     """
 
-    fused_rounding: bool = False
     fused_sums: bool = False
     half_away: bool = False
+    fake_quantize: bool = False
 
 
 @dataclass(frozen=True)
