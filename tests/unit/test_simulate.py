@@ -18,7 +18,7 @@ from sandglass.quantize.spec import Arithmetic, Spec
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 KINDS = {
-    "asymmetric": Spec(OPERATORS, asymmetric=True, arithmetic=Arithmetic(fused_rounding=True)),
+    "asymmetric": Spec(OPERATORS, asymmetric=True, arithmetic=Arithmetic(fake_quantize=True)),
     "symmetric": Spec(OPERATORS, asymmetric=False, arithmetic=Arithmetic(fused_sums=True, half_away=True)),
     "plain": Spec(OPERATORS, asymmetric=True),
 }
