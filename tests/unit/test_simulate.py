@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.quantize.layers import find_layers, fingerprint
@@ -106,6 +107,20 @@ def test_halves_go_where_the_target_sends_them(away: bool, expected: list[int], 
     spec = Spec(OPERATORS, asymmetric=False, arithmetic=Arithmetic(half_away=away))
     values = np.array([[0.5], [-0.5], [1.5], [-1.5], [2.5], [500]], np.float32)
     assert simulate(graph, plan, spec).run({"x": values})["y"].ravel().tolist() == expected
+
+
+@pytest.mark.parametrize(("signed", "expected"), [(True, -1), (False, 0)])
+def test_a_zero_point_of_128_is_none_of_int8(
+    signed: bool, expected: int, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A value just below -0.5 is rounded down, unless 128 is added to it before: that makes it a half, in float32."""
+    monkeypatch.setattr(host, "multiplies_signed", lambda: signed)
+    graph = one_layer(tmp_path / "one.onnx", "MatMul", np.ones((1, 1), np.float32), [1, 1], None)
+    model = load_graph(graph)
+    plan = Plan(fingerprint(model), "minmax", {"x": TensorRange(-128, 127, 128.0)}, find_layers(model))
+    values = np.nextafter(np.full((1, 1), -0.5, np.float32), np.float32(-1))
+    spec = Spec(OPERATORS, asymmetric=True, arithmetic=Arithmetic(fake_quantize=True))
+    assert simulate(graph, plan, spec).run({"x": values})["y"].item() == pytest.approx(expected, abs=1e-6)
 
 
 def test_fused_arithmetic_is_rounded_once(tmp_path: Path) -> None:
