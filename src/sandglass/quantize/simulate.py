@@ -8,6 +8,7 @@ are the simulation. What it does not show is arithmetic that saturates (int8 on 
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
@@ -18,8 +19,8 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sandglass import host
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import readers, save_graph, set_nodes
-from sandglass.quantize.layers import Facts, facts, rounded_tensor
+from sandglass.graph.load import save_graph, set_nodes
+from sandglass.quantize.layers import CLAMPS, Facts, facts
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.qdq import (
     activation_scale,
@@ -56,11 +57,17 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelPr
     return set_nodes(model, nodes)
 
 
-def _alone_made_for(model: onnx.ModelProto, plan: Plan, integer: Collection[str]) -> set[str]:
-    """Results of layers, after their clamps, that nothing but layers in `integer` reads."""
-    made = {rounded_tensor(model, layer.output) for layer in plan.layers.values()}
-    made -= {value.name for value in model.graph.output}
-    return {tensor for tensor in made if all(node.name in integer for node in readers(model, tensor))}
+def _alone_made_for(model: onnx.ModelProto, plan: Plan, integer: set[str]) -> set[str]:
+    """Results of layers, after a clamp that alone follows, that nothing but layers in `integer` reads."""
+    read: defaultdict[str, set[str]] = defaultdict(set)
+    for node in model.graph.node:
+        for name in node.input:
+            read[name].add(node.name)
+    made = {layer.output for layer in plan.layers.values()}
+    for node in model.graph.node:
+        if node.op_type in CLAMPS and node.input[0] in made and len(read[node.input[0]]) == 1:
+            made.add(node.output[0])
+    return {name for name in made if read[name] <= integer} - {value.name for value in model.graph.output}
 
 
 class _Writer:
