@@ -42,11 +42,7 @@ INSTALL = "pip install 'sandglass[openvino]'"
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 DYNAMIC = True
-SPEC = Spec(
-    ("Conv", "ConvTranspose", "Gemm", "MatMul"),
-    asymmetric=True,
-    arithmetic=Arithmetic(fake_quantize=True),
-)
+SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True, arithmetic=Arithmetic(fake_quantize=True))
 MODEL = "model.xml"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "streams": (1, 2, 4),

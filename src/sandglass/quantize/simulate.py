@@ -50,7 +50,8 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelPr
     Each input of such a layer is rounded, for that layer alone: what else reads it reads floats.
     """
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
-    writer, known = _Writer(model, plan, spec, _alone_made_for(model, plan, integer)), facts(model)
+    fused = _alone_made_for(model, plan, integer) if spec.arithmetic.fake_quantize else set()
+    writer, known = _Writer(model, plan, spec, fused), facts(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
@@ -99,7 +100,7 @@ class _Writer:
         if tensor in self.rounded:
             return []
         self.rounded.add(tensor)
-        fused = self.spec.arithmetic.fake_quantize and tensor in self.fused
+        fused = tensor in self.fused
         factor, shift, zero, limits = self._grid(found, fused)
         nodes = self._linear(tensor, factor, shift, f"{name}.scaled", fused)
         if self.spec.arithmetic.half_away:
