@@ -196,3 +196,27 @@ def test_openvino_computes_what_is_simulated_to_the_bit(tmp_path: Path, zero: in
     session, simulated = openvino.open(tmp_path, notes, 1), simulate(tmp_path / "g.onnx", plan, openvino.SPEC)
     for given in images:
         np.testing.assert_array_equal(session.run(given)["y"], simulated.run(given)["y"])
+
+
+def test_ncnn_computes_what_is_simulated_to_the_bit(tmp_path: Path) -> None:
+    """Its depthwise layers are in float: only sums in the same order round to the same integers in the next layer."""
+    pytest.importorskip("ncnn")
+    text = """g (float[1, 3, 128, 96] image) => (float[1, 4, 128, 96] y) {
+        a = Conv<pads = [1, 1, 1, 1]>(image, w1, b1) ra = Relu(a)
+        b = Conv<group = 16, strides = [2, 2], pads = [1, 1, 1, 1]>(ra, w2, b2) rb = Relu(b) c = Conv(rb, w3, b3)
+        d = Conv<group = 16, pads = [2, 2, 2, 2]>(c, w4, b4) s = Add(c, d) e = Conv(s, w5, b5)
+        f = ConvTranspose<group = 16, strides = [2, 2], pads = [1, 1, 1, 1]>(e, w6, b6) h = Conv(f, w7, b7)
+        y = Conv(h, w8) }"""
+    shapes = [(16, 3, 3), (16, 1, 3), (16, 16, 1), (16, 1, 5), (16, 16, 1), (16, 1, 4), (16, 16, 1), (4, 16, 1)]
+    weights = {f"w{i}": normal(i, out, given, side, side) / np.float32((given * side) ** 0.5)
+               for i, (out, given, side) in enumerate(shapes, 1)}  # fmt: skip
+    biases = {f"b{i}": normal(10 + i, out) for i, (out, _, _) in enumerate(shapes, 1)}
+    save_model(network(text, weights | biases), tmp_path / "g.onnx")
+    images = [{"image": normal(100 + i, 1, 3, 128, 96)} for i in range(8)]
+    plan = make_plan(tmp_path / "g.onnx", images[:2], "minmax")
+    card = Card("small", "topdown-pose", Input((128, 96), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
+    notes = ncnn.build(Source(card, tmp_path / "g.onnx"), "int8", tmp_path, plan)
+    assert [way for way in notes["layers"].values() if way.startswith("int8")]
+    session, simulated = ncnn.open(tmp_path, notes, 1), simulate(tmp_path / "g.onnx", plan, ncnn.SPEC)
+    for given in images:
+        np.testing.assert_array_equal(session.run(given)["y"], simulated.run(given)["y"])

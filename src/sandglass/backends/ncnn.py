@@ -78,7 +78,7 @@ SPEC = Spec(
     pads=True,
     exception=exception,
     bits=bits,
-    arithmetic=Arithmetic(fused_sums=True, half_away=True),
+    arithmetic=Arithmetic(fused_sums=True, half_away=True, ordered_taps=True),
 )
 
 

@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph, set_nodes
+from sandglass.graph.taps import tap_by_tap
 from sandglass.quantize.layers import CLAMPS, Facts, facts
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.qdq import (
@@ -55,7 +56,8 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelPr
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
-    return set_nodes(model, nodes)
+    model = set_nodes(model, nodes)
+    return tap_by_tap(model) if spec.arithmetic.ordered_taps else model
 
 
 def _alone_made_for(model: onnx.ModelProto, plan: Plan, integer: set[str]) -> set[str]:

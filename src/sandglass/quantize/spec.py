@@ -28,12 +28,14 @@ class Arithmetic:
     `fused_sums`: a sum times its step plus the bias is rounded to float once, as one instruction does. `half_away`:
     halves are rounded away from zero, not to even. `fake_quantize`: values are rounded as OpenVINO's node of that name
     does. A zero point of 128 is none where kernels take int8. Another is added apart, but where the layer before makes
-    the integers: there it is a quotient of its own, and added by the instruction that multiplies.
+    the integers: there it is a quotient of its own, and added by the instruction that multiplies. `ordered_taps`:
+    depthwise layers in float start from the bias and add tap after tap, each rounded once.
     """
 
     fused_sums: bool = False
     half_away: bool = False
     fake_quantize: bool = False
+    ordered_taps: bool = False
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,80 @@
+"""Depthwise layers that add in a known order: the bias first, then tap after tap, each rounded once.
+
+In float the order of a sum decides its last bit. This one is that of ncnn's kernels, which take four channels or more
+at once (those for just four, and neither 3x3 nor 5x5, round each product too, which is not shown here). ONNX Runtime's
+own depthwise kernels add the bias last. Its matrix product, though, adds along the inner dimension one after the other,
+with instructions that multiply and add at once. A grouped convolution of two channels, led by one of ones that brings
+the bias in, is such a product. (A single channel would be a product with one row, which has a kernel of its own.)
+"""
+
+from __future__ import annotations
+
+from math import prod
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from sandglass.graph.load import set_nodes
+from sandglass.graph.phases import split_depthwise
+from sandglass.quantize.layers import Facts, facts
+
+TOGETHER = 2
+PACKED = 4  # ncnn keeps the order where channels come in packs of as many
+BLOCK = 128  # a longer inner dimension is added up in blocks
+
+
+def tap_by_tap(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The graph with depthwise convolutions in float, transposed ones too, that add in order; the model is changed.
+
+    The arithmetic is the same but for the last bits. What has no constant weights and bias, dilation, or a padding as
+    wide as its kernel stays as it is.
+    """
+    model = split_depthwise(model)
+    constants, known = {entry.name: entry for entry in model.graph.initializer}, facts(model)
+    nodes: list[onnx.NodeProto] = []
+    for node in model.graph.node:
+        bias = node.input[2] if len(node.input) > 2 else ""
+        wanted = node.name in known and _can_be_ordered(known[node.name]) and (not bias or bias in constants)
+        nodes += _ordered(model, node, known[node.name], constants) if wanted else [node]
+    return set_nodes(model, nodes)
+
+
+def _can_be_ordered(fact: Facts) -> bool:
+    if not (fact.depthwise and fact.explicit and fact.channels == fact.group and len(fact.shape) == 4):
+        return False
+    inside = all(fact.pads[i] + fact.pads[2 + i] < fact.shape[2 + i] for i in (0, 1))
+    fits = (TOGETHER + 1) * prod(fact.shape[2:]) <= BLOCK
+    return inside and fits and fact.group % PACKED == 0 and set(fact.dilation) == {1}
+
+
+def _ordered(
+    model: onnx.ModelProto, node: onnx.NodeProto, fact: Facts, constants: dict[str, TensorProto]
+) -> list[onnx.NodeProto]:
+    """Nodes that make what a layer does: the ones before each group's channels, and their convolution."""
+    groups, name = fact.group // TOGETHER, node.name
+    filters = numpy_helper.to_array(constants[node.input[1]]).reshape(groups, TOGETHER, *fact.shape[2:])
+    weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
+    for i in range(TOGETHER):
+        weight[:, i, 1 + i] = filters[:, i]
+    if len(node.input) > 2:
+        top, left = fact.pads[:2]  # the one tap that never meets the padding
+        weight[:, :, 0, top, left] = numpy_helper.to_array(constants[node.input[2]]).reshape(groups, TOGETHER)
+    places = np.zeros((groups, TOGETHER + 1), np.int64)
+    places[:, 1:] = 1 + np.arange(fact.group).reshape(groups, TOGETHER)
+    added = {
+        "weights": weight.reshape(fact.group, TOGETHER + 1, *fact.shape[2:]),
+        "before": np.array([0, 1, 0, 0, 0, 0, 0, 0], np.int64),
+        "one": np.array(1, np.float32),
+        "places": places.ravel(),
+    }
+    for kind, values in added.items():
+        model.graph.initializer.append(numpy_helper.from_array(values, f"{name}.{kind}"))
+    convolution = onnx.NodeProto.FromString(node.SerializeToString())
+    convolution.input[:] = [f"{name}.grouped", f"{name}.weights"]
+    next(attribute for attribute in convolution.attribute if attribute.name == "group").i = groups
+    return [
+        helper.make_node("Pad", [node.input[0], f"{name}.before", f"{name}.one"], [f"{name}.ones"], f"{name}.ones"),
+        helper.make_node("Gather", [f"{name}.ones", f"{name}.places"], [f"{name}.grouped"], f"{name}.grouped", axis=1),
+        convolution,
+    ]
