@@ -181,6 +181,15 @@ def test_layers_that_go_at_one_price_go_one_by_one() -> None:
     assert len(fidelity.asked) == len(set(fidelity.asked)) <= 11
 
 
+def test_what_is_best_at_few_prices_is_not_passed_by() -> None:
+    """Two layers that save much go back at prices 20 % apart, among fifty over six decades: one may stay."""
+    noises = {"loud": 0.01, "louder": 0.012}
+    given = [Cost(name, 2.0, (Way(8, 1.0, noise),)) for name, noise in noises.items()]
+    given += [Cost(f"{i}", 0.02, (Way(8, 0.01, 1e-8),)) for i in range(48)]
+    choice = search(given, [], Fidelity(given), 0.985)[0]
+    assert set(choice.bits) == {cost.name for cost in given} - {"louder"}
+
+
 def test_thinning_leaves_out_what_saves_nothing() -> None:
     """Fewer layers that do not pay for their conversion are not even simulated."""
     given = [Cost(name, 2.0, (Way(8, 1.0, 0.01),)) for name in "abcdefghij"]

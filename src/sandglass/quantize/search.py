@@ -13,14 +13,21 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from sandglass.quantize.costs import Chosen, Cost, Crossing, saved
 from sandglass.quantize.cut import cheapest
 
-STEPS = 24  # prices, from the lowest that matters to the highest
+STEPS = 24  # between all that pay and none: of time that is saved, and of layers
+CLOSE = 1.02  # times a price is as good as the same
 SPARES = 4  # for a caller whom the fastest one does not suffice after all
 QUIET = 1e-12  # noise of a layer that makes none
+
+
+@dataclass(frozen=True)
+class _Step:
+    """What is cheapest at a price."""
+
+    price: float
+    chosen: Chosen
 
 
 @dataclass(frozen=True)
@@ -88,13 +95,38 @@ def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Ch
     """Different choices at rising prices, and some between those that are many layers apart."""
     before = cheapest(costs, crossings, 0.0)
     yield before
-    for price in _prices(costs):
-        after = cheapest(costs, crossings, price)
-        if after == before:
-            continue
-        yield from _between(costs, crossings, before, after)
-        yield after
-        before = after
+    for after in _hull(costs, crossings):
+        if after != before:
+            yield from _between(costs, crossings, before, after)
+            yield after
+            before = after
+
+
+def _hull(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chosen]:
+    """The cheapest choices at rising prices: neighbours save times that differ by a STEPS-th of it all, or less.
+
+    Where they differ by more there is no choice between them that is the cheapest one at any price.
+    """
+    prices = _prices(costs)
+    if not prices:
+        return
+    low, high = (_Step(price, cheapest(costs, crossings, price)) for price in prices)
+    finest = (saved(costs, crossings, low.chosen) - saved(costs, crossings, high.chosen)) / STEPS
+
+    def after(low: _Step, high: _Step) -> Iterator[Chosen]:
+        apart = saved(costs, crossings, low.chosen) - saved(costs, crossings, high.chosen)
+        if low.chosen == high.chosen:
+            return
+        if apart <= finest or high.price <= CLOSE * low.price:
+            yield high.chosen
+            return
+        price = (low.price * high.price) ** 0.5
+        middle = _Step(price, cheapest(costs, crossings, price))
+        yield from after(low, middle)
+        yield from after(middle, high)
+
+    yield low.chosen
+    yield from after(low, high)
 
 
 def _between(costs: Sequence[Cost], crossings: Sequence[Crossing], before: Chosen, after: Chosen) -> Iterator[Chosen]:
@@ -134,15 +166,15 @@ def _choice(costs: Sequence[Cost], crossings: Sequence[Crossing], fidelity: floa
     )
 
 
-def _prices(costs: Sequence[Cost]) -> list[float]:
-    """Rising prices, from one at which no layer goes back for its noise alone to one at which all do, if any does."""
+def _prices(costs: Sequence[Cost]) -> tuple[float, float] | None:
+    """A price at which no layer goes back for its noise alone, and one at which all do; None if none ever does."""
     ratios = [
         (cost.float_ms - way.milliseconds) / way.noise
         for cost in costs
         for way in cost.ways
         if way.noise > 0 and cost.float_ms > way.milliseconds
     ]
-    return [float(price) for price in np.geomspace(min(ratios) / 2, max(ratios) * 2, STEPS)] if ratios else []
+    return (min(ratios) / 2, max(ratios) * 2) if ratios else None
 
 
 def _reason(cost: Cost) -> str:
