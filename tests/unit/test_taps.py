@@ -92,3 +92,10 @@ def test_a_computed_bias_leaves_a_layer_as_it_is() -> None:
     text = """g (float[1, 8, 5, 5] x, float[8] given) => (float[1, 8, 3, 3] y) {
         b = Neg(given) y = Conv<group = 8>(x, w, b) }"""
     assert kinds(tap_by_tap(network(text, {"w": normal(1, 8, 1, 3, 3)}))) == ["Neg", "Conv"]
+
+
+def test_an_empty_name_is_no_bias() -> None:
+    """As some exporters write it."""
+    model = layer("Conv<group = 8>", (8, 1, 3, 3), bias=False)
+    model.graph.node[0].input.append("")
+    assert kinds(tap_by_tap(model)) == ["Pad", "Gather", "Conv"]

@@ -57,8 +57,8 @@ def _ordered(
     weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
     for i in range(TOGETHER):
         weight[:, i, 1 + i] = filters[:, i]
-    if len(node.input) > 2:
-        top, left = fact.pads[:2]  # the one tap that never meets the padding
+    if len(node.input) > 2 and node.input[2]:
+        top, left = fact.pads[:2]  # a tap that never meets the padding
         weight[:, :, 0, top, left] = numpy_helper.to_array(constants[node.input[2]]).reshape(groups, TOGETHER)
     places = np.zeros((groups, TOGETHER + 1), np.int64)
     places[:, 1:] = 1 + np.arange(fact.group).reshape(groups, TOGETHER)

@@ -105,7 +105,7 @@ def _ladder(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Ch
 def _hull(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chosen]:
     """The cheapest choices at rising prices: neighbours save times that differ by a STEPS-th of it all, or less.
 
-    Where they differ by more there is no choice between them that is the cheapest one at any price.
+    Where they differ by more no choice between them is the cheapest one, but at prices that are CLOSE to theirs.
     """
     prices = _prices(costs)
     if not prices:
@@ -113,20 +113,20 @@ def _hull(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chos
     low, high = (_Step(price, cheapest(costs, crossings, price)) for price in prices)
     finest = (saved(costs, crossings, low.chosen) - saved(costs, crossings, high.chosen)) / STEPS
 
-    def after(low: _Step, high: _Step) -> Iterator[Chosen]:
-        apart = saved(costs, crossings, low.chosen) - saved(costs, crossings, high.chosen)
-        if low.chosen == high.chosen:
+    def up_to(last: _Step, first: _Step) -> Iterator[Chosen]:
+        apart = saved(costs, crossings, first.chosen) - saved(costs, crossings, last.chosen)
+        if first.chosen == last.chosen:
             return
-        if apart <= finest or high.price <= CLOSE * low.price:
-            yield high.chosen
+        if apart <= finest or last.price <= CLOSE * first.price:
+            yield last.chosen
             return
-        price = (low.price * high.price) ** 0.5
+        price = (first.price * last.price) ** 0.5
         middle = _Step(price, cheapest(costs, crossings, price))
-        yield from after(low, middle)
-        yield from after(middle, high)
+        yield from up_to(middle, first)
+        yield from up_to(last, middle)
 
     yield low.chosen
-    yield from after(low, high)
+    yield from up_to(high, low)
 
 
 def _between(costs: Sequence[Cost], crossings: Sequence[Crossing], before: Chosen, after: Chosen) -> Iterator[Chosen]:
