@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from dataclasses import replace
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -172,6 +173,17 @@ def test_ncnn_pads_with_what_zero_becomes(tmp_path: Path) -> None:
         assert [way for way in notes["layers"].values() if way.startswith("int8")], backend.__name__
 
 
+def assert_as_simulated(backend: ModuleType, graph: Path, plan: Plan, images: list[dict[str, np.ndarray]]) -> None:
+    """An artifact with layers in int8, made beside the graph, computes of every image what is simulated, to the bit."""
+    height, width = images[0]["image"].shape[2:]
+    card = Card("small", "topdown-pose", Input((height, width), (0, 0, 0), (1, 1, 1)), graph=graph)
+    notes = backend.build(Source(card, graph), "int8", graph.parent, plan)
+    assert [way for way in notes["layers"].values() if way.startswith("int8")]
+    session, simulated = backend.open(graph.parent, notes, 1), simulate(graph, plan, backend.SPEC)
+    for given in images:
+        np.testing.assert_array_equal(session.run(given)["y"], simulated.run(given)["y"])
+
+
 @pytest.mark.skipif(host.sums_saturate(), reason="sums of 8-bit weights overflow on this processor")
 @pytest.mark.parametrize("zero", [100, 127, 128])
 def test_openvino_computes_what_is_simulated_to_the_bit(tmp_path: Path, zero: int) -> None:
@@ -191,11 +203,7 @@ def test_openvino_computes_what_is_simulated_to_the_bit(tmp_path: Path, zero: in
     steps = {name: plan.tensors[name].largest / 128 for name in "abs"}
     ranges = {name: TensorRange(-zero * step, (255 - zero) * step, 256 * step) for name, step in steps.items()}
     plan = replace(plan, tensors=plan.tensors | ranges)
-    card = Card("small", "topdown-pose", Input((128, 128), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
-    notes = openvino.build(Source(card, tmp_path / "g.onnx"), "int8", tmp_path, plan)
-    session, simulated = openvino.open(tmp_path, notes, 1), simulate(tmp_path / "g.onnx", plan, openvino.SPEC)
-    for given in images:
-        np.testing.assert_array_equal(session.run(given)["y"], simulated.run(given)["y"])
+    assert_as_simulated(openvino, tmp_path / "g.onnx", plan, images)
 
 
 def test_ncnn_computes_what_is_simulated_to_the_bit(tmp_path: Path) -> None:
@@ -214,9 +222,4 @@ def test_ncnn_computes_what_is_simulated_to_the_bit(tmp_path: Path) -> None:
     save_model(network(text, weights | biases), tmp_path / "g.onnx")
     images = [{"image": normal(100 + i, 1, 3, 128, 96)} for i in range(8)]
     plan = make_plan(tmp_path / "g.onnx", images[:2], "minmax")
-    card = Card("small", "topdown-pose", Input((128, 96), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
-    notes = ncnn.build(Source(card, tmp_path / "g.onnx"), "int8", tmp_path, plan)
-    assert [way for way in notes["layers"].values() if way.startswith("int8")]
-    session, simulated = ncnn.open(tmp_path, notes, 1), simulate(tmp_path / "g.onnx", plan, ncnn.SPEC)
-    for given in images:
-        np.testing.assert_array_equal(session.run(given)["y"], simulated.run(given)["y"])
+    assert_as_simulated(ncnn, tmp_path / "g.onnx", plan, images)

@@ -94,10 +94,13 @@ def phases_of(fact: Facts) -> Phases | None:
 
 def _split(model: onnx.ModelProto, late: bool) -> onnx.ModelProto:
     graph = _Graph(model)
+    found = {node.output[0]: phases for node in model.graph.node if (phases := graph.phases(node, late)) is not None}
+    if not found:
+        return model
     nodes: list[onnx.NodeProto] = []
     absorbed: set[str] = set()
     for node in model.graph.node:
-        phases = graph.phases(node, late)
+        phases = found.get(node.output[0])
         if phases is None:
             if node.output[0] not in absorbed:
                 nodes.append(node)

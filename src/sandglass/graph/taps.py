@@ -17,7 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
 from sandglass.graph.phases import split_depthwise
-from sandglass.quantize.layers import Facts, facts
+from sandglass.quantize.layers import Facts, fact_of
 
 TOGETHER = 2
 PACKED = 4  # ncnn keeps the order where channels come in packs of as many
@@ -31,12 +31,15 @@ def tap_by_tap(model: onnx.ModelProto) -> onnx.ModelProto:
     wide as its kernel stays as it is.
     """
     model = split_depthwise(model)
-    constants, known = {entry.name: entry for entry in model.graph.initializer}, facts(model)
+    constants = {entry.name: entry for entry in model.graph.initializer}
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
-        bias = node.input[2] if len(node.input) > 2 else ""
-        wanted = node.name in known and _can_be_ordered(known[node.name]) and (not bias or bias in constants)
-        nodes += _ordered(model, node, known[node.name], constants) if wanted else [node]
+        given = [name for name in node.input[1:] if name]
+        if node.op_type == "Conv" and all(name in constants for name in given):
+            weight, *bias = (constants[name] for name in given)
+            nodes += _ordered(model, node, fact_of(node, weight.dims), weight, *bias)
+        else:
+            nodes.append(node)
     return set_nodes(model, nodes)
 
 
@@ -49,17 +52,19 @@ def _can_be_ordered(fact: Facts) -> bool:
 
 
 def _ordered(
-    model: onnx.ModelProto, node: onnx.NodeProto, fact: Facts, constants: dict[str, TensorProto]
+    model: onnx.ModelProto, node: onnx.NodeProto, fact: Facts, stored: TensorProto, bias: TensorProto | None = None
 ) -> list[onnx.NodeProto]:
     """Nodes that make what a layer does: the ones before each group's channels, and their convolution."""
+    if not _can_be_ordered(fact):
+        return [node]
     groups, name = fact.group // TOGETHER, node.name
-    filters = numpy_helper.to_array(constants[node.input[1]]).reshape(groups, TOGETHER, *fact.shape[2:])
+    filters = numpy_helper.to_array(stored).reshape(groups, TOGETHER, *fact.shape[2:])
     weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
     for i in range(TOGETHER):
         weight[:, i, 1 + i] = filters[:, i]
-    if len(node.input) > 2 and node.input[2]:
+    if bias is not None:
         top, left = fact.pads[:2]  # a tap that never meets the padding
-        weight[:, :, 0, top, left] = numpy_helper.to_array(constants[node.input[2]]).reshape(groups, TOGETHER)
+        weight[:, :, 0, top, left] = numpy_helper.to_array(bias).reshape(groups, TOGETHER)
     places = np.zeros((groups, TOGETHER + 1), np.int64)
     places[:, 1:] = 1 + np.arange(fact.group).reshape(groups, TOGETHER)
     added = {
