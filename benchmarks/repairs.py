@@ -27,7 +27,7 @@ from sandglass.calibration import calibration_inputs
 from sandglass.difference import correlation
 from sandglass.evaluation import evaluate, fidelity
 from sandglass.graph.execute import GraphSession
-from sandglass.quantize.repair import EQUALIZE, REPAIRS, repaired_plan
+from sandglass.quantize.repair import CLIPS, EQUALIZE, REPAIRS, repaired_plan
 from sandglass.quantize.sensitivity import decibels, noise, run
 from sandglass.quantize.simulate import simulate
 from sandglass.report.table import markdown
@@ -40,7 +40,7 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
     ("none", ()),
     *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
     ("all", REPAIRS),
-    *((f"{name} alone", [name]) for name in REPAIRS if name != EQUALIZE),
+    *((f"{name} alone", [name]) for name in REPAIRS if name not in (EQUALIZE, CLIPS)),
 ]
 
 
@@ -65,7 +65,10 @@ def ablation(
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
-            plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen)
+            less = [repair for repair in chosen if repair not in (EQUALIZE, CLIPS)]
+            plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", less)
+            if EQUALIZE in chosen:
+                plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen, uneven=plan)
         found = run(simulate(graph, plan, spec), measured)
         rows.append(judged(backend, told, found))
     return rows

@@ -30,6 +30,8 @@ from sandglass.quantize.repair import Material
 from sandglass.sources import Say
 
 SENSITIVITY_SAMPLES = 12  # the most inputs that each layer is tried on
+PLAN_SAMPLES = 128  # the most inputs that a whole plan is tried on
+MOVED_CLIPS = 0.8  # of the noise without them: what they have to leave, or less
 TIMED_SECONDS = 3.0
 FACTORS = (0.5, 2.0)
 
@@ -101,25 +103,31 @@ class Workbench:
         self.plan, self.material = self._best_plan(calibration, repairs)
 
     def _best_plan(self, calibration: Calibration, repairs: Sequence[str]) -> tuple[Plan, Material]:
-        """The plan with the repairs, or without equalization where that leaves less noise.
+        """The plan with the repairs, or with less equalization where that leaves less noise.
 
-        Even channels help activations and hurt weights: which weighs more depends on the network.
+        Even channels help activations and hurt weights: which weighs more depends on the network. Clips that move
+        change it for inputs that were not seen, and have to bring more than a little. What the plan without
+        equalization clips tells how far channels reach that are to be even.
         """
+        from sandglass.graph.execute import GraphSession
         from sandglass.quantize import repair, sensitivity
         from sandglass.quantize.simulate import simulate
 
-        graph, batches, told = self.source.graph, self.probes, drawn(calibration, len(self.batches))
-        without = [name for name in repairs if name != repair.EQUALIZE]
-        found: list[tuple[float, Plan, Material]] = []
-        for chosen in [list(repairs)] + ([without] if len(without) < len(repairs) else []):
+        graph, told = self.source.graph, drawn(calibration, len(self.batches))
+        tried = spread(self.batches, inputs_to_try(sum(self.macs.values()), PLAN_SAMPLES))
+        expected = sensitivity.run(GraphSession(graph), tried)
+        best, least, uneven = None, np.inf, None
+        for chosen in repair.choices(graph, self.spec, repairs):
             plan, material = repair.repaired_plan(
-                graph, self.batches, self.spec, graph.parent, calibration.method, chosen, told, self.say
+                graph, self.batches, self.spec, graph.parent, calibration.method, chosen, told, self.say, uneven
             )
-            noise = sensitivity.noise(self.expected, sensitivity.run(simulate(graph, plan, self.spec), batches))
+            noise = sensitivity.noise(expected, sensitivity.run(simulate(graph, plan, self.spec), tried))
             self.say(f"repair: {', '.join(chosen) or 'none'}: {sensitivity.decibels(noise):.1f} dB at the output")
-            found.append((noise, plan, material))
-        _, plan, material = min(found, key=lambda entry: entry[0])
-        return plan, material
+            if noise < least * (MOVED_CLIPS if repair.CLIPS in chosen else 1.0):
+                best, least = (plan, material), noise
+            uneven = uneven or plan
+        assert best is not None
+        return best
 
     def tried(self, folder: Path, plan: Plan) -> Artifact:
         """The artifact for a plan that is to be measured, however far it is from float."""

@@ -76,9 +76,41 @@ def test_input_of_the_network_may_be_the_one_with_peaks(tmp_path: Path) -> None:
 
 
 def test_threshold_that_is_good_is_kept(tmp_path: Path) -> None:
-    """Without a peak, half the range clips and twice the range is not needed: nothing is moved."""
+    """Without a peak, half the range clips and twice the range is not needed: it moves by less than that."""
     path = graph(tmp_path / "g.onnx", -1.0)
-    assert chosen(path, ["s"]) == ranges()
+    found = chosen(path, ["s"])
+    assert found["r"] == ranges()["r"]
+    assert 4 < found["s"].threshold <= 8
+
+
+@pytest.mark.parametrize("best", [0.9, 1.4, 2.7, 5.2, 7.9, 30.0])
+def test_threshold_is_found_in_small_steps(best: float) -> None:
+    """Wherever the least change is, the threshold comes as near as a step, and not above the largest magnitude."""
+    tried: list[float] = []
+
+    def change(found: TensorRange) -> float:
+        tried.append(found.threshold)
+        return 1 + abs(np.log2(found.threshold / best))
+
+    found = peaks._best(TensorRange(0.0, 8.0, 8.0), change)
+    assert abs(np.log2(found.threshold / min(best, 8.0))) <= np.log2(peaks.FINER) / 2 + 1e-9
+    assert max(tried) <= 8
+    assert len(tried) <= 13
+
+
+def test_threshold_that_is_hardly_worse_is_not_left_for_halves() -> None:
+    """A half that brings less than GAIN is not taken; the steps beside the threshold that is there are tried."""
+    found = peaks._best(TensorRange(0.0, 8.0, 6.0), lambda found: 0.95 if found.threshold in (8.0, 4.0) else 1.0)
+    assert found.threshold == 6.0
+
+
+def test_one_input_that_moves_far_does_not_outweigh_all_others() -> None:
+    """Distances add up, not their squares."""
+    expected = [{"y": np.zeros((1, 4), np.float32)} for _ in range(5)]
+    one = [{"y": np.full((1, 4), 3.0 if i == 0 else 0.0, np.float32)} for i in range(5)]
+    all_of_them = [{"y": np.full((1, 4), 1.0, np.float32)} for _ in range(5)]
+    assert peaks._moved(expected, one) == pytest.approx(6)
+    assert peaks._moved(expected, all_of_them) == pytest.approx(10)
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])

@@ -18,7 +18,7 @@ from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.quantize import make, repair
 from sandglass.quantize.centre import shift
-from sandglass.quantize.equalize import scale_channels
+from sandglass.quantize.equalize import channel_ranges, scale_channels
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.qdq import quantize_dequantize, weight_scales
@@ -256,6 +256,40 @@ def test_every_repair_can_be_left_out(left_out: str, graph: Path, tmp_path: Path
     assert all(nearest) if left_out == repair.COMPENSATE else not any(nearest)
     assert all(kept) if left_out == repair.BIAS else not any(kept)
     assert error(graph, plan, SPECS["asymmetric"]) < 0.1
+
+
+def test_choices_are_those_that_change_something(graph: Path, tmp_path: Path) -> None:
+    """Without equalization, with it, and with Clips moved: each where it has channels to scale, the surest first."""
+    every = list(repair.REPAIRS)
+    sure = [name for name in every if name != repair.CLIPS]
+    plain = [name for name in sure if name != repair.EQUALIZE]
+    spec, clips = SPECS["asymmetric"], tmp_path / "clips.onnx"
+    save_graph(network(UNEVEN.replace("r1 = Relu(c1)", "r1 = Clip(c1, zero, high)"), WEIGHTS), clips)
+    assert repair.choices(graph, spec, every) == [plain, sure]
+    assert repair.choices(clips, spec, every) == [plain, sure, every]
+    assert repair.choices(clips, spec, sure) == [plain, sure]
+    assert repair.choices(clips, spec, plain) == [plain]
+    assert repair.choices(clips, replace(spec, operators=("Gemm",)), every) == [plain]
+
+
+@pytest.mark.parametrize("spec", ["asymmetric", "symmetric"])
+def test_channels_are_brought_together_as_far_as_they_are_not_clipped(spec: str, graph: Path, tmp_path: Path) -> None:
+    """The ends of a plan that clips nothing hold all that is seen; where it clips, factors are others."""
+    plain = plan_for(graph, spec, tmp_path, (repair.CENTRE,))
+    ends = repair._channel_ends(plain, SPECS[spec])
+    for name, seen in channel_ranges(graph, ["r1", "r3", "r4", "r5", "c6"], images(6, 0)).items():
+        low, high = ends[name]
+        assert (seen.low >= low - 1e-4 * np.abs(low)).all()
+        assert (seen.high <= high + 1e-4 * np.abs(high)).all()
+    tight = {name: replace(found, threshold=found.threshold / 8) for name, found in plain.tensors.items()}
+    chosen = [
+        repair.repaired_plan(graph, images(6, 0), SPECS[spec], tmp_path, "minmax", (repair.EQUALIZE,), uneven=uneven)[
+            0
+        ].arrays.factors["r3"]
+        for uneven in (None, plain, replace(plain, tensors=tight))
+    ]
+    np.testing.assert_allclose(chosen[0], chosen[1], rtol=1e-4)
+    assert np.median(chosen[2] / chosen[0]) > 1.5  # clipped alike, channels are more alike
 
 
 @pytest.mark.parametrize("name", repair.REPAIRS)

@@ -2,12 +2,48 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphs import network
+from sandglass import workbench
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.load import save_graph
+from sandglass.quantize import repair, sensitivity, simulate
 from sandglass.workbench import FACTORS, two_numbers
+
+
+@pytest.mark.parametrize(
+    ("noises", "best"), [((3, 2, 1), 2), ((3, 2, 1.7), 1), ((3, 4, 2), 2), ((1, 2, 0.9), 0), ((3, 2), 1), ((3, 3), 0)]
+)
+def test_more_equalization_has_to_bring_something(
+    noises: tuple[float, ...], best: int, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    """The plan of the least noise is taken, with Clips moved only where that leaves a fifth less."""
+    save_graph(network("g (float[1, 3, 4, 4] x) => (float[1, 3, 4, 4] y) { y = Relu(x) }", {}), tmp_path / "g.onnx")
+    told, left = [], list(noises)
+    choices = [[repair.BIAS], [repair.EQUALIZE], [repair.EQUALIZE, repair.CLIPS]][: len(noises)]
+
+    def repaired(*given: Any) -> tuple[str, str]:
+        told.append((given[5], given[-1]))
+        return f"plan {len(told) - 1}", f"material {len(told) - 1}"
+
+    monkeypatch.setattr(repair, "choices", lambda *given: choices)
+    monkeypatch.setattr(repair, "repaired_plan", repaired)
+    monkeypatch.setattr(sensitivity, "noise", lambda *given: left.pop(0))
+    monkeypatch.setattr(simulate, "simulate", lambda graph, *given: GraphSession(graph))
+    monkeypatch.setattr(workbench, "drawn", lambda *given: {})
+    bench = workbench.Workbench.__new__(workbench.Workbench)
+    bench.source, bench.spec, bench.say = SimpleNamespace(graph=tmp_path / "g.onnx"), None, lambda line: None
+    bench.batches = [{"x": np.ones((1, 3, 4, 4), np.float32)}]
+    assert bench._best_plan(SimpleNamespace(method="kl"), repair.REPAIRS) == (f"plan {best}", f"material {best}")
+    assert told == [(chosen, None if i == 0 else "plan 0") for i, chosen in enumerate(choices)]
 
 
 def misses(factor: float, price: float, gains: list[float], counts: list[float], seen: list[float]) -> float:

@@ -2,16 +2,17 @@
 
 Between two layers a channel may be divided by a factor if the next layer multiplies by it (Nagel et al., 2019), through
 ReLU as through nothing. Weights have a scale for each output channel, so the producer does not care; activations have
-one scale for all channels, and gain. A depthwise consumer does not care either; a dense one does, and the factor is
-a compromise of both ranges (as in SmoothQuant, Xiao et al., 2022). A sum ties the factors of all its terms together,
-so that a whole chain of residual blocks is scaled alike. A Clip at a constant stops a factor unless the constant is
-never reached: it then moves with the channel, which changes the network only beyond anything seen by more than MARGIN.
+one scale for all channels, and gain. A depthwise consumer does not care either; for a dense one even activations mean
+uneven weights, and the factor goes half of the way (in SmoothQuant, Xiao et al., 2022, the other half is that of the
+weights' own range, which makes activations uneven and was worse). A sum ties the factors of all its terms together, so
+that a whole chain of residual blocks is scaled alike. A Clip at a constant stops a factor unless the constant is never
+reached: it then moves with the channel, which changes the network only beyond anything seen by more than MARGIN.
 """
 
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Iterable, Mapping
+from collections.abc import Container, Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -22,7 +23,7 @@ from onnx import numpy_helper
 from sandglass.graph.execute import GraphSession
 from sandglass.quantize.layers import Facts, facts, own_constants
 
-SHARE = 0.5  # of the activation's range in the compromise with the weights'
+SHARE = 0.5  # of the way to channels of one range, for a dense consumer
 MARGIN = 0.5  # of a channel's span: a Clip stays that far above the largest value seen
 SMALLEST = 1e-3  # factor, beside the largest: a channel that is nearly dead is left so
 CLOSE = 1e-6
@@ -42,6 +43,11 @@ class Link:
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     limit: float
+
+    @property
+    def moves_clip(self) -> bool:
+        """Whether factors move a Clip, which changes the network beyond what was seen."""
+        return self.limit < float("inf")
 
 
 def links(model: onnx.ModelProto) -> list[Link]:
@@ -118,6 +124,7 @@ class ChannelRange:
     """Least and largest value of each channel, (channels,): `low` and `high` ever, the usual ones a mean over batches.
 
     An image may have peaks that are many times as high as those of others; factors for it would be none for the rest.
+    What is clipped anyway does not count for the usual ones either.
     """
 
     low: np.ndarray
@@ -126,20 +133,37 @@ class ChannelRange:
     usual_high: np.ndarray
 
 
+def gaining(found: Iterable[Link], model: onnx.ModelProto, integer: Container[str]) -> list[Link]:
+    """The links that rounding gains by: layers in `integer` read them, and behind a Clip all of these are depthwise.
+
+    Dense ones gain nothing there, because a Clip leaves channels that are much alike.
+    """
+    known, gain = facts(model), []
+    for link in found:
+        readers = [known[name] for name in link.consumers if name in integer]
+        if readers and (not link.moves_clip or all(_depthwise(reader) for reader in readers)):
+            gain.append(link)
+    return gain
+
+
 def channel_ranges(
-    graph: Path, tensors: Iterable[str], batches: Iterable[Mapping[str, np.ndarray]]
+    graph: Path,
+    tensors: Iterable[str],
+    batches: Iterable[Mapping[str, np.ndarray]],
+    ends: Mapping[str, tuple[np.ndarray, np.ndarray]] | None = None,
 ) -> dict[str, ChannelRange]:
-    """The range of each channel (axis 1) over batches, by tensor."""
-    session = GraphSession(graph, outputs=list(tensors))
-    ends: defaultdict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
+    """The range of each channel (axis 1) over batches, by tensor; `ends` are where some tensors' values are clipped."""
+    session, ends = GraphSession(graph, outputs=list(tensors)), ends or {}
+    seen: defaultdict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for batch in batches:
         for name, value in session.run(batch).items():
             others = tuple(i for i in range(value.ndim) if i != 1)
-            ends[name].append((value.min(axis=others), value.max(axis=others)))
+            seen[name].append((value.min(axis=others), value.max(axis=others)))
     found = {}
-    for name, pairs in ends.items():
+    for name, pairs in seen.items():
         lows, highs = (np.stack(values) for values in zip(*pairs, strict=True))
-        found[name] = ChannelRange(lows.min(0), highs.max(0), lows.mean(0), highs.mean(0))
+        usual = [np.clip(values, *ends[name]) if name in ends else values for values in (lows, highs)]
+        found[name] = ChannelRange(lows.min(0), highs.max(0), usual[0].mean(0), usual[1].mean(0))
     return found
 
 
@@ -151,19 +175,12 @@ def choose_factors(
     `peaks` are the magnitudes of each tensor's channels that are brought together, `seen` their ranges.
     """
     known = facts(model)
-    weights = {i.name: i for i in model.graph.initializer}
     chosen: dict[str, np.ndarray] = {}
     for link in found:
         peak = np.maximum(np.max([peaks[tensor] for tensor in link.tensors], axis=0).astype(np.float64), CLOSE)
-        consumers = [known[name] for name in link.consumers]
-        factors = peak / peak.max()
-        if not all(_depthwise(consumer) for consumer in consumers):
-            ranges = np.max(
-                [_input_ranges(numpy_helper.to_array(weights[c.layer.weight]), c) for c in consumers], axis=0
-            )
-            factors = peak**SHARE / np.maximum(ranges, CLOSE) ** (1 - SHARE)
-        factors = np.maximum(factors / factors.max(), SMALLEST)
-        if np.isfinite(link.limit):
+        share = 1.0 if all(_depthwise(known[name]) for name in link.consumers) else SHARE
+        factors = np.maximum((peak / peak.max()) ** share, SMALLEST)
+        if link.moves_clip:
             ranges = [seen[tensor] for tensor in link.tensors]
             reach = np.max([(1 + MARGIN) * entry.high - MARGIN * entry.low for entry in ranges], axis=0)
             factors = np.minimum(np.maximum(factors, reach / link.limit), 1.0)
@@ -222,10 +239,3 @@ def _scalable(fact: Facts, as_input: bool) -> bool:
 
 def _input_axis(fact: Facts) -> int:
     return 0 if fact.layer.operator == "ConvTranspose" or _depthwise(fact) else 1
-
-
-def _input_ranges(weight: np.ndarray, fact: Facts) -> np.ndarray:
-    """Largest weight that each input channel meets."""
-    axis = _input_axis(fact)
-    largest: np.ndarray = np.abs(weight).max(axis=tuple(i for i in range(weight.ndim) if i != axis))
-    return largest

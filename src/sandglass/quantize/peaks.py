@@ -8,9 +8,10 @@ int8: a peak that is clipped because an earlier layer clips it anyway would be m
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -23,13 +24,14 @@ from sandglass.graph.load import load_graph, save_graph, set_nodes
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, clipped_range
-from sandglass.quantize.sensitivity import Batches, noise, run
+from sandglass.quantize.sensitivity import Batches, Outputs, run
 
 PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
 RARE = 1e-2
 HALVINGS = 5
-GAIN = 0.8  # of the noise with the threshold that is there: below, another is taken
-HOPELESS = 2.0  # times the least noise: smaller ranges only clip more
+FINER = 2**0.25  # times: from the best half, quarter or eighth to the best threshold
+GAIN = 0.9  # of the change with the threshold that is there: below, another is taken
+HOPELESS = 1.4  # times the least change: smaller ranges only clip more
 MOST_INPUTS = 16  # that are run for each threshold
 PARTS = ("low", "high", "step")
 
@@ -48,7 +50,7 @@ def network_thresholds(
     asymmetric: Mapping[str, bool],
     batches: Batches,
 ) -> dict[str, TensorRange]:
-    """`ranges` with other thresholds for the tensors in `names`, where that leaves less noise at the network's output.
+    """`ranges` with other thresholds for the tensors in `names`, where the network's output changes less with them.
 
     `layers` are those that read them rounded, or a tensor of the same values, which one of `names` `stands` for.
     """
@@ -59,19 +61,44 @@ def network_thresholds(
         session = _session(graph, names, stands, set(layers), Path(folder))
         floating = {key: value for name in names for key, value in _floating(name, ranges[name]).items()}
 
-        def noise_of(name: str, found: TensorRange) -> float:
+        def change(name: str, found: TensorRange) -> float:
             fed = floating | _rounding(name, found, asymmetric[name])
-            return noise(expected, list(pool.map(lambda batch: session.run({**batch, **fed}), used)))
+            return _moved(expected, list(pool.map(lambda batch: session.run({**batch, **fed}), used)))
 
         for name in names:
-            least = GAIN * noise_of(name, ranges[name])
-            for candidate in _candidates(ranges[name]):
-                found = noise_of(name, candidate)
-                if found < least:
-                    least, chosen[name] = found, candidate
-                elif found > HOPELESS * least and candidate.threshold < chosen[name].threshold:
-                    break
+            chosen[name] = _best(ranges[name], partial(change, name))
     return chosen
+
+
+def _best(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
+    """The range of the least change: by halves of the largest magnitude, then step by step below and above."""
+    best, least = found, GAIN * change(found)
+    for share in range(HALVINGS + 1):
+        candidate = replace(found, threshold=found.largest / 2**share)
+        changed = change(candidate)
+        if changed < least:
+            best, least = candidate, changed
+        elif changed > HOPELESS * least and candidate.threshold < best.threshold:
+            break
+    if best is found:
+        least /= GAIN
+    for step in (1 / FINER, FINER):
+        while (candidate := _scaled(best, step)) != best and (changed := change(candidate)) < least:
+            best, least = candidate, changed
+    return best
+
+
+def _scaled(found: TensorRange, factor: float) -> TensorRange:
+    """A range with another threshold, which is not above the largest magnitude."""
+    return replace(found, threshold=min(factor * found.threshold, found.largest))
+
+
+def _moved(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+    """Sum over inputs of the distance between the outputs before and after."""
+    return sum(
+        sum(float(((first[name] - second[name]) ** 2).sum()) for name in first) ** 0.5
+        for first, second in zip(expected, found, strict=True)
+    )
 
 
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
@@ -82,10 +109,6 @@ def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
     highest = [[float(np.abs(values[name]).max()) for name in names] for values in seen]
     peaked = dict.fromkeys(np.argmax(highest, axis=0).tolist())
     return [batches[i] for i in dict.fromkeys([*peaked, *spread(range(len(batches)), count)])][:count]
-
-
-def _candidates(found: TensorRange) -> list[TensorRange]:
-    return [replace(found, threshold=found.largest / 2**i) for i in range(HALVINGS + 1)]
 
 
 def _rounding(name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:

@@ -23,13 +23,15 @@ from sandglass.quantize import carried, centre, equalize, make, peaks, pixels, r
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
+from sandglass.quantize.qdq import clipped_range
 from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
 PIXELS = "exact pixels"
-EQUALIZE, CENTRE, THRESHOLDS = "equalize", "centre", "output thresholds"
+EQUALIZE, CLIPS = "equalize", "equalize clips"
+CENTRE, THRESHOLDS = "centre", "output thresholds"
 COMPENSATE, BIAS = "compensated rounding", "bias correction"
-REPAIRS = (PIXELS, EQUALIZE, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
+REPAIRS = (PIXELS, EQUALIZE, CLIPS, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
 SAMPLES = 128  # calibration inputs that rows are drawn from
 Say = Callable[[str], None]
 
@@ -73,6 +75,17 @@ class Material:
         return float((found - expected).var(axis=1).mean()) / max(power, 1e-12)
 
 
+def choices(graph: Path, spec: Spec, repairs: Sequence[str]) -> list[list[str]]:
+    """The repairs without equalization, and with as much of it as changes anything, the surest first."""
+    model = load_graph(graph)
+    integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
+    found = [[name for name in repairs if name not in (EQUALIZE, CLIPS)]]
+    for more in ([name for name in repairs if name != CLIPS], list(repairs)):
+        if len(_links(model, integer, more)) > len(_links(model, integer, found[-1])):
+            found.append(more)
+    return found
+
+
 def repaired_plan(
     graph: Path,
     batches: Batches,
@@ -82,16 +95,20 @@ def repaired_plan(
     repairs: Sequence[str] = REPAIRS,
     calibration: dict[str, Any] | None = None,
     say: Say = lambda line: None,
+    uneven: Plan | None = None,
 ) -> tuple[Plan, Material]:
     """A plan for a target with `spec`, and the material to round single layers again.
 
-    The equalized graph is written into the folder `scratch`. Raises what `make.make_plan` raises.
+    Equalization brings channels together as far as `uneven`, a plan made without it, clips them. The equalized graph is
+    written into the folder `scratch`. Raises what `make.make_plan` raises.
     """
     model = load_graph(graph)
     layers, mark = find_layers(model), fingerprint(model)
     integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
     places = centre.places(model, integer, spec.pads) if CENTRE in repairs else centre.Places((), ())
-    factors, offsets = _even_out(graph, model, places.linear, batches, EQUALIZE in repairs, say)
+    links = _links(model, integer, repairs)
+    ends = _channel_ends(uneven, spec) if uneven else {}
+    factors, offsets = _even_out(graph, model, links, places.linear, batches, ends, say)
     exact = pixels.find(model, integer, batches) if PIXELS in repairs and spec.asymmetric else {}
     for name, found in exact.items():
         say(f"repair: {name} is rounded on its own levels")
@@ -120,13 +137,26 @@ def repaired_plan(
     return plan, drawn
 
 
+def _links(model: onnx.ModelProto, integer: set[str], repairs: Sequence[str]) -> list[equalize.Link]:
+    """What is equalized."""
+    if EQUALIZE not in repairs:
+        return []
+    found = equalize.gaining(equalize.links(model), model, integer)
+    return [link for link in found if CLIPS in repairs or not link.moves_clip]
+
+
 def _even_out(
-    graph: Path, model: onnx.ModelProto, linear: Sequence[str], batches: Batches, equal: bool, say: Say
+    graph: Path,
+    model: onnx.ModelProto,
+    links: list[equalize.Link],
+    linear: Sequence[str],
+    batches: Batches,
+    ends: Mapping[str, tuple[np.ndarray, np.ndarray]],
+    say: Say,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
     """Factors and offsets of channels, both in `model` already; the ranges are those of the network in `graph`."""
-    links = equalize.links(model) if equal else []
     tensors = dict.fromkeys([*(tensor for link in links for tensor in link.tensors), *linear])
-    found = equalize.channel_ranges(graph, tensors, batches) if tensors and batches else {}
+    found = equalize.channel_ranges(graph, tensors, batches, ends) if tensors and batches else {}
     if not all(np.isfinite([seen.low, seen.high]).all() for seen in found.values()):
         return {}, {}  # whoever reads the ranges names the tensor and the sample
     say(f"repair: evening out the channels of {len(found)} tensors")
@@ -138,6 +168,17 @@ def _even_out(
     offsets = {name: (values / shared.get(name, 1)).astype(np.float32) for name, values in middles.items()}
     centre.shift(model, offsets)
     return factors, offsets
+
+
+def _channel_ends(plan: Plan, spec: Spec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+    """Where a plan without equalization clips a tensor's channels, in the float network's own values."""
+    found = {}
+    for name, seen in plan.tensors.items():
+        if seen.threshold > 0:
+            low, high = clipped_range(seen) if spec.asymmetric else (-seen.threshold, seen.threshold)
+            offset = plan.arrays.offsets.get(name, np.zeros(1, np.float32))
+            found[name] = low + offset, high + offset
+    return found
 
 
 def _reach(low: np.ndarray, high: np.ndarray, centred: bool) -> np.ndarray:
