@@ -190,21 +190,6 @@ def test_what_is_best_at_few_prices_is_not_passed_by() -> None:
     assert set(choice.bits) == {cost.name for cost in given} - {"louder"}
 
 
-def test_a_layer_that_no_price_keeps_alone_stays_while_others_go() -> None:
-    """One layer saves a third of the time and is the first that a price sends back: choices with it, and with fewer
-    of the others, save more time than what is left without it, and make less noise the fewer they are."""
-    way = [(10.0, 1.0), *((1.0, 0.01 + 0.002 * i) for i in range(20))]
-    given = [Cost(str(i), gain, (Way(8, 0.0, power),)) for i, (gain, power) in enumerate(way)]
-    first, *found = list(searching._ladder(given, ()))
-    assert len(first) == len(given)
-    assert {str(i) for i in range(1, 21)} in [set(chosen) for chosen in found]
-    with_it = [chosen for chosen in found if "0" in chosen]
-    assert [len(chosen) for chosen in with_it] == list(range(20, 11, -1))
-    assert all(saved(given, (), chosen) > 20 for chosen in with_it)
-    powers = [sum(way.noise for way in chosen.values()) for chosen in (first, *with_it)]
-    assert powers == sorted(powers, reverse=True)
-
-
 def test_thinning_leaves_out_what_saves_nothing() -> None:
     """Fewer layers that do not pay for their conversion are not even simulated."""
     given = [Cost(name, 2.0, (Way(8, 1.0, 0.01),)) for name in "abcdefghij"]

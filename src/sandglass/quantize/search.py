@@ -17,7 +17,6 @@ from sandglass.quantize.costs import Chosen, Cost, Crossing, saved
 from sandglass.quantize.cut import cheapest
 
 STEPS = 24  # between all that pay and none: of time that is saved, and of layers
-WIDE = 0.2  # of the time saved: a gap in which choices off the way are looked for
 CLOSE = 1.02  # times a price is as good as the same
 SPARES = 4  # for a caller whom the fastest one does not suffice after all
 QUIET = 1e-12  # noise of a layer that makes none
@@ -133,25 +132,24 @@ def _hull(costs: Sequence[Cost], crossings: Sequence[Crossing]) -> Iterator[Chos
 def _between(costs: Sequence[Cost], crossings: Sequence[Crossing], before: Chosen, after: Chosen) -> Iterator[Chosen]:
     """Choices on the way from one to a quieter one, as long as they save more time than that one.
 
-    The layers go back in turn that lose the least time for the noise that they take with them. Where a layer that goes
-    takes much time with it, which no price is between, it stays, and all others may go.
+    The layers go back in turn that lose the least time for the noise that they take with them.
     """
     most, least = max(1, len(costs) // STEPS), saved(costs, crossings, after)
     chosen = {name: after.get(name, way) for name, way in before.items()}
-    wide = saved(costs, crossings, chosen) - least > WIDE * saved(costs, crossings, chosen)
-    leaving = [name for name in before if wide or name not in after]
-    while len(leaving) > (0 if wide else most):
+    leaving = [name for name in before if name not in after]
+
+    def time_for_noise(name: str) -> tuple[float, str]:
+        rest = {other: way for other, way in chosen.items() if other != name}
+        return (saved(costs, crossings, rest) - total) / max(chosen[name].noise, QUIET), name
+
+    while len(leaving) > most:
         for _ in range(most):
             total = saved(costs, crossings, chosen)
-            rests = {name: {other: way for other, way in chosen.items() if other != name} for name in leaving}
-            times = {name: saved(costs, crossings, rest) for name, rest in rests.items()}
-            leaving = [name for name in leaving if times[name] > least]
-            if not leaving:
-                return
-            first = max(leaving, key=lambda name: ((times[name] - total) / max(chosen[name].noise, QUIET), name))
+            first = max(leaving, key=time_for_noise)
             leaving.remove(first)
-            chosen = rests[first]
-        yield dict(chosen)
+            del chosen[first]
+        if saved(costs, crossings, chosen) > least:
+            yield dict(chosen)
 
 
 def _fastest_first(choices: Sequence[Choice]) -> list[Choice]:
