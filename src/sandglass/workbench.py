@@ -116,18 +116,23 @@ class Workbench:
         graph, told = self.source.graph, drawn(calibration, len(self.batches))
         tried = spread(self.batches, inputs_to_try(sum(self.macs.values()), PLAN_SAMPLES))
         expected = sensitivity.run(GraphSession(graph), tried)
-        best, least, uneven = None, np.inf, None
-        for chosen in repair.choices(graph, self.spec, repairs):
+
+        def made(chosen: Sequence[str], uneven: Plan | None = None) -> tuple[float, Plan, Material]:
             plan, material = repair.repaired_plan(
                 graph, self.batches, self.spec, graph.parent, calibration.method, chosen, told, self.say, uneven
             )
             noise = sensitivity.noise(expected, sensitivity.run(simulate(graph, plan, self.spec), tried))
             self.say(f"repair: {', '.join(chosen) or 'none'}: {sensitivity.decibels(noise):.1f} dB at the output")
-            if noise < least * (MOVED_CLIPS if repair.CLIPS in chosen else 1.0):
-                best, least = (plan, material), noise
-            uneven = uneven or plan
-        assert best is not None
-        return best
+            return noise, plan, material
+
+        surest, *others = repair.choices(graph, self.spec, repairs)
+        best = made(surest)
+        _, uneven, _ = best
+        for chosen in others:
+            found = made(chosen, uneven)
+            if found[0] < best[0] * (MOVED_CLIPS if repair.CLIPS in chosen else 1.0):
+                best = found
+        return best[1:]
 
     def tried(self, folder: Path, plan: Plan) -> Artifact:
         """The artifact for a plan that is to be measured, however far it is from float."""

@@ -23,8 +23,8 @@ from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph, set_nodes
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantize.plan import TensorRange
-from sandglass.quantize.qdq import activation_scale, clipped_range
-from sandglass.quantize.sensitivity import Batches, Outputs, run
+from sandglass.quantize.qdq import activation_scale, rounded_range
+from sandglass.quantize.sensitivity import Batches, Outputs, change_power, run
 
 PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
 RARE = 1e-2
@@ -95,10 +95,7 @@ def _scaled(found: TensorRange, factor: float) -> TensorRange:
 
 def _moved(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
     """Sum over inputs of the distance between the outputs before and after."""
-    return sum(
-        sum(float(((first[name] - second[name]) ** 2).sum()) for name in first) ** 0.5
-        for first, second in zip(expected, found, strict=True)
-    )
+    return sum(change_power(first, second) ** 0.5 for first, second in zip(expected, found, strict=True))
 
 
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
@@ -113,8 +110,7 @@ def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
 
 def _rounding(name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
     """What the session is fed to round a tensor within a range."""
-    low, high = clipped_range(found) if asymmetric else (-found.threshold, found.threshold)
-    return _fed(name, low, high, float(activation_scale(found, asymmetric)[0]))
+    return _fed(name, *rounded_range(found, asymmetric), float(activation_scale(found, asymmetric)[0]))
 
 
 def _floating(name: str, found: TensorRange) -> dict[str, np.ndarray]:

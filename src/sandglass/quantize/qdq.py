@@ -55,6 +55,11 @@ def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, 
     return scale, np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
 
 
+def rounded_range(found: TensorRange, asymmetric: bool) -> tuple[float, float]:
+    """Smallest and largest value that a rounded tensor can have."""
+    return clipped_range(found) if asymmetric else (-found.threshold, found.threshold)
+
+
 def clipped_range(found: TensorRange) -> tuple[float, float]:
     """Smallest and largest value of a tensor after clipping, 0 among them."""
     return min(max(found.minimum, -found.threshold), 0.0), max(min(found.maximum, found.threshold), 0.0)

@@ -23,7 +23,7 @@ from sandglass.quantize import carried, centre, equalize, make, peaks, pixels, r
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
-from sandglass.quantize.qdq import clipped_range
+from sandglass.quantize.qdq import rounded_range
 from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
@@ -78,11 +78,12 @@ class Material:
 def choices(graph: Path, spec: Spec, repairs: Sequence[str]) -> list[list[str]]:
     """The repairs without equalization, and with as much of it as changes anything, the surest first."""
     model = load_graph(graph)
-    integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
+    links = _links(model, _integer(model, spec), repairs)
     found = [[name for name in repairs if name not in (EQUALIZE, CLIPS)]]
-    for more in ([name for name in repairs if name != CLIPS], list(repairs)):
-        if len(_links(model, integer, more)) > len(_links(model, integer, found[-1])):
-            found.append(more)
+    if not all(link.moves_clip for link in links):
+        found.append([name for name in repairs if name != CLIPS])
+    if any(link.moves_clip for link in links):
+        found.append(list(repairs))
     return found
 
 
@@ -104,7 +105,7 @@ def repaired_plan(
     """
     model = load_graph(graph)
     layers, mark = find_layers(model), fingerprint(model)
-    integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
+    integer = _integer(model, spec)
     places = centre.places(model, integer, spec.pads) if CENTRE in repairs else centre.Places((), ())
     links = _links(model, integer, repairs)
     ends = _channel_ends(uneven, spec) if uneven else {}
@@ -137,8 +138,13 @@ def repaired_plan(
     return plan, drawn
 
 
+def _integer(model: onnx.ModelProto, spec: Spec) -> set[str]:
+    """The layers that a target can run in int8."""
+    return {name for name, fact in facts(model).items() if spec.runs(fact)}
+
+
 def _links(model: onnx.ModelProto, integer: set[str], repairs: Sequence[str]) -> list[equalize.Link]:
-    """What is equalized."""
+    """What is equalized: `equalize clips` adds to `equalize`, and is nothing without it."""
     if EQUALIZE not in repairs:
         return []
     found = equalize.gaining(equalize.links(model), model, integer)
@@ -175,7 +181,7 @@ def _channel_ends(plan: Plan, spec: Spec) -> dict[str, tuple[np.ndarray, np.ndar
     found = {}
     for name, seen in plan.tensors.items():
         if seen.threshold > 0:
-            low, high = clipped_range(seen) if spec.asymmetric else (-seen.threshold, seen.threshold)
+            low, high = rounded_range(seen, spec.asymmetric)
             offset = plan.arrays.offsets.get(name, np.zeros(1, np.float32))
             found[name] = low + offset, high + offset
     return found

@@ -45,6 +45,11 @@ def run(session: GraphSession, batches: Batches) -> list[Outputs]:
     return [session.run(batch) for batch in batches]
 
 
+def change_power(first: Outputs, second: Outputs) -> float:
+    """Sum of the squared differences of two runs' outputs."""
+    return sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+
+
 def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
     """Power of the difference over the power of the expected outputs, both summed over batches.
 
@@ -53,7 +58,7 @@ def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
     """
     error = signal = 0.0
     for first, second in zip(expected, found, strict=True):
-        error += sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+        error += change_power(first, second)
         signal += sum(float((values**2).sum()) for values in first.values())
     return error / max(signal, 1e-12)
 
