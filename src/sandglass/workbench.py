@@ -29,7 +29,7 @@ from sandglass.quantize.plan import Plan
 from sandglass.quantize.repair import Material
 from sandglass.sources import Say
 
-SENSITIVITY_SAMPLES = 12  # the most inputs that each layer is tried on
+SENSITIVITY_SAMPLES = 24  # the most inputs that each layer is tried on
 PLAN_SAMPLES = 128  # the most inputs that a whole plan is tried on
 MOVED_CLIPS = 0.8  # of the noise without them: what they have to leave, or less
 TIMED_SECONDS = 3.0
@@ -203,13 +203,16 @@ class Workbench:
                 continue
             plan = self.planned({name: bits}, {})
             found = sensitivity.run(simulate(graph, sensitivity.only(plan, [name]), self.spec), self.probes)
-            power = sensitivity.noise(self.expected, found)
             agreed = [self.task.agreement(a, b) for a, b in zip(first, self._probed(found), strict=True)]
             kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
             local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
-            journal.append({i: [power, local, kept]})
-            self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {sensitivity.decibels(power):.1f} dB")
-        measured = {way: tuple(journal.done[i]) for i, way in enumerate(wanted)}
+            journal.append({i: [sensitivity.changes(self.expected, found).tolist(), local, kept]})
+            told = sensitivity.decibels(sensitivity.noise(self.expected, found))
+            self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {told:.1f} dB")
+        changed = np.array([journal.done[i][0] for i in range(len(wanted))])
+        first_ways = [i for i, (name, _) in enumerate(wanted) if name not in dict(wanted[:i])]
+        noises = sensitivity.layer_noises(changed, sensitivity.powers(self.expected), first_ways)
+        measured = {way: (float(noises[i]), *journal.done[i][1:]) for i, way in enumerate(wanted)}
         journal.close()
         return measured
 

@@ -21,7 +21,7 @@ from sandglass.quantize.costs import Cost, Crossing, Way, saved
 from sandglass.quantize.cut import cheapest
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import SPARES, STEPS, Choice
-from sandglass.quantize.sensitivity import decibels, integer_layers, noise, only, run, without
+from sandglass.quantize.sensitivity import decibels, integer_layers, layer_noises, noise, only, run, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec
 
@@ -312,6 +312,16 @@ def test_search_is_honest_and_quick(instance: tuple[list[Cost], list[Crossing]],
         assert choice.fidelity == Fidelity(given)(choice.bits)
 
 
+def test_no_choice_is_slower_than_float() -> None:
+    """Two layers gain less than it takes to convert back what they make together: float is tried in their place."""
+    given, entries = costs(0.01, 0.02), [crossing("ab", "x", 3.0)]
+    assert set(cheapest(given, entries, 0.0)) == {"a", "b"}
+    assert [(set(choice.bits), choice.saved) for choice in search(given, entries, Fidelity(given), 0.9)] == [
+        ({"a"}, 1.0),
+        (set(), 0.0),
+    ]
+
+
 def test_layers_go_back_where_it_costs_least() -> None:
     """Between two choices the layers at the end of a chain go first: around others conversions would be more.
 
@@ -399,10 +409,33 @@ def test_layers_are_left_out_by_name(graph: Path, plan: Plan) -> None:
 
 
 def test_noise_is_a_share_of_the_power() -> None:
-    """Powers are summed over samples, so that one without a signal does not weigh more; and decibels of it."""
-    expected = [{"y": np.array([3.0, 4.0])}, {"y": np.array([4.0, 3.0])}, {"y": np.zeros(2)}]
+    """Its decibels are the mean over inputs, weak or strong, but for one without a signal, which does not count."""
+    expected = [{"y": np.array([3.0, 4.0])}, {"y": np.array([400.0, 300.0])}, {"y": np.zeros(2)}]
     assert noise(expected, [{"y": values["y"] * 1.1} for values in expected]) == pytest.approx(0.01)
-    assert noise(expected, [{"y": expected[0]["y"] * 1.1}, *expected[1:]]) == pytest.approx(0.005)
-    assert noise(expected, [*expected[:2], {"y": np.array([0.5, 0.0])}]) == pytest.approx(0.005)
+    assert noise(expected, [{"y": expected[0]["y"] * 2}, {"y": expected[1]["y"] * 1.01}, expected[2]]) == pytest.approx(
+        0.01
+    )
+    assert noise(expected, expected) == pytest.approx(1e-12)
+    assert noise(expected[2:], [{"y": np.array([0.5, 0.0])}]) == 0
     assert decibels(0.01) == pytest.approx(20)
     assert decibels(0) == pytest.approx(120)
+
+
+def test_one_input_counts_for_no_more_than_another() -> None:
+    """A layer that is half of the noise on one input, however loud, and nothing on the others adds a share of that.
+
+    What the layers that run in int8 first add is the noise of them all; a further way of one has the same measure.
+    """
+    power = np.array([1.0, 1.0, 4.0, 1.0])
+    changed = np.array([[5.0, 0, 0, 0], [5.0, 1e-4, 4e-4, 1e-4], [10.0, 2e-4, 0, 2e-4]])
+    first, second, other = layer_noises(changed, power, [0, 1])
+    assert first + second == pytest.approx((10 * 1e-12) ** 0.25)
+    assert first / (first + second) == pytest.approx(0.5 / 4)
+    assert other / (first + second) == pytest.approx((1 + 2 + 2) / 4)
+
+
+def test_inputs_that_tell_nothing_do_not_count() -> None:
+    """Neither where the network has no signal nor where no layer makes a difference; where all are so there is none."""
+    changed = np.array([[1e-2, 0.0, 3.0], [3e-2, 0.0, 1.0]])
+    assert layer_noises(changed, np.array([1.0, 1.0, 0.0]), [0, 1]) == pytest.approx([1e-2, 3e-2])
+    assert layer_noises(changed, np.zeros(3), [0, 1]).tolist() == [0, 0]

@@ -11,7 +11,8 @@ class Way:
     """One way in which a layer runs in int8, alone among float layers.
 
     `bits` are those of its weights; `noise` is the power of the error at the network's outputs over that of the
-    outputs, `local` the same at the layer's own output, `fidelity` the agreement with the float network.
+    outputs, on a typical input, `local` the same at the layer's own output, over all inputs, `fidelity` the agreement
+    with the float network.
     """
 
     bits: int

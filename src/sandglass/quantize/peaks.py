@@ -24,7 +24,7 @@ from sandglass.graph.load import load_graph, save_graph, set_nodes
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, rounded_range
-from sandglass.quantize.sensitivity import Batches, Outputs, change_power, run
+from sandglass.quantize.sensitivity import Batches, Outputs, changes, run
 
 PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
 RARE = 1e-2
@@ -95,7 +95,7 @@ def _scaled(found: TensorRange, factor: float) -> TensorRange:
 
 def _moved(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
     """Sum over inputs of the distance between the outputs before and after."""
-    return sum(change_power(first, second) ** 0.5 for first, second in zip(expected, found, strict=True))
+    return float(np.sqrt(changes(expected, found)).sum())
 
 
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:

@@ -62,6 +62,8 @@ def search(
     waiting: list[Choice] = []
     found = 0
     for chosen in _ladder(costs, crossings):
+        if saved(costs, crossings, chosen) < 0:  # by a conversion that the cut does not count
+            chosen = {}
         bits = {name: way.bits for name, way in chosen.items()}
         key = tuple(bits.items())
         if key in known:

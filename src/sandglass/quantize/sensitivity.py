@@ -13,6 +13,7 @@ from sandglass.graph.load import load_graph
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Spec, decide
 
+EXACT = 1e-12  # noise of what is equal but for the last bits
 Outputs = Mapping[str, np.ndarray]
 Batches = Sequence[Outputs]
 
@@ -45,24 +46,45 @@ def run(session: GraphSession, batches: Batches) -> list[Outputs]:
     return [session.run(batch) for batch in batches]
 
 
-def change_power(first: Outputs, second: Outputs) -> float:
-    """Sum of the squared differences of two runs' outputs."""
-    return sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+def changes(expected: Sequence[Outputs], found: Sequence[Outputs]) -> np.ndarray:
+    """Power of the difference between two runs' outputs, (inputs,) float64."""
+    return np.array([
+        sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+        for first, second in zip(expected, found, strict=True)
+    ])  # fmt: skip
+
+
+def powers(expected: Sequence[Outputs]) -> np.ndarray:
+    """Power of the outputs, (inputs,) float64."""
+    return np.array([sum(float((values**2).sum()) for values in outputs.values()) for outputs in expected])
 
 
 def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
-    """Power of the difference over the power of the expected outputs, both summed over batches.
+    """Power of the difference over the power of the expected outputs: the geometric mean over inputs that have any.
 
-    Powers of single layers add up nearly to that of all. A single output may be next to nothing, as a detector's is
-    where there is nothing to be found; a mean of shares would be that output's alone.
+    Noise has a long tail: most of a sum would be a few inputs' whose peaks are clipped, most of a mean of ratios a
+    detector's on an image where there is nothing to be found.
     """
-    error = signal = 0.0
-    for first, second in zip(expected, found, strict=True):
-        error += change_power(first, second)
-        signal += sum(float((values**2).sum()) for values in first.values())
-    return error / max(signal, 1e-12)
+    power = powers(expected)
+    ratios = changes(expected, found)[power > 0] / power[power > 0]
+    return float(np.exp(np.log(np.maximum(ratios, EXACT)).mean())) if len(ratios) else 0.0
+
+
+def layer_noises(changed: np.ndarray, power: np.ndarray, full: Sequence[int]) -> np.ndarray:
+    """What each way of a layer adds to the `noise` of all layers, (ways,).
+
+    `changed` (ways, inputs) is the change that each way makes alone, `power` (inputs,) that of the outputs; the rows in
+    `full` make up a network that is all in int8. Powers of single layers add up nearly to that of all. On each input
+    counts a way's share in their sum, so that no input counts for more than another.
+    """
+    together = changed[list(full)].sum(axis=0)
+    used = (together > 0) & (power > 0)
+    if not used.any():
+        return np.zeros(len(changed))
+    typical = np.exp(np.log(together[used] / power[used]).mean())
+    return np.asarray(typical * (changed[:, used] / together[used]).mean(axis=1))
 
 
 def decibels(power: float) -> float:
     """Signal over noise in dB, from noise over signal."""
-    return -10 * float(np.log10(max(power, 1e-12)))
+    return -10 * float(np.log10(max(power, EXACT)))
