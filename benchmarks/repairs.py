@@ -23,7 +23,7 @@ from rivals import HALVES, half_of, other, people, simplepose
 
 from sandglass import Calibration, discover
 from sandglass.artifact import Artifact
-from sandglass.calibration import calibration_inputs
+from sandglass.calibration import calibration_looks
 from sandglass.difference import correlation
 from sandglass.evaluation import evaluate, fidelity
 from sandglass.graph.execute import GraphSession
@@ -137,7 +137,7 @@ def main() -> None:
     with prepared_source(card, None) as source, TemporaryDirectory() as scratch:
         name = GraphSession(source.graph).input_names[0]
         calibration = Calibration(halves[arguments.half])
-        calibrating = [{name: array} for array, _ in calibration_inputs(card, calibration, wider=True)]
+        calibrating = [{name: array} for array, _ in calibration_looks(card, calibration)[0]]
         once = calibrating[: len(calibrating) // 2]  # the wider ones follow
         measured = [{name: array[np.newaxis]} for array, _ in seen]
         judged = partial(row, run(GraphSession(source.graph), measured), metas)

@@ -13,6 +13,8 @@ from sandglass.card import Card
 from sandglass.errors import DatasetError
 from sandglass.shapes import Size
 
+Look = tuple[np.ndarray, Any]
+
 
 @dataclass(frozen=True)
 class Calibration:
@@ -24,27 +26,41 @@ class Calibration:
     seed: int = 0
 
 
-def calibration_inputs(
-    card: Card, calibration: Calibration, shape: Size | None = None, wider: bool = False
-) -> list[tuple[np.ndarray, Any]]:
+def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None = None) -> list[Look]:
     """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed.
 
-    They have the card's size, or `shape`. With each comes what the task needs to decode its outputs. With `wider` the
-    same samples follow with more around them, where the task's are parts of images.
+    They have the card's size, or `shape`. With each comes what the task needs to decode its outputs.
     """
-    task = discover.load("tasks", card.task)
+    task, read = discover.load("tasks", card.task), calibration.dataset.read
+    return [_look(task, card, read(s.image_id), s, shape) for s in _samples(task, calibration)]
+
+
+def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look], list[Look]]:
+    """The inputs that ranges are read on, and others of the same samples that fidelity has to be kept on as well.
+
+    Where the task's samples are parts of images the first are the calibration set as it is and then with more around
+    each sample, the second are the samples in few pixels; elsewhere they are the calibration set, and none.
+    """
+    task, read = discover.load("tasks", card.task), calibration.dataset.read
+    first, second = calibration_inputs(card, calibration), []
+    if hasattr(task, "wider"):
+        chosen = _samples(task, calibration)
+        first += [_look(task, card, read(s.image_id), task.wider(s)) for s in chosen]
+        second = [_look(task, card, *task.smaller(read(s.image_id), s)) for s in chosen]
+    return first, second
+
+
+def _samples(task: Any, calibration: Calibration) -> list[Any]:
     samples = task.samples(calibration.dataset)
     if not samples:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     chosen = random.Random(calibration.seed).sample(samples, min(calibration.size, len(samples)))
-    chosen.sort(key=lambda sample: sample.index)
-    if wider and hasattr(task, "wider"):
-        chosen += [task.wider(sample) for sample in chosen]
-    prepared = [
-        task.prepare(calibration.dataset.read(sample.image_id), sample, card, *([shape] if shape else []))
-        for sample in chosen
-    ]
-    return [(array[np.newaxis], meta) for array, meta in prepared]
+    return sorted(chosen, key=lambda sample: sample.index)
+
+
+def _look(task: Any, card: Card, image: np.ndarray, sample: Any, shape: Size | None = None) -> Look:
+    array, meta = task.prepare(image, sample, card, *([shape] if shape else []))
+    return array[np.newaxis], meta
 
 
 def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None = None) -> list[np.ndarray]:

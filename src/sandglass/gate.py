@@ -1,7 +1,7 @@
 """The gate that a choice of int8 layers passes: fidelity on all images at hand, with a margin for those that are not.
 
 A few dozen images are easier or harder than others, and of many choices one keeps the most on them by luck. Fidelity
-needs no truths, so that the calibration images tell it as well, those with more around them too.
+needs no truths, so that the calibration images tell it as well, as they are and as the task looks at them otherwise.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ class Gate:
 
         self.bench, self.base, self.least = bench, base, least
         count = inputs_to_try(sum(bench.macs.values()), INPUTS)
-        self.inputs = spread(list(zip(bench.batches, bench.metas, strict=True)), count)
+        self.inputs = spread(bench.looks, count)
         self.expected = self._predicted(GraphSession(bench.source.graph, threads=1))
 
     def simulated(self, plan: Plan) -> Kept:

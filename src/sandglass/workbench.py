@@ -14,7 +14,7 @@ from sandglass import discover, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import benchmark
-from sandglass.calibration import Calibration, calibration_inputs, drawn
+from sandglass.calibration import Calibration, calibration_looks, drawn
 from sandglass.errors import InputError
 from sandglass.graph.load import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work, spread
@@ -91,14 +91,14 @@ class Workbench:
         self.source, self.backend, self.say = source, backend, say
         self.task = discover.load("tasks", source.card.task)
         self.spec = discover.load("backends", backend).SPEC
-        inputs = calibration_inputs(source.card, calibration, wider=True)
+        inputs, others = calibration_looks(source.card, calibration)
         arrays = [array for array, _ in inputs]
-        probed = inputs_to_try(sum(self.macs.values()), SENSITIVITY_SAMPLES)
-        self.metas = [meta for _, meta in inputs]
         self.reference = parity.Reference(source, arrays)
         name = next(iter(self.reference.inputs))
         self.batches = [{name: array} for array in arrays]
-        self.probes = spread(self.batches, probed)
+        self.looks = [({name: array}, meta) for array, meta in (*inputs, *others)]
+        self.probed = spread(self.looks, inputs_to_try(sum(self.macs.values()), SENSITIVITY_SAMPLES))
+        self.probes = [batch for batch, _ in self.probed]
         self.expected = run(GraphSession(source.graph), self.probes)
         self.plan, self.material = self._best_plan(calibration, repairs)
 
@@ -197,13 +197,13 @@ class Workbench:
 
         graph = self.source.graph
         journal = Journal({"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]})
-        first = self._probed(self.expected)
+        first = self._predictions(self.expected)
         for i, (name, bits) in enumerate(wanted):
             if i in journal.done:
                 continue
             plan = self.planned({name: bits}, {})
             found = sensitivity.run(simulate(graph, sensitivity.only(plan, [name]), self.spec), self.probes)
-            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._probed(found), strict=True)]
+            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._predictions(found), strict=True)]
             kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
             local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
             journal.append({i: [sensitivity.changes(self.expected, found).tolist(), local, kept]})
@@ -265,9 +265,8 @@ class Workbench:
         """The prediction that one input's outputs are."""
         return self.task.decode(outputs, [meta], self.source.card)[0]
 
-    def _probed(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
-        metas = spread(self.metas, len(self.probes))
-        return [self.decoded(found, meta) for found, meta in zip(outputs, metas, strict=True)]
+    def _predictions(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
+        return [self.decoded(found, meta) for found, (_, meta) in zip(outputs, self.probed, strict=True)]
 
     def integer_share(self, plan: Plan) -> float:
         """Share of the multiply-accumulates that run in int8 under a plan, 0 to 1."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import json
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from itertools import pairwise
 from types import ModuleType
 from typing import Any
@@ -190,6 +190,23 @@ def test_a_wider_sample_is_another_look_at_the_same(case: Case) -> None:
         assert not np.array_equal(array, plain)
         found = case.task.decode(case.task.encode([truth], [meta], case.card), [meta], case.card)
         assert case.task.agreement(truth, found[0])[case.task.FIDELITY[0]] > 0.8
+
+
+def test_a_smaller_sample_is_the_same_in_fewer_pixels(case: Case) -> None:
+    """Where samples are parts of images: it keeps its place and shape, is prepared, and shrinks once."""
+    if not hasattr(case.task, "smaller"):
+        pytest.skip(f"samples of {case.name} are whole images")
+    for sample, plain in zip(case.samples, case.arrays, strict=True):
+        image = case.dataset.read(sample.image_id)
+        shrunk, small = case.task.smaller(image, sample)
+        assert (small.index, small.image_id) == (sample.index, sample.image_id)
+        assert shrunk.shape < image.shape
+        across, down = shrunk.shape[1] / image.shape[1], shrunk.shape[0] / image.shape[0]
+        np.testing.assert_allclose(small.box, np.array(sample.box) * [across, down, across, down], rtol=1e-6)
+        assert case.task.prepare(shrunk, small, case.card)[0].shape == plain.shape
+        again, same = case.task.smaller(shrunk, replace(small, box=tuple(0.9 * side for side in small.box)))
+        assert again is shrunk
+        assert same.box == pytest.approx(0.9 * np.array(small.box))
 
 
 @pytest.mark.parametrize("larger", [0, 1, 2])

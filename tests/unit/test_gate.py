@@ -57,7 +57,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
     for i, batch in enumerate(batches):
         batch["image"].flat[0] = i
     bench: Any = SimpleNamespace(
-        task=task, macs={"conv": 96}, batches=batches, metas=list(range(CALIBRATED)),
+        task=task, macs={"conv": 96}, looks=list(zip(batches, range(CALIBRATED), strict=True)),
         source=SimpleNamespace(graph=tmp_path / "small.onnx"),
         decoded=lambda outputs, meta: task.decode(outputs, [meta], None)[0],
     )  # fmt: skip

@@ -11,8 +11,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from graphs import network
+from graphs import network, normal
 from sandglass import workbench
+from sandglass.backends import Source
+from sandglass.calibration import Calibration
+from sandglass.card import Card, Input
+from sandglass.datasets import synthetic_people
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph
 from sandglass.quantize import repair, sensitivity, simulate
@@ -44,6 +48,23 @@ def test_more_equalization_has_to_bring_something(
     bench.batches = [{"x": np.ones((1, 3, 4, 4), np.float32)}]
     assert bench._best_plan(SimpleNamespace(method="kl"), repair.REPAIRS) == (f"plan {best}", f"material {best}")
     assert told == [(chosen, None if i == 0 else "plan 0") for i, chosen in enumerate(choices)]
+
+
+def test_layers_are_tried_on_all_looks(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    """Ranges are read on people as they are and wider ones; noise also on small ones, a third of the inputs each."""
+    text = "g (float[1, 3, 64, 48] x) => (float[1, 17, 64, 48] y) { y = Conv(x, w) }"
+    save_graph(network(text, {"w": normal(1, 17, 3, 1, 1)}), tmp_path / "g.onnx")
+    monkeypatch.setattr(workbench.Workbench, "_best_plan", lambda *given: ("plan", "material"))
+    monkeypatch.setattr(workbench, "SENSITIVITY_SAMPLES", 6)
+    card = Card("a", "topdown-pose", Input((64, 48), (120.0, 115.0, 100.0), (60.0, 58.0, 57.0)), model="hourglass")
+    source = Source(card, tmp_path / "g.onnx")
+    calibration = Calibration(synthetic_people.load(limit=8, split="train"), size=4)
+    bench = workbench.Workbench(source, "onnxruntime", calibration, repair.REPAIRS, lambda line: None)
+    assert (len(bench.batches), len(bench.looks)) == (8, 12)
+    for batch, look in zip(bench.probes, (bench.looks[i] for i in range(0, 12, 2)), strict=True):
+        np.testing.assert_array_equal(batch["x"], look[0]["x"])
+    assert [max(meta["box"][2:]) < 34 for _, meta in bench.probed] == [False] * 4 + [True] * 2
+    assert len(bench.expected) == 6
 
 
 def misses(factor: float, price: float, gains: list[float], counts: list[float], seen: list[float]) -> float:

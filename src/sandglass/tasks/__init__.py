@@ -41,6 +41,8 @@ A task whose samples are parts of images defines also
 
     wider(sample) -> sample
                  the same with more around it, which may reach beyond the image: repairs see each sample both ways
+    smaller(image, sample) -> image, sample
+                 the same in an image of fewer pixels: fidelity is to be kept there as well
 
 A task whose input may follow the size of the image defines also
 

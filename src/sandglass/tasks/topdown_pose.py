@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any
 
+import cv2
 import numpy as np
 
 from sandglass.card import Card
@@ -32,6 +33,7 @@ FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
 AREA_OF_BOX = 0.53
 WIDER = 1.6
+SMALL = 32.0  # pixels, a person's longer side
 
 
 @dataclass(frozen=True)
@@ -83,6 +85,23 @@ def wider(sample: Sample) -> Sample:
     left, top, width, height = sample.box
     grown = (left - (WIDER - 1) / 2 * width, top - (WIDER - 1) / 2 * height, WIDER * width, WIDER * height)
     return replace(sample, box=grown)
+
+
+def smaller(image: np.ndarray, sample: Sample) -> tuple[np.ndarray, Sample]:
+    """The image shrunk until the sample's box is SMALL pixels long, and the sample in it; as they are if it is already.
+
+    Of people who are far away few pixels make the whole input, which has no details then: errors of rounding are alike
+    over whole areas, and weigh more.
+    """
+    longest = max(sample.box[2:])
+    if longest <= SMALL:
+        return image, sample
+    height, width = image.shape[:2]
+    size = max(1, round(width * SMALL / longest)), max(1, round(height * SMALL / longest))
+    across, down = size[0] / width, size[1] / height
+    left, top, wide, high = sample.box
+    box = (left * across, top * down, wide * across, high * down)
+    return cv2.resize(image, size, interpolation=cv2.INTER_AREA), replace(sample, box=box)
 
 
 def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, dict[str, Any]]:
