@@ -19,7 +19,7 @@ from onnx import numpy_helper
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.work import spread
-from sandglass.quantize import carried, centre, equalize, make, peaks, pixels, ranges, rounding, samples
+from sandglass.quantize import carried, centre, equalize, make, network_thresholds, pixels, ranges, rounding, samples
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
@@ -195,7 +195,7 @@ def _reach(low: np.ndarray, high: np.ndarray, centred: bool) -> np.ndarray:
 def _output_thresholds(
     model: onnx.ModelProto, plan: Plan, drawn: Material, clamped: Sequence[str], batches: Batches, say: Say
 ) -> dict[str, TensorRange]:
-    """Thresholds by the layers' outputs; what will be centred is rounded as if it had a zero point.
+    """Thresholds by the layers' outputs, some by the network's; what will be centred is as if it had a zero point.
 
     Tensors of the same values have one, by all layers that read any of them.
     """
@@ -207,10 +207,12 @@ def _output_thresholds(
         readers[stands[fact.layer.input]].append(ranges.Reader(fact, *seen))
     say("repair: choosing thresholds by the layers' outputs")
     chosen = ranges.output_thresholds(plan.tensors, readers, asymmetric)
-    rare = [name for name, reading in readers.items() if peaks.rare_peaks(reading[0].rows, chosen[name])]
-    if rare:
-        say(f"repair: choosing thresholds of {len(rare)} tensors with rare peaks by the network's output")
-        chosen = peaks.network_thresholds(drawn.graph, chosen, rare, stands, drawn.facts, asymmetric, batches)
+    live = {name: reading for name, reading in readers.items() if chosen[name].threshold > 0}
+    peaked = [n for n, reading in live.items() if network_thresholds.rare_peaks(reading[0].rows, chosen[n])]
+    flat = [n for n, reading in live.items() if any(r.fact.depthwise and drawn.spec.runs(r.fact) for r in reading)]
+    if peaked or flat:
+        say(f"repair: choosing thresholds of {len({*peaked, *flat})} tensors by the network's output")
+        chosen = network_thresholds.choose(drawn.graph, chosen, peaked, flat, stands, drawn.facts, asymmetric, batches)
     return {name: chosen[stands[name]] for name in chosen}
 
 

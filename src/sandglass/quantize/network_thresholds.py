@@ -1,9 +1,15 @@
-"""Thresholds of tensors with rare peaks, by what the whole network makes of clipping them.
+"""Thresholds by what the whole network makes of rounding a tensor, where a layer's own output does not tell.
 
-A few pixels of a few images may be many times as large as all else: what a network makes of a black border, say. The
-layer that reads them changes a lot when they are clipped, and the network perhaps not at all, because later clamps cut
-off what they lead to. Only the output tells. Each tensor is rounded alone, which is right whichever layers end up in
-int8: a peak that is clipped because an earlier layer clips it anyway would be missed where that layer is in float.
+Rare peaks: a few pixels of a few images may be many times as large as all else, what a network makes of a black border,
+say. The layer that reads them changes a lot when they are clipped, and the network perhaps not at all, because later
+clamps cut off what they lead to.
+
+Flat areas: where an image has no details a channel has one value, and all over the area the same error of rounding. A
+dense layer averages over channels, what a depthwise one makes of it goes on through the network. A step that the value
+is a multiple of has no such error: of thresholds that are alike in all else one may make a tenth of the noise.
+
+Each tensor is rounded alone, which is right whichever layers end up in int8: a peak that is clipped because an earlier
+layer clips it anyway would be missed where that layer is in float.
 """
 
 from __future__ import annotations
@@ -12,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
+from operator import itemgetter
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
@@ -32,6 +39,8 @@ HALVINGS = 5
 FINER = 2**0.25  # times: from the best half, quarter or eighth to the best threshold
 GAIN = 0.9  # of the change with the threshold that is there: below, another is taken
 HOPELESS = 1.4  # times the least change: smaller ranges only clip more
+NEARBY = 0.99 ** np.arange(1, 9)  # of a threshold: values of a hundred steps move by one from each to the next
+NEARER = (0.005, 0.0025)  # times a threshold, up and down
 MOST_INPUTS = 16  # that are run for each threshold
 PARTS = ("low", "high", "step")
 
@@ -41,20 +50,23 @@ def rare_peaks(rows: np.ndarray, found: TensorRange) -> bool:
     return float((np.abs(rows) > PEAK * found.largest).mean()) < RARE
 
 
-def network_thresholds(
+def choose(
     graph: Path,
     ranges: Mapping[str, TensorRange],
-    names: Sequence[str],
+    peaked: Sequence[str],
+    flat: Sequence[str],
     stands: Mapping[str, str],
     layers: Iterable[str],
     asymmetric: Mapping[str, bool],
     batches: Batches,
 ) -> dict[str, TensorRange]:
-    """`ranges` with other thresholds for the tensors in `names`, where the network's output changes less with them.
+    """`ranges` with other thresholds where the network's output changes less with them.
 
-    `layers` are those that read them rounded, or a tensor of the same values, which one of `names` `stands` for.
+    Any are tried for the tensors in `peaked`, then those next to the one that is there for the tensors in `flat`.
+    `layers` are those that read them rounded, or a tensor of the same values, which one of them `stands` for.
     """
-    used = _with_peaks(graph, names, batches)
+    names = list(dict.fromkeys([*peaked, *flat]))
+    used = _with_peaks(graph, peaked, batches)
     expected = run(GraphSession(graph), used)
     chosen = dict(ranges)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(host.threads()) as pool:
@@ -65,12 +77,14 @@ def network_thresholds(
             fed = floating | _rounding(name, found, asymmetric[name])
             return _moved(expected, list(pool.map(lambda batch: session.run({**batch, **fed}), used)))
 
-        for name in names:
-            chosen[name] = _best(ranges[name], partial(change, name))
+        for name in peaked:
+            chosen[name] = _any(ranges[name], partial(change, name))
+        for name in flat:
+            chosen[name] = _nearby(chosen[name], partial(change, name))
     return chosen
 
 
-def _best(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
+def _any(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
     """The range of the least change: by halves of the largest magnitude, then step by step below and above."""
     best, least = found, GAIN * change(found)
     for share in range(HALVINGS + 1):
@@ -88,6 +102,20 @@ def _best(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorR
     return best
 
 
+def _nearby(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
+    """The range of the least change among those that are a little smaller, and then next to the best of them."""
+    tried = [(change(entry), entry) for entry in (found, *(_scaled(found, factor) for factor in NEARBY))]
+    least, best = min(tried, key=itemgetter(0))
+    if least >= GAIN * tried[0][0]:
+        return found
+    for step in NEARER:
+        for factor in (1 - step, 1 + step):
+            if (changed := change(candidate := _scaled(best, factor))) < least:
+                best, least = candidate, changed
+                break
+    return best
+
+
 def _scaled(found: TensorRange, factor: float) -> TensorRange:
     """A range with another threshold, which is not above the largest magnitude."""
     return replace(found, threshold=min(factor * found.threshold, found.largest))
@@ -101,6 +129,8 @@ def _moved(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
     """The batches to try thresholds on: for each tensor the one with its highest peak, and others spread over all."""
     count = inputs_to_try(sum(macs for macs, _ in layer_work(load_graph(graph)).values()), MOST_INPUTS)
+    if not names:
+        return spread(batches, count)
     session = GraphSession(graph, outputs=[name for name in names if name not in batches[0]] or None)
     seen = ({**session.run(batch), **batch} for batch in batches)
     highest = [[float(np.abs(values[name]).max()) for name in names] for values in seen]

@@ -1,4 +1,4 @@
-"""Rare peaks are clipped where the network's output does not miss them, and only there."""
+"""Rare peaks are clipped where the network's output does not miss them, and steps suit what flat areas have."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from onnx import numpy_helper
 from graphs import network, normal
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
-from sandglass.quantize import peaks
+from sandglass.quantize import network_thresholds
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.sensitivity import noise, run
 
@@ -49,7 +49,7 @@ def ranges() -> dict[str, TensorRange]:
 
 def chosen(path: Path, names: list[str]) -> dict[str, TensorRange]:
     """Ranges by the network."""
-    return peaks.network_thresholds(path, ranges(), names, ALONE, ["c", "y"], {"r": True, "s": True}, images(8))
+    return network_thresholds.choose(path, ranges(), names, [], ALONE, ["c", "y"], {"r": True, "s": True}, images(8))
 
 
 def test_peak_that_is_cut_off_later_is_clipped(tmp_path: Path) -> None:
@@ -70,8 +70,8 @@ def test_input_of_the_network_may_be_the_one_with_peaks(tmp_path: Path) -> None:
     text = TEXT.replace("(float[1, 4, 16, 12] x)", "(float[1, 4, 16, 12] r)")
     save_graph(network(text, weights(path)), path)
     batches = [{"r": np.maximum(batch["x"], 0)} for batch in images(40)[::-1]]
-    assert any(batch["r"].max() == SPIKE for batch in peaks._with_peaks(path, ["r"], batches))
-    found = peaks.network_thresholds(path, ranges(), ["r"], {"r": "r"}, ["c", "y"], {"r": True}, batches)
+    assert any(batch["r"].max() == SPIKE for batch in network_thresholds._with_peaks(path, ["r"], batches))
+    found = network_thresholds.choose(path, ranges(), ["r"], [], {"r": "r"}, ["c", "y"], {"r": True}, batches)
     assert 3 < found["r"].threshold < 0.2 * SPIKE
 
 
@@ -92,16 +92,79 @@ def test_threshold_is_found_in_small_steps(best: float) -> None:
         tried.append(found.threshold)
         return 1 + abs(np.log2(found.threshold / best))
 
-    found = peaks._best(TensorRange(0.0, 8.0, 8.0), change)
-    assert abs(np.log2(found.threshold / min(best, 8.0))) <= np.log2(peaks.FINER) / 2 + 1e-9
+    found = network_thresholds._any(TensorRange(0.0, 8.0, 8.0), change)
+    assert abs(np.log2(found.threshold / min(best, 8.0))) <= np.log2(network_thresholds.FINER) / 2 + 1e-9
     assert max(tried) <= 8
     assert len(tried) <= 13
 
 
 def test_threshold_that_is_hardly_worse_is_not_left_for_halves() -> None:
     """A half that brings less than GAIN is not taken; the steps beside the threshold that is there are tried."""
-    found = peaks._best(TensorRange(0.0, 8.0, 6.0), lambda found: 0.95 if found.threshold in (8.0, 4.0) else 1.0)
+    tried = {8.0: 0.95, 4.0: 0.95}
+    found = network_thresholds._any(TensorRange(0.0, 8.0, 6.0), lambda found: tried.get(found.threshold, 1.0))
     assert found.threshold == 6.0
+
+
+# One channel is nearly flat, and much comes of it; another sets the range.
+FLAT = """g (float[1, 2, 16, 12] x) => (float[1, 2, 16, 12] y) {
+    r = Relu(x)
+    y = Conv<group = 2, pads = [1, 1, 1, 1]>(r, w) }"""
+LARGEST, STEPS = 6.0, 89.5  # the value of flat areas lies in the middle between two steps
+
+
+def flat_images(count: int) -> list[dict[str, np.ndarray]]:
+    """Inputs whose first channel has one value but for a few pixels."""
+    found = []
+    for i in range(count):
+        image = np.abs(normal(20 + i, 1, 2, 16, 12)).clip(0, LARGEST)
+        image[0, 0, 3:] = STEPS * LARGEST / 255
+        image[0, 1, 0, 0] = LARGEST
+        found.append({"x": image})
+    return found
+
+
+def test_value_of_flat_areas_lies_on_a_step(tmp_path: Path) -> None:
+    """On images that it was not chosen on the network's output moves by half or less."""
+    weight = np.concatenate([np.ones((1, 1, 3, 3)), np.full((1, 1, 3, 3), 0.01)])
+    save_graph(network(FLAT, {"w": weight}), tmp_path / "g.onnx")
+    before, alone = TensorRange(0.0, LARGEST, LARGEST), {"r": "r"}
+    images = flat_images(24)
+    found = network_thresholds.choose(
+        tmp_path / "g.onnx", {"r": before}, [], ["r"], alone, ["y"], {"r": True}, images[:8]
+    )["r"]
+    steps = STEPS * LARGEST / found.threshold
+    assert abs(steps - round(steps)) < 0.1
+    assert 0.9 * LARGEST < found.threshold < LARGEST
+    session = network_thresholds._session(tmp_path / "g.onnx", ["r"], alone, {"y"}, tmp_path)
+    expected = run(GraphSession(tmp_path / "g.onnx"), images[8:])
+    moved = [
+        network_thresholds._moved(
+            expected, run(session, [batch | network_thresholds._rounding("r", entry, True) for batch in images[8:]])
+        )
+        for entry in (before, found)
+    ]
+    assert moved[1] < 0.5 * moved[0]
+
+
+@pytest.mark.parametrize("best", [5.99, 5.7, 5.57])
+def test_threshold_nearby_is_found_to_half_a_hundredth(best: float) -> None:
+    """Of those that are a few hundredths smaller the best, in few steps."""
+    tried: list[float] = []
+
+    def change(found: TensorRange) -> float:
+        tried.append(found.threshold)
+        return 1 + 100 * abs(found.threshold / best - 1)
+
+    found = network_thresholds._nearby(TensorRange(0.0, 6.0, 6.0), change)
+    assert abs(found.threshold / best - 1) < (0.005 if best < 5.9 else 0.01)
+    assert max(tried) <= 6
+    assert len(tried) <= 13
+
+
+def test_threshold_that_is_hardly_worse_is_not_left_for_others_nearby() -> None:
+    """A tenth less has to come of another."""
+    before = TensorRange(0.0, 8.0, 6.0)
+    assert network_thresholds._nearby(before, lambda found: 1.0 if found == before else 0.91) == before
 
 
 def test_one_input_that_moves_far_does_not_outweigh_all_others() -> None:
@@ -109,8 +172,8 @@ def test_one_input_that_moves_far_does_not_outweigh_all_others() -> None:
     expected = [{"y": np.zeros((1, 4), np.float32)} for _ in range(5)]
     one = [{"y": np.full((1, 4), 3.0 if i == 0 else 0.0, np.float32)} for i in range(5)]
     all_of_them = [{"y": np.full((1, 4), 1.0, np.float32)} for _ in range(5)]
-    assert peaks._moved(expected, one) == pytest.approx(6)
-    assert peaks._moved(expected, all_of_them) == pytest.approx(10)
+    assert network_thresholds._moved(expected, one) == pytest.approx(6)
+    assert network_thresholds._moved(expected, all_of_them) == pytest.approx(10)
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])
@@ -118,12 +181,12 @@ def test_session_rounds_what_it_is_told_and_nothing_else(tmp_path: Path, asymmet
     """Fed with no bounds the network is the float one; fed with a range, its values lie on that range's steps."""
     path, batch = graph(tmp_path / "g.onnx", -1.0), images(1)[0]
     expected = GraphSession(path).run(batch)
-    session = peaks._session(path, ["r", "s"], ALONE, {"c", "y"}, tmp_path)
-    floating = peaks._floating("r", ranges()["r"]) | peaks._floating("s", ranges()["s"])
+    session = network_thresholds._session(path, ["r", "s"], ALONE, {"c", "y"}, tmp_path)
+    floating = network_thresholds._floating("r", ranges()["r"]) | network_thresholds._floating("s", ranges()["s"])
     assert noise([expected], run(session, [{**batch, **floating}])) < 1e-9
     found = TensorRange(0.0, SPIKE, 2.0)
     step = 2.0 / (255 if asymmetric else 127)
-    rounded = run(session, [{**batch, **floating, **peaks._rounding("r", found, asymmetric)}])
+    rounded = run(session, [{**batch, **floating, **network_thresholds._rounding("r", found, asymmetric)}])
     by_hand = np.round(np.clip(np.maximum(batch["x"], 0), 0, 2.0) / step) * step
     save_graph(network(TEXT.replace("(float[1, 4, 16, 12] x)", "(float[1, 4, 16, 12] r)"), weights(path)), path)
     np.testing.assert_allclose(
@@ -141,4 +204,4 @@ def test_peaks_are_rare_where_few_values_come_near_them(share: float, rare: bool
     """One in a hundred values may be above a quarter of the largest."""
     rows = np.full(20_000, 0.2)
     rows[: int(share * len(rows))] = 0.3
-    assert peaks.rare_peaks(rows, TensorRange(-1.0, 0.5, 1.0)) == rare
+    assert network_thresholds.rare_peaks(rows, TensorRange(-1.0, 0.5, 1.0)) == rare
