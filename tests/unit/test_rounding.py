@@ -19,6 +19,7 @@ from sandglass.quantize.samples import row_channels, weight_matrix
 LAYERS: dict[str, tuple[str, tuple[int, ...], int, tuple[int, int]]] = {
     "dense": ("Conv(x, w, b)", (16, 8, 3, 3), 16, (1, 72)),
     "pointwise": ("Conv(x, w, b)", (16, 48, 1, 1), 16, (1, 48)),
+    "wide": ("Conv(x, w, b)", (16, 160, 3, 3), 16, (1, 1440)),
     "grouped": ("Conv<group = 4>(x, w, b)", (16, 4, 3, 3), 16, (4, 36)),
     "depthwise": ("Conv<group = 8>(x, w, b)", (8, 1, 3, 3), 8, (8, 9)),
     "transposed": ("ConvTranspose<strides = [2, 2]>(x, w, b)", (32, 8, 4, 4), 8, (1, 32)),
@@ -119,6 +120,14 @@ def test_compensation_makes_up_for_rounding(name: str) -> None:
         assert (better.integers != nearest.integers).any()
         for rows in (given.rows, given.held_out):
             assert given.error(better, rows) < least * given.error(nearest, rows), bits
+
+
+@pytest.mark.parametrize("rows", [16, 200])
+def test_compensation_needs_fewer_rows_than_columns(rows: int) -> None:
+    """A wide layer gains by rows that are a small part of its columns, and the fewer they are the less."""
+    given = replace(case("wide"), rows=case("wide").rows[:rows])
+    better, nearest = (given.rounded(6, compensate) for compensate in (True, False))
+    assert given.error(better, given.held_out) < (0.9 if rows < 100 else 0.6) * given.error(nearest, given.held_out)
 
 
 @pytest.mark.parametrize("correct", [True, False])

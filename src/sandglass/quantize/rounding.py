@@ -1,8 +1,10 @@
 """Integers for a layer's weights, and a bias, that give back its output best on calibration data.
 
 Rounding to nearest is best for each weight and not for their sum. GPTQ (Frantar et al., 2023) rounds one column after
-the other and lets those that are left make up for the error, by the inputs' covariance; it is a closed form. The bias
-takes up what is left of the mean, of the rounded weights and of the rounded inputs alike (Nagel et al., 2019).
+the other and lets those that are left make up for the error, by the inputs' covariance; it is a closed form. A wide
+layer's columns do so in blocks: a covariance of all would need more rows than are kept, and most of what there is to
+gain lies between neighbouring pixels. The bias takes up what is left of the mean, of the rounded weights and of the
+rounded inputs alike (Nagel et al., 2019).
 """
 
 from __future__ import annotations
@@ -15,8 +17,8 @@ from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, clipped_range, weight_scales
 from sandglass.quantize.samples import from_matrix, row_channels, weight_matrix
 
-DAMPING = 0.01  # of the mean variance, added to every variance
-MOST_COLUMNS = 1152  # a longer sum averages its rounding errors, and its covariance needs more rows than are kept
+DAMPING = 0.1  # of the mean variance, added to every variance: other images have another covariance
+BLOCK = 576  # columns that make up for each other's errors, the most
 
 
 def round_input(rows: np.ndarray, found: TensorRange, asymmetric: bool) -> np.ndarray:
@@ -49,13 +51,13 @@ def round_layer(
     steps = scales[channels if len(scales) == fact.channels else channels % len(scales)].astype(np.float64)
     seen = round_input(rows, found, asymmetric)
     integers = np.clip(np.round(matrix / steps[..., None]), -levels, levels)
-    columns = matrix.shape[2]
-    if compensate and 1 < columns <= min(MOST_COLUMNS, len(rows)):
+    if compensate:
         # The mean's error is the bias's to take up; where there is none the integers must keep it.
         mean = seen.mean(0) if correct and fact.layer.operator != "MatMul" else np.float32(0)
-        centred = (seen - mean).transpose(1, 0, 2).astype(np.float64)
-        covariance = centred.transpose(0, 2, 1) @ centred / len(rows)
-        integers = _compensate(matrix, covariance, steps, levels)
+        centred = (seen - mean).transpose(1, 0, 2)
+        blocks = -(-matrix.shape[2] // BLOCK)
+        parts = zip(np.array_split(matrix, blocks, axis=2), np.array_split(centred, blocks, axis=2), strict=True)
+        integers = np.concatenate([_compensate(part, read, steps, levels) for part, read in parts], axis=2)
     new = np.zeros(fact.channels) if bias is None else bias.astype(np.float64)
     if correct:
         low, high = clipped_range(found)
@@ -68,9 +70,10 @@ def round_layer(
     return Rounded(np.ascontiguousarray(whole), scales, new.astype(np.float32))
 
 
-def _compensate(matrix: np.ndarray, covariance: np.ndarray, steps: np.ndarray, levels: int) -> np.ndarray:
-    """GPTQ for each group: (groups, rows, columns) weights, (groups, columns, columns) covariances, to integers."""
-    columns = matrix.shape[2]
+def _compensate(matrix: np.ndarray, seen: np.ndarray, steps: np.ndarray, levels: int) -> np.ndarray:
+    """GPTQ for each group: (groups, outputs, columns) weights that read (groups, rows, columns), to integers."""
+    columns, read = matrix.shape[2], seen.astype(np.float64)
+    covariance = read.transpose(0, 2, 1) @ read / read.shape[1]
     variances = np.einsum("gkk->gk", covariance)
     order = np.argsort(-variances, axis=1)
     taken = np.take_along_axis(np.take_along_axis(covariance, order[:, :, None], 1), order[:, None, :], 2)
