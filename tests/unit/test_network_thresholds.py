@@ -161,6 +161,13 @@ def test_threshold_nearby_is_found_to_half_a_hundredth(best: float) -> None:
     assert len(tried) <= 13
 
 
+def test_tensors_with_more_than_an_even_share_of_the_noise_are_loud() -> None:
+    """Noise is a power, the square of a distance; one tensor alone is loud."""
+    assert network_thresholds._loud({"a": 1.0, "b": 3.0, "c": 2.0}) == ["b"]
+    assert network_thresholds._loud({"a": 2.0}) == ["a"]
+    assert network_thresholds._loud({}) == []
+
+
 def test_threshold_that_is_hardly_worse_is_not_left_for_others_nearby() -> None:
     """A tenth less has to come of another."""
     before = TensorRange(0.0, 8.0, 6.0)

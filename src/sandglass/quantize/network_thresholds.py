@@ -62,7 +62,7 @@ def choose(
 ) -> dict[str, TensorRange]:
     """`ranges` with other thresholds where the network's output changes less with them.
 
-    Any are tried for the tensors in `peaked`, then those next to the one that is there for the tensors in `flat`.
+    Any are tried for the tensors in `peaked`, then those next to the one that is there for the loud ones in `flat`.
     `layers` are those that read them rounded, or a tensor of the same values, which one of them `stands` for.
     """
     names = list(dict.fromkeys([*peaked, *flat]))
@@ -79,7 +79,7 @@ def choose(
 
         for name in peaked:
             chosen[name] = _any(ranges[name], partial(change, name))
-        for name in flat:
+        for name in _loud({name: change(name, chosen[name]) for name in flat}):
             chosen[name] = _nearby(chosen[name], partial(change, name))
     return chosen
 
@@ -100,6 +100,12 @@ def _any(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRa
         while (candidate := _scaled(best, step)) != best and (changed := change(candidate)) < least:
             best, least = candidate, changed
     return best
+
+
+def _loud(moved: Mapping[str, float]) -> list[str]:
+    """The tensors that make more than an even share of the noise of all, by how far each moves the outputs."""
+    powers = {name: distance**2 for name, distance in moved.items()}
+    return [name for name, power in powers.items() if power * len(powers) >= sum(powers.values())]
 
 
 def _nearby(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
