@@ -23,6 +23,7 @@ from sandglass.quantize.spec import Spec
 
 MEAN, DEVIATION = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 ASYMMETRIC = Spec(("Conv",), asymmetric=True)
+SYMMETRIC = Spec(("Conv",), asymmetric=False, pads=True)
 FLOWS = Spec(("Conv",), asymmetric=True, between=("Add",))
 TEXT = """g (float[1, 3, 16, 12] image) => (float[1, 4, 16, 12] y) {
     c1 = Conv<pads = [1, 1, 1, 1]>(image, w1, b1)
@@ -104,8 +105,8 @@ def test_what_has_no_levels() -> None:
 
 def test_network_is_the_same_but_where_padding_is_read(graph: Path, tmp_path: Path) -> None:
     """Bytes and folded weights give what normalized images give; along the border one zero serves all channels."""
-    found = pixels.find(load_graph(graph), MOVED, normalized(images(24)))["image"]
-    assert found.zero == 114
+    found = pixels.find(load_graph(graph), MOVED, normalized(images(24)), asymmetric=True)["image"]
+    assert found.range.minimum == -114
     factors, offsets = {"image": found.factors}, {"image": found.offsets}
     model = pixels.put(load_graph(graph), factors, offsets, {"c1", "c2", "c3"})
     onnx.checker.check_model(model, full_check=True)
@@ -181,8 +182,46 @@ def test_edited_input_is_refused(graph: Path, tmp_path: Path) -> None:
         make.load_plan(tmp_path / "plan.json", graph)
 
 
-def test_target_without_a_zero_point_has_no_room_for_all_levels(graph: Path) -> None:
-    """Around 0 there are 255 integers: its plan reads the input as it is."""
-    plan = planned(graph, Spec(("Conv",), asymmetric=False))
+def test_target_without_a_zero_point_is_off_by_one_for_white_alone(graph: Path) -> None:
+    """Around 0 there are 255 integers: those of the levels from black on, less their middle."""
+    plan = planned(graph, SYMMETRIC)
+    found = plan.tensors["image.bytes"]
+    assert activation_scale(found, False)[0] == 1.0
+    image = images(1, seed=3)[0]
+    assert 0 in image
+    assert 255 in image
+    values = normalized([image])[0]["image"] / plan.arrays.factors["image"].reshape(1, 3, 1, 1)
+    values = values - plan.arrays.offsets["image"].reshape(1, 3, 1, 1)
+    expected = np.minimum(image.astype(np.float32) - 127, 127)
+    np.testing.assert_allclose(round_input(values, found, False), expected, atol=0)
+
+
+def test_without_a_zero_point_padding_is_the_mean_level_all_the_same(graph: Path, tmp_path: Path) -> None:
+    """Both forms of the network in bytes give the same, to the border, and the simulation pads so too."""
+    made = []
+    for spec in (SYMMETRIC, ASYMMETRIC):
+        plan = planned(graph, spec)
+        model = repair.apply_repairs(load_graph(graph), plan, MOVED)
+        onnx.checker.check_model(model, full_check=True)
+        made.append((model, plan))
+    pads = [node for node in made[0][0].graph.node if node.op_type == "Pad"]
+    values = {entry.name: numpy_helper.to_array(entry) for entry in made[0][0].graph.initializer}
+    assert [float(values[node.input[2]]) for node in pads] == [-13.0]  # 114 less 127
+    assert not [node for node in made[1][0].graph.node if node.op_type == "Pad"]
+    inputs = normalized(images(1, seed=3, high=254))[0]
+    found = []
+    for i, (model, _) in enumerate(made):
+        save_graph(model, tmp_path / f"{i}.onnx")
+        found.append(GraphSession(tmp_path / f"{i}.onnx").run(inputs)["y"])
+    np.testing.assert_allclose(found[0], found[1], atol=2e-4)
+    plan = made[0][1]
+    bare = replace(plan, arrays=replace(plan.arrays, rounded={}))
+    simulated = simulate(graph, only(bare, ["c1"]), SYMMETRIC).run(inputs)["y"]
+    np.testing.assert_allclose(simulated, found[0], atol=0.05 * float(np.abs(found[0]).max()))
+
+
+def test_repair_can_be_left_out(graph: Path) -> None:
+    """Without it a plan reads the input as it is."""
+    plan, _ = repair.repaired_plan(graph, normalized(images(24)), SYMMETRIC, graph.parent, "minmax", [])
     assert "image" not in plan.arrays.factors
     assert plan.layers["c1"].input == "image"

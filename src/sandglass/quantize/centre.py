@@ -12,7 +12,7 @@ An offset cannot pass through other padding, whose zeros stay, nor through anyth
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -74,7 +74,7 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
                 fact = graph.known[reader.name]
                 add_to_bias(model, reader, fact.channels, through(graph.weight(reader), fact, values))
                 if any(fact.pads):
-                    added[reader.name] = graph.pad(reader, -float(values[0]))
+                    added[reader.name] = pad(model, reader, fact.pads, -float(values[0]))
     if added:
         set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new is not None])
     return model
@@ -103,19 +103,6 @@ class _Graph:
             return False
         named = any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute)
         return not named and (padded or not any(self.known[node.name].pads))
-
-    def pad(self, node: onnx.NodeProto, value: float) -> onnx.NodeProto:
-        """A Pad with `value` that a layer reads in place of its padding with 0."""
-        made, (starts, ends) = f"{node.name}.padded", np.reshape(self.known[node.name].pads, (2, -1))
-        pads = np.array([0, 0, *starts, 0, 0, *ends], np.int64)
-        constants = {f"{made}.pads": pads, f"{made}.value": np.array(value, np.float32)}
-        for name, constant in constants.items():
-            self.model.graph.initializer.append(numpy_helper.from_array(constant, name))
-        inputs = [node.input[0], *constants]
-        node.input[0] = made
-        node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "pads"))
-        # pnnx lets the layer pad where the mode is written out, though it is the default.
-        return helper.make_node("Pad", inputs, [made], f"{node.name}.pad", mode="constant")
 
     def _open_sum(self, node: onnx.NodeProto) -> bool:
         """Whether a sum's own readers can take an offset, or one of its terms can hold it off."""
@@ -182,6 +169,22 @@ class _Graph:
             constant = np.array(np.clip(value, -LARGEST, LARGEST), np.float32)
             self.model.graph.initializer.append(numpy_helper.from_array(constant, name))
         node.CopyFrom(helper.make_node("Clip", [node.input[0], *names], list(node.output), node.name))
+
+
+def pad(model: onnx.ModelProto, node: onnx.NodeProto, pads: Sequence[int], value: float) -> onnx.NodeProto:
+    """A Pad with `value` that a layer now reads in place of its `pads` with 0; its place is before the layer."""
+    made, (starts, ends) = f"{node.name}.padded", np.reshape(pads, (2, -1))
+    constants = {
+        f"{made}.pads": np.array([0, 0, *starts, 0, 0, *ends], np.int64),
+        f"{made}.value": np.array(value, np.float32),
+    }
+    for name, constant in constants.items():
+        model.graph.initializer.append(numpy_helper.from_array(constant, name))
+    inputs = [node.input[0], *constants]
+    node.input[0] = made
+    node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "pads"))
+    # pnnx lets the layer pad where the mode is written out, though it is the default.
+    return helper.make_node("Pad", inputs, [made], f"{node.name}.pad", mode="constant")
 
 
 def through(weight: np.ndarray, fact: Facts, values: np.ndarray) -> np.ndarray:

@@ -3,8 +3,9 @@
 A normalized image has, in each channel, the levels of a byte at a step of their own. One scale for all channels lays
 another grid over them, and every pixel is off by up to half a level before the first layer has begun. Where
 calibration shows the levels, the input is turned back into bytes, less a zero point, and the first layer's weights and
-bias do the normalization: rounding is then exact. What padding adds is 0 in every channel, and in bytes the mean level
-of all channels: there a channel is off by the distance of its own zero from that mean.
+bias do the normalization: rounding is then exact. Where integers are around 0 they are one fewer than the levels, and
+white, which is rarer than black, is off by one. What padding adds is 0 in every channel, and in bytes the mean level of
+all channels: there a channel is off by the distance of its own zero from that mean.
 """
 
 from __future__ import annotations
@@ -18,12 +19,14 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
 from sandglass.graph.work import spread
+from sandglass.quantize.centre import pad as pad_with
 from sandglass.quantize.centre import through
 from sandglass.quantize.equalize import multiply
 from sandglass.quantize.layers import add_to_bias, facts, own_constants
 from sandglass.quantize.plan import TensorRange
 
 LEVELS = 256
+MIDDLE = 127.0  # the largest of the integers around 0
 LEAST_LEVELS = 128  # seen in a channel: fewer leave open which levels lie between them
 EXACT = 0.02  # of a step: how far from the grid a value may lie
 IMAGES = 16
@@ -31,17 +34,14 @@ IMAGES = 16
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an input becomes bytes less `zero`: divided by `factors`, `offsets` taken off, both (channels,) float32."""
+    """How an input becomes integers: divided by `factors`, `offsets` taken off, both (channels,) float32.
+
+    At `range` one step is one level, whether calibration had it or not.
+    """
 
     factors: np.ndarray
     offsets: np.ndarray
-    zero: int
-
-    @property
-    def range(self) -> TensorRange:
-        """All levels, whether calibration had them or not: at this range one step is one level."""
-        low, high = float(-self.zero), float(LEVELS - 1 - self.zero)
-        return TensorRange(low, high, max(-low, high))
+    range: TensorRange
 
 
 def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -92,14 +92,21 @@ def readers(model: onnx.ModelProto, name: str, layers: set[str]) -> list[str]:
     ]
 
 
-def find(model: onnx.ModelProto, layers: set[str], batches: Sequence[Mapping[str, np.ndarray]]) -> dict[str, Pixels]:
-    """How to turn the graph's inputs into bytes: those with levels that some of `layers` read."""
+def find(
+    model: onnx.ModelProto, layers: set[str], batches: Sequence[Mapping[str, np.ndarray]], asymmetric: bool
+) -> dict[str, Pixels]:
+    """How to turn the graph's inputs into bytes: those with levels that some of `layers` read.
+
+    Targets that are not `asymmetric` have no zero point.
+    """
     found = {}
     for value in model.graph.input:
         if readers(model, value.name, layers) and (seen := levels(batches, value.name)):
             steps, zeros = seen
-            zero = int(np.clip(np.round(zeros.mean()), 0, LEVELS - 1))
-            found[value.name] = Pixels(steps.astype(np.float32), (zero - zeros).astype(np.float32), zero)
+            zero = float(np.clip(np.round(zeros.mean()), 0, LEVELS - 1)) if asymmetric else MIDDLE
+            highest = LEVELS - 1 - zero if asymmetric else MIDDLE
+            seen_as = TensorRange(-zero, highest, max(zero, highest))
+            found[value.name] = Pixels(steps.astype(np.float32), (zero - zeros).astype(np.float32), seen_as)
     return found
 
 
@@ -121,10 +128,11 @@ def put(
         wanted = set(readers(model, name, layers)) if name in factors and name in offsets else set()
         if not wanted:
             continue
-        parts = {"factor": 1 / factors[name], "offset": offsets[name]}
+        channels = len(factors[name])
+        parts = {"factor": 1 / factors[name], "offset": -offsets[name]}
+        parts |= {"mean": np.zeros(channels), "variance": np.ones(channels)}  # none: one node scales and shifts
         for part, values in parts.items():
-            constant = numpy_helper.from_array(values.reshape(1, -1, 1, 1).astype(np.float32), f"{name}.{part}")
-            model.graph.initializer.append(constant)
+            model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), f"{name}.{part}"))
         for node in model.graph.node:
             if node.name in wanted:
                 node.input[0] = tensor(name)
@@ -132,9 +140,20 @@ def put(
                 shifted = factors[name].astype(np.float64) * offsets[name]
                 add_to_bias(model, node, fact.channels, through(numpy_helper.to_array(weight), fact, shifted))
                 multiply(weight, factors[name].astype(np.float64), axis=1)
-        made = [
-            helper.make_node("Mul", [name, f"{name}.factor"], [f"{name}.scaled"], f"{name}.scale"),
-            helper.make_node("Sub", [f"{name}.scaled", f"{name}.offset"], [tensor(name)], f"{name}.shift"),
-        ]
+        inputs = [name, *(f"{name}.{part}" for part in parts)]
+        made = [helper.make_node("BatchNormalization", inputs, [tensor(name)], f"{name}.scale", epsilon=0.0)]
         set_nodes(model, [*made, *model.graph.node])
     return model
+
+
+def pad(model: onnx.ModelProto, offsets: Mapping[str, np.ndarray]) -> onnx.ModelProto:
+    """The network whose layers pad bytes with the mean level of 0, where that is not 0; the model is changed.
+
+    Beside a zero point it is 0. Integers around 0 have the middle of all levels there.
+    """
+    known, added = facts(model), {}
+    values = {tensor(name): -float(np.round(offset.mean())) for name, offset in offsets.items()}
+    for node in model.graph.node:
+        if node.name in known and any(known[node.name].pads) and values.get(node.input[0]):
+            added[node.name] = pad_with(model, node, known[node.name].pads, values[node.input[0]])
+    return set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new])

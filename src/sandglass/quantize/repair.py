@@ -110,7 +110,7 @@ def repaired_plan(
     links = _links(model, integer, repairs)
     ends = _channel_ends(uneven, spec) if uneven else {}
     factors, offsets = _even_out(graph, model, links, places.linear, batches, ends, say)
-    exact = pixels.find(model, integer, batches) if PIXELS in repairs and spec.asymmetric else {}
+    exact = pixels.find(model, integer, batches, spec.asymmetric) if PIXELS in repairs else {}
     for name, found in exact.items():
         say(f"repair: {name} is rounded on its own levels")
         factors[name], offsets[name] = found.factors, found.offsets
@@ -254,7 +254,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
     """
     equalize.scale_channels(model, plan.arrays.factors)
     centre.shift(model, plan.arrays.offsets)
-    pixels.put(model, plan.arrays.factors, plan.arrays.offsets, set(integer))
+    pixels.pad(pixels.put(model, plan.arrays.factors, plan.arrays.offsets, set(integer)), plan.arrays.offsets)
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     known = facts(model)
