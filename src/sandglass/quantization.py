@@ -18,7 +18,7 @@ from typing import Any
 
 from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact
-from sandglass.benchmarking import Speed, benchmark
+from sandglass.benchmarking import Speed, undisturbed
 from sandglass.calibration import Calibration
 from sandglass.card import Card
 from sandglass.errors import BudgetError, DatasetError, InputError
@@ -124,7 +124,7 @@ def quantize(
         with atomic_folder(out / wanted.target.folder, force) as folder:  # the very artifact that was measured
             shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
         artifact = load_artifact(out / wanted.target.folder)
-        speeds = benchmark([base, full, artifact])
+        speeds = undisturbed([base, full, artifact], say=say)
         share = bench.integer_share(best.plan)
     agreements = [fidelity(float_result, found.predictions) for found in (full_result, best.result)]
     changes = [_change(task, float_result, full_result), best.change]

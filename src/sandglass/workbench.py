@@ -13,7 +13,7 @@ import numpy as np
 from sandglass import discover, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
-from sandglass.benchmarking import benchmark
+from sandglass.benchmarking import undisturbed
 from sandglass.calibration import Calibration, calibration_looks, drawn
 from sandglass.errors import InputError
 from sandglass.graph.load import load_graph
@@ -239,7 +239,8 @@ class Workbench:
         for number, chosen in enumerate(halves):
             rest = {name: "in float for its time" for name in every if name not in chosen}
             tried.append(self.tried(folder / f"half{number}", self.planned({}, rest)))
-        whole, *others = (speed.median for speed in benchmark([base, full, *tried], seconds=TIMED_SECONDS))
+        speeds = undisturbed([base, full, *tried], seconds=TIMED_SECONDS, say=self.say)
+        whole, *others = (speed.median for speed in speeds)
         gains = [saved(costs, (), chosen) for chosen in (every, *halves)]
         counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, *halves)]
         seen = [whole - other for other in others]

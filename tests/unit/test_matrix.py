@@ -45,8 +45,8 @@ def table(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements."""
-    for module in (matrix, quantization):
-        monkeypatch.setattr(module, "benchmark", partial(module.benchmark, seconds=0.25))
+    monkeypatch.setattr(matrix, "benchmark", partial(matrix.benchmark, seconds=0.25))
+    monkeypatch.setattr(quantization, "undisturbed", partial(quantization.undisturbed, seconds=0.25))
     monkeypatch.setattr(workbench, "TIMED_SECONDS", 0.25)
 
 

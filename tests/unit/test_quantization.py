@@ -43,7 +43,7 @@ def hurried(monkeypatch: pytest.MonkeyPatch) -> None:
     from sandglass import quantization, workbench
 
     monkeypatch.setattr(workbench, "TIMED_SECONDS", 0.3)
-    monkeypatch.setattr(quantization, "benchmark", partial(quantization.benchmark, seconds=0.3))
+    monkeypatch.setattr(quantization, "undisturbed", partial(quantization.undisturbed, seconds=0.3))
 
 
 @pytest.fixture
