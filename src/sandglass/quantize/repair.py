@@ -38,9 +38,8 @@ Say = Callable[[str], None]
 
 @dataclass(frozen=True)
 class Material:
-    """The equalized network, and what its layers saw: enough to round any of them anew."""
+    """What the equalized network's layers have, and what they saw: enough to round any of them anew."""
 
-    graph: Path
     spec: Spec
     facts: dict[str, Facts]
     weights: dict[str, np.ndarray]
@@ -122,10 +121,10 @@ def repaired_plan(
     plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
     plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs))
     plan = replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
-    drawn = Material(changed, spec, *_material(model, changed, plan, spec, batches))
+    drawn = Material(spec, *_material(model, changed, plan, spec, batches))
     clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
     if THRESHOLDS in repairs:
-        plan = replace(plan, tensors=_output_thresholds(model, plan, drawn, clamped, batches, say))
+        plan = replace(plan, tensors=_output_thresholds(changed, plan, drawn, clamped, batches, say))
     if clamped:
         say(f"repair: centring {len(clamped)} results of clamps")
         plan, drawn, more = _centred(model, plan, drawn, clamped)
@@ -193,12 +192,13 @@ def _reach(low: np.ndarray, high: np.ndarray, centred: bool) -> np.ndarray:
 
 
 def _output_thresholds(
-    model: onnx.ModelProto, plan: Plan, drawn: Material, clamped: Sequence[str], batches: Batches, say: Say
+    graph: Path, plan: Plan, drawn: Material, clamped: Sequence[str], batches: Batches, say: Say
 ) -> dict[str, TensorRange]:
     """Thresholds by the layers' outputs, some by the network's; what will be centred is as if it had a zero point.
 
     Tensors of the same values have one, by all layers that read any of them.
     """
+    model = load_graph(graph)
     stands = carried.carriers(model, plan.tensors)
     asymmetric = {name: drawn.spec.asymmetric or name in clamped for name in plan.tensors}
     readers, bounds = defaultdict(list), clamp_bounds(model)
@@ -212,7 +212,7 @@ def _output_thresholds(
     flat = [n for n, reading in live.items() if any(r.fact.depthwise and drawn.spec.runs(r.fact) for r in reading)]
     if peaked or flat:
         say(f"repair: choosing thresholds of {len({*peaked, *flat})} tensors by the network's output")
-        chosen = network_thresholds.choose(drawn.graph, chosen, peaked, flat, stands, drawn.facts, asymmetric, batches)
+        chosen = network_thresholds.choose(graph, chosen, peaked, flat, stands, drawn.facts, asymmetric, batches)
     return {name: chosen[stands[name]] for name in chosen}
 
 
@@ -223,7 +223,6 @@ def _centred(
     halves = {name: plan.tensors[name].threshold / 2 for name in clamped}
     offsets = {name: np.array([half], np.float32) for name, half in halves.items()}
     centre.shift(model, offsets)
-    save_graph(model, drawn.graph)
     tensors = {
         name: TensorRange(found.minimum - half, found.maximum - half, half) if (half := halves.get(name)) else found
         for name, found in plan.tensors.items()
