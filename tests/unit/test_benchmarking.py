@@ -21,7 +21,7 @@ ALONE = 5.0  # milliseconds on one thread
 def test_measured_again_while_disturbed(
     seen: list[float], taken: float, attempts: int, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Until all threads are about as fast as one, at most ATTEMPTS times; the fastest counts, and what ran beside it."""
+    """Until all threads are about as fast as one, at most ATTEMPTS times; the fastest attempt counts, as a whole."""
     left, told = list(seen), list[str]()
 
     def benchmark(artifacts: Any, *, threads: int | None = None, seconds: float) -> list[Any]:
