@@ -20,7 +20,7 @@ from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantize.plan import Plan
 from sandglass.workbench import Workbench
 
-MARGIN = 0.5  # of what fidelity may lose: no more than that is asked for other images' sake
+MARGIN = 1 / 3  # of what fidelity may lose: other images lost up to half as much again as those at hand
 INPUTS = 128  # of the calibration set, the most
 PORTION = 8  # samples, after each of which a choice may be given up
 HOPELESS = 4.0  # standard errors that the mean lies below what is asked for
@@ -30,7 +30,7 @@ HOPELESS = 4.0  # standard errors that the mean lies below what is asked for
 class Kept:
     """Fidelity to the float network: `value` on the evaluation set, `together` with the calibration images.
 
-    `sure` is the lower end of the 95 % interval of `together`, or MARGIN of the allowed loss below it if that is more.
+    `sure` is MARGIN of the allowed loss below `together`.
     """
 
     value: float
@@ -99,8 +99,7 @@ class Gate:
         more = self._agreed(self.expected, self._predicted(session()))
         images += [(False, entry["image_id"]) for entry in self.expected]
         found = mean_agreement(task, [*agreed, *more], images)[name]
-        sure = max(found["low"], found["value"] - MARGIN * (1 - self.least))
-        return Kept(value, float(found["value"]), float(sure))
+        return Kept(value, float(found["value"]), float(found["value"]) - MARGIN * (1 - self.least))
 
     def _agreed(
         self, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
