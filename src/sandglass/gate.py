@@ -20,7 +20,7 @@ from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantize.plan import Plan
 from sandglass.workbench import Workbench
 
-MARGIN = 1 / 3  # of what fidelity may lose: other images lost up to half as much again as those at hand
+MARGIN = 1 / 3  # of what fidelity may lose: other images lose about half as much again as those at hand
 INPUTS = 128  # of the calibration set, the most
 PORTION = 8  # samples, after each of which a choice may be given up
 HOPELESS = 4.0  # standard errors that the mean lies below what is asked for
@@ -98,8 +98,8 @@ class Gate:
             return Kept(value, value, value)
         more = self._agreed(self.expected, self._predicted(session()))
         images += [(False, entry["image_id"]) for entry in self.expected]
-        found = mean_agreement(task, [*agreed, *more], images)[name]
-        return Kept(value, float(found["value"]), float(found["value"]) - MARGIN * (1 - self.least))
+        together = float(mean_agreement(task, [*agreed, *more], images)[name]["value"])
+        return Kept(value, together, together - MARGIN * (1 - self.least))
 
     def _agreed(
         self, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]

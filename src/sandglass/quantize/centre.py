@@ -62,7 +62,7 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
     """
     own_constants(model)
     graph = _Graph(model)
-    added: dict[str, onnx.NodeProto] = {}  # before the layer that each is named for
+    padding: dict[str, float] = {}  # of layers
     for name, values in graph.offsets(wanted).items():
         maker = graph.makers[name]
         if maker.name in graph.known:
@@ -74,10 +74,8 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
                 fact = graph.known[reader.name]
                 add_to_bias(model, reader, fact.channels, through(graph.weight(reader), fact, values))
                 if any(fact.pads):
-                    added[reader.name] = pad(model, reader, fact.pads, -float(values[0]))
-    if added:
-        set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new is not None])
-    return model
+                    padding[reader.name] = -float(values[0])
+    return pad(model, padding)
 
 
 class _Graph:
@@ -171,8 +169,20 @@ class _Graph:
         node.CopyFrom(helper.make_node("Clip", [node.input[0], *names], list(node.output), node.name))
 
 
-def pad(model: onnx.ModelProto, node: onnx.NodeProto, pads: Sequence[int], value: float) -> onnx.NodeProto:
-    """A Pad with `value` that a layer now reads in place of its `pads` with 0; its place is before the layer."""
+def pad(model: onnx.ModelProto, values: Mapping[str, float]) -> onnx.ModelProto:
+    """The network whose layers in `values` pad with these in place of 0, by a Pad before each; the model is changed."""
+    if not values:
+        return model
+    known, nodes = facts(model), list[onnx.NodeProto]()
+    for node in model.graph.node:
+        if node.name in values:
+            nodes.append(_padding(model, node, known[node.name].pads, values[node.name]))
+        nodes.append(node)
+    return set_nodes(model, nodes)
+
+
+def _padding(model: onnx.ModelProto, node: onnx.NodeProto, pads: Sequence[int], value: float) -> onnx.NodeProto:
+    """A Pad with `value` that a layer now reads in place of its `pads` with 0."""
     made, (starts, ends) = f"{node.name}.padded", np.reshape(pads, (2, -1))
     constants = {
         f"{made}.pads": np.array([0, 0, *starts, 0, 0, *ends], np.int64),

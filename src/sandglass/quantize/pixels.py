@@ -19,8 +19,7 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
 from sandglass.graph.work import spread
-from sandglass.quantize.centre import pad as pad_with
-from sandglass.quantize.centre import through
+from sandglass.quantize import centre
 from sandglass.quantize.equalize import multiply
 from sandglass.quantize.layers import add_to_bias, facts, own_constants
 from sandglass.quantize.plan import TensorRange
@@ -138,7 +137,7 @@ def put(
                 node.input[0] = tensor(name)
                 weight, fact = constants[node.input[1]], known[node.name]
                 shifted = factors[name].astype(np.float64) * offsets[name]
-                add_to_bias(model, node, fact.channels, through(numpy_helper.to_array(weight), fact, shifted))
+                add_to_bias(model, node, fact.channels, centre.through(numpy_helper.to_array(weight), fact, shifted))
                 multiply(weight, factors[name].astype(np.float64), axis=1)
         inputs = [name, *(f"{name}.{part}" for part in parts)]
         made = [helper.make_node("BatchNormalization", inputs, [tensor(name)], f"{name}.scale", epsilon=0.0)]
@@ -151,9 +150,6 @@ def pad(model: onnx.ModelProto, offsets: Mapping[str, np.ndarray]) -> onnx.Model
 
     Beside a zero point it is 0. Integers around 0 have the middle of all levels there.
     """
-    known, added = facts(model), {}
     values = {tensor(name): -float(np.round(offset.mean())) for name, offset in offsets.items()}
-    for node in model.graph.node:
-        if node.name in known and any(known[node.name].pads) and values.get(node.input[0]):
-            added[node.name] = pad_with(model, node, known[node.name].pads, values[node.input[0]])
-    return set_nodes(model, [new for node in model.graph.node for new in (added.get(node.name), node) if new])
+    padded = (fact for fact in facts(model).values() if any(fact.pads))
+    return centre.pad(model, {fact.layer.name: value for fact in padded if (value := values.get(fact.layer.input))})

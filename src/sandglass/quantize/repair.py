@@ -124,7 +124,7 @@ def repaired_plan(
     drawn = Material(spec, *_material(model, changed, plan, spec, batches))
     clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
     if THRESHOLDS in repairs:
-        plan = replace(plan, tensors=_output_thresholds(changed, plan, drawn, clamped, batches, say))
+        plan = replace(plan, tensors=_output_thresholds(model, changed, plan, drawn, clamped, batches, say))
     if clamped:
         say(f"repair: centring {len(clamped)} results of clamps")
         plan, drawn, more = _centred(model, plan, drawn, clamped)
@@ -192,13 +192,18 @@ def _reach(low: np.ndarray, high: np.ndarray, centred: bool) -> np.ndarray:
 
 
 def _output_thresholds(
-    graph: Path, plan: Plan, drawn: Material, clamped: Sequence[str], batches: Batches, say: Say
+    model: onnx.ModelProto,
+    graph: Path,
+    plan: Plan,
+    drawn: Material,
+    clamped: Sequence[str],
+    batches: Batches,
+    say: Say,
 ) -> dict[str, TensorRange]:
     """Thresholds by the layers' outputs, some by the network's; what will be centred is as if it had a zero point.
 
-    Tensors of the same values have one, by all layers that read any of them.
+    The file `graph` holds `model`. Tensors of the same values have one, by all layers that read any of them.
     """
-    model = load_graph(graph)
     stands = carried.carriers(model, plan.tensors)
     asymmetric = {name: drawn.spec.asymmetric or name in clamped for name in plan.tensors}
     readers, bounds = defaultdict(list), clamp_bounds(model)
