@@ -213,7 +213,3 @@ def _box(text: str) -> tuple[float, ...]:
     if len(box) != 4 or min(box[2:]) <= 0:
         raise argparse.ArgumentTypeError(f"{text!r} is not X,Y,W,H with a width and a height above 0")
     return box
-
-
-if __name__ == "__main__":
-    sys.exit(main())

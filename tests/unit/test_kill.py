@@ -153,7 +153,7 @@ def test_killed_when_a_file_appears(card: Path, tmp_path: Path, pattern: str) ->
         pytest.skip(str(error))
     out = tmp_path / "out"
     arguments = deployment(card, out, "ncnn:fp32", "onnxruntime:fp32")
-    with subprocess.Popen([sys.executable, "-m", "sandglass.cli", *arguments], stdout=subprocess.DEVNULL,
+    with subprocess.Popen([sys.executable, "-m", "sandglass", *arguments], stdout=subprocess.DEVNULL,
                           stderr=subprocess.DEVNULL) as process:  # fmt: skip
         deadline = time.monotonic() + 60
         while process.poll() is None and not any(out.glob(pattern)) and time.monotonic() < deadline:
@@ -171,7 +171,7 @@ def test_termination_clears_temporary_folders_away(card: Path, tmp_path: Path) -
     command = [
         sys.executable,
         "-m",
-        "sandglass.cli",
+        "sandglass",
         "deploy",
         str(card),
         "--to",

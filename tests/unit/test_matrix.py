@@ -100,7 +100,7 @@ def test_killed_run_goes_on(table: Path, capsys: pytest.CaptureFixture[str]) -> 
     """What was finished when a run was killed is not done again; another run does nothing at all."""
     out = table.parent / "out"
     finished = out / "small/onnxruntime-fp32/cell.json"
-    command = [sys.executable, "-m", "sandglass.cli", "deploy", "all-of", str(table), "--out", str(out)]
+    command = [sys.executable, "-m", "sandglass", "deploy", "all-of", str(table), "--out", str(out)]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
         deadline = time.monotonic() + 120
         while process.poll() is None and not finished.exists() and time.monotonic() < deadline:

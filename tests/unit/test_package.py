@@ -32,3 +32,12 @@ def test_light_start(code: str) -> None:
     script = f"import sys; {code}; print([m for m in {HEAVY!r} if m in sys.modules])"
     result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, check=True)
     assert result.stdout.strip().endswith("[]")
+
+
+def test_runs_as_a_module() -> None:
+    """`python -m sandglass` is the command line: its help, and exit code 2 for what it does not know."""
+    command = [sys.executable, "-m", "sandglass"]
+    helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
+    assert helped.returncode == 0
+    assert helped.stdout.startswith("usage: sandglass")
+    assert subprocess.run([*command, "nothing"], capture_output=True).returncode == 2
