@@ -25,7 +25,12 @@ NETWORKS: dict[str, tuple[str, dict[str, np.ndarray], set[str]]] = {
     "nothing between": (f"{CONV} y = Conv(c, w9, b9)", {}, {"c"}),
     "without bias": ("c = Conv(image, w1) r = Relu(c) y = Conv(r, w9)", {}, {"r"}),
     "clip": (f"{CONV} r = Clip(c, zero, high) y = Conv(r, w9, b9)", {}, {"r"}),
-    "clip without an end": (f"{CONV} r = Clip(c, zero, ) y = Conv(r, w9, b9)", {}, set()),
+    "clip without an end": (f"{CONV} r = Clip(c, zero, ) y = Conv(r, w9, b9)", {}, {"r"}),
+    "clip with a computed end": (
+        f"{CONV} m = ReduceMax<keepdims = 0>(image) r = Clip(c, zero, m) y = Conv(r, w9, b9)",
+        {},
+        set(),
+    ),
     "depthwise": (
         f"{CONV} r = Relu(c) d = Conv<group = 8>(r, w2, b2) s = Clip(d, zero, high) y = Conv(s, w9, b9)",
         {"w2": normal(3, 8, 1, 3, 3), "b2": normal(4, 8)},
@@ -104,7 +109,7 @@ SUMS: dict[str, tuple[str, dict[str, np.ndarray], set[str]]] = {
     "scales of channels": (f"{CONV} r = Relu(c) p = GlobalAveragePool(r) q = Conv(p, w2) h = Sigmoid(q) m = Mul(r, h) "
                            "y = Conv(m, w9)", {"w2": normal(3, 8, 8, 1, 1)}, set()),
 }  # fmt: skip
-LEFT_ALONE = ("clip without an end", "grouped transposed", "other clamps", "sigmoid", "clamp and another reader")
+LEFT_ALONE = ("clip with a computed end", "grouped transposed", "other clamps", "sigmoid", "clamp and another reader")
 
 
 def built(name: str) -> onnx.ModelProto:

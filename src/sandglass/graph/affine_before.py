@@ -14,7 +14,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.load import drop_unread, readers
+from sandglass.graph.load import drop_unread, number, readers
 from sandglass.quantize.layers import add_to_bias, fact_of
 
 
@@ -56,10 +56,8 @@ def fold_affines_before(model: onnx.ModelProto) -> None:
 
 def _number(node: onnx.NodeProto, operator: str, constants: dict[str, onnx.TensorProto]) -> float | None:
     """The number that a node multiplies by or adds, all elements alike; None for another node."""
-    given = [constants[name] for name in node.input if name in constants]
-    if node.op_type != operator or len(given) != 1 or numpy_helper.to_array(given[0]).size != 1:
-        return None
-    return float(numpy_helper.to_array(given[0]).item())
+    given = [name for name in node.input if name in constants]
+    return number(constants, given[0]) if node.op_type == operator and len(given) == 1 else None
 
 
 def _takes(layer: onnx.NodeProto, tensor: str, own: Collection[str]) -> bool:

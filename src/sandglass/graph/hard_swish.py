@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections import Counter
 
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.graph.load import drop_unread, number, set_nodes
 
 
 def fuse_hard_swish(model: onnx.ModelProto) -> None:
@@ -57,7 +57,9 @@ class _Finder:
 
     def _opens(self, clip: onnx.NodeProto | None, x: str) -> bool:
         """Whether a node clips x + 3 to 0 .. 6."""
-        if clip is None or clip.op_type != "Clip" or [self._value(name) for name in clip.input[1:]] != [0, 6]:
+        if clip is None or clip.op_type != "Clip":
+            return False
+        if [number(self.constants, name) for name in clip.input[1:]] != [0, 6]:
             return False
         added = self._behind(clip.input[0])
         return added is not None and added.op_type == "Add" and self._constant(added) == (x, 3)
@@ -65,11 +67,6 @@ class _Finder:
     def _constant(self, node: onnx.NodeProto) -> tuple[str, float | None]:
         """The tensor and the number that a node of two inputs joins; a Div's number is its second."""
         first, second = node.input
-        if self._value(second) is None and node.op_type != "Div":
+        if number(self.constants, second) is None and node.op_type != "Div":
             first, second = second, first
-        return first, self._value(second)
-
-    def _value(self, name: str) -> float | None:
-        entry = self.constants.get(name)
-        values = None if entry is None else numpy_helper.to_array(entry)
-        return float(values.item()) if values is not None and values.size == 1 else None
+        return first, number(self.constants, second)

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
+from onnx import numpy_helper
 
 from sandglass.errors import GraphError
 from sandglass.files import atomic_file
@@ -62,6 +63,12 @@ def sole_reader(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
         return None
     found = readers(model, tensor)
     return found[0] if len(found) == 1 else None
+
+
+def number(constants: Mapping[str, onnx.TensorProto], name: str) -> float | None:
+    """The value of a constant that has one element; None for any other tensor."""
+    values = numpy_helper.to_array(constants[name]) if name in constants else None
+    return float(values.item()) if values is not None and values.size == 1 else None
 
 
 def drop_unread(model: onnx.ModelProto) -> onnx.ModelProto:

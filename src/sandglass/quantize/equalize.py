@@ -21,7 +21,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.execute import GraphSession
-from sandglass.quantize.layers import Facts, facts, own_constants
+from sandglass.quantize.layers import Facts, clamp_ends, facts, own_constants
 
 SHARE = 0.5  # of the way to channels of one range, for a dense consumer
 MARGIN = 0.5  # of a channel's span: a Clip stays that far above the largest value seen
@@ -141,7 +141,7 @@ def gaining(found: Iterable[Link], model: onnx.ModelProto, integer: Container[st
     known, gain = facts(model), []
     for link in found:
         readers = [known[name] for name in link.consumers if name in integer]
-        if readers and (not link.moves_clip or all(_depthwise(reader) for reader in readers)):
+        if readers and (not link.moves_clip or all(reader.channelwise for reader in readers)):
             gain.append(link)
     return gain
 
@@ -178,7 +178,7 @@ def choose_factors(
     chosen: dict[str, np.ndarray] = {}
     for link in found:
         peak = np.maximum(np.max([peaks[tensor] for tensor in link.tensors], axis=0).astype(np.float64), CLOSE)
-        share = 1.0 if all(_depthwise(known[name]) for name in link.consumers) else SHARE
+        share = 1.0 if all(known[name].channelwise for name in link.consumers) else SHARE
         factors = np.maximum((peak / peak.max()) ** share, SMALLEST)
         if link.moves_clip:
             ranges = [seen[tensor] for tensor in link.tensors]
@@ -216,26 +216,21 @@ def multiply(initializer: onnx.TensorProto, values: np.ndarray, axis: int) -> No
 
 
 def _bound(clip: onnx.NodeProto, values: Mapping[str, onnx.TensorProto]) -> float | None:
-    """The upper bound of a Clip whose lower one is 0; None for any other."""
-    if len(clip.input) < 3 or any(name not in values for name in clip.input[1:3]):
+    """The upper bound of a Clip whose lower one is 0, infinite without one; None for any other Clip."""
+    if any(name and name not in values for name in clip.input[1:]):
         return None
-    low, high = (float(numpy_helper.to_array(values[name])) for name in clip.input[1:3])
+    low, high = clamp_ends(clip, values)
     return high if low == 0 and high > 0 else None
-
-
-def _depthwise(fact: Facts) -> bool:
-    """One filter a channel, forward or transposed, as many channels out as in."""
-    return fact.group > 1 and fact.shape[:2] == (fact.group, 1)
 
 
 def _scalable(fact: Facts, as_input: bool) -> bool:
     """Whether a layer's channels, on that side, lie along one axis of its weight."""
     if fact.layer.operator not in ("Conv", "ConvTranspose"):
         return False
-    if fact.group == 1 or _depthwise(fact):
+    if fact.group == 1 or fact.channelwise:
         return True
     return fact.layer.operator == "Conv" and not as_input
 
 
 def _input_axis(fact: Facts) -> int:
-    return 0 if fact.layer.operator == "ConvTranspose" or _depthwise(fact) else 1
+    return 0 if fact.layer.operator == "ConvTranspose" or fact.channelwise else 1

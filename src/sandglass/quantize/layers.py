@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.load import sole_reader
+from sandglass.graph.load import number, sole_reader
 from sandglass.quantize.plan import Layer
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -35,6 +35,11 @@ class Facts:
     def depthwise(self) -> bool:
         """One filter a channel."""
         return self.layer.operator == "Conv" and self.group > 1 and self.shape[1] == 1
+
+    @property
+    def channelwise(self) -> bool:
+        """One filter a channel, forward or transposed, as many channels out as in."""
+        return self.group > 1 and self.shape[:2] == (self.group, 1)
 
     @property
     def pointwise(self) -> bool:
@@ -115,11 +120,8 @@ def clamp_ends(clamp: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto])
     if clamp.op_type == "Relu":
         return 0.0, np.inf
     given = [*clamp.input[1:], "", ""][:2]
-    low, high = (
-        float(numpy_helper.to_array(constants[end])) if end in constants else none
-        for end, none in zip(given, (-np.inf, np.inf), strict=True)
-    )
-    return low, high
+    low, high = (number(constants, end) for end in given)
+    return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def measured_tensors(model: onnx.ModelProto) -> list[str]:
