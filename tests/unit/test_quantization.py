@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator, Sequence
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 
@@ -11,12 +12,14 @@ import pytest
 
 from graphs import network, normal
 from sandglass import parity
+from sandglass.artifact import Artifact, load_artifact
+from sandglass.benchmarking import Speed, benchmark
+from sandglass.budget import Request, judge
 from sandglass.cli import main
 from sandglass.errors import InputError
 from sandglass.gate import Kept
 from sandglass.graph.load import save_graph
 from sandglass.pipeline import Target
-from sandglass.quantization import Request, judge
 from sandglass.quantize.costs import Cost
 from sandglass.quantize.repair import CLIPS, EQUALIZE, REPAIRS
 from sandglass.quantize.search import Choice
@@ -70,8 +73,6 @@ def test_a_search_begins_where_int8_as_a_whole_would_be_refused(
 
 def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The artifact, the float one and the plan are there; every layer has a decision; the result is JSON too."""
-    from sandglass.artifact import load_artifact
-
     out = tmp_path / "out"
     asked = ["--max-drop", "20", "--min-fidelity", "0.9", "--gain", "work"]  # times would depend on what else runs
     assert search(out, *asked, "--json", str(tmp_path / "r.json")) == 0
@@ -125,10 +126,44 @@ def test_quieter_choices_are_built_where_the_fastest_lose_too_much(
 
     monkeypatch.setattr(quantization, "search", choices)
     monkeypatch.setattr(quantization, "judge", lambda *asked: (len(given) == 2, "told"))
-    assert search(tmp_path / "out", source=small) == 0
+    assert search(tmp_path / "out", "--gain", "work", source=small) == 0
     assert given == [3, 2]
     layers = json.loads((tmp_path / "out/plan.json").read_text())["layers"]
     assert sum(not layer["keep_float"] for layer in layers.values()) == 2
+
+
+@pytest.mark.parametrize(("kept", "count"), [(True, 3), (False, 1)])
+def test_full_int8_is_published_where_it_is_faster_after_all(
+    tmp_path: Path,
+    small: str,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    kept: bool,
+    count: int,
+) -> None:
+    """Costs foretold that one layer in int8 is fastest; measured, three are, if they keep the budget too."""
+    from sandglass import quantization
+
+    def choices(costs: Sequence[Cost], *rest: object) -> Iterator[Choice]:
+        first, *others = [cost.name for cost in costs]
+        yield Choice({first: 8}, dict.fromkeys(others, "gains no time"), 1.0, 0.0, 0.0)
+
+    def timed(artifacts: Sequence[Artifact], **given: object) -> list[Speed]:
+        speeds = benchmark(artifacts, seconds=0.1)
+        return [replace(speed, median=median) for speed, median in zip(speeds, (2.0, 1.0, 3.0), strict=True)]
+
+    verdicts = iter([(True, "told"), (kept, "told")])
+    monkeypatch.setattr(quantization, "search", choices)
+    monkeypatch.setattr(quantization, "undisturbed", timed)
+    monkeypatch.setattr(quantization, "judge", lambda *given: next(verdicts))
+    assert search(tmp_path / "out", source=small) == 0
+    layers = json.loads((tmp_path / "out/plan.json").read_text())["layers"]
+    assert sum(not layer["keep_float"] for layer in layers.values()) == count
+    notes = load_artifact(tmp_path / "out/openvino-int8").manifest["backend_notes"]["layers"]
+    assert list(notes.values()).count("int8") == count
+    told = capsys.readouterr()
+    assert "full int8 is faster after all" in told.err
+    assert ("no faster than the float artifact" in told.out) is not kept
 
 
 GOOD = Kept(0.99, 0.988, 0.986)

@@ -51,6 +51,8 @@ def search_report(result: Quantization) -> str:
         f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the costs foretold "
         f"{result.expected_ms:.2f} ms ({result.expected_ms / measured - 1:+.0%}). {result.verdict}."
     )
+    if measured >= result.speeds[0].median:
+        told += " On this machine it is no faster than the float artifact beside it."
     return "\n\n".join([markdown(layers), markdown(rows), told])
 
 

@@ -1,0 +1,45 @@
+"""What a search is asked to keep, and whether an artifact keeps it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+
+from sandglass.gate import Kept
+from sandglass.pipeline import Target
+
+GAINS = ("time", "work")
+COUNTLESS = 1e6  # images, more than anybody evaluates on
+
+
+@dataclass(frozen=True)
+class Request:
+    """What a search is asked for: `max_drop` in points of `metric`, `fidelity` from 0 to 1, and one of GAINS."""
+
+    target: Target
+    max_drop: float
+    metric: str
+    fidelity: float
+    repairs: tuple[str, ...]
+    gain: str = GAINS[0]
+
+
+def judge(change: Mapping[str, float] | None, kept: Kept, images: int, wanted: Request) -> tuple[bool, str]:
+    """Whether a paired change (None without truths) and a fidelity keep the budget, and how sure that is."""
+    keeps, agrees = kept.least >= wanted.fidelity, f"fidelity is {kept.value:.4f}"
+    if kept.value < wanted.fidelity:
+        agrees += f", under the {wanted.fidelity:g} asked for"
+    else:
+        agrees += f", {kept.together:.4f} with the calibration images"
+        agrees += "" if keeps else f": other images may have less than the {wanted.fidelity:g} asked for"
+    if change is None:
+        return keeps, f"{agrees}; there are no truths to measure {wanted.metric} with"
+    drop, worst = -100 * change["value"], -100 * change["low"]
+    told = f"{wanted.metric} drops by {drop:.2f} points (95 %: {-100 * change['high']:.2f} .. {worst:.2f})"
+    if drop > wanted.max_drop:
+        return False, f"{told}, over the budget of {wanted.max_drop:g}; {agrees}"
+    if worst <= wanted.max_drop:
+        return keeps, f"{told}, within {wanted.max_drop:g}; {agrees}"
+    needed = images * ((worst - drop) / max(wanted.max_drop - drop, 1e-9)) ** 2
+    enough = f"about {needed:.0f} would do" if needed < COUNTLESS else "and the drop is too near to it for more to do"
+    return keeps, f"{told}: {images} images are too few to prove {wanted.max_drop:g}, {enough}; {agrees}"
