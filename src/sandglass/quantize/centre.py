@@ -176,25 +176,29 @@ def pad(model: onnx.ModelProto, values: Mapping[str, float]) -> onnx.ModelProto:
     known, nodes = facts(model), list[onnx.NodeProto]()
     for node in model.graph.node:
         if node.name in values:
-            nodes.append(_padding(model, node, known[node.name].pads, values[node.name]))
+            nodes.append(padding(model, node.input[0], f"{node.name}.padded", known[node.name].pads, values[node.name]))
+            node.input[0] = nodes[-1].output[0]
+            drop_pads(node)
         nodes.append(node)
     return set_nodes(model, nodes)
 
 
-def _padding(model: onnx.ModelProto, node: onnx.NodeProto, pads: Sequence[int], value: float) -> onnx.NodeProto:
-    """A Pad with `value` that a layer now reads in place of its `pads` with 0."""
-    made, (starts, ends) = f"{node.name}.padded", np.reshape(pads, (2, -1))
+def padding(model: onnx.ModelProto, tensor: str, made: str, pads: Sequence[int], value: float) -> onnx.NodeProto:
+    """A Pad of a tensor by a layer's `pads` with `value`, which makes the tensor `made`; its constants are added."""
+    starts, ends = np.reshape(pads, (2, -1))
     constants = {
         f"{made}.pads": np.array([0, 0, *starts, 0, 0, *ends], np.int64),
         f"{made}.value": np.array(value, np.float32),
     }
     for name, constant in constants.items():
         model.graph.initializer.append(numpy_helper.from_array(constant, name))
-    inputs = [node.input[0], *constants]
-    node.input[0] = made
-    node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "pads"))
     # pnnx lets the layer pad where the mode is written out, though it is the default.
-    return helper.make_node("Pad", inputs, [made], f"{node.name}.pad", mode="constant")
+    return helper.make_node("Pad", [tensor, *constants], [made], f"{made}.by", mode="constant")
+
+
+def drop_pads(node: onnx.NodeProto) -> None:
+    """A layer that no longer pads."""
+    node.attribute.remove(next(attribute for attribute in node.attribute if attribute.name == "pads"))
 
 
 def through(weight: np.ndarray, fact: Facts, values: np.ndarray) -> np.ndarray:

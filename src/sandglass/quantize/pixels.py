@@ -3,9 +3,10 @@
 A normalized image has, in each channel, the levels of a byte at a step of their own. One scale for all channels lays
 another grid over them, and every pixel is off by up to half a level before the first layer has begun. Where
 calibration shows the levels, the input is turned back into bytes, less a zero point, and the first layer's weights and
-bias do the normalization: rounding is then exact. Where integers are around 0 they are one fewer than the levels, and
-white, which is rarer than black, is off by one. What padding adds is 0 in every channel, and in bytes the mean level of
-all channels: there a channel is off by the distance of its own zero from that mean.
+bias do the normalization: rounding is then exact. Beside a zero point padding adds the mean level of 0 of all channels,
+and a channel is off by the distance of its own from that mean. Where integers are around 0 they are one fewer than the
+levels, and white, which is rarer than black, is off by one. There a target has to be told what to pad with in any case:
+the image is padded before it becomes bytes, and nothing is off.
 """
 
 from __future__ import annotations
@@ -96,17 +97,27 @@ def find(
 ) -> dict[str, Pixels]:
     """How to turn the graph's inputs into bytes: those with levels that some of `layers` read.
 
-    Targets that are not `asymmetric` have no zero point.
+    Targets that are not `asymmetric` have no zero point. An input that is padded before has readers that pad alike.
     """
-    found = {}
+    found, known = {}, facts(model)
     for value in model.graph.input:
-        if readers(model, value.name, layers) and (seen := levels(batches, value.name)):
-            steps, zeros = seen
-            zero = float(np.clip(np.round(zeros.mean()), 0, LEVELS - 1)) if asymmetric else MIDDLE
+        reading = [known[name] for name in readers(model, value.name, layers)]
+        if not reading or not (seen := levels(batches, value.name)):
+            continue
+        steps, zeros = seen
+        zero = float(np.clip(np.round(zeros.mean()), 0, LEVELS - 1)) if asymmetric else MIDDLE
+        offsets = (zero - zeros).astype(np.float32)
+        alike = len({fact.pads for fact in reading}) == 1 and all(fact.explicit for fact in reading)
+        if alike or not _padded_before(offsets):
             highest = LEVELS - 1 - zero if asymmetric else MIDDLE
             seen_as = TensorRange(-zero, highest, max(zero, highest))
-            found[value.name] = Pixels(steps.astype(np.float32), (zero - zeros).astype(np.float32), seen_as)
+            found[value.name] = Pixels(steps.astype(np.float32), offsets, seen_as)
     return found
+
+
+def _padded_before(offsets: np.ndarray) -> bool:
+    """Whether the mean level of 0 is not at 0, so that zeros which bytes are padded with would be another level."""
+    return bool(round(float(offsets.mean())))
 
 
 def tensor(name: str) -> str:
@@ -119,7 +130,8 @@ def put(
 ) -> onnx.ModelProto:
     """The network with those of `layers` that can reading their input as bytes; the model is changed.
 
-    Inputs are divided by their `factors`, and the `offsets` then taken off: both are (channels,) float32.
+    Inputs are divided by their `factors`, and the `offsets` then taken off: both are (channels,) float32. Where that
+    moves 0 to another level they are padded before, and the layers pad no longer.
     """
     own_constants(model)
     constants, known = {entry.name: entry for entry in model.graph.initializer}, facts(model)
@@ -132,24 +144,21 @@ def put(
         parts |= {"mean": np.zeros(channels), "variance": np.ones(channels)}  # none: one node scales and shifts
         for part, values in parts.items():
             model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), f"{name}.{part}"))
+        source, made = name, list[onnx.NodeProto]()
+        pads = known[min(wanted)].pads
+        if any(pads) and _padded_before(offsets[name]):
+            source = f"{name}.padded"
+            made.append(centre.padding(model, name, source, pads, 0.0))
         for node in model.graph.node:
             if node.name in wanted:
                 node.input[0] = tensor(name)
+                if made:
+                    centre.drop_pads(node)
                 weight, fact = constants[node.input[1]], known[node.name]
                 shifted = factors[name].astype(np.float64) * offsets[name]
                 add_to_bias(model, node, fact.channels, centre.through(numpy_helper.to_array(weight), fact, shifted))
                 multiply(weight, factors[name].astype(np.float64), axis=1)
-        inputs = [name, *(f"{name}.{part}" for part in parts)]
-        made = [helper.make_node("BatchNormalization", inputs, [tensor(name)], f"{name}.scale", epsilon=0.0)]
+        inputs = [source, *(f"{name}.{part}" for part in parts)]
+        made.append(helper.make_node("BatchNormalization", inputs, [tensor(name)], f"{name}.scale", epsilon=0.0))
         set_nodes(model, [*made, *model.graph.node])
     return model
-
-
-def pad(model: onnx.ModelProto, offsets: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """The network whose layers pad bytes with the mean level of 0, where that is not 0; the model is changed.
-
-    Beside a zero point it is 0. Integers around 0 have the middle of all levels there.
-    """
-    values = {tensor(name): -float(np.round(offset.mean())) for name, offset in offsets.items()}
-    padded = (fact for fact in facts(model).values() if any(fact.pads))
-    return centre.pad(model, {fact.layer.name: value for fact in padded if (value := values.get(fact.layer.input))})

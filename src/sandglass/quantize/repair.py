@@ -258,7 +258,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
     """
     equalize.scale_channels(model, plan.arrays.factors)
     centre.shift(model, plan.arrays.offsets)
-    pixels.pad(pixels.put(model, plan.arrays.factors, plan.arrays.offsets, set(integer)), plan.arrays.offsets)
+    pixels.put(model, plan.arrays.factors, plan.arrays.offsets, set(integer))
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     known = facts(model)
