@@ -32,7 +32,8 @@ WEIGHTS = {
     "wide": normal(9, 5, 8, 3, 3), "deep": normal(10, 8, 1, 3, 3), "group": normal(11, 8, 4, 2, 2),
     "up": normal(12, 8, 8, 4, 4), "deepup": normal(13, 8, 1, 4, 4), "groupup": normal(14, 8, 4, 2, 2),
     "one": normal(15, 1, 3, 3, 3), "onebias": normal(16, 1), "k": normal(17, 1, 8, 1, 1),
-    "five": normal(20, 5, 5, 1, 1), "low": np.array(-1), "zero": np.array(0), "six": np.array(6),
+    "five": normal(20, 5, 5, 1, 1), "full": normal(21, 8, 8, 3, 3),
+    "low": np.array(-1), "zero": np.array(0), "six": np.array(6),
 }  # fmt: skip
 
 
@@ -81,7 +82,17 @@ CASES = {
         f"{C} a = Relu(c) d = Conv<pads = [0, 0, 0, 0]>(a, w2) s = Add(a, d) r = Relu(s) e = Conv(r, w3, b3) "
         "t = Add(r, e) q = Relu(t) f = Conv<pads = [1, 1, 1, 1]>(q, wide) g = Conv(q, w9) y = Conv(g, five)",
         {"g"}, {"a", "r"}, padded={"q"}),
-    "sum of relus": Case(f"{C} d = Conv(c, w2) r = Relu(c) q = Relu(d) s = Add(r, q) y = Conv(s, w9)", {"s"}),
+    "sum of relus": Case(f"{C} d = Conv(c, w2) r = Relu(c) q = Relu(d) s = Add(r, q) y = Conv(s, w9)", set(), {"s"}),
+    "branches of an hourglass": Case(
+        f"{C} r = Relu(c) p = MaxPool<kernel_shape = [1, 1]>(image) d = Conv<pads = [1, 1, 1, 1]>(p, w1) q = Relu(d) "
+        "u = Identity(q) s = Add(r, u) f = Conv<pads = [1, 1, 1, 1]>(s, full) t = Add(s, f) y = Conv(t, w9)",
+        {"t"}, padded={"s"}),
+    "relus of which one is centred": Case(
+        f"{C} d = Conv<pads = [1, 1, 1, 1]>(image, w1) r = Relu(c) q = Relu(d) e = Conv(q, w3) s = Add(r, q) "
+        "f = Conv(s, w9) g = Conv(e, w9) y = Add(f, g)", {"e", "s"}, {"q"}),
+    "a relu twice": Case(f"{C} r = Relu(c) s = Add(r, r) y = Conv(s, w9)", {"s"}),
+    "sum of relus that is the output too": Case(
+        f"{C} d = Conv(c, w2) r = Relu(c) q = Relu(d) s = Add(r, q) y = Conv(s, w9)", outputs=("s",)),
     "relu that another reads too": Case(f"{C} r = Relu(c) n = Neg(r) d = Conv(r, w9) e = Conv(n, w9) y = Add(d, e)"),
     "relu beside another reader": Case(f"{C} r = Relu(c) d = Conv(r, w9) e = Conv(c, w9) y = Add(d, e)"),
     "relu of the image": Case("r = Relu(image) y = Conv(r, w1)"),
@@ -136,7 +147,7 @@ CASES = {
 }  # fmt: skip
 # A sum whose terms are all read elsewhere is less by the offsets of its terms.
 NOT_FREE = {("sum of what layers read", "s"), ("twice the same", "s"), ("sum with one channel", "s"),
-            ("term and output", "s"), ("sum of relus", "s")}  # fmt: skip
+            ("term and output", "s"), ("relus of which one is centred", "s"), ("a relu twice", "s")}  # fmt: skip
 
 
 def built(case: Case) -> onnx.ModelProto:

@@ -3,8 +3,9 @@
 Rounding spends its steps on the whole range between the least and the largest value. A channel that lies away from 0
 wastes them: its offset is taken off by the layer that makes it and put back by those that read it, through their
 weights. A clamp's result has one offset for all channels, half its range, and its bounds move with it: a target whose
-integers are symmetric around 0 then uses all of them for what a ReLU leaves, as if it had a zero point. What such a
-target pads with may be any value: the offset is then taken off the zeros of a layer's padding too, by a Pad before it.
+integers are symmetric around 0 then uses all of them for what a ReLU leaves, as if it had a zero point. So does a sum
+with a clamp's result, of two branches of an Hourglass for one, by way of that term. What such a target pads with may be
+any value: the offset is then taken off the zeros of a layer's padding too, by a Pad before it.
 
 An offset cannot pass through other padding, whose zeros stay, nor through anything but sums and clamps.
 """
@@ -27,7 +28,10 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class Places:
-    """Tensors that can be centred: `linear` with an offset for each channel, `clamped` with one for all."""
+    """Tensors that can be centred: `linear` with an offset for each channel, `clamped` with one for all.
+
+    `clamped` are results of clamps, and sums that can hold an offset in such a term alone.
+    """
 
     linear: tuple[str, ...]
     clamped: tuple[str, ...]
@@ -36,7 +40,7 @@ class Places:
 def places(model: onnx.ModelProto, layers: set[str], pads: bool = False) -> Places:
     """Where offsets pay: tensors that one of `layers` rounds, and that nothing reads but what can take an offset up.
 
-    With `pads` layers can pad with any value, so that theirs do not keep the result of a clamp from being centred.
+    With `pads` layers can pad with any value, so that theirs do not keep what has one offset from being centred.
     """
     graph = _Graph(model)
     linear, clamped = [], []
@@ -44,11 +48,11 @@ def places(model: onnx.ModelProto, layers: set[str], pads: bool = False) -> Plac
         node = graph.makers.get(name)
         if node is None or name in graph.outputs:
             continue
-        clamp = node.op_type in CLAMPS
-        if not all(graph.folds(reader, padded=pads and clamp) for reader in graph.readers[name]):
+        clamp, held = node.op_type in CLAMPS, bool(graph.clamped_term(node))
+        if not all(graph.folds(reader, padded=pads and (clamp or held)) for reader in graph.readers[name]):
             continue
-        if clamp:
-            if graph.shiftable(node):
+        if clamp or held:
+            if held or graph.shiftable(node):
                 clamped.append(name)
         elif node.op_type == "Add" or (node.name in graph.known and graph.own_bias(node)):
             linear.append(name)
@@ -121,6 +125,19 @@ class _Graph:
             and name not in self.outputs
         ]
 
+    def clamped_term(self, node: onnx.NodeProto) -> str:
+        """A clamp's result that a sum alone reads and that can hold its offset; "" where another term can have one."""
+        if node.op_type != "Add" or self._free(node) or len(set(node.input)) < len(node.input):
+            return ""
+        found = ""
+        for name in node.input:
+            maker = self.makers.get(name)
+            if maker is not None and maker.op_type in CLAMPS and len(self.readers[name]) == 1:
+                found = found or (name if name not in self.outputs and self.shiftable(maker) else "")
+            elif maker is not None and (maker.op_type in ("Add", *CLAMPS) or maker.name in self.known):
+                return ""
+        return found
+
     def own_bias(self, node: onnx.NodeProto) -> bool:
         """Whether a layer has a bias that is a constant, or can be given one."""
         return node.op_type in ("Conv", "ConvTranspose") and all(name in self.constants for name in node.input[2:])
@@ -143,6 +160,8 @@ class _Graph:
     def offsets(self, wanted: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Offsets of every tensor that has one, so that those in `wanted` have theirs, in the graph's order."""
         found: dict[str, np.ndarray] = {}
+        sums = [node for node in self.model.graph.node if node.output[0] in wanted]
+        wanted = {**wanted, **{term: wanted[node.output[0]] for node in sums if (term := self.clamped_term(node))}}
         clamps = [node for node in self.model.graph.node if node.op_type in CLAMPS and node.output[0] in wanted]
         wanted = {**wanted, **{clamp.input[0]: wanted[clamp.output[0]] for clamp in clamps}}
         for node in self.model.graph.node:

@@ -23,7 +23,7 @@ from sandglass.quantize import carried, centre, equalize, make, network_threshol
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
-from sandglass.quantize.qdq import rounded_range
+from sandglass.quantize.qdq import clipped_range, rounded_range
 from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
@@ -224,15 +224,16 @@ def _output_thresholds(
 def _centred(
     model: onnx.ModelProto, plan: Plan, drawn: Material, clamped: Sequence[str]
 ) -> tuple[Plan, Material, dict[str, np.ndarray]]:
-    """Plan, material and offsets after half of their threshold is taken off the results of clamps, in `model` too."""
-    halves = {name: plan.tensors[name].threshold / 2 for name in clamped}
-    offsets = {name: np.array([half], np.float32) for name, half in halves.items()}
+    """Plan, material and offsets after the middle of their range is taken off each of `clamped`, in `model` too."""
+    ends = {name: clipped_range(plan.tensors[name]) for name in clamped}
+    middles = {name: (low + high) / 2 for name, (low, high) in ends.items()}
+    offsets = {name: np.array([middle], np.float32) for name, middle in middles.items()}
     centre.shift(model, offsets)
-    tensors = {
-        name: TensorRange(found.minimum - half, found.maximum - half, half) if (half := halves.get(name)) else found
-        for name, found in plan.tensors.items()
-    }
-    rows = {name: drawn.rows[name] - halves.get(fact.layer.input, 0.0) for name, fact in drawn.facts.items()}
+    tensors = dict(plan.tensors)
+    for name, (low, high) in ends.items():
+        found, middle = tensors[name], middles[name]
+        tensors[name] = TensorRange(found.minimum - middle, found.maximum - middle, (high - low) / 2)
+    rows = {name: drawn.rows[name] - middles.get(fact.layer.input, 0.0) for name, fact in drawn.facts.items()}
     rows = {name: values.astype(np.float32) for name, values in rows.items()}
     material = replace(drawn, rows=rows, biases=_biases(model, drawn.facts))
     return replace(plan, tensors=tensors), material, offsets
