@@ -22,7 +22,7 @@ from sandglass.errors import SandglassError
 def main(argv: Sequence[str] | None = None) -> int:
     """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted or terminated."""
     arguments = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
-    before = signal.signal(signal.SIGTERM, signal.default_int_handler)  # so that temporary folders are cleared away
+    before = signal.signal(signal.SIGTERM, _terminate)
     try:
         return int(arguments.run(arguments) or 0)
     except SandglassError as error:
@@ -38,6 +38,16 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+class _Terminated(KeyboardInterrupt):
+    """SIGTERM as an interruption. Not KeyboardInterrupt itself: where that one passes through code that is made from
+    text, as dataclasses are, `python -m` remembers it, and ends by SIGINT whatever `main` returns."""
+
+
+def _terminate(*_: object) -> None:
+    """Leave by way of every `finally`, so that temporary folders are cleared away."""
+    raise _Terminated
 
 
 def parser() -> argparse.ArgumentParser:

@@ -192,3 +192,17 @@ def test_termination_clears_temporary_folders_away(card: Path, tmp_path: Path) -
     assert "Traceback" not in told
     assert not list(scratch.glob("sandglass-*"))
     assert not list((tmp_path / "out").glob(".*.part"))
+
+
+def test_termination_within_code_made_from_text(tmp_path: Path) -> None:
+    """Where a dataclass is being made, say: the end is the same, not a death by SIGINT."""
+    (tmp_path / "stopped.py").write_text(
+        "import sys\n"
+        "from sandglass import cli\n"
+        "stop = 'import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)'\n"
+        "cli._run_models = lambda arguments: exec(stop)\n"
+        "sys.exit(cli.main(['models']))\n"
+    )
+    ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, check=False)
+    assert ended.returncode == 130
+    assert ended.stderr == "sandglass: interrupted; run the same command again to go on\n"
