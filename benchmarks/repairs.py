@@ -27,7 +27,7 @@ from sandglass.calibration import calibration_looks
 from sandglass.difference import correlation
 from sandglass.evaluation import evaluate, fidelity
 from sandglass.graph.execute import GraphSession
-from sandglass.quantize.repair import CLIPS, EQUALIZE, REPAIRS, repaired_plan
+from sandglass.quantize.repair import EQUALIZE, EVENING, REPAIRS, repaired_plan
 from sandglass.quantize.sensitivity import decibels, noise, run
 from sandglass.quantize.simulate import simulate
 from sandglass.report.table import markdown
@@ -40,7 +40,7 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
     ("none", ()),
     *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
     ("all", REPAIRS),
-    *((f"{name} alone", [name]) for name in REPAIRS if name not in (EQUALIZE, CLIPS)),
+    *((f"{name} alone", [name]) for name in REPAIRS if name not in EVENING),
 ]
 
 
@@ -65,7 +65,7 @@ def ablation(
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
-            less = [repair for repair in chosen if repair not in (EQUALIZE, CLIPS)]
+            less = [repair for repair in chosen if repair not in EVENING]
             plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", less)
             if EQUALIZE in chosen:
                 plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen, uneven=plan)

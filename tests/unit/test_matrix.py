@@ -16,7 +16,7 @@ import pytest
 from sandglass import matrix, quantization, workbench
 from sandglass.cli import main
 from sandglass.errors import BackendUnavailable, BudgetError
-from sandglass.quantize.repair import CLIPS, EQUALIZE, REPAIRS
+from sandglass.quantize.repair import EVENING, REPAIRS
 from unit.test_cli_classification import CARD, save_card
 
 TABLE = """
@@ -93,7 +93,7 @@ def test_table_has_float_and_int8_side_by_side(table: Path, capsys: pytest.Captu
     assert fp32["change"] is None
     assert int8["protocol"]["partial"] is True
     made = json.loads((out / "small/onnxruntime-int8/plan.json").read_text())["repairs"]
-    assert [name for name in made if name != EQUALIZE] == [name for name in REPAIRS if name not in (EQUALIZE, CLIPS)]
+    assert [name for name in made if name not in EVENING] == [name for name in REPAIRS if name not in EVENING]
 
 
 def test_killed_run_goes_on(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -21,7 +21,7 @@ from sandglass.gate import Kept
 from sandglass.graph.load import save_graph
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost
-from sandglass.quantize.repair import CLIPS, EQUALIZE, REPAIRS
+from sandglass.quantize.repair import EVENING, REPAIRS
 from sandglass.quantize.search import Choice
 
 WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
@@ -84,8 +84,8 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "plan.json").read_text())
-    rest = [name for name in REPAIRS if name not in (EQUALIZE, CLIPS)]
-    assert [name for name in plan["repairs"] if name != EQUALIZE] == rest  # which is kept where it leaves less noise
+    rest = [name for name in REPAIRS if name not in EVENING]
+    assert [name for name in plan["repairs"] if name not in EVENING] == rest  # which is kept where it leaves less noise
     notes = load_artifact(out / "openvino-int8").manifest["backend_notes"]["layers"]
     floats = {layer["name"] for layer in result["layers"] if layer["runs_in"] == "float"}
     assert all(notes[name].startswith("float") for name in floats)

@@ -17,8 +17,7 @@ from sandglass.errors import DatasetError, PlanError
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.quantize import make, repair
-from sandglass.quantize.centre import shift
-from sandglass.quantize.equalize import channel_ranges, scale_channels
+from sandglass.quantize.equalize import channel_ranges
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.qdq import quantize_dequantize, weight_scales
@@ -101,7 +100,7 @@ def read_by(model: onnx.ModelProto, layer: str) -> list[np.ndarray]:
 
 def evened(graph: Path, plan: Plan) -> onnx.ModelProto:
     """The float network with its channels evened out and centred, and nothing rounded."""
-    return shift(scale_channels(load_graph(graph), plan.arrays.factors), plan.arrays.offsets)
+    return repair.evened(load_graph(graph), plan.arrays.factors, plan.arrays.offsets, set())
 
 
 def error(graph: Path, plan: Plan, spec: Spec) -> float:
@@ -237,7 +236,7 @@ def test_every_repair_can_be_left_out(left_out: str, graph: Path, tmp_path: Path
     plan = plan_for(graph, "asymmetric", tmp_path, repairs, "kl")
     assert plan.repairs == repairs
     assert json.loads(plan.to_json())["repairs"] == list(repairs)
-    before = tuple(name for name in (repair.EQUALIZE, repair.CENTRE) if name != left_out)
+    before = tuple(name for name in (repair.EQUALIZE, repair.OUTPUTS, repair.CENTRE) if name != left_out)
     even = plan_for(graph, "asymmetric", tmp_path, before, "kl")
     scaled = evened(graph, plan)
     known = facts(scaled)
@@ -262,7 +261,7 @@ def test_choices_are_those_that_change_something(graph: Path, tmp_path: Path) ->
     """Without equalization, with it, and with Clips moved: each where it has channels to scale, the surest first."""
     every = list(repair.REPAIRS)
     sure = [name for name in every if name != repair.CLIPS]
-    plain = [name for name in sure if name != repair.EQUALIZE]
+    plain = [name for name in sure if name not in repair.EVENING]
     spec, clips = SPECS["asymmetric"], tmp_path / "clips.onnx"
     save_graph(network(UNEVEN.replace("r1 = Relu(c1)", "r1 = Clip(c1, zero, high)"), WEIGHTS), clips)
     assert repair.choices(graph, spec, every) == [plain, sure]

@@ -35,11 +35,12 @@ class Link:
     """Tensors whose channels are scaled together: `producers` make them, `consumers` read them, all are layers.
 
     `limit` is the least upper bound of a Clip among them, or infinite. `tensor` names the group and is read by layers,
-    as all of `tensors` are.
+    as all of `tensors` are; `members` are those that nothing but sums, clamps and the like reads as well.
     """
 
     tensor: str
     tensors: tuple[str, ...]
+    members: tuple[str, ...]
     producers: tuple[str, ...]
     consumers: tuple[str, ...]
     limit: float
@@ -115,7 +116,7 @@ class _Groups:
             if root not in held and read and made:
                 consumers = tuple(layer for _, role, layer in users if role == "consumers")
                 limit = min(self.limits.get(tensor, float("inf")) for tensor in tensors)
-                found.append(Link(read[0], read, made, consumers, limit))
+                found.append(Link(read[0], read, tuple(dict.fromkeys(tensors)), made, consumers, limit))
         return found
 
 

@@ -19,7 +19,18 @@ from onnx import numpy_helper
 from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.work import spread
-from sandglass.quantize import carried, centre, equalize, make, network_thresholds, pixels, ranges, rounding, samples
+from sandglass.quantize import (
+    carried,
+    centre,
+    channels,
+    equalize,
+    make,
+    network_thresholds,
+    pixels,
+    ranges,
+    rounding,
+    samples,
+)
 from sandglass.quantize.arrays import Arrays, Rounded
 from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
 from sandglass.quantize.plan import Plan, TensorRange
@@ -28,10 +39,11 @@ from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
 PIXELS = "exact pixels"
-EQUALIZE, CLIPS = "equalize", "equalize clips"
+EQUALIZE, CLIPS, OUTPUTS = "equalize", "equalize clips", "equalize by outputs"
+EVENING = (EQUALIZE, CLIPS, OUTPUTS)
 CENTRE, THRESHOLDS = "centre", "output thresholds"
 COMPENSATE, BIAS = "compensated rounding", "bias correction"
-REPAIRS = (PIXELS, EQUALIZE, CLIPS, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
+REPAIRS = (PIXELS, *EVENING, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
 SAMPLES = 128  # calibration inputs that rows are drawn from
 Say = Callable[[str], None]
 
@@ -78,7 +90,7 @@ def choices(graph: Path, spec: Spec, repairs: Sequence[str]) -> list[list[str]]:
     """The repairs without equalization, and with as much of it as changes anything, the surest first."""
     model = load_graph(graph)
     links = _links(model, _integer(model, spec), repairs)
-    found = [[name for name in repairs if name not in (EQUALIZE, CLIPS)]]
+    found = [[name for name in repairs if name not in EVENING]]
     if not all(link.moves_clip for link in links):
         found.append([name for name in repairs if name != CLIPS])
     if any(link.moves_clip for link in links):
@@ -113,18 +125,31 @@ def repaired_plan(
     for name, found in exact.items():
         say(f"repair: {name} is rounded on its own levels")
         factors[name], offsets[name] = found.factors, found.offsets
-    pixels.put(model, factors, offsets, integer)
+    evened(model, factors, offsets, integer)
     changed = scratch / "changed.onnx"
-    save_graph(model, changed)
-    say(f"plan: reading activation ranges from {len(batches)} samples, method {method}")
-    plan = make.make_plan(changed, batches, method, calibration)
-    plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
-    plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs))
-    plan = replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
+
+    def measured(model: onnx.ModelProto) -> Plan:
+        save_graph(model, changed)
+        say(f"plan: reading activation ranges from {len(batches)} samples, method {method}")
+        plan = make.make_plan(changed, batches, method, calibration)
+        plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
+        plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs))
+        return replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
+
+    plan = measured(model)
     drawn = Material(spec, *_material(model, changed, plan, spec, batches))
     clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
+    asymmetric = {name: spec.asymmetric or name in clamped for name in plan.tensors}
     if THRESHOLDS in repairs:
-        plan = replace(plan, tensors=_output_thresholds(model, changed, plan, drawn, clamped, batches, say))
+        plan = replace(plan, tensors=_output_thresholds(model, changed, plan, drawn, asymmetric, batches, say))
+    if OUTPUTS in repairs and links and batches:
+        say(f"repair: evening out the channels of {len(links)} groups of tensors by the network's output")
+        shares = channels.choose(changed, links, plan.tensors, asymmetric, batches)
+        if shares:
+            factors, offsets = _divided(links, shares, factors, offsets)
+            model = evened(load_graph(graph), factors, offsets, integer)
+            plan = replace(plan, tensors=_widened(model, links, shares, plan.tensors, measured(model).tensors))
+            drawn = Material(spec, *_material(model, changed, plan, spec, batches))
     if clamped:
         say(f"repair: centring {len(clamped)} results of clamps")
         plan, drawn, more = _centred(model, plan, drawn, clamped)
@@ -159,7 +184,7 @@ def _even_out(
     ends: Mapping[str, tuple[np.ndarray, np.ndarray]],
     say: Say,
 ) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Factors and offsets of channels, both in `model` already; the ranges are those of the network in `graph`."""
+    """Factors and offsets of channels; the ranges are those of the network in `graph`, which `model` is."""
     tensors = dict.fromkeys([*(tensor for link in links for tensor in link.tensors), *linear])
     found = equalize.channel_ranges(graph, tensors, batches, ends) if tensors and batches else {}
     if not all(np.isfinite([seen.low, seen.high]).all() for seen in found.values()):
@@ -168,11 +193,46 @@ def _even_out(
     middles = {name: (found[name].low + found[name].high) / 2 for name in linear if name in found}
     peaks = {name: _reach(seen.usual_low, seen.usual_high, name in middles) for name, seen in found.items()}
     factors = equalize.choose_factors(model, links, peaks, found) if found else {}
-    equalize.scale_channels(model, factors)
     shared = {tensor: factors[link.tensor] for link in links if link.tensor in factors for tensor in link.tensors}
     offsets = {name: (values / shared.get(name, 1)).astype(np.float32) for name, values in middles.items()}
-    centre.shift(model, offsets)
     return factors, offsets
+
+
+def _divided(
+    links: Sequence[equalize.Link],
+    shares: Mapping[str, channels.Shares],
+    factors: Mapping[str, np.ndarray],
+    offsets: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Factors and offsets of channels that are divided by those of their `shares` too."""
+    divided, moved = dict(factors), dict(offsets)
+    for link in (link for link in links if link.tensor in shares):
+        more = shares[link.tensor].factors
+        divided[link.tensor] = factors.get(link.tensor, np.float32(1)) * more
+        moved |= {name: offsets[name] / more for name in link.tensors if name in offsets}
+    return divided, moved
+
+
+def _widened(
+    model: onnx.ModelProto,
+    links: Sequence[equalize.Link],
+    shares: Mapping[str, channels.Shares],
+    before: Mapping[str, TensorRange],
+    after: Mapping[str, TensorRange],
+) -> dict[str, TensorRange]:
+    """Ranges after channels were divided: `after` is what was read anew, with thresholds that nothing chose.
+
+    Those that were chosen `before` are wider by what the shares say.
+    """
+    found, stands = dict(before), carried.carriers(model, before)
+    for link in (link for link in links if link.tensor in shares):
+        read = {stands[name] for name in link.tensors}
+        for name in (name for name in link.members if name in before):
+            found[name] = seen = after[name]
+            if stands[name] in read:
+                wider = shares[link.tensor].wider * before[name].threshold
+                found[name] = replace(seen, threshold=min(wider, seen.largest))
+    return found
 
 
 def _channel_ends(plan: Plan, spec: Spec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -196,7 +256,7 @@ def _output_thresholds(
     graph: Path,
     plan: Plan,
     drawn: Material,
-    clamped: Sequence[str],
+    asymmetric: Mapping[str, bool],
     batches: Batches,
     say: Say,
 ) -> dict[str, TensorRange]:
@@ -205,7 +265,6 @@ def _output_thresholds(
     The file `graph` holds `model`. Tensors of the same values have one, by all layers that read any of them.
     """
     stands = carried.carriers(model, plan.tensors)
-    asymmetric = {name: drawn.spec.asymmetric or name in clamped for name in plan.tensors}
     readers, bounds = defaultdict(list), clamp_bounds(model)
     for name, fact in drawn.facts.items():
         seen = drawn.weights[name], drawn.biases[name], drawn.rows[name], bounds[name]
@@ -253,13 +312,24 @@ def repaired_graph(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
     return apply_repairs(model, plan, integer)
 
 
+def evened(
+    model: onnx.ModelProto, factors: Mapping[str, np.ndarray], offsets: Mapping[str, np.ndarray], layers: set[str]
+) -> onnx.ModelProto:
+    """The same float network with its channels scaled and centred, and bytes for those of `layers` that read pixels.
+
+    The model is changed.
+    """
+    equalize.scale_channels(model, factors)
+    centre.shift(model, offsets)
+    return pixels.put(model, factors, offsets, layers)
+
+
 def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) -> onnx.ModelProto:
     """The float network whose rounding gives the plan's integers: channels scaled, and for the layers in `integer`
     weights that lie on their grid, and their biases. The model is changed.
     """
-    equalize.scale_channels(model, plan.arrays.factors)
-    centre.shift(model, plan.arrays.offsets)
-    pixels.put(model, plan.arrays.factors, plan.arrays.offsets, set(integer))
+    integer = set(integer)
+    evened(model, plan.arrays.factors, plan.arrays.offsets, integer)
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     known = facts(model)

@@ -1,0 +1,249 @@
+"""The gradients of a network's outputs by its tensors, computed by a graph like the network itself.
+
+Reverse accumulation: each node's adjoint is written with ONNX's own operators behind the network. An input of the new
+graph holds, for each output, the weights of a sum of that output's values, and the sum is what is differentiated. With
+weights drawn at random, of mean 0 and variance 1, the square of a gradient's product with a small change of a tensor is
+on average the power of the change that the outputs see.
+"""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import TensorProto, helper, numpy_helper
+
+from sandglass.graph.shapes import inferred_shapes
+from sandglass.quantize.layers import clamp_ends, fact_of
+
+Gradients = dict[str, str]  # by the input that a gradient is of, the tensor that holds it
+
+
+def with_gradients(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
+    """The network with gradients behind it, and those of `tensors` that have one; the model is changed.
+
+    A tensor's is `gradient(tensor)`, an output's weights are the input `weights(output)`. A tensor from which a node
+    leads to an output whose adjoint is not known here has none.
+    """
+    writer = _Writer(model)
+    writer.backward()
+    return model, [name for name in tensors if name in writer.whole]
+
+
+def gradient(tensor: str) -> str:
+    """The name of a tensor's gradient."""
+    return f"{tensor}.gradient"
+
+
+def weights(output: str) -> str:
+    """The name of the input that holds the weights of an output's values."""
+    return f"{output}.weights"
+
+
+class _Writer:
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.shapes = model, inferred_shapes(model)
+        self.constants = {entry.name: entry for entry in model.graph.initializer}
+        self.whole: set[str] = set()  # tensors whose gradient is known
+        self.nodes: list[onnx.NodeProto] = []
+
+    def backward(self) -> None:
+        """Write the adjoints, from the outputs to the inputs."""
+        parts: defaultdict[str, list[str]] = defaultdict(list)
+        unknown: set[str] = set()
+        for value in self.model.graph.output:
+            given = helper.make_tensor_value_info(weights(value.name), TensorProto.FLOAT, self.shapes[value.name])
+            self.model.graph.input.append(given)
+            parts[value.name].append(given.name)
+        nodes = list(self.model.graph.node)
+        for node in reversed(nodes):
+            made = node.output[0]
+            if made not in parts and made not in unknown:
+                continue  # leads to no output
+            given = self._sum(made, parts[made]) if made not in unknown else ""
+            adjoint = ADJOINTS.get(node.op_type)
+            found = adjoint(self, node, given) if given and adjoint and len(node.output) == 1 else {}
+            for name in node.input:
+                if name in found:
+                    parts[name].append(found[name])
+                elif name not in self.constants:
+                    unknown.add(name)
+        for value in self.model.graph.input:
+            if value.name in parts and value.name not in unknown:
+                self._sum(value.name, parts[value.name])
+        self.model.graph.node.extend(self.nodes)
+
+    def _sum(self, tensor: str, parts: Sequence[str]) -> str:
+        self.whole.add(tensor)
+        self.nodes.append(helper.make_node("Sum", list(parts), [gradient(tensor)]))
+        return gradient(tensor)
+
+    def node(self, operator: str, inputs: Sequence[str], made: str, **attributes: Any) -> str:
+        """Write a node and return what it makes."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [made], **attributes))
+        return made
+
+    def constant(self, name: str, values: Any) -> str:
+        """Add a constant and return its name."""
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def value(self, name: str) -> np.ndarray | None:
+        """A constant's value; None for what is computed."""
+        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
+
+    def masked(self, given: str, condition: str, made: str) -> str:
+        """A gradient where a condition holds, and 0 elsewhere."""
+        self.node("Cast", [condition], f"{condition}.number", to=TensorProto.FLOAT)
+        return self.node("Mul", [given, f"{condition}.number"], made)
+
+
+def _convolution(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    """A convolution's adjoint is the transposed one with the same weights, and the other way round."""
+    shape = writer.shapes[node.input[0]]
+    if node.input[1] not in writer.constants or len(shape) != 4:
+        return {}
+    fact = fact_of(node, writer.constants[node.input[1]].dims)
+    steps = {"strides": fact.stride, "dilations": fact.dilation, "pads": fact.pads, "group": fact.group}
+    kernel, made = fact.shape[2:], f"{node.output[0]}.adjoint"
+    if any(a.name == "auto_pad" and a.s != b"NOTSET" for a in node.attribute):
+        return {}
+    if node.op_type == "ConvTranspose":
+        return {node.input[0]: writer.node("Conv", [given, node.input[1]], made, **steps)}
+    rest = [
+        shape[2 + i]
+        - ((writer.shapes[node.output[0]][2 + i] - 1) * fact.stride[i] + fact.dilation[i] * (kernel[i] - 1) + 1)
+        + fact.pads[i]
+        + fact.pads[2 + i]
+        for i in range(2)
+    ]
+    return {node.input[0]: writer.node("ConvTranspose", [given, node.input[1]], made, **steps, output_padding=rest)}
+
+
+def _matrix(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    """A product with a constant matrix from the right."""
+    matrix = writer.value(node.input[1])
+    factors = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    if matrix is None or matrix.ndim != 2 or factors.get("transA") or factors.get("alpha", 1.0) != 1.0:
+        return {}
+    back = writer.constant(
+        f"{node.output[0]}.back", matrix if factors.get("transB") else np.ascontiguousarray(matrix.T)
+    )
+    return {node.input[0]: writer.node("MatMul", [given, back], f"{node.output[0]}.adjoint")}
+
+
+def _clamp(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    low, high = clamp_ends(node, writer.constants)
+    if any(name and name not in writer.constants for name in node.input[1:]):
+        return {}
+    made, inside = node.output[0], f"{node.output[0]}.inside"
+    ends = [writer.constant(f"{inside}.{i}", np.float32(end)) for i, end in enumerate((low, high))]
+    writer.node("Greater", [made, ends[0]], f"{inside}.above")
+    writer.node("Less", [made, ends[1]], f"{inside}.below")
+    writer.node("And", [f"{inside}.above", f"{inside}.below"], inside)
+    return {node.input[0]: writer.masked(given, inside, f"{node.output[0]}.adjoint")}
+
+
+def _add(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    """Terms of the sum's shape; of one that is spread over it no gradient is known."""
+    shape = writer.shapes[node.output[0]]
+    if len(set(node.input)) < len(node.input):
+        return {}
+    return {name: given for name in node.input if writer.shapes.get(name) == shape}
+
+
+def _normalization(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    scale, variance = writer.value(node.input[1]), writer.value(node.input[4])
+    if scale is None or variance is None:
+        return {}
+    epsilon = {a.name: a.f for a in node.attribute}.get("epsilon", 1e-5)
+    factor = (scale / np.sqrt(variance + epsilon)).astype(np.float32)
+    factors = writer.constant(
+        f"{node.output[0]}.back", factor.reshape(-1, *[1] * (len(writer.shapes[node.output[0]]) - 2))
+    )
+    return {node.input[0]: writer.node("Mul", [given, factors], f"{node.output[0]}.adjoint")}
+
+
+def _max_pool(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    """Windows that neither overlap nor leave anything out: each largest value has its window's gradient."""
+    source, made = node.input[0], node.output[0]
+    factors = _factors(writer.shapes[source], writer.shapes[made])
+    read = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    windows = [list(read.get(name, [])) for name in ("kernel_shape", "strides")]
+    if factors is None or windows != [factors[2:], factors[2:]] or any(read.get("pads", ())):
+        return {}
+    scales = writer.constant(f"{node.output[0]}.factors", np.array(factors, np.float32))
+    how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
+    largest, spread = (
+        writer.node("Resize", [name, "", scales], f"{node.output[0]}.{told}", **how)
+        for name, told in ((made, "largest"), (given, "spread"))
+    )
+    chosen = writer.node("Equal", [source, largest], f"{node.output[0]}.chosen")
+    return {source: writer.masked(spread, chosen, f"{node.output[0]}.adjoint")}
+
+
+def _resize(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    """Pixels repeated a whole number of times: their gradients add up."""
+    source, made = node.input[0], node.output[0]
+    factors = _factors(writer.shapes[made], writer.shapes[source])
+    read = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    places = read.get("coordinate_transformation_mode", b"half_pixel")
+    floored = places == b"asymmetric" and read.get("nearest_mode", b"round_prefer_floor") == b"floor"
+    if read.get("mode", b"nearest") != b"nearest" or factors is None or not (floored or places == b"half_pixel"):
+        return {}
+    window = factors[2:]
+    mean = writer.node("AveragePool", [given], f"{node.output[0]}.mean", kernel_shape=window, strides=window)
+    count = writer.constant(f"{node.output[0]}.count", np.float32(np.prod(window)))
+    return {source: writer.node("Mul", [mean, count], f"{node.output[0]}.adjoint")}
+
+
+def _factors(large: Sequence[int], small: Sequence[int]) -> list[int] | None:
+    """How many times a shape of four axes is as large as another, whole numbers; None where they are not."""
+    if len(large) != 4 or large[:2] != small[:2] or any(a % b for a, b in zip(large, small, strict=True)):
+        return None
+    return [a // b for a, b in zip(large, small, strict=True)]
+
+
+def _concat(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    axis = next(a.i for a in node.attribute if a.name == "axis")
+    sizes = [writer.shapes[name][axis] if name in writer.shapes else 0 for name in node.input]
+    if not all(sizes) or len(set(node.input)) < len(sizes):
+        return {}
+    parts = [f"{node.output[0]}.adjoint{i}" for i in range(len(sizes))]
+    split = writer.constant(f"{node.output[0]}.sizes", np.array(sizes, np.int64))
+    writer.nodes.append(helper.make_node("Split", [given, split], parts, axis=axis))
+    return dict(zip(node.input, parts, strict=True))
+
+
+def _mean(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    """The mean over an image."""
+    shape = writer.shapes[node.input[0]]
+    share = writer.constant(f"{node.output[0]}.share", np.full((1, 1, *shape[2:]), 1 / np.prod(shape[2:]), np.float32))
+    return {node.input[0]: writer.node("Mul", [given, share], f"{node.output[0]}.adjoint")}
+
+
+def _reshape(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
+    shape = writer.constant(f"{node.output[0]}.shape", np.array(writer.shapes[node.input[0]], np.int64))
+    return {node.input[0]: writer.node("Reshape", [given, shape], f"{node.output[0]}.adjoint")}
+
+
+ADJOINTS: dict[str, Callable[[_Writer, onnx.NodeProto, str], Gradients]] = {
+    "Add": _add,
+    "BatchNormalization": _normalization,
+    "Clip": _clamp,
+    "Concat": _concat,
+    "Conv": _convolution,
+    "ConvTranspose": _convolution,
+    "Flatten": _reshape,
+    "Gemm": _matrix,
+    "GlobalAveragePool": _mean,
+    "Identity": lambda writer, node, given: {node.input[0]: given},
+    "MatMul": _matrix,
+    "MaxPool": _max_pool,
+    "Relu": _clamp,
+    "Reshape": _reshape,
+    "Resize": _resize,
+}

@@ -1,0 +1,167 @@
+"""Channels' shares of a tensor's range by what the network's outputs make of rounding each.
+
+All channels of an activation have one scale, and factors decide how much of its range each one gets. Ranges alone tell
+little of what is best: where a network ends some channels are nearly all 0 with rare high values that decide where a
+peak is, others are small and matter more. Here each channel is rounded, within ranges of several widths, and the
+change is followed to the outputs to first order: the square of its product with gradients of random sums of the
+outputs. It is followed no further, and other images have other peaks, so that factors go half of the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+
+from sandglass import host
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.gradients import gradient, weights, with_gradients
+from sandglass.graph.load import load_graph
+from sandglass.graph.shapes import inferred_shapes
+from sandglass.graph.work import layer_work, spread
+from sandglass.quantize.equalize import ChannelRange, Link, channel_ranges
+from sandglass.quantize.plan import TensorRange
+from sandglass.quantize.qdq import rounded_range
+from sandglass.quantize.sensitivity import Batches
+
+WIDTHS = 2.0 ** np.arange(-2, 1.5, 0.5)  # times a channel's range
+PRESENT = int(np.flatnonzero(WIDTHS == 1)[0])
+SHARE = 0.5  # of the way to the width of the least change
+GAIN = 0.9  # of the change with ranges as they are: below, a link's are changed
+WORK, FEWEST = 2e12, 16  # multiply-accumulates that gradients may take in all, and inputs that they are taken for
+PROBES = 3  # random sums of the outputs, for each input
+BYTES = 1 << 28  # of tensors and gradients that are held at once, for one input
+TINY = 1e-30
+
+
+@dataclass(frozen=True)
+class Shares:
+    """How the channels of a link are divided, (channels,) with 1 as the largest, and how much wider its ranges are."""
+
+    factors: np.ndarray
+    wider: float
+
+
+def choose(
+    graph: Path,
+    links: Sequence[Link],
+    ranges: Mapping[str, TensorRange],
+    asymmetric: Mapping[str, bool],
+    batches: Batches,
+) -> dict[str, Shares]:
+    """New shares by the name of a link, for those that gain by it; `graph` holds the network that has the `ranges`.
+
+    Links whose Clips would have to move are left as they are, and those of which a tensor has no gradient. Of inputs
+    that no gradients are taken for, where a network is large, no value is clipped that is not clipped already.
+    """
+    links = [link for link in links if not link.moves_clip and all(ranges[name].threshold > 0 for name in link.tensors)]
+    names = [name for link in links for name in link.tensors]
+    if not names or not batches:
+        return {}
+    ends = {name: rounded_range(ranges[name], asymmetric[name]) for name in names}
+    probed = spread(range(len(batches)), _inputs_to_probe(graph))
+    changed = _changes(graph, names, ends, [batches[i] for i in probed])
+    others = [batch for i, batch in enumerate(batches) if i not in set(probed)]
+    seen = channel_ranges(graph, names, others) if others else {}
+    found = {}
+    for link in links:
+        if not all(name in changed for name in link.tensors):
+            continue
+        together = np.sum([changed[name] for name in link.tensors], axis=0)
+        for name in seen.keys() & link.tensors:
+            together[_clipped(seen[name], *ends[name])] = np.inf
+        if together.min(axis=1).sum() < GAIN * together[:, PRESENT].sum():
+            widths = WIDTHS[np.argmin(together, axis=1)] ** SHARE
+            found[link.tensor] = Shares((widths / widths.max()).astype(np.float32), float(widths.max()))
+    return found
+
+
+def _inputs_to_probe(graph: Path) -> int:
+    """As many as WORK allows, but no fewer than FEWEST: gradients cost about twice what the network does."""
+    macs = sum(macs for macs, _ in layer_work(load_graph(graph)).values())
+    return max(FEWEST, int(WORK / (3 * PROBES * max(1, macs))))
+
+
+def _clipped(seen: ChannelRange, low: float, high: float) -> np.ndarray:
+    """The widths at which a channel that has been seen loses more than at present, (channels, widths)."""
+    ends = np.minimum(WIDTHS, 1)
+    return np.asarray(
+        (np.minimum(seen.high, high)[:, None] > high * ends) | (np.maximum(seen.low, low)[:, None] < low * ends)
+    )
+
+
+def _changes(
+    graph: Path,
+    names: Sequence[str],
+    ends: Mapping[str, tuple[float, float]],
+    batches: Batches,
+) -> dict[str, np.ndarray]:
+    """For each tensor with a gradient, the share of each channel at each width in the change of all as they are.
+
+    (channels, widths), the sum over batches: each counts alike.
+    """
+    model = load_graph(graph)
+    shapes = inferred_shapes(model)
+    outputs = {value.name: shapes[value.name] for value in model.graph.output}
+    _, known = with_gradients(model, names)
+    given = {value.name for value in model.graph.input}
+    del model  # each session has a copy of its own
+    sessions = [(part, _session(graph, part, given)) for part in _parts(known, shapes)]
+
+    def one(numbered: tuple[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
+        seed, batch = numbered
+        random = np.random.default_rng(seed)
+        feeds = [
+            {**batch, **{weights(name): random.standard_normal(shape, np.float32) for name, shape in outputs.items()}}
+            for _ in range(PROBES)
+        ]
+        found: dict[str, np.ndarray] = {}
+        for part, session in sessions:
+            seen = [{**feed, **session.run(feed)} for feed in feeds]
+            for name in part:
+                slopes = np.stack([values[gradient(name)] for values in seen])
+                found[name] = _powers(seen[0][name], slopes, *ends[name])
+        present = sum(powers[:, PRESENT].sum() for powers in found.values())
+        return {name: powers / max(present, TINY) for name, powers in found.items()}
+
+    with ThreadPoolExecutor(host.threads()) as pool:
+        every = list(pool.map(one, enumerate(batches)))
+    return {name: np.sum([found[name] for found in every], axis=0) for name in known}
+
+
+def _parts(names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
+    """The names in order, in lists whose tensors and their gradients take BYTES, or of one that takes more."""
+    parts: list[list[str]] = []
+    room = 0.0
+    for name in names:
+        size = 4.0 * (1 + PROBES) * np.prod(shapes[name])
+        if not parts or size > room:
+            parts.append([])
+            room = BYTES
+        parts[-1].append(name)
+        room -= size
+    return parts
+
+
+def _session(graph: Path, names: Sequence[str], given: set[str]) -> GraphSession:
+    """The network with the gradients of `names`, and what of them is computed; each of many is run by one thread."""
+    model, _ = with_gradients(load_graph(graph), names)
+    return GraphSession(model, [*(name for name in names if name not in given), *map(gradient, names)], threads=1)
+
+
+def _powers(value: np.ndarray, slopes: np.ndarray, low: float, high: float) -> np.ndarray:
+    """What rounding each channel of a tensor (1, channels, ...) changes at the outputs, (channels, widths) float64.
+
+    `slopes` are gradients of it, (probes, 1, channels, ...), and `low` and `high` the ends of its range.
+    """
+    seen = value.reshape(value.shape[1], -1)
+    steep = slopes.reshape(len(slopes), *seen.shape)
+    powers = []
+    for width in WIDTHS:
+        step = np.float32(width * (high - low) / 255)
+        change = np.rint(np.clip(seen, np.float32(width * low), np.float32(width * high)) / step) * step - seen
+        powers.append((np.einsum("kcp,cp->kc", steep, change) ** 2).mean(axis=0))
+    return np.stack(powers, axis=1).astype(np.float64)
