@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import discover, parity, pipeline
+from sandglass import discover, host, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import undisturbed
@@ -25,15 +25,15 @@ from sandglass.quantize import crossings
 from sandglass.quantize.arrays import Rounded
 from sandglass.quantize.costs import Cost, Crossing, Way, saved
 from sandglass.quantize.layers import facts
+from sandglass.quantize.material import Material
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.repair import Material
 from sandglass.sources import Say
 
 SENSITIVITY_SAMPLES = 24  # the most inputs that each layer is tried on
 PLAN_SAMPLES = 128  # the most inputs that a whole plan is tried on
 MOVED_CLIPS = 0.8  # of the noise without them: what they have to leave, or less
 TIMED_SECONDS = 3.0
-FACTORS = (0.5, 2.0)
+FACTORS = (0.5 / host.threads(), 2.0)  # of layers' times on one thread: all may share the work, or none
 
 
 @dataclass(frozen=True)

@@ -155,13 +155,17 @@ def _session(graph: Path, names: Sequence[str], given: set[str]) -> GraphSession
 def _powers(value: np.ndarray, slopes: np.ndarray, low: float, high: float) -> np.ndarray:
     """What rounding each channel of a tensor (1, channels, ...) changes at the outputs, (channels, widths) float64.
 
-    `slopes` are gradients of it, (probes, 1, channels, ...), and `low` and `high` the ends of its range.
+    `slopes` are gradients of it, (probes, 1, channels, ...), and `low` and `high` the ends of its range. Errors of
+    rounding are independent of each other, so that their powers add up; what is clipped in a place is clipped next to it.
     """
     seen = value.reshape(value.shape[1], -1)
     steep = slopes.reshape(len(slopes), *seen.shape)
+    square = np.einsum("kcp,kcp->cp", steep, steep) / len(steep)
     powers = []
     for width in WIDTHS:
         step = np.float32(width * (high - low) / 255)
-        change = np.rint(np.clip(seen, np.float32(width * low), np.float32(width * high)) / step) * step - seen
-        powers.append((np.einsum("kcp,cp->kc", steep, change) ** 2).mean(axis=0))
+        inside = np.clip(seen, np.float32(width * low), np.float32(width * high))
+        rounding = np.rint(inside / step) * step - inside
+        clipping = np.einsum("kcp,cp->kc", steep, inside - seen)
+        powers.append(np.einsum("cp,cp,cp->c", square, rounding, rounding) + (clipping**2).mean(axis=0))
     return np.stack(powers, axis=1).astype(np.float64)

@@ -7,8 +7,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -16,9 +15,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass import host
 from sandglass.graph.load import load_graph, save_graph
-from sandglass.graph.work import spread
 from sandglass.quantize import (
     carried,
     centre,
@@ -28,11 +25,10 @@ from sandglass.quantize import (
     network_thresholds,
     pixels,
     ranges,
-    rounding,
-    samples,
 )
-from sandglass.quantize.arrays import Arrays, Rounded
-from sandglass.quantize.layers import Facts, clamp_bounds, facts, find_layers, fingerprint
+from sandglass.quantize.arrays import Arrays
+from sandglass.quantize.layers import clamp_bounds, facts, find_layers, fingerprint
+from sandglass.quantize.material import BIAS, COMPENSATE, Material, biases, draw, round_layers
 from sandglass.quantize.plan import Plan, TensorRange
 from sandglass.quantize.qdq import clipped_range, rounded_range
 from sandglass.quantize.sensitivity import Batches
@@ -42,48 +38,8 @@ PIXELS = "exact pixels"
 EQUALIZE, CLIPS, OUTPUTS = "equalize", "equalize clips", "equalize by outputs"
 EVENING = (EQUALIZE, CLIPS, OUTPUTS)
 CENTRE, THRESHOLDS = "centre", "output thresholds"
-COMPENSATE, BIAS = "compensated rounding", "bias correction"
 REPAIRS = (PIXELS, *EVENING, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
-SAMPLES = 128  # calibration inputs that rows are drawn from
 Say = Callable[[str], None]
-
-
-@dataclass(frozen=True)
-class Material:
-    """What the equalized network's layers have, and what they saw: enough to round any of them anew."""
-
-    spec: Spec
-    facts: dict[str, Facts]
-    weights: dict[str, np.ndarray]
-    biases: dict[str, np.ndarray | None]
-    rows: dict[str, np.ndarray]
-
-    def round(self, plan: Plan, name: str, bits: int, repairs: Sequence[str]) -> Rounded:
-        """A layer's integers under the plan's ranges."""
-        fact = self.facts[name]
-        return rounding.round_layer(
-            self.weights[name],
-            self.biases[name],
-            fact,
-            self.rows[name],
-            plan.tensors[fact.layer.input],
-            self.spec.asymmetric,
-            min(bits, self.spec.weight_bits),
-            COMPENSATE in repairs,
-            BIAS in repairs,
-        )
-
-    def local_noise(self, plan: Plan, name: str) -> float:
-        """Power of a layer's output error over the power of its output, when its input and weights are rounded."""
-        fact, rows = self.facts[name], self.rows[name]
-        rounded = plan.arrays.rounded.get(name) or self.round(plan, name, plan.layers[name].weight_bits, ())
-        shape = [-1 if i == fact.axis else 1 for i in range(rounded.integers.ndim)]
-        weights = rounded.integers * rounded.scales.reshape(shape)
-        first, second = (samples.weight_matrix(w, fact).transpose(0, 2, 1) for w in (self.weights[name], weights))
-        seen = rounding.round_input(rows, plan.tensors[fact.layer.input], self.spec.asymmetric)
-        expected, found = rows.transpose(1, 0, 2) @ first, seen.transpose(1, 0, 2) @ second
-        power = float(expected.var(axis=1).mean())
-        return float((found - expected).var(axis=1).mean()) / max(power, 1e-12)
 
 
 def choices(graph: Path, spec: Spec, repairs: Sequence[str]) -> list[list[str]]:
@@ -137,7 +93,7 @@ def repaired_plan(
         return replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
 
     plan = measured(model)
-    drawn = Material(spec, *_material(model, changed, plan, spec, batches))
+    drawn = draw(model, changed, plan, spec, batches)
     clamped = () if spec.asymmetric else [name for name in places.clamped if plan.tensors[name].threshold > 0]
     asymmetric = {name: spec.asymmetric or name in clamped for name in plan.tensors}
     if THRESHOLDS in repairs:
@@ -149,7 +105,7 @@ def repaired_plan(
             factors, offsets = _divided(links, shares, factors, offsets)
             model = evened(load_graph(graph), factors, offsets, integer)
             plan = replace(plan, tensors=_widened(model, links, shares, plan.tensors, measured(model).tensors))
-            drawn = Material(spec, *_material(model, changed, plan, spec, batches))
+            drawn = draw(model, changed, plan, spec, batches)
     if clamped:
         say(f"repair: centring {len(clamped)} results of clamps")
         plan, drawn, more = _centred(model, plan, drawn, clamped)
@@ -294,15 +250,8 @@ def _centred(
         tensors[name] = TensorRange(found.minimum - middle, found.maximum - middle, (high - low) / 2)
     rows = {name: drawn.rows[name] - middles.get(fact.layer.input, 0.0) for name, fact in drawn.facts.items()}
     rows = {name: values.astype(np.float32) for name, values in rows.items()}
-    material = replace(drawn, rows=rows, biases=_biases(model, drawn.facts))
+    material = replace(drawn, rows=rows, biases=biases(model, drawn.facts))
     return replace(plan, tensors=tensors), material, offsets
-
-
-def round_layers(material: Material, plan: Plan, bits: Mapping[str, int], repairs: Sequence[str]) -> dict[str, Rounded]:
-    """The layers named in `bits`, each rounded to its number of bits, on all cores."""
-    with ThreadPoolExecutor(host.threads()) as pool:
-        futures = {name: pool.submit(material.round, plan, name, count, repairs) for name, count in bits.items()}
-        return {name: future.result() for name, future in futures.items()}
 
 
 def repaired_graph(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
@@ -349,29 +298,3 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
             del node.input[2:]
             node.input.append(f"{name}.correction")
     return model
-
-
-def _material(
-    model: onnx.ModelProto, graph: Path, plan: Plan, spec: Spec, batches: Batches
-) -> tuple[dict[str, Facts], dict[str, np.ndarray], dict[str, np.ndarray | None], dict[str, np.ndarray]]:
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    wanted = {
-        name: fact
-        for name, fact in samples.repairable(model, facts(model)).items()
-        if not plan.layers[name].keep_float and fact.layer.operator in spec.operators
-    }
-    weights = {name: numpy_helper.to_array(constants[fact.layer.weight]) for name, fact in wanted.items()}
-    used = spread(batches, SAMPLES)
-    return wanted, weights, _biases(model, wanted), samples.draw(graph, wanted, used, len(used))
-
-
-def _biases(model: onnx.ModelProto, wanted: Mapping[str, Facts]) -> dict[str, np.ndarray | None]:
-    """A layer's bias, (channels,), or None."""
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    nodes = {node.name: node for node in model.graph.node}
-    found: dict[str, np.ndarray | None] = {}
-    for name, fact in wanted.items():
-        given = nodes[name].input[2] if len(nodes[name].input) > 2 else ""
-        values = numpy_helper.to_array(constants[given]).ravel() if given else None
-        found[name] = None if values is None else np.broadcast_to(values, (fact.channels,))
-    return found
