@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import random
 from dataclasses import dataclass
 from typing import Any
@@ -71,3 +72,14 @@ def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None 
 def drawn(calibration: Calibration, count: int) -> dict[str, Any]:
     """What a plan says of its calibration set."""
     return {"dataset": calibration.dataset.protocol["dataset"], "samples": count, "seed": calibration.seed}
+
+
+def shared_images(task: Any, first: Any, second: Any) -> list[str]:
+    """A line for images, by their pixels, that both datasets have samples in; none where they are disjoint."""
+    ids = [dict.fromkeys(sample.image_id for sample in task.samples(data)) for data in (first, second)]
+    hashes = [
+        {hashlib.sha256(data.read(i).tobytes()).digest() for i in found}
+        for data, found in zip((first, second), ids, strict=True)
+    ]
+    shared = len(hashes[0] & hashes[1])
+    return [f"{shared} images are in the calibration set and in the evaluation set"] if shared else []

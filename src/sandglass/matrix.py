@@ -15,7 +15,7 @@ from typing import Any
 from sandglass import discover, pipeline
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.benchmarking import benchmark
-from sandglass.calibration import Calibration
+from sandglass.calibration import Calibration, shared_images
 from sandglass.card import Card
 from sandglass.errors import (
     ArtifactError,
@@ -32,7 +32,7 @@ from sandglass.evaluation import Evaluation, Progress, evaluate, has_truths
 from sandglass.files import read_json, sha256, write_json
 from sandglass.matrix_file import Row, Table
 from sandglass.pipeline import Target
-from sandglass.quantization import quantize, shared_images
+from sandglass.quantization import quantize
 from sandglass.quantize.repair import REPAIRS
 from sandglass.sources import Say, find_checkpoint, prepared_source
 from sandglass.workbench import Workbench

@@ -8,7 +8,6 @@ metric on few images would be a poor guide: what keeps a budget there by chance 
 
 from __future__ import annotations
 
-import hashlib
 import shutil
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -18,23 +17,29 @@ from typing import Any
 
 from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact
+from sandglass.backends import Source
 from sandglass.benchmarking import Speed, undisturbed
 from sandglass.budget import GAINS, Request, judge
-from sandglass.calibration import Calibration
+from sandglass.calibration import Calibration, shared_images
 from sandglass.card import Card
 from sandglass.errors import BudgetError, DatasetError, InputError
 from sandglass.evaluation import Evaluation, evaluate, fidelity, has_truths
 from sandglass.files import atomic_folder, read_json, refuse_existing, write_json
-from sandglass.gate import Gate, Kept
+from sandglass.gate import INPUTS, Gate, Kept
+from sandglass.graph.load import load_graph
+from sandglass.graph.work import inputs_to_try, layer_work
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost, saved
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import Choice, search
 from sandglass.sources import Say, find_card, prepared_source
-from sandglass.workbench import Timed, Workbench
+from sandglass.time_left import TimeLeft
+from sandglass.workbench import LAYERS, SENSITIVITY_SAMPLES, TIMED, TIMED_SECONDS, TIMES, Timed, Workbench
 
 ARGUMENTS = "search.json"
 ATTEMPTS = 12
+CHOICES, SPEEDS = "choices", "speeds"  # stages
+USUAL_CHOICES = 36
 NEAR = 0.001  # of fidelity: what a runtime may have more than the simulation, or less
 NOTABLY = 0.97  # times what is chosen takes: full int8 is faster, not by the noise of timing
 
@@ -98,8 +103,10 @@ def quantize(
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
     with prepared_source(card, checkpoint, say) as ready:
-        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
-        scratch = ready.graph.parent
+        bench = Workbench(
+            ready, wanted.target.backend, calibration, wanted.repairs, say, _search_ahead(ready, evaluation)
+        )
+        say, scratch = bench.say, ready.graph.parent
         base, full = bench.make(out, None), bench.tried(scratch / "full", bench.plan)
         float_result = evaluate(base, evaluation)
         timed = bench.timed(scratch, bench.costs(scratch, full, base), full, base)
@@ -150,20 +157,25 @@ def sensitivity(
     card = source if isinstance(source, Card) else find_card(source)
     wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
     with prepared_source(card, checkpoint, say) as ready:
-        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say)
+        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _layers_ahead(ready))
         folder = ready.graph.parent
         return bench.costs(folder, bench.tried(folder / "full", bench.plan), bench.make(folder / "base", None))
 
 
-def shared_images(task: Any, first: Any, second: Any) -> list[str]:
-    """A line for images, by their pixels, that both datasets have samples in; none where they are disjoint."""
-    ids = [dict.fromkeys(sample.image_id for sample in task.samples(data)) for data in (first, second)]
-    hashes = [
-        {hashlib.sha256(data.read(i).tobytes()).digest() for i in found}
-        for data, found in zip((first, second), ids, strict=True)
-    ]
-    shared = len(hashes[0] & hashes[1])
-    return [f"{shared} images are in the calibration set and in the evaluation set"] if shared else []
+def _layers_ahead(ready: Source) -> TimeLeft:
+    """What rounding each layer alone will take, and the plans before it."""
+    left, work = TimeLeft(), layer_work(load_graph(ready.graph))
+    left.expect(LAYERS, len(work), runs=inputs_to_try(sum(macs for macs, _ in work.values()), SENSITIVITY_SAMPLES))
+    return left
+
+
+def _search_ahead(ready: Source, evaluation: Any) -> TimeLeft:
+    """What a search will take: as many choices as there usually are, each on all images that the gate looks at."""
+    left, task = _layers_ahead(ready), discover.load("tasks", ready.card.task)
+    left.expect(TIMES, 1, seconds=(TIMED + 1) * TIMED_SECONDS)
+    left.expect(CHOICES, USUAL_CHOICES, runs=len(task.samples(evaluation)) + INPUTS)
+    left.expect(SPEEDS, 1, seconds=4 * TIMED_SECONDS)
+    return left
 
 
 @dataclass(frozen=True)
@@ -185,7 +197,9 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
 
     def steer(bits: Mapping[str, int]) -> float:
         rest = {name: "given back" for name in bench.integer_layers if name not in bits}
-        return gate.simulated(bench.planned(bits, rest)).least
+        kept = gate.simulated(bench.planned(bits, rest)).least
+        bench.left.step(CHOICES)
+        return kept
 
     tried: list[_Candidate] = []
     choices = search(timed.costs, timed.crossings, steer, wanted.fidelity, say, NEAR)
@@ -206,7 +220,9 @@ def _fastest(
 
     With it the speeds of the float artifact, of full int8, and of what is returned.
     """
-    speeds = undisturbed([gate.base.artifact, full.artifact, best.result.artifact], say=say)
+    gate.bench.left.end(CHOICES)
+    speeds = undisturbed([gate.base.artifact, full.artifact, best.result.artifact], seconds=TIMED_SECONDS, say=say)
+    gate.bench.left.step(SPEEDS)
     if wanted.gain != GAINS[0] or speeds[1].median >= NOTABLY * speeds[2].median:
         return best, speeds
     plan, ways = gate.bench.plan, {cost.name: cost.ways[0] for cost in timed.costs}

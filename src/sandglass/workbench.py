@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cache, cached_property
@@ -28,11 +29,14 @@ from sandglass.quantize.layers import facts
 from sandglass.quantize.material import Material
 from sandglass.quantize.plan import Plan
 from sandglass.sources import Say
+from sandglass.time_left import TimeLeft
 
 SENSITIVITY_SAMPLES = 24  # the most inputs that each layer is tried on
 PLAN_SAMPLES = 128  # the most inputs that a whole plan is tried on
 MOVED_CLIPS = 0.8  # of the noise without them: what they have to leave, or less
 TIMED_SECONDS = 3.0
+TIMED = 5  # artifacts
+PLANS, LAYERS, TIMES = "plans", "layers", "times"  # stages
 FACTORS = (0.5 / host.threads(), 2.0)  # of layers' times on one thread: all may share the work, or none
 
 
@@ -83,12 +87,19 @@ class Workbench:
     """A source with its repaired plan for one backend, and what is made and measured of it."""
 
     def __init__(
-        self, source: Source, backend: str, calibration: Calibration, repairs: Sequence[str], say: Say
+        self,
+        source: Source,
+        backend: str,
+        calibration: Calibration,
+        repairs: Sequence[str],
+        say: Say,
+        left: TimeLeft | None = None,
     ) -> None:
         from sandglass.graph.execute import GraphSession
         from sandglass.quantize.sensitivity import run
 
-        self.source, self.backend, self.say = source, backend, say
+        self.left = left or TimeLeft()
+        self.source, self.backend, self.say = source, backend, self.left.saying(say)
         self.task = discover.load("tasks", source.card.task)
         self.spec = discover.load("backends", backend).SPEC
         inputs, others = calibration_looks(source.card, calibration)
@@ -121,11 +132,15 @@ class Workbench:
             plan, material = repair.repaired_plan(
                 graph, self.batches, self.spec, graph.parent, calibration.method, chosen, told, self.say, uneven
             )
-            noise = sensitivity.noise(expected, sensitivity.run(simulate(graph, plan, self.spec), tried))
+            session, started = simulate(graph, plan, self.spec), time.monotonic()
+            noise = sensitivity.noise(expected, sensitivity.run(session, tried))
+            self.left.measured((time.monotonic() - started) / len(tried))
+            self.left.step(PLANS)
             self.say(f"repair: {', '.join(chosen) or 'none'}: {sensitivity.decibels(noise):.1f} dB at the output")
             return noise, plan, material
 
         surest, *others = repair.choices(graph, self.spec, repairs)
+        self.left.expect(PLANS, 1 + len(others))
         best = made(surest)
         _, uneven, _ = best
         for chosen in others:
@@ -197,6 +212,7 @@ class Workbench:
 
         graph = self.source.graph
         journal = Journal({"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]})
+        self.left.expect(LAYERS, len(wanted) - len(journal.done), runs=len(self.probes))
         first = self._predictions(self.expected)
         for i, (name, bits) in enumerate(wanted):
             if i in journal.done:
@@ -208,6 +224,7 @@ class Workbench:
             local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
             journal.append({i: [sensitivity.changes(self.expected, found).tolist(), local, kept]})
             told = sensitivity.decibels(sensitivity.noise(self.expected, found))
+            self.left.step(LAYERS)
             self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {told:.1f} dB")
         changed = np.array([journal.done[i][0] for i in range(len(wanted))])
         first_ways = [i for i, (name, _) in enumerate(wanted) if name not in dict(wanted[:i])]
@@ -240,6 +257,7 @@ class Workbench:
             rest = {name: "in float for its time" for name in every if name not in chosen}
             tried.append(self.tried(folder / f"half{number}", self.planned({}, rest)))
         speeds = undisturbed([base, full, *tried], seconds=TIMED_SECONDS, say=self.say)
+        self.left.step(TIMES)
         whole, *others = (speed.median for speed in speeds)
         gains = [saved(costs, (), chosen) for chosen in (every, *halves)]
         counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, *halves)]

@@ -76,7 +76,9 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     out = tmp_path / "out"
     asked = ["--max-drop", "20", "--min-fidelity", "0.9", "--gain", "work"]  # times would depend on what else runs
     assert search(out, *asked, "--json", str(tmp_path / "r.json")) == 0
-    assert "points" in capsys.readouterr().out
+    printed = capsys.readouterr()
+    assert "points" in printed.out
+    assert any(" left)" in line for line in printed.err.splitlines() if line.startswith("sensitivity: "))
     result = json.loads((tmp_path / "r.json").read_text())
     assert result["met"] is True
     assert 0.5 < result["int8_share_of_macs"] <= 1

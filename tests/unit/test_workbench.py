@@ -20,6 +20,7 @@ from sandglass.datasets import synthetic_people
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph
 from sandglass.quantize import repair, sensitivity, simulate
+from sandglass.time_left import TimeLeft
 from sandglass.workbench import FACTORS, two_numbers
 
 
@@ -45,6 +46,7 @@ def test_more_equalization_has_to_bring_something(
     monkeypatch.setattr(workbench, "drawn", lambda *given: {})
     bench = workbench.Workbench.__new__(workbench.Workbench)
     bench.source, bench.spec, bench.say = SimpleNamespace(graph=tmp_path / "g.onnx"), None, lambda line: None
+    bench.left = TimeLeft()
     bench.batches = [{"x": np.ones((1, 3, 4, 4), np.float32)}]
     assert bench._best_plan(SimpleNamespace(method="kl"), repair.REPAIRS) == (f"plan {best}", f"material {best}")
     assert told == [(chosen, None if i == 0 else "plan 0") for i, chosen in enumerate(choices)]

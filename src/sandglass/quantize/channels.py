@@ -156,7 +156,7 @@ def _powers(value: np.ndarray, slopes: np.ndarray, low: float, high: float) -> n
     """What rounding each channel of a tensor (1, channels, ...) changes at the outputs, (channels, widths) float64.
 
     `slopes` are gradients of it, (probes, 1, channels, ...), and `low` and `high` the ends of its range. Errors of
-    rounding are independent of each other, so that their powers add up; what is clipped in a place is clipped next to it.
+    rounding are independent of each other, so that their powers add up; what is clipped is clipped next to it as well.
     """
     seen = value.reshape(value.shape[1], -1)
     steep = slopes.reshape(len(slopes), *seen.shape)
