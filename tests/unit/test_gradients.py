@@ -109,3 +109,10 @@ def test_what_comes_after_an_unknown_operator_has_one() -> None:
     """And what leads to no output is no hindrance."""
     text = "s = Softplus(x) r = Relu(s) e = Exp(r) y = Add(r, low)"
     assert with_gradients(built(text), ["x", "s", "r"])[1] == ["s", "r"]
+
+
+def test_unknown_sizes_have_none() -> None:
+    """Sides that are left open: a convolution's adjoint depends on them."""
+    text = "g (float[1, 3, H, W] x) => (float[1, 4, H, W] y) { y = Conv<pads = [1, 1, 1, 1]>(x, w) }"
+    open_sides = network(text, CONSTANTS)
+    assert with_gradients(open_sides, ["x"])[1] == []

@@ -64,7 +64,7 @@ class _Writer:
             if made not in parts and made not in unknown:
                 continue  # leads to no output
             given = self._sum(made, parts[made]) if made not in unknown else ""
-            adjoint = ADJOINTS.get(node.op_type)
+            adjoint = ADJOINTS.get(node.op_type) if self._sized(node) else None
             found = adjoint(self, node, given) if given and adjoint and len(node.output) == 1 else {}
             for name in node.input:
                 if name in found:
@@ -75,6 +75,11 @@ class _Writer:
             if value.name in parts and value.name not in unknown:
                 self._sum(value.name, parts[value.name])
         self.model.graph.node.extend(self.nodes)
+
+    def _sized(self, node: onnx.NodeProto) -> bool:
+        """Whether the shapes of all that a node reads and makes are known."""
+        computed = [name for name in (*node.input, *node.output) if name and name not in self.constants]
+        return all(name in self.shapes and all(self.shapes[name]) for name in computed)
 
     def _sum(self, tensor: str, parts: Sequence[str]) -> str:
         self.whole.add(tensor)

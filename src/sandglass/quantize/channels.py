@@ -64,8 +64,8 @@ def choose(
     ends = {name: rounded_range(ranges[name], asymmetric[name]) for name in names}
     probed = spread(range(len(batches)), _inputs_to_probe(graph))
     changed = _changes(graph, names, ends, [batches[i] for i in probed])
-    others = [batch for i, batch in enumerate(batches) if i not in set(probed)]
-    seen = channel_ranges(graph, names, others) if others else {}
+    rest = [batches[i] for i in sorted({*range(len(batches))} - {*probed})]
+    seen = channel_ranges(graph, names, rest) if rest else {}
     found = {}
     for link in links:
         if not all(name in changed for name in link.tensors):
@@ -108,6 +108,8 @@ def _changes(
     outputs = {value.name: shapes[value.name] for value in model.graph.output}
     _, known = with_gradients(model, names)
     given = {value.name for value in model.graph.input}
+    if not known:
+        return {}
     del model  # each session has a copy of its own
     sessions = [(part, _session(graph, part, given)) for part in _parts(known, shapes)]
 
