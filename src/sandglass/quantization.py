@@ -103,9 +103,7 @@ def quantize(
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
     with prepared_source(card, checkpoint, say) as ready:
-        bench = Workbench(
-            ready, wanted.target.backend, calibration, wanted.repairs, say, _search_ahead(ready, evaluation)
-        )
+        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready, evaluation))
         say, scratch = bench.say, ready.graph.parent
         base, full = bench.make(out, None), bench.tried(scratch / "full", bench.plan)
         float_result = evaluate(base, evaluation)
@@ -157,24 +155,24 @@ def sensitivity(
     card = source if isinstance(source, Card) else find_card(source)
     wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
     with prepared_source(card, checkpoint, say) as ready:
-        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _layers_ahead(ready))
+        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready))
         folder = ready.graph.parent
         return bench.costs(folder, bench.tried(folder / "full", bench.plan), bench.make(folder / "base", None))
 
 
-def _layers_ahead(ready: Source) -> TimeLeft:
-    """What rounding each layer alone will take, and the plans before it."""
+def _ahead(ready: Source, evaluation: Any = None) -> TimeLeft:
+    """What rounding each layer alone will take, and where there are evaluation images a search.
+
+    That looks at as many choices as there usually are, each on all images that the gate looks at.
+    """
     left, work = TimeLeft(), layer_work(load_graph(ready.graph))
-    left.expect(LAYERS, len(work), runs=inputs_to_try(sum(macs for macs, _ in work.values()), SENSITIVITY_SAMPLES))
-    return left
-
-
-def _search_ahead(ready: Source, evaluation: Any) -> TimeLeft:
-    """What a search will take: as many choices as there usually are, each on all images that the gate looks at."""
-    left, task = _layers_ahead(ready), discover.load("tasks", ready.card.task)
-    left.expect(TIMES, 1, seconds=(TIMED + 1) * TIMED_SECONDS)
-    left.expect(CHOICES, USUAL_CHOICES, runs=len(task.samples(evaluation)) + INPUTS)
-    left.expect(SPEEDS, 1, seconds=4 * TIMED_SECONDS)
+    macs = sum(macs for macs, _ in work.values())
+    left.expect(LAYERS, len(work), runs=inputs_to_try(macs, SENSITIVITY_SAMPLES))
+    if evaluation is not None:
+        samples = len(discover.load("tasks", ready.card.task).samples(evaluation))
+        left.expect(TIMES, 1, seconds=(TIMED + 1) * TIMED_SECONDS)
+        left.expect(CHOICES, USUAL_CHOICES, runs=samples + inputs_to_try(macs, INPUTS))
+        left.expect(SPEEDS, 1, seconds=4 * TIMED_SECONDS)
     return left
 
 

@@ -53,7 +53,7 @@ CONSTANTS = {
     "w": normal(1, 4, 3, 3, 3), "b": normal(2, 4), "d": normal(3, 4, 1, 3, 3), "g": normal(4, 6, 2, 1, 1),
     "t": normal(5, 4, 3, 4, 4), "low": np.float32(-0.3), "high": np.float32(0.7), "b3": normal(6, 3),
     "v3": np.abs(normal(7, 3)) + 0.5, "twice": np.array([1, 1, 2, 2]), "m": normal(8, 7, 3), "b7": normal(9, 7),
-    "n": normal(10, 15, 7),
+    "n": normal(10, 15, 7), "v": normal(11, 3, 3, 4, 4),
 }  # fmt: skip
 
 
@@ -92,6 +92,8 @@ UNKNOWN = {
     "a sum of twice the same": "y = Add(x, x)",
     "windows that overlap": "y = MaxPool<kernel_shape = [3, 3], strides = [1, 1], pads = [1, 1, 1, 1]>(x)",
     "pixels between others": 'y = Resize<mode = "linear">(x, , twice)',
+    "pixels that are shifted": 'y = Resize<nearest_mode = "ceil">(x, , twice)',
+    "padding by the size": "y = ConvTranspose<strides = [2, 2], output_shape = [12, 10]>(x, v)",
     "weights that are computed": "q = GlobalAveragePool(x) y = Conv(x, q)",
     "an end that is computed": "q = ReduceMax<keepdims = 0>(x) y = Clip(x, low, q)",
 }
@@ -101,7 +103,8 @@ UNKNOWN = {
 def test_no_gradient_is_better_than_a_wrong_one(name: str) -> None:
     """A tensor has none where one of its ways to the outputs is not known."""
     text = UNKNOWN[name]
-    made = {"pixels between others": "1, 3, 12, 10", "weights that are computed": "1, 1, 6, 5"}.get(name, "1, 3, 6, 5")
+    larger = ("pixels between others", "pixels that are shifted", "padding by the size")
+    made = "1, 3, 12, 10" if name in larger else "1, 1, 6, 5" if name == "weights that are computed" else "1, 3, 6, 5"
     assert with_gradients(built(text, made=made), ["x"])[1] == []
 
 

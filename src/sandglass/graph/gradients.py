@@ -114,8 +114,8 @@ def _convolution(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients
     fact = fact_of(node, writer.constants[node.input[1]].dims)
     steps = {"strides": fact.stride, "dilations": fact.dilation, "pads": fact.pads, "group": fact.group}
     kernel, made = fact.shape[2:], f"{node.output[0]}.adjoint"
-    if any(a.name == "auto_pad" and a.s != b"NOTSET" for a in node.attribute):
-        return {}
+    if any(a.name == "output_shape" or (a.name == "auto_pad" and a.s != b"NOTSET") for a in node.attribute):
+        return {}  # padding follows from sizes
     if node.op_type == "ConvTranspose":
         return {node.input[0]: writer.node("Conv", [given, node.input[1]], made, **steps)}
     rest = [
@@ -196,8 +196,9 @@ def _resize(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     factors = _factors(writer.shapes[made], writer.shapes[source])
     read = {a.name: helper.get_attribute_value(a) for a in node.attribute}
     places = read.get("coordinate_transformation_mode", b"half_pixel")
-    floored = places == b"asymmetric" and read.get("nearest_mode", b"round_prefer_floor") == b"floor"
-    if read.get("mode", b"nearest") != b"nearest" or factors is None or not (floored or places == b"half_pixel"):
+    nearest = read.get("nearest_mode", b"round_prefer_floor")
+    whole = nearest == b"floor" if places == b"asymmetric" else places == b"half_pixel" and b"round" in nearest
+    if read.get("mode", b"nearest") != b"nearest" or factors is None or not whole:
         return {}
     window = factors[2:]
     mean = writer.node("AveragePool", [given], f"{node.output[0]}.mean", kernel_shape=window, strides=window)
