@@ -182,16 +182,17 @@ def able_backends(source: Source, reference: parity.Reference, apart_from: str) 
     return found
 
 
-def _repaired(source: Source, plan: Plan | None, backend: Any) -> Source:
-    """The source with the plan's repairs in its graph, in a folder of its own."""
+def _repaired(source: Source, plan: Plan | None, backend: Any) -> tuple[Source, Plan | None]:
+    """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
     if plan is None or not plan.arrays.sha256:
-        return source
+        return source, plan
     from sandglass.graph.load import save_graph
-    from sandglass.quantize.repair import repaired_graph
+    from sandglass.quantize.repair import repaired
 
     folder = Path(mkdtemp(dir=source.graph.parent))
-    save_graph(repaired_graph(source.graph, plan, backend.SPEC), folder / "graph.onnx")
-    return replace(source, graph=folder / "graph.onnx")
+    model, changed = repaired(source.graph, plan, backend.SPEC)
+    save_graph(model, folder / "graph.onnx")
+    return replace(source, graph=folder / "graph.onnx"), changed
 
 
 def build_artifact(
@@ -210,12 +211,12 @@ def build_artifact(
     try:
         version = backend.available()
         say(f"{target}: building")
-        given = _repaired(source, used, backend)
+        given, planned = _repaired(source, used, backend)
         if target.precision == "fp16":
             given = replace(given, wide=reference.wide)
         with atomic_folder(out / target.folder, force) as folder:
             built = build_each if shapes and not getattr(backend, "DYNAMIC", False) else build_once
-            parts = built(backend, given, target.precision, folder, used, reference)
+            parts = built(backend, given, target.precision, folder, planned, reference)
             for name in parts["backend_notes"].get("float_layers", []):
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
             fields = {

@@ -23,7 +23,7 @@ from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph as save_model
 from sandglass.quantize.make import make_plan
 from sandglass.quantize.plan import Plan, TensorRange
-from sandglass.quantize.repair import REPAIRS, repaired_graph, repaired_plan
+from sandglass.quantize.repair import REPAIRS, repaired, repaired_plan
 from sandglass.quantize.simulate import simulate
 
 
@@ -164,7 +164,7 @@ def test_ncnn_pads_with_what_zero_becomes(tmp_path: Path) -> None:
     for backend in (ncnn, onnxruntime, openvino):
         folder = tmp_path / backend.__name__
         folder.mkdir()
-        save_model(repaired_graph(tmp_path / "g.onnx", plan, backend.SPEC), folder / "g.onnx")
+        save_model(repaired(tmp_path / "g.onnx", plan, backend.SPEC)[0], folder / "g.onnx")
         notes = backend.build(Source(card, folder / "g.onnx"), "int8", folder, plan)
         session, simulated = backend.open(folder, notes, 1), simulate(tmp_path / "g.onnx", plan, backend.SPEC)
         found, expected = (np.stack([one.run(given)["y"] for given in images]) for one in (session, simulated))

@@ -174,7 +174,7 @@ def test_plan_is_read_again_and_runs(graph: Path, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     again = make.load_plan(tmp_path / "plan.json", graph)
     assert again == replace(plan, arrays=again.arrays)
-    model = quantize_dequantize(repair.repaired_graph(graph, again, ASYMMETRIC), again, ASYMMETRIC)
+    model = quantize_dequantize(repair.repaired(graph, again, ASYMMETRIC)[0], again, ASYMMETRIC)
     save_graph(model, tmp_path / "qdq.onnx")
     inputs = normalized(images(1, seed=3))[0]
     expected = simulate(graph, again, ASYMMETRIC).run(inputs)["y"]

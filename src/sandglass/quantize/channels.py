@@ -11,10 +11,11 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from sandglass import host
 from sandglass.graph.execute import GraphSession
@@ -22,6 +23,7 @@ from sandglass.graph.gradients import gradient, weights, with_gradients
 from sandglass.graph.load import load_graph
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.graph.work import layer_work, spread
+from sandglass.quantize import carried
 from sandglass.quantize.equalize import ChannelRange, Link, channel_ranges
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import rounded_range
@@ -76,6 +78,43 @@ def choose(
         if together.min(axis=1).sum() < GAIN * together[:, PRESENT].sum():
             widths = WIDTHS[np.argmin(together, axis=1)] ** SHARE
             found[link.tensor] = Shares((widths / widths.max()).astype(np.float32), float(widths.max()))
+    return found
+
+
+def divided(
+    links: Sequence[Link],
+    shares: Mapping[str, Shares],
+    factors: Mapping[str, np.ndarray],
+    offsets: Mapping[str, np.ndarray],
+) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
+    """Factors and offsets of channels that are divided by those of their `shares` too."""
+    divided, moved = dict(factors), dict(offsets)
+    for link in (link for link in links if link.tensor in shares):
+        more = shares[link.tensor].factors
+        divided[link.tensor] = factors.get(link.tensor, np.float32(1)) * more
+        moved |= {name: offsets[name] / more for name in link.tensors if name in offsets}
+    return divided, moved
+
+
+def widened(
+    model: onnx.ModelProto,
+    links: Sequence[Link],
+    shares: Mapping[str, Shares],
+    before: Mapping[str, TensorRange],
+    after: Mapping[str, TensorRange],
+) -> dict[str, TensorRange]:
+    """Ranges after channels were divided: `after` is what was read anew, with thresholds that nothing chose.
+
+    Those that were chosen `before` are wider by what the shares say.
+    """
+    found, stands = dict(before), carried.carriers(model, before)
+    for link in (link for link in links if link.tensor in shares):
+        read = {stands[name] for name in link.tensors}
+        for name in (name for name in link.members if name in before):
+            found[name] = seen = after[name]
+            if stands[name] in read:
+                wider = shares[link.tensor].wider * before[name].threshold
+                found[name] = replace(seen, threshold=min(wider, seen.largest))
     return found
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -33,6 +33,16 @@ class Material:
     weights: dict[str, np.ndarray]
     biases: dict[str, np.ndarray | None]
     rows: dict[str, np.ndarray]
+
+    def shifted(self, model: onnx.ModelProto, offsets: Mapping[str, np.ndarray]) -> Material:
+        """What it is after `offsets` of tensors, (channels,) or (1,), were taken off, in `model` too."""
+        rows = {}
+        for name, fact in self.facts.items():
+            rows[name] = seen = self.rows[name]
+            if (values := offsets.get(fact.layer.input)) is not None:
+                each = np.repeat(values, seen[0].size // values.size).reshape(seen.shape[1:])
+                rows[name] = (seen - each).astype(np.float32)
+        return replace(self, rows=rows, biases=biases(model, self.facts))
 
     def round(self, plan: Plan, name: str, bits: int, repairs: Sequence[str]) -> Rounded:
         """A layer's integers under the plan's ranges."""

@@ -59,7 +59,7 @@ class Plan:
     """Ranges by tensor and decisions by layer, for the graph with the given fingerprint.
 
     `repairs` names what was done to the float network before rounding; `arrays` are its results, which lie in a file
-    of the same name with the ending `.safetensors`.
+    of the same name with the ending `.safetensors`. `split` names tensors whose channels are there twice.
     """
 
     graph: str
@@ -68,12 +68,13 @@ class Plan:
     layers: dict[str, Layer]
     calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
     repairs: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
     arrays: Arrays = dataclasses.field(default_factory=Arrays)
 
     def to_json(self) -> str:
         """The plan as JSON text, one line a tensor and a layer."""
         head = {"format": FORMAT, "graph": self.graph, "method": self.method, "calibration": self.calibration,
-                "repairs": list(self.repairs), "arrays": self.arrays.sha256}  # fmt: skip
+                "repairs": list(self.repairs), "split": list(self.split), "arrays": self.arrays.sha256}  # fmt: skip
         parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         for key, entries in (("tensors", self.tensors), ("layers", self.layers)):
             lines = [f"    {json.dumps(name)}: {json.dumps(_fields(entry))}" for name, entry in entries.items()]
@@ -112,8 +113,8 @@ class Plan:
             arrays = Arrays.load(path.with_suffix(".safetensors")) if data.get("arrays") else Arrays()
             if arrays.sha256 != data.get("arrays", ""):
                 raise PlanError(f"{path} belongs to other arrays than those beside it", "keep both files together")
-            repairs = tuple(data.get("repairs", ()))
-            return Plan(data["graph"], data["method"], tensors, layers, data["calibration"], repairs, arrays)
+            repairs, split = (tuple(data.get(key, ())) for key in ("repairs", "split"))
+            return Plan(data["graph"], data["method"], tensors, layers, data["calibration"], repairs, split, arrays)
         except (KeyError, TypeError) as error:
             raise PlanError(f"{path} is not a plan: {error}", "start from one that `sandglass deploy` wrote") from error
 

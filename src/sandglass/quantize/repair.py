@@ -25,20 +25,21 @@ from sandglass.quantize import (
     network_thresholds,
     pixels,
     ranges,
+    split,
 )
 from sandglass.quantize.arrays import Arrays
 from sandglass.quantize.layers import clamp_bounds, facts, find_layers, fingerprint
-from sandglass.quantize.material import BIAS, COMPENSATE, Material, biases, draw, round_layers
+from sandglass.quantize.material import BIAS, COMPENSATE, Material, draw, round_layers
 from sandglass.quantize.plan import Plan, TensorRange
 from sandglass.quantize.qdq import clipped_range, rounded_range
 from sandglass.quantize.sensitivity import Batches
 from sandglass.quantize.spec import Spec, decide
 
-PIXELS = "exact pixels"
+PIXELS, SPLIT = "exact pixels", "split channels"
 EQUALIZE, CLIPS, OUTPUTS = "equalize", "equalize clips", "equalize by outputs"
 EVENING = (EQUALIZE, CLIPS, OUTPUTS)
 CENTRE, THRESHOLDS = "centre", "output thresholds"
-REPAIRS = (PIXELS, *EVENING, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
+REPAIRS = (PIXELS, SPLIT, *EVENING, CENTRE, THRESHOLDS, COMPENSATE, BIAS)
 Say = Callable[[str], None]
 
 
@@ -73,7 +74,14 @@ def repaired_plan(
     model = load_graph(graph)
     layers, mark = find_layers(model), fingerprint(model)
     integer = _integer(model, spec)
-    places = centre.places(model, integer, spec.pads) if CENTRE in repairs else centre.Places((), ())
+    places = centre.places(model, integer, spec.pads)
+    twice = split.find(model, places.linear) if SPLIT in repairs else ()
+    if twice:
+        say(f"repair: splitting the channels of {len(twice)} groups of tensors")
+        graph = scratch / "split.onnx"
+        save_graph(split.split(model, twice), graph)
+    if CENTRE not in repairs:
+        places = centre.Places((), ())
     links = _links(model, integer, repairs)
     ends = _channel_ends(uneven, spec) if uneven else {}
     factors, offsets = _even_out(graph, model, links, places.linear, batches, ends, say)
@@ -89,7 +97,7 @@ def repaired_plan(
         say(f"plan: reading activation ranges from {len(batches)} samples, method {method}")
         plan = make.make_plan(changed, batches, method, calibration)
         plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
-        plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs))
+        plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs), split=twice)
         return replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
 
     plan = measured(model)
@@ -102,14 +110,17 @@ def repaired_plan(
         say(f"repair: evening out the channels of {len(links)} groups of tensors by the network's output")
         shares = channels.choose(changed, links, plan.tensors, asymmetric, batches)
         if shares:
-            factors, offsets = _divided(links, shares, factors, offsets)
+            factors, offsets = channels.divided(links, shares, factors, offsets)
             model = evened(load_graph(graph), factors, offsets, integer)
-            plan = replace(plan, tensors=_widened(model, links, shares, plan.tensors, measured(model).tensors))
+            plan = replace(plan, tensors=channels.widened(model, links, shares, plan.tensors, measured(model).tensors))
             drawn = draw(model, changed, plan, spec, batches)
     if clamped:
         say(f"repair: centring {len(clamped)} results of clamps")
         plan, drawn, more = _centred(model, plan, drawn, clamped)
         offsets |= more
+    if steps := split.half_steps(model, twice, plan.tensors, spec.asymmetric):
+        drawn = drawn.shifted(centre.shift(model, steps), steps)
+        offsets |= {name: offsets.get(name, np.float32(0)) + values for name, values in steps.items()}
     plan = replace(plan, arrays=Arrays(factors, offsets))
     if COMPENSATE in repairs or BIAS in repairs:
         say(f"repair: rounding the weights of {len(drawn.rows)} layers")
@@ -152,43 +163,6 @@ def _even_out(
     shared = {tensor: factors[link.tensor] for link in links if link.tensor in factors for tensor in link.tensors}
     offsets = {name: (values / shared.get(name, 1)).astype(np.float32) for name, values in middles.items()}
     return factors, offsets
-
-
-def _divided(
-    links: Sequence[equalize.Link],
-    shares: Mapping[str, channels.Shares],
-    factors: Mapping[str, np.ndarray],
-    offsets: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Factors and offsets of channels that are divided by those of their `shares` too."""
-    divided, moved = dict(factors), dict(offsets)
-    for link in (link for link in links if link.tensor in shares):
-        more = shares[link.tensor].factors
-        divided[link.tensor] = factors.get(link.tensor, np.float32(1)) * more
-        moved |= {name: offsets[name] / more for name in link.tensors if name in offsets}
-    return divided, moved
-
-
-def _widened(
-    model: onnx.ModelProto,
-    links: Sequence[equalize.Link],
-    shares: Mapping[str, channels.Shares],
-    before: Mapping[str, TensorRange],
-    after: Mapping[str, TensorRange],
-) -> dict[str, TensorRange]:
-    """Ranges after channels were divided: `after` is what was read anew, with thresholds that nothing chose.
-
-    Those that were chosen `before` are wider by what the shares say.
-    """
-    found, stands = dict(before), carried.carriers(model, before)
-    for link in (link for link in links if link.tensor in shares):
-        read = {stands[name] for name in link.tensors}
-        for name in (name for name in link.members if name in before):
-            found[name] = seen = after[name]
-            if stands[name] in read:
-                wider = shares[link.tensor].wider * before[name].threshold
-                found[name] = replace(seen, threshold=min(wider, seen.largest))
-    return found
 
 
 def _channel_ends(plan: Plan, spec: Spec) -> dict[str, tuple[np.ndarray, np.ndarray]]:
@@ -243,22 +217,20 @@ def _centred(
     ends = {name: clipped_range(plan.tensors[name]) for name in clamped}
     middles = {name: (low + high) / 2 for name, (low, high) in ends.items()}
     offsets = {name: np.array([middle], np.float32) for name, middle in middles.items()}
-    centre.shift(model, offsets)
+    material = drawn.shifted(centre.shift(model, offsets), offsets)
     tensors = dict(plan.tensors)
     for name, (low, high) in ends.items():
         found, middle = tensors[name], middles[name]
         tensors[name] = TensorRange(found.minimum - middle, found.maximum - middle, (high - low) / 2)
-    rows = {name: drawn.rows[name] - middles.get(fact.layer.input, 0.0) for name, fact in drawn.facts.items()}
-    rows = {name: values.astype(np.float32) for name, values in rows.items()}
-    material = replace(drawn, rows=rows, biases=biases(model, drawn.facts))
     return replace(plan, tensors=tensors), material, offsets
 
 
-def repaired_graph(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
-    """A graph with the plan's repairs in it, for the layers that a target with `spec` runs in int8."""
+def repaired(graph: Path, plan: Plan, spec: Spec) -> tuple[onnx.ModelProto, Plan]:
+    """A graph with the plan's repairs in it, for the layers that a target with `spec` runs in int8, and their plan."""
     model = load_graph(graph)
     integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
-    return apply_repairs(model, plan, integer)
+    used = split.needed(plan, model, integer)
+    return apply_repairs(model, used, integer), used
 
 
 def evened(
@@ -278,6 +250,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
     weights that lie on their grid, and their biases. The model is changed.
     """
     integer = set(integer)
+    split.split(model, plan.split)
     evened(model, plan.arrays.factors, plan.arrays.offsets, integer)
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}

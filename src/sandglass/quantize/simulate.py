@@ -29,7 +29,7 @@ from sandglass.quantize.qdq import (
     integers_flowing,
     weight_factors,
 )
-from sandglass.quantize.repair import repaired_graph
+from sandglass.quantize.repair import repaired
 from sandglass.quantize.spec import Spec, decide
 
 MIDDLE = 128  # the zero point of uint8 that is none of int8
@@ -37,7 +37,7 @@ MIDDLE = 128  # the zero point of uint8 that is none of int8
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
     """A session that computes as a target with `spec` would under `plan`; its `run` takes the graph's inputs."""
-    model = repaired_graph(graph, plan, spec)
+    model, plan = repaired(graph, plan, spec)
     model = integers_flowing(model, plan, spec) if spec.between else integer_sums(model, plan, spec)
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "simulated.onnx"
