@@ -19,11 +19,12 @@ from random_weights import random_weights
 
 from sandglass.artifact import load_artifact
 from sandglass.backends import Source
-from sandglass.benchmarking import _peak_memory, benchmark
+from sandglass.benchmarking import benchmark
 from sandglass.calibration import Calibration, calibration_arrays
 from sandglass.card import load_card
 from sandglass.report.table import markdown, speed_row
 from sandglass.sources import prepared_source
+from sandglass.worker import peak_memory
 
 MODEL = "hourglass52-coco-256x256"
 
@@ -49,7 +50,7 @@ def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> No
     out.mkdir()
     ncnn.build(source, "int8", out, plan)
     times.append(time.perf_counter())
-    result.put((*(after - before for before, after in pairwise(times)), _peak_memory()))  # type: ignore[attr-defined]
+    result.put((*(after - before for before, after in pairwise(times)), peak_memory()))  # type: ignore[attr-defined]
 
 
 def main() -> None:

@@ -39,7 +39,7 @@ import numpy as np
 from sandglass import discover, host, parity
 from sandglass.artifact import Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
-from sandglass.benchmarking import BURST_SECONDS, Worker
+from sandglass.benchmarking import BURST_SECONDS
 from sandglass.card import Card, Input
 from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.errors import BackendUnavailable, ParityError, SandglassError
@@ -51,6 +51,7 @@ from sandglass.pipeline import deploy
 from sandglass.report.table import change, markdown
 from sandglass.sources import prepared_source
 from sandglass.tasks import topdown_pose
+from sandglass.worker import Worker
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"
 HALVES = ("even", "odd")

@@ -1,28 +1,20 @@
 """Speed of artifacts on their runtimes: warm-up, then short bursts of each in turn, so that ratios survive drift.
 
-Each artifact runs in a process of its own: its peak memory is its own, and no runtime's threads meet another's.
+Each artifact runs in a process of its own.
 """
 
 from __future__ import annotations
 
-import multiprocessing
-import resource
-import sys
-import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cache, partial
-from multiprocessing.connection import Connection
-from multiprocessing.process import BaseProcess
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sandglass import host
-from sandglass.artifact import Artifact, load_artifact
+from sandglass.artifact import Artifact
 from sandglass.buckets import Size
-from sandglass.errors import BackendError, SandglassError
+from sandglass.worker import Worker
 
 WARM_UP_SECONDS = 0.5
 BURST_SECONDS = 0.25
@@ -160,107 +152,3 @@ def speed(
         tuned_for=tuned.goal if tuned else "",
         shape=shape,
     )
-
-
-class Worker:
-    """An artifact in its own process, which runs bursts on request.
-
-    Without `settings` it runs with those that it is tuned to. Raises the SandglassError that it meets there.
-    """
-
-    def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Mapping[str, Any] | None = None) -> None:
-        context = multiprocessing.get_context("spawn")
-        self.name = str(artifact.folder)
-        self.pipe, other = context.Pipe()
-        self.process: BaseProcess = context.Process(
-            target=_serve, args=(other, artifact.folder, threads, batch, settings), daemon=True
-        )
-        self.process.start()
-        other.close()
-        try:
-            self._receive()
-        except SandglassError:
-            self.close()
-            raise
-
-    def burst(self, seconds: float, shape: Size | None = None) -> list[float]:
-        """Seconds of each run in a burst of about `seconds`, at least one, at one of the artifact's shapes."""
-        self.start(seconds, shape)
-        return self.finish()
-
-    def start(self, seconds: float, shape: Size | None = None) -> None:
-        """Begin a burst; `finish` waits for it."""
-        self.pipe.send(("burst", seconds, shape))
-
-    def finish(self) -> list[float]:
-        """Seconds of each run in the burst that was begun."""
-        return list(self._receive())
-
-    def outputs(self, images: int) -> dict[str, np.ndarray]:
-        """What it computes from `images` inputs of the artifact's noise."""
-        self.pipe.send(("outputs", images))
-        return dict(self._receive())
-
-    def peak_memory(self) -> float:
-        """The process's largest resident size so far, MiB."""
-        self.pipe.send("memory")
-        return float(self._receive())
-
-    def close(self) -> None:
-        """End the process."""
-        self.process.terminate()
-        self.process.join()
-        self.pipe.close()
-
-    def _receive(self) -> Any:
-        try:
-            answer = self.pipe.recv()
-        except EOFError as error:
-            raise BackendError(
-                f"{self.name}: the runtime's process died", "try fewer threads or a smaller batch"
-            ) from error
-        if isinstance(answer, SandglassError):
-            raise answer
-        return answer
-
-
-def _serve(pipe: Connection, folder: Path, threads: int, batch: int, settings: Mapping[str, Any] | None) -> None:
-    try:
-        artifact = load_artifact(folder)
-        session = artifact.open(threads, settings)
-        inputs = cache(lambda shape: artifact.noise(batch, shape))
-        session.run(inputs(None))
-    except SandglassError as error:
-        pipe.send(error)
-        return
-    pipe.send("ready")
-    while True:
-        request = pipe.recv()
-        if request == "memory":
-            pipe.send(_peak_memory())
-        elif request[0] == "outputs":
-            pipe.send(session.run(artifact.noise(request[1])))
-        else:
-            _, seconds, shape = request
-            images = inputs(shape)
-            pipe.send(_burst(partial(session.run, images), seconds))
-
-
-def _peak_memory() -> float:
-    """MiB. On Linux not from getrusage, which starts a child at its parent's peak."""
-    status = Path("/proc/self/status")
-    if status.exists():
-        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
-        return int(line.split()[1]) / 1024
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
-
-
-def _burst(run: Callable[[], object], seconds: float) -> list[float]:
-    times: list[float] = []
-    end = time.perf_counter() + seconds
-    while not times or time.perf_counter() < end:
-        started = time.perf_counter()
-        run()
-        times.append(time.perf_counter() - started)
-    return times

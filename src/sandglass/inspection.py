@@ -61,10 +61,13 @@ class Inspection:
         chosen = [run for run in self.runs if run.macs and (run.arithmetic == INT8) == integer]
         return sum(run.milliseconds or 0.0 for run in chosen) / self.time
 
+    def layer_times(self) -> dict[str, float]:
+        """Milliseconds of the layers with weights, by name; of those that the runtime times."""
+        return {run.name: run.milliseconds for run in self.runs if run.macs and run.milliseconds is not None}
+
     def float_times(self) -> dict[str, float]:
-        """Milliseconds of the layers with weights of the float artifact, by name."""
-        runs = self.against.runs if self.against else ()
-        return {run.name: run.milliseconds for run in runs if run.macs and run.milliseconds is not None}
+        """The `layer_times` of the float artifact."""
+        return self.against.layer_times() if self.against else {}
 
     def slower(self) -> dict[str, str]:
         """Why int8 layers are slower than the same layers of the float artifact, by name."""

@@ -32,9 +32,10 @@ from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost, saved
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.search import Choice, search
+from sandglass.quantize.times import Timed
 from sandglass.sources import Say, find_card, prepared_source
 from sandglass.time_left import TimeLeft
-from sandglass.workbench import LAYERS, SENSITIVITY_SAMPLES, TIMED, TIMED_SECONDS, TIMES, Timed, Workbench
+from sandglass.workbench import LAYERS, SENSITIVITY_SAMPLES, TIMED, TIMED_SECONDS, TIMES, Workbench
 
 ARGUMENTS = "search.json"
 ATTEMPTS = 12

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 
 from sandglass.artifact import Artifact
-from sandglass.benchmarking import Worker
 from sandglass.errors import SandglassError
+from sandglass.worker import Worker
 
 WARM_UP_SECONDS = 0.3
 BURST_SECONDS = 0.15

@@ -4,30 +4,31 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sandglass import discover, host, parity, pipeline
+from sandglass import discover, parity, pipeline
 from sandglass.artifact import Artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import undisturbed
 from sandglass.calibration import Calibration, calibration_looks, drawn
 from sandglass.errors import InputError
-from sandglass.graph.load import load_graph
+from sandglass.graph.load import load_graph, save_graph
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.inspection import inspect
 from sandglass.journal import Journal
 from sandglass.pipeline import Target
-from sandglass.quantize import crossings
+from sandglass.quantize import crossings, split
 from sandglass.quantize.arrays import Rounded
 from sandglass.quantize.costs import Cost, Crossing, Way, saved
 from sandglass.quantize.layers import facts
 from sandglass.quantize.material import Material
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.times import Timed, scaled, splitting, two_numbers
 from sandglass.sources import Say
 from sandglass.time_left import TimeLeft
 
@@ -37,50 +38,6 @@ MOVED_CLIPS = 0.8  # of the noise without them: what they have to leave, or less
 TIMED_SECONDS = 3.0
 TIMED = 5  # artifacts
 PLANS, LAYERS, TIMES = "plans", "layers", "times"  # stages
-FACTORS = (0.5 / host.threads(), 2.0)  # of layers' times on one thread: all may share the work, or none
-
-
-@dataclass(frozen=True)
-class Timed:
-    """What a search adds up: costs of layers, conversions, and the milliseconds that the float artifact takes."""
-
-    costs: list[Cost]
-    crossings: list[Crossing]
-    milliseconds: float
-
-    def by_work(self) -> Timed:
-        """The same with times in proportion to multiply-accumulates, int8 twice as fast: for another processor."""
-        work = max(1, sum(cost.macs for cost in self.costs))
-        costs = []
-        for cost in self.costs:
-            share = self.milliseconds * cost.macs / work
-            ways = tuple(replace(way, milliseconds=share / 2) for way in cost.ways)
-            costs.append(replace(cost, float_ms=share, ways=ways))
-        return Timed(costs, [], self.milliseconds)
-
-
-def two_numbers(
-    gains: Sequence[float], counts: Sequence[float], seen: Sequence[float], least: float = 0.0
-) -> tuple[float, float]:
-    """The factor of gains and the price of a count with which gains less counts are nearest to what was seen.
-
-    The factor lies within FACTORS, and the price is `least` or more.
-    """
-    price = 0.0
-    for _ in range(20):  # alternating least squares: each is the best one given the other
-        wanted = [value + price * count for value, count in zip(seen, counts, strict=True)]
-        factor = float(np.dot(gains, wanted) / max(float(np.dot(gains, gains)), 1e-12))
-        factor = min(max(factor, FACTORS[0]), FACTORS[1])
-        left = [factor * gain - value for gain, value in zip(gains, seen, strict=True)]
-        price = max(least, float(np.dot(counts, left) / max(float(np.dot(counts, counts)), 1e-12)))
-    return factor, price
-
-
-def _scaled(cost: Cost, factor: float, converting: float = 0.0) -> Cost:
-    """A layer's times by a factor, and those in int8 with what converting its input takes over what was timed."""
-    times = [max(0.0, factor * way.milliseconds + converting) for way in cost.ways]
-    ways = tuple(replace(way, milliseconds=time) for way, time in zip(cost.ways, times, strict=True))
-    return replace(cost, float_ms=factor * cost.float_ms, ways=ways)
 
 
 class Workbench:
@@ -236,7 +193,7 @@ class Workbench:
     def _times(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds of each layer with weights in the float artifact and in this one."""
         seen = inspect(artifact, threads=1, against=base)  # quieter than all, and in the same proportions
-        return seen.float_times(), {run.name: run.milliseconds or 0.0 for run in seen.runs if run.macs}
+        return seen.float_times(), seen.layer_times()
 
     def timed(self, folder: Path, costs: Sequence[Cost], full: Artifact, base: Artifact) -> Timed:
         """The costs with times that add up to what whole runs take, and what converting int8 and float costs.
@@ -248,6 +205,7 @@ class Workbench:
         the last ones, which convert the least.
         """
         found = crossings.crossings(load_graph(self.source.graph), self.spec, self.integer_layers)
+        costs, twice = self._with_splits(folder, costs, base)
         middle = len(costs) // 2
         every, *halves = (
             {cost.name: cost.ways[0] for cost in part} for part in (costs, costs[::2], costs[:middle], costs[middle:])
@@ -259,7 +217,7 @@ class Workbench:
         speeds = undisturbed([base, full, *tried], seconds=TIMED_SECONDS, say=self.say)
         self.left.step(TIMES)
         whole, *others = (speed.median for speed in speeds)
-        gains = [saved(costs, (), chosen) for chosen in (every, *halves)]
+        gains = [saved(costs, twice, chosen) for chosen in (every, *halves)]
         counts = [sum(e.milliseconds for e in found if e.crossed(chosen)) for chosen in (every, *halves)]
         seen = [whole - other for other in others]
         factor, price = two_numbers(gains, counts, seen, -np.inf if self.spec.timed_converting else 0.0)
@@ -267,11 +225,28 @@ class Workbench:
             f"search: float takes {whole:.2f} ms, full int8 {others[0]:.2f}; times of layers count {factor:.2f}-fold, "
             f"converting a million elements {1e6 * price:+.2f} ms"
         )
+        twice = [replace(entry, milliseconds=factor * entry.milliseconds) for entry in twice]
         between = [replace(entry, milliseconds=price * entry.milliseconds) for entry in found]
         if not self.spec.timed_converting:
-            return Timed([_scaled(cost, factor) for cost in costs], between, whole)
+            return Timed([scaled(cost, factor) for cost in costs], [*between, *twice], whole)
         own = {name: entry.milliseconds for entry in between for name in entry.readers}
-        return Timed([_scaled(cost, factor, own[cost.name]) for cost in costs], [], whole)
+        return Timed([scaled(cost, factor, own[cost.name]) for cost in costs], twice, whole)
+
+    def _with_splits(self, folder: Path, costs: Sequence[Cost], base: Artifact) -> tuple[list[Cost], list[Crossing]]:
+        """The costs, and what channels that stand there twice cost the layers around them that stay in float."""
+        model = load_graph(self.source.graph)
+        around = split.links_of(model, self.plan.split)
+        if not around:
+            return list(costs), []
+        graph = folder / "split.onnx"
+        save_graph(split.split(model, self.plan.split), graph)
+        target = Target(self.backend, "fp32")
+        source = replace(self.source, graph=graph)
+        made = pipeline.build_artifact(target, source, None, self.reference, folder / "split", True, self.say)
+        if made.artifact is None:
+            raise made.error or InputError(f"{target} was not made")
+        twice, once = (inspect(artifact, threads=1).layer_times() for artifact in (made.artifact, base))
+        return splitting(costs, around, {name: twice[name] - once[name] for name in twice.keys() & once.keys()})
 
     @cached_property
     def integer_layers(self) -> list[str]:

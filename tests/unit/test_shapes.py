@@ -13,7 +13,7 @@ import pytest
 
 from sandglass import benchmarking, buckets, discover, pipeline, shapes
 from sandglass.artifact import Artifact, load_artifact
-from sandglass.benchmarking import Worker, benchmark, mean_throughput, speed
+from sandglass.benchmarking import benchmark, mean_throughput, speed
 from sandglass.calibration import Calibration
 from sandglass.card import Card, Input, load_card
 from sandglass.cli import main
@@ -23,6 +23,7 @@ from sandglass.errors import BackendError, BackendUnavailable, DatasetError, Gra
 from sandglass.evaluation import evaluate
 from sandglass.tasks import bottomup_pose
 from sandglass.vision.image import write_image
+from sandglass.worker import Worker
 
 pytest.importorskip("torch")
 CARD = load_card("hrnet-ae-tiny-synthetic")

@@ -20,8 +20,8 @@ from sandglass.datasets import synthetic_people
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph
 from sandglass.quantize import repair, sensitivity, simulate
+from sandglass.quantize.times import FACTORS, two_numbers
 from sandglass.time_left import TimeLeft
-from sandglass.workbench import FACTORS, two_numbers
 
 
 @pytest.mark.parametrize(

@@ -42,9 +42,14 @@ def find(model: onnx.ModelProto, linear: Sequence[str]) -> tuple[str, ...]:
     return tuple(link.tensor for link in links(model) if splits(link))
 
 
+def links_of(model: onnx.ModelProto, tensors: Sequence[str]) -> list[Link]:
+    """The links that `tensors` stand for."""
+    return [link for link in links(model) if link.tensor in tensors]
+
+
 def split(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:
     """The same network with the channels of `tensors`, and of what sums tie to them, twice; the model is changed."""
-    chosen = [link for link in links(model) if link.tensor in tensors]
+    chosen = links_of(model, tensors)
     if not chosen:
         return model
     own_constants(model)
@@ -74,7 +79,7 @@ def half_steps(
     By tensor (channels,) float32, for all that layers read of what was split and is not always 0.
     """
     known, found = facts(model), {}
-    for link in (link for link in links(model) if link.tensor in tensors):
+    for link in links_of(model, tensors):
         half = known[link.producers[0]].channels // 2
         for name in (name for name in link.tensors if ranges[name].threshold > 0):
             step, _ = activation_scale(ranges[name], asymmetric)
@@ -87,8 +92,7 @@ def needed(plan: Plan, model: onnx.ModelProto, integer: Sequence[str]) -> Plan:
 
     `model` is the graph that the plan is for.
     """
-    chosen = [link for link in links(model) if link.tensor in plan.split]
-    gone = [link for link in chosen if not {*link.consumers} & {*integer}]
+    gone = [link for link in links_of(model, plan.split) if not {*link.consumers} & {*integer}]
     if not gone:
         return plan
     tensors = {name for link in gone for name in link.members}
