@@ -4,7 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
 
+from sandglass.calibration import Calibration
+from sandglass.card import Card
+from sandglass.errors import DatasetError, InputError
+from sandglass.files import read_json, write_json
 from sandglass.gate import Kept
 from sandglass.pipeline import Target
 
@@ -14,7 +20,10 @@ COUNTLESS = 1e6  # images, more than anybody evaluates on
 
 @dataclass(frozen=True)
 class Request:
-    """What a search is asked for: `max_drop` in points of `metric`, `fidelity` from 0 to 1, and one of GAINS."""
+    """What a search is asked for: `max_drop` in points of `metric`, `fidelity` from 0 to 1, and one of GAINS.
+
+    `share` of the multiply-accumulates, 0 to 1, are to run in int8, or more.
+    """
 
     target: Target
     max_drop: float
@@ -22,6 +31,7 @@ class Request:
     fidelity: float
     repairs: tuple[str, ...]
     gain: str = GAINS[0]
+    share: float = 0.0
 
 
 def judge(change: Mapping[str, float] | None, kept: Kept, images: int, wanted: Request) -> tuple[bool, str]:
@@ -43,3 +53,32 @@ def judge(change: Mapping[str, float] | None, kept: Kept, images: int, wanted: R
     needed = images * ((worst - drop) / max(wanted.max_drop - drop, 1e-9)) ** 2
     enough = f"about {needed:.0f} would do" if needed < COUNTLESS else "and the drop is too near to it for more to do"
     return keeps, f"{told}: {images} images are too few to prove {wanted.max_drop:g}, {enough}; {agrees}"
+
+
+def arguments(card: Card, wanted: Request, calibration: Calibration, evaluation: Any) -> dict[str, Any]:
+    """What a search that goes on has to be asked for again."""
+    return {
+        "model": card.name,
+        "target": str(wanted.target),
+        "max_drop": wanted.max_drop,
+        "metric": wanted.metric,
+        "fidelity": wanted.fidelity,
+        "repairs": list(wanted.repairs),
+        "gain": wanted.gain,
+        "share": wanted.share,
+        "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
+        "evaluation": evaluation.fingerprint,
+    }
+
+
+def same_arguments(path: Path, given: dict[str, Any], force: bool) -> None:
+    """Refuse to go on with a search that was begun with other arguments, naming them."""
+    if path.exists() and not force:
+        before = read_json(path, DatasetError)
+        changed = [name for name, value in given.items() if before.get(name) != value]
+        if changed:
+            raise InputError(
+                f"{path.parent} holds a search that was begun with another {', '.join(changed)}",
+                "choose another folder, or begin anew with --force",
+            )
+    write_json(path, given)

@@ -36,6 +36,10 @@ def add_quantize(commands: Any) -> None:
         "--gain", default="time", choices=("time", "work"),
         help="what int8 saves: time on this machine (default), or multiply-accumulates, for another machine",
     )  # fmt: skip
+    command.add_argument(
+        "--least-int8", type=_share, default=0.0, metavar="SHARE",
+        help="of the multiply-accumulates, also where int8 gains no time, 0 to 1 (default: none)",
+    )  # fmt: skip
     command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
     command.add_argument("--force", action="store_true", help="replace what is there")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
@@ -63,6 +67,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         least_fidelity=arguments.min_fidelity,
         repairs=_repairs(arguments),
         gain=arguments.gain,
+        least_share=arguments.least_int8,
         best_effort=arguments.best_effort,
         force=arguments.force,
         say=say,

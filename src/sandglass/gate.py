@@ -20,7 +20,7 @@ from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantize.plan import Plan
 from sandglass.workbench import Workbench
 
-MARGIN = 0.5  # of what fidelity may lose: other images lose about two thirds more than those at hand
+MARGIN = 0.45  # of what fidelity may lose: other images lose nearly twice as much as those at hand
 INPUTS = 128  # of the calibration set, the most
 PORTION = 8  # samples, after each of which a choice may be given up
 HOPELESS = 4.0  # standard errors that the mean lies below what is asked for

@@ -9,8 +9,9 @@ metric on few images would be a poor guide: what keeps a budget there by chance 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,12 @@ from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import Speed, undisturbed
-from sandglass.budget import GAINS, Request, judge
+from sandglass.budget import GAINS, Request, arguments, judge, same_arguments
 from sandglass.calibration import Calibration, shared_images
 from sandglass.card import Card
-from sandglass.errors import BudgetError, DatasetError, InputError
+from sandglass.errors import BudgetError, InputError
 from sandglass.evaluation import Evaluation, evaluate, fidelity, has_truths
-from sandglass.files import atomic_folder, read_json, refuse_existing, write_json
+from sandglass.files import atomic_folder, refuse_existing
 from sandglass.gate import INPUTS, Gate, Kept
 from sandglass.graph.load import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work
@@ -41,6 +42,7 @@ ARGUMENTS = "search.json"
 ATTEMPTS = 12
 CHOICES, SPEEDS = "choices", "speeds"  # stages
 USUAL_CHOICES = 36
+CREDITS = (0.0, 0.25, 0.5, 1.0)  # for multiply-accumulates in int8, where so many have to be
 NEAR = 0.001  # of fidelity: what a runtime may have more than the simulation, or less
 NOTABLY = 0.97  # times what is chosen takes: full int8 is faster, not by the noise of timing
 
@@ -83,6 +85,7 @@ def quantize(
     least_fidelity: float | None = None,
     repairs: Sequence[str] | None = None,
     gain: str = GAINS[0],
+    least_share: float = 0.0,
     best_effort: bool = False,
     force: bool = False,
     say: Say = lambda line: None,
@@ -91,16 +94,17 @@ def quantize(
 
     `max_drop` is in points (hundredths) of `metric`, by default the task's first. By `gain` a layer in int8 saves
     "time" as it is measured on this machine, or "work", its multiply-accumulates: for an artifact that will run on
-    another one. `least_fidelity` is by default what the task names. Raises BudgetError when the budget
+    another one. `least_share` of all multiply-accumulates run in int8, or more, also in layers that it makes slower.
+    `least_fidelity` is by default what the task names. Raises BudgetError when the budget
     cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
     begun with other arguments.
     """
     card = source if isinstance(source, Card) else find_card(source)
     task = discover.load("tasks", card.task)
     least = task.LEAST_FIDELITY if least_fidelity is None else least_fidelity
-    wanted = _request(task, target, max_drop, metric, least, repairs, gain)
+    wanted = _request(task, target, max_drop, metric, least, repairs, gain, least_share)
     refuse_existing(out / wanted.target.folder, force)
-    _same_arguments(out / ARGUMENTS, _arguments(card, wanted, calibration, evaluation), force)
+    same_arguments(out / ARGUMENTS, arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
     with prepared_source(card, checkpoint, say) as ready:
@@ -119,7 +123,7 @@ def quantize(
         with atomic_folder(out / wanted.target.folder, force) as folder:  # the very artifact that was measured
             shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
         artifact = load_artifact(out / wanted.target.folder)
-        share = bench.integer_share(best.plan)
+        share = bench.share(best.choice.bits)
     agreements = [fidelity(float_result, found.predictions) for found in (full_result, best.result)]
     changes = [_change(task, float_result, full_result), best.change]
     evaluations = [float_result, full_result, best.result]
@@ -194,21 +198,36 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
     """The fastest choice that keeps the budget when it is built, else the built one of the highest fidelity."""
     bench, base = gate.bench, gate.base
 
-    def steer(bits: Mapping[str, int]) -> float:
-        rest = {name: "given back" for name in bench.integer_layers if name not in bits}
-        kept = gate.simulated(bench.planned(bits, rest)).least
+    @cache
+    def simulated(bits: tuple[tuple[str, int], ...]) -> float:
+        rest = {name: "given back" for name in bench.integer_layers if name not in dict(bits)}
+        kept = gate.simulated(bench.planned(dict(bits), rest)).least
         bench.left.step(CHOICES)
         return kept
 
+    def steer(bits: Mapping[str, int]) -> float:
+        return simulated(tuple(bits.items())) if bench.share(bits) >= wanted.share else 0.0
+
+    def choices() -> Iterator[Choice]:
+        for credit in CREDITS if wanted.share else CREDITS[:1]:
+            credited = timed.crediting(credit)
+            if credit:
+                say(f"search: int8 is worth {credit:.0%} of the mean time of so much work besides")
+            found = search(credited.costs, credited.crossings, steer, wanted.fidelity, say, NEAR)
+            yield from (choice for choice in found if choice.fidelity)
+
     tried: list[_Candidate] = []
-    choices = search(timed.costs, timed.crossings, steer, wanted.fidelity, say, NEAR)
-    for number, choice in enumerate(islice(choices, ATTEMPTS)):
+    for number, choice in enumerate(islice(choices(), ATTEMPTS)):
         final = bench.planned(choice.bits, choice.reasons)
         result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)
         tried.append(_judged(wanted, gate, choice, final, result))
         say(f"search: built with {len(choice.bits)} layers in int8: {tried[-1].verdict}")
         if tried[-1].met:
             return tried[-1]
+    if not tried:
+        told = f"no choice runs {wanted.share:.0%} of the multiply-accumulates in int8"
+        most = f"{bench.share(bench.integer_layers):.0%} can at most"
+        raise BudgetError(f"{told}; {most}", "ask for less with --least-int8, or for --gain work")
     return max(tried, key=lambda candidate: candidate.kept.least)
 
 
@@ -255,6 +274,7 @@ def _request(
     least: float,
     repairs: Sequence[str] | None,
     gain: str = GAINS[0],
+    share: float = 0.0,
 ) -> Request:
     from sandglass.quantize.repair import REPAIRS
 
@@ -265,31 +285,4 @@ def _request(
         raise InputError(f"unknown metric {chosen!r}", f"the task has {', '.join(task.METRICS)}")
     if gain not in GAINS:
         raise InputError(f"unknown gain {gain!r}", f"known: {', '.join(GAINS)}")
-    return Request(parsed, max_drop, chosen, least, tuple(REPAIRS if repairs is None else repairs), gain)
-
-
-def _arguments(card: Card, wanted: Request, calibration: Calibration, evaluation: Any) -> dict[str, Any]:
-    return {
-        "model": card.name,
-        "target": str(wanted.target),
-        "max_drop": wanted.max_drop,
-        "metric": wanted.metric,
-        "fidelity": wanted.fidelity,
-        "repairs": list(wanted.repairs),
-        "gain": wanted.gain,
-        "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
-        "evaluation": evaluation.fingerprint,
-    }
-
-
-def _same_arguments(path: Path, given: dict[str, Any], force: bool) -> None:
-    """Refuse to go on with a search that was begun with other arguments, naming them."""
-    if path.exists() and not force:
-        before = read_json(path, DatasetError)
-        changed = [name for name, value in given.items() if before.get(name) != value]
-        if changed:
-            raise InputError(
-                f"{path.parent} holds a search that was begun with another {', '.join(changed)}",
-                "choose another folder, or begin anew with --force",
-            )
-    write_json(path, given)
+    return Request(parsed, max_drop, chosen, least, tuple(REPAIRS if repairs is None else repairs), gain, share)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import cache, cached_property
 from pathlib import Path
@@ -262,11 +262,8 @@ class Workbench:
     def _predictions(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
         return [self.decoded(found, meta) for found, (_, meta) in zip(outputs, self.probed, strict=True)]
 
-    def integer_share(self, plan: Plan) -> float:
-        """Share of the multiply-accumulates that run in int8 under a plan, 0 to 1."""
-        from sandglass.quantize.sensitivity import integer_layers
-
-        integer = integer_layers(self.source.graph, plan, self.spec)
+    def share(self, integer: Iterable[str]) -> float:
+        """Share of the multiply-accumulates that the layers in `integer` have, 0 to 1."""
         return sum(self.macs.get(name, 0) for name in integer) / max(1, sum(self.macs.values()))
 
     @cached_property

@@ -54,6 +54,8 @@ def search(
 ) -> Iterator[Choice]:
     """The choices found whose `fidelity`, which is given the bits of the layers in int8, is `least` or more, or nearly.
 
+    It is 0 for what is out of the question: nothing is said of that.
+
     Those that fall short by up to `near` are among them, but none counts as one found. Of the first SPARES + 1 found
     the one that saves the most time comes first; then, for whom they all do not suffice, quieter ones in ever larger
     steps, as far as the quietest. Where all fall short by more, the one of the highest fidelity alone.
@@ -69,6 +71,8 @@ def search(
         if key in known:
             continue
         choice = known[key] = _choice(costs, crossings, fidelity(bits), chosen)
+        if not choice.fidelity:
+            continue
         share = sum(c.macs for c in costs if c.name in bits) / max(1, sum(c.macs for c in costs))
         say(
             f"search: {len(bits)} of {len(costs)} layers in int8 ({share:.0%} of their multiply-accumulates), "

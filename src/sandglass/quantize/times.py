@@ -32,6 +32,11 @@ class Timed:
             costs.append(replace(cost, float_ms=share, ways=ways))
         return Timed(costs, [], self.milliseconds)
 
+    def crediting(self, credit: float) -> Timed:
+        """The same where int8 is also worth `credit` of what a layer's multiply-accumulates take on average."""
+        each = credit * self.milliseconds / max(1, sum(cost.macs for cost in self.costs))
+        return replace(self, costs=[replace(cost, float_ms=cost.float_ms + each * cost.macs) for cost in self.costs])
+
 
 def two_numbers(
     gains: Sequence[float], counts: Sequence[float], seen: Sequence[float], least: float = 0.0
