@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
 from pathlib import Path
@@ -32,7 +32,7 @@ from sandglass.graph.work import inputs_to_try, layer_work
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost, saved
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.search import Choice, search
+from sandglass.quantize.search import Choice, reason, search
 from sandglass.quantize.times import Timed
 from sandglass.sources import Say, find_card, prepared_source
 from sandglass.time_left import TimeLeft
@@ -43,6 +43,7 @@ ATTEMPTS = 12
 CHOICES, SPEEDS = "choices", "speeds"  # stages
 USUAL_CHOICES = 36
 CREDITS = (0.0, 0.25, 0.5, 1.0)  # for multiply-accumulates in int8, where so many have to be
+OUT_OF_QUESTION = -1.0  # as a fidelity
 NEAR = 0.001  # of fidelity: what a runtime may have more than the simulation, or less
 NOTABLY = 0.97  # times what is chosen takes: full int8 is faster, not by the noise of timing
 
@@ -127,9 +128,7 @@ def quantize(
     agreements = [fidelity(float_result, found.predictions) for found in (full_result, best.result)]
     changes = [_change(task, float_result, full_result), best.change]
     evaluations = [float_result, full_result, best.result]
-    bits = best.choice.bits
-    chosen = {cost.name: way for cost in timed.costs for way in cost.ways if way.bits == bits.get(cost.name)}
-    expected = speeds[0].median * (1 - saved(timed.costs, timed.crossings, chosen) / timed.milliseconds)
+    expected = speeds[0].median * (1 - _saved(timed, best.choice.bits) / timed.milliseconds)
     return Quantization(
         artifact,
         best.plan,
@@ -206,7 +205,7 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
         return kept
 
     def steer(bits: Mapping[str, int]) -> float:
-        return simulated(tuple(bits.items())) if bench.share(bits) >= wanted.share else 0.0
+        return simulated(tuple(bits.items())) if bench.share(bits) >= wanted.share else OUT_OF_QUESTION
 
     def choices() -> Iterator[Choice]:
         for credit in CREDITS if wanted.share else CREDITS[:1]:
@@ -214,7 +213,7 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
             if credit:
                 say(f"search: int8 is worth {credit:.0%} of the mean time of so much work besides")
             found = search(credited.costs, credited.crossings, steer, wanted.fidelity, say, NEAR)
-            yield from (choice for choice in found if choice.fidelity)
+            yield from (_uncredited(choice, timed) for choice in found if choice.fidelity >= 0)
 
     tried: list[_Candidate] = []
     for number, choice in enumerate(islice(choices(), ATTEMPTS)):
@@ -229,6 +228,18 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
         most = f"{bench.share(bench.integer_layers):.0%} can at most"
         raise BudgetError(f"{told}; {most}", "ask for less with --least-int8, or for --gain work")
     return max(tried, key=lambda candidate: candidate.kept.least)
+
+
+def _saved(timed: Timed, bits: Mapping[str, int]) -> float:
+    """Milliseconds that layers with so many bits save over all in float."""
+    chosen = {cost.name: way for cost in timed.costs for way in cost.ways if way.bits == bits.get(cost.name)}
+    return saved(timed.costs, timed.crossings, chosen)
+
+
+def _uncredited(choice: Choice, timed: Timed) -> Choice:
+    """A choice with the times that were measured."""
+    reasons = {cost.name: reason(cost) for cost in timed.costs if cost.name in choice.reasons}
+    return replace(choice, reasons=reasons, saved=_saved(timed, choice.bits))
 
 
 def _fastest(

@@ -23,6 +23,7 @@ from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost
 from sandglass.quantize.repair import EVENING, REPAIRS
 from sandglass.quantize.search import Choice
+from sandglass.quantize.times import Timed
 
 WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
 SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--evaluation-dataset", "synthetic-people"]
@@ -110,6 +111,28 @@ def test_a_budget_that_cannot_be_kept_publishes_nothing(
     assert "begun with another max_drop" in capsys.readouterr().err
     assert search(out, "--min-fidelity", "0", "--best-effort", source=small) == 0
     assert (out / "openvino-int8" / "sandglass.json").exists()
+
+
+def test_as_much_runs_in_int8_as_is_asked_for(
+    tmp_path: Path, small: str, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Layers that int8 makes slower among them; what no choice has is told."""
+    from sandglass import workbench
+
+    def slower(bench: workbench.Workbench, folder: Path, costs: Sequence[Cost], *rest: object) -> Timed:
+        """Every layer takes a tenth longer in int8."""
+        ways = [tuple(replace(way, milliseconds=1.1) for way in cost.ways) for cost in costs]
+        changed = [replace(cost, float_ms=1.0, ways=given) for cost, given in zip(costs, ways, strict=True)]
+        return Timed(changed, [], float(len(costs)))
+
+    monkeypatch.setattr(workbench.Workbench, "timed", slower)
+    asked = ["--min-fidelity", "0.1", "--max-drop", "100", "--json", str(tmp_path / "r.json")]
+    for share, expected in (("0", 0.0), ("0.5", 1.0)):
+        assert search(tmp_path / share, *asked, "--least-int8", share, source=small) == 0
+        assert json.loads((tmp_path / "r.json").read_text())["int8_share_of_macs"] == expected
+    monkeypatch.setattr(workbench.Workbench, "share", lambda *given: 0.4)
+    assert search(tmp_path / "none", *asked, "--least-int8", "0.5", source=small) == 2
+    assert "no choice runs 50% of the multiply-accumulates in int8; 40% can at most" in capsys.readouterr().err
 
 
 def test_quieter_choices_are_built_where_the_fastest_lose_too_much(

@@ -54,7 +54,7 @@ def search(
 ) -> Iterator[Choice]:
     """The choices found whose `fidelity`, which is given the bits of the layers in int8, is `least` or more, or nearly.
 
-    It is 0 for what is out of the question: nothing is said of that.
+    It is below 0 for what is out of the question: nothing is said of that.
 
     Those that fall short by up to `near` are among them, but none counts as one found. Of the first SPARES + 1 found
     the one that saves the most time comes first; then, for whom they all do not suffice, quieter ones in ever larger
@@ -71,7 +71,7 @@ def search(
         if key in known:
             continue
         choice = known[key] = _choice(costs, crossings, fidelity(bits), chosen)
-        if not choice.fidelity:
+        if choice.fidelity < 0:
             continue
         share = sum(c.macs for c in costs if c.name in bits) / max(1, sum(c.macs for c in costs))
         say(
@@ -165,7 +165,7 @@ def _fastest_first(choices: Sequence[Choice]) -> list[Choice]:
 def _choice(costs: Sequence[Cost], crossings: Sequence[Crossing], fidelity: float, chosen: Chosen) -> Choice:
     return Choice(
         {name: way.bits for name, way in chosen.items()},
-        {cost.name: _reason(cost) for cost in costs if cost.name not in chosen},
+        {cost.name: reason(cost) for cost in costs if cost.name not in chosen},
         fidelity,
         sum(way.noise for way in chosen.values()),
         saved(costs, crossings, chosen),
@@ -183,7 +183,8 @@ def _prices(costs: Sequence[Cost]) -> tuple[float, float] | None:
     return (min(ratios) / 2, max(ratios) * 2) if ratios else None
 
 
-def _reason(cost: Cost) -> str:
+def reason(cost: Cost) -> str:
+    """Why a layer stays in float."""
     best = min(cost.ways, key=lambda way: way.milliseconds)
     if best.milliseconds >= cost.float_ms:
         return f"int8 gains no time: {best.milliseconds:.3f} ms, float {cost.float_ms:.3f} ms"
