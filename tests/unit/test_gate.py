@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -98,8 +99,15 @@ def test_a_share_of_the_loss_is_kept_for_other_images(gate: Gate) -> None:
 def test_no_other_image_is_asked_where_the_evaluation_set_says_no(gate: Gate) -> None:
     """Its fidelity alone is what is kept then, and no calibration input is run."""
     assert kept(gate, [0.2] * 8, [0.0] * CALIBRATED) == (Kept(*[pytest.approx(0.8)] * 3), 0)
+
+
+def test_the_lower_of_what_was_seen_and_what_is_sure_counts(gate: Gate) -> None:
+    """An evaluation set that is easier than the calibration images does not help, nor a harder one hurt twice."""
     found, _ = kept(gate, [0.095] * 8, [0.0] * CALIBRATED)
-    assert found.least == found.value == pytest.approx(0.905)
+    together = (8 * 0.905 + CALIBRATED) / (8 + CALIBRATED)
+    assert found.value == pytest.approx(0.905)
+    assert found.least == found.sure == pytest.approx(together - MARGIN * (1 - LEAST))
+    assert replace(found, sure=0.91).least == found.value
 
 
 def test_fidelity_that_has_no_meaning_does_not_pass(gate: Gate) -> None:

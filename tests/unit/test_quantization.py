@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -21,6 +22,7 @@ from sandglass.gate import Kept
 from sandglass.graph.load import save_graph
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost
+from sandglass.quantize.equalize import Link
 from sandglass.quantize.repair import EVENING, REPAIRS
 from sandglass.quantize.search import Choice
 from sandglass.quantize.times import Timed
@@ -133,6 +135,25 @@ def test_as_much_runs_in_int8_as_is_asked_for(
     monkeypatch.setattr(workbench.Workbench, "share", lambda *given: 0.4)
     assert search(tmp_path / "none", *asked, "--least-int8", "0.5", source=small) == 2
     assert "no choice runs 50% of the multiply-accumulates in int8; 40% can at most" in capsys.readouterr().err
+
+
+def test_splits_are_timed_and_written(tmp_path: Path, small: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A narrow tensor is there twice in the plan, and the search has timed what float layers take longer by it."""
+    from sandglass import workbench
+
+    text = NETWORK.replace("d = Relu(c) heatmaps = Conv(d, w3)", "d = Conv(c, w4) e = Relu(d) heatmaps = Conv(e, w3)")
+    weights = {"w1": normal(1, 8, 3, 3, 3), "w2": normal(2, 4, 8, 3, 3), "w4": normal(4, 8, 4, 1, 1)}
+    save_graph(network(text, weights | {"w3": normal(3, 17, 8, 1, 1)}), tmp_path / "small.onnx")
+    told, splitting = [], workbench.splitting
+
+    def seen(costs: Sequence[Cost], around: Sequence[Link], longer: Mapping[str, float]) -> Any:
+        told.append(([link.tensor for link in around], set(longer)))
+        return splitting(costs, around, longer)
+
+    monkeypatch.setattr(workbench, "splitting", seen)
+    assert search(tmp_path / "out", "--min-fidelity", "0", "--max-drop", "100", source=small) == 0
+    assert told == [(["c"], {"a", "c", "d", "heatmaps"})]
+    assert json.loads((tmp_path / "out/plan.json").read_text())["split"] == ["c"]
 
 
 def test_quieter_choices_are_built_where_the_fastest_lose_too_much(
