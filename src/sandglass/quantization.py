@@ -254,10 +254,10 @@ def _fastest(
     gate.bench.left.step(SPEEDS)
     if wanted.gain != GAINS[0] or speeds[1].median >= NOTABLY * speeds[2].median:
         return best, speeds
-    plan, ways = gate.bench.plan, {cost.name: cost.ways[0] for cost in timed.costs}
-    noise, gained = sum(way.noise for way in ways.values()), saved(timed.costs, timed.crossings, ways)
-    bits = {name: way.bits for name, way in ways.items()}
-    whole = _judged(wanted, gate, Choice(bits, {}, gate.simulated(plan).least, noise, gained), plan, full)
+    plan, bits = gate.bench.plan, {cost.name: cost.ways[0].bits for cost in timed.costs}
+    noise = sum(cost.ways[0].noise for cost in timed.costs)
+    choice = Choice(bits, {}, gate.simulated(plan).least, noise, _saved(timed, bits))
+    whole = _judged(wanted, gate, choice, plan, full)
     say(f"search: full int8 is faster after all: {whole.verdict}")
     return (whole, [*speeds[:2], speeds[1]]) if whole.met else (best, speeds)
 

@@ -11,6 +11,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Callable, Mapping
+from contextlib import suppress
 from functools import cache, partial
 from multiprocessing import Pipe
 from multiprocessing.connection import Connection
@@ -52,7 +53,7 @@ class Worker:
 
     def start(self, seconds: float, shape: Size | None = None) -> None:
         """Begin a burst; `finish` waits for it."""
-        self.pipe.send(("burst", seconds, shape))
+        self._send(("burst", seconds, shape))
 
     def finish(self) -> list[float]:
         """Seconds of each run in the burst that was begun."""
@@ -60,12 +61,12 @@ class Worker:
 
     def outputs(self, images: int) -> dict[str, np.ndarray]:
         """What it computes from `images` inputs of the artifact's noise."""
-        self.pipe.send(("outputs", images))
+        self._send(("outputs", images))
         return dict(self._receive())
 
     def peak_memory(self) -> float:
         """The process's largest resident size so far, MiB."""
-        self.pipe.send("memory")
+        self._send("memory")
         return float(self._receive())
 
     def close(self) -> None:
@@ -73,6 +74,10 @@ class Worker:
         self.process.terminate()
         self.process.wait()
         self.pipe.close()
+
+    def _send(self, request: Any) -> None:
+        with suppress(ConnectionError):  # where the process has died, receiving tells
+            self.pipe.send(request)
 
     def _receive(self) -> Any:
         try:

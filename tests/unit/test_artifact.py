@@ -7,25 +7,16 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.artifact import load_artifact, write_manifest
+from artifacts import CARD, write_null
+from sandglass.artifact import load_artifact
 from sandglass.errors import ArtifactError
-
-CARD = {
-    "name": "toy",
-    "task": "topdown-pose",
-    "model": "hourglass",
-    "input": {"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]},
-}
 
 
 @pytest.fixture
 def folder(tmp_path: Path) -> Path:
     """An artifact of the backend that computes nothing."""
     (tmp_path / "weights.bin").write_bytes(b"1234")
-    fields = {"card": CARD, "backend": "null", "precision": "fp32", "inputs": {"x": [1, 3, 8, 8]},
-              "graph_sha256": "0", "check": {}, "backend_notes": {"outputs": {"y": [1, 2]}}}  # fmt: skip
-    write_manifest(tmp_path, fields)
-    return tmp_path
+    return write_null(tmp_path)
 
 
 def test_loads_what_was_written(folder: Path) -> None:

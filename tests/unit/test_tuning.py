@@ -10,8 +10,9 @@ from typing import Any
 import numpy as np
 import pytest
 
+from artifacts import write_null
 from sandglass import host, racing, tuning
-from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.artifact import Artifact, load_artifact
 from sandglass.backends import null
 from sandglass.benchmarking import benchmark
 from sandglass.cli import main
@@ -20,24 +21,13 @@ from sandglass.racing import Configuration
 from sandglass.tuned import TUNING, Tuned, processor_kind, read_tuned, write_tuned
 from sandglass.tuning import changed, disagreement, knobs, summary, tune
 
-CARD = {
-    "name": "toy",
-    "task": "topdown-pose",
-    "model": "hourglass",
-    "input": {"size": [8, 8], "mean": [0, 0, 0], "std": [1, 1, 1]},
-}
 OFFERED = {"streams": (1, 2), "kind": ("slow", "fast", "wrong", "crash"), "idle": (False, True)}
 
 
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
     """An artifact of the backend that computes nothing."""
-    fields = {"card": CARD, "backend": "null", "precision": "fp32", "inputs": {"x": [1, 3, 8, 8]},
-              "graph_sha256": "0", "check": {}, "backend_notes": {"outputs": {"y": [1, 2]}}}  # fmt: skip
-    folder = tmp_path / "artifact"
-    folder.mkdir()
-    write_manifest(folder, fields)
-    return load_artifact(folder)
+    return load_artifact(write_null(tmp_path / "artifact"))
 
 
 class FakeWorker:

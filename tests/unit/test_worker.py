@@ -8,8 +8,8 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.artifact import Artifact, load_artifact, write_manifest
-from sandglass.card import Card, Input
+from artifacts import write_null
+from sandglass.artifact import Artifact, load_artifact
 from sandglass.errors import BackendError
 from sandglass.worker import Worker
 
@@ -24,12 +24,7 @@ print(benchmark([load_artifact(Path({folder!r}))], seconds=0.1)[0].runs > 0)
 @pytest.fixture
 def artifact(tmp_path: Path) -> Artifact:
     """An artifact of the backend that computes nothing."""
-    card = Card("any", "topdown-pose", Input((8, 8), (0, 0, 0), (1, 1, 1)), model="hourglass").to_dict()
-    fields = {"card": card, "backend": "null", "precision": "fp32", "inputs": {"x": [1, 3, 8, 8]},
-              "graph_sha256": "0", "check": {}, "backend_notes": {"outputs": {"y": [1, 2]}}}  # fmt: skip
-    (tmp_path / "artifact").mkdir()
-    write_manifest(tmp_path / "artifact", fields)
-    return load_artifact(tmp_path / "artifact")
+    return load_artifact(write_null(tmp_path / "artifact"))
 
 
 @pytest.mark.parametrize("by", ["file", "standard input"])
@@ -47,6 +42,7 @@ def test_death_of_the_process_is_told(artifact: Artifact) -> None:
     """One line names the artifact, and what may help."""
     worker = Worker(artifact, 1, 1)
     worker.process.kill()
+    worker.process.wait()
     with pytest.raises(BackendError, match="process died"):
         worker.burst(0.01)
     worker.close()

@@ -34,17 +34,18 @@ def find(model: onnx.ModelProto, linear: Sequence[str]) -> tuple[str, ...]:
     known = facts(model)
 
     def splits(link: Link) -> bool:
+        if known[link.producers[0]].channels > NARROW or not {*link.tensors} <= {*linear}:
+            return False
         members = set(link.members)
         nodes = [node for node in model.graph.node if members & {*node.input, *node.output}]
-        plain = all(node.op_type == "Add" or _dense(known.get(node.name)) for node in nodes)
-        return plain and {*link.tensors} <= {*linear} and known[link.producers[0]].channels <= NARROW
+        return all(node.op_type == "Add" or _dense(known.get(node.name)) for node in nodes)
 
     return tuple(link.tensor for link in links(model) if splits(link))
 
 
 def links_of(model: onnx.ModelProto, tensors: Sequence[str]) -> list[Link]:
     """The links that `tensors` stand for."""
-    return [link for link in links(model) if link.tensor in tensors]
+    return [link for link in links(model) if link.tensor in tensors] if tensors else []
 
 
 def split(model: onnx.ModelProto, tensors: Sequence[str]) -> onnx.ModelProto:

@@ -24,18 +24,22 @@ class Timed:
 
     def by_work(self) -> Timed:
         """The same with times in proportion to multiply-accumulates, int8 twice as fast: for another processor."""
-        work = max(1, sum(cost.macs for cost in self.costs))
         costs = []
         for cost in self.costs:
-            share = self.milliseconds * cost.macs / work
+            share = self._of_one * cost.macs
             ways = tuple(replace(way, milliseconds=share / 2) for way in cost.ways)
             costs.append(replace(cost, float_ms=share, ways=ways))
         return Timed(costs, [], self.milliseconds)
 
     def crediting(self, credit: float) -> Timed:
         """The same where int8 is also worth `credit` of what a layer's multiply-accumulates take on average."""
-        each = credit * self.milliseconds / max(1, sum(cost.macs for cost in self.costs))
+        each = credit * self._of_one
         return replace(self, costs=[replace(cost, float_ms=cost.float_ms + each * cost.macs) for cost in self.costs])
+
+    @property
+    def _of_one(self) -> float:
+        """Milliseconds of a multiply-accumulate in float, on average."""
+        return self.milliseconds / max(1, sum(cost.macs for cost in self.costs))
 
 
 def two_numbers(
