@@ -27,6 +27,7 @@ from sandglass.calibration import calibration_looks
 from sandglass.difference import correlation
 from sandglass.evaluation import evaluate, fidelity
 from sandglass.graph.execute import GraphSession
+from sandglass.quantize.processor import ANY
 from sandglass.quantize.repair import EQUALIZE, EVENING, REPAIRS, repaired_plan
 from sandglass.quantize.sensitivity import decibels, noise, run
 from sandglass.quantize.simulate import simulate
@@ -61,7 +62,7 @@ def ablation(
     graph: Path, backend: str, calibrating: list[Any], once: list[Any], measured: list[Any], judged: Row
 ) -> list[Any]:
     """One row for each choice of repairs; `once` are the calibration inputs without the wider ones."""
-    spec, rows = discover.load("backends", backend).SPEC, []
+    spec, rows = discover.load("backends", backend).SPEC.on(ANY), []
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:

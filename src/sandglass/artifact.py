@@ -14,13 +14,15 @@ from sandglass import discover, host
 from sandglass.backends import DEFAULTS, Session, Settings
 from sandglass.buckets import Size
 from sandglass.card import Card
-from sandglass.errors import ArtifactError, CardError
+from sandglass.errors import ArtifactError, BackendError, CardError
 from sandglass.files import read_json, sha256, write_json
+from sandglass.quantize.processor import ANY, PROCESSORS, find_processor
 from sandglass.shapes import ShapeSession, text
 from sandglass.tuned import TUNING, Tuned, check_settings, processor_kind, read_tuned
 
 MANIFEST = "sandglass.json"
 FORMAT = 1
+EIGHT_BITS = PROCESSORS["x86-vnni"]  # what an int8 artifact that names no processor was made for, by version 0.1.0
 FIELDS = ("card", "backend", "precision", "files", "inputs", "graph_sha256", "check", "backend_notes")
 
 
@@ -62,6 +64,18 @@ class Artifact:
         """Hash of the manifest, which holds the hashes of all files."""
         return sha256(self.folder / MANIFEST)
 
+    def check_processor(self) -> None:
+        """Raise BackendError where integer sums of this artifact would saturate on the processor at hand."""
+        spec = discover.load("backends", self.backend).SPEC if self.precision == "int8" else None
+        if spec is None or spec.exact_on(EIGHT_BITS) is ANY:
+            return
+        name = self.manifest.get("processor", EIGHT_BITS.name)
+        if not find_processor(name).runs_here():
+            raise BackendError(
+                f"{self.folder} was made for {name}: on this processor sums of its 8-bit weights saturate",
+                "deploy the model again, for any processor",
+            )
+
     def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Session:
         """Load it on its runtime; raises BackendUnavailable when that is not installed.
 
@@ -70,6 +84,7 @@ class Artifact:
         """
         backend = discover.load("backends", self.backend)
         backend.available()
+        self.check_processor()
         found = self.tuned()
         if found is not None and settings is None:
             check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)

@@ -13,6 +13,7 @@ from sandglass.errors import DatasetError, InputError
 from sandglass.files import read_json, write_json
 from sandglass.gate import Kept
 from sandglass.pipeline import Target
+from sandglass.quantize.processor import ANY, Processor
 
 GAINS = ("time", "work")
 COUNTLESS = 1e6  # images, more than anybody evaluates on
@@ -22,7 +23,7 @@ COUNTLESS = 1e6  # images, more than anybody evaluates on
 class Request:
     """What a search is asked for: `max_drop` in points of `metric`, `fidelity` from 0 to 1, and one of GAINS.
 
-    `share` of the multiply-accumulates, 0 to 1, are to run in int8, or more.
+    `share` of the multiply-accumulates, 0 to 1, are to run in int8, or more. Integer sums are exact on `processor`.
     """
 
     target: Target
@@ -32,6 +33,7 @@ class Request:
     repairs: tuple[str, ...]
     gain: str = GAINS[0]
     share: float = 0.0
+    processor: Processor = ANY
 
 
 def judge(change: Mapping[str, float] | None, kept: Kept, images: int, wanted: Request) -> tuple[bool, str]:
@@ -66,6 +68,7 @@ def arguments(card: Card, wanted: Request, calibration: Calibration, evaluation:
         "repairs": list(wanted.repairs),
         "gain": wanted.gain,
         "share": wanted.share,
+        "processor": wanted.processor.name,
         "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
         "evaluation": evaluation.fingerprint,
     }

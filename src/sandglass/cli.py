@@ -14,7 +14,15 @@ from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_matrix import add_all_of, joined
 from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_tune
-from sandglass.cli_options import Progress, add_calibration, load_calibration, positive, say, write_result
+from sandglass.cli_options import (
+    Progress,
+    add_calibration,
+    add_processor,
+    load_calibration,
+    positive,
+    say,
+    write_result,
+)
 from sandglass.cli_shapes import add_shapes, load_shapes
 from sandglass.errors import SandglassError
 
@@ -84,6 +92,7 @@ def _deploy(commands: Any) -> None:
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
+    add_processor(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
     command.add_argument(
         "--tune-minutes",
@@ -113,6 +122,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         soc=arguments.soc,
         samples=load_samples(arguments),
         shapes=load_shapes(arguments, source),
+        processor=arguments.processor,
         force=arguments.force,
         say=say,
     )

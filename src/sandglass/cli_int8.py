@@ -8,7 +8,15 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
-from sandglass.cli_options import add_calibration, add_draw, add_images, needed_calibration, say, write_result
+from sandglass.cli_options import (
+    add_calibration,
+    add_draw,
+    add_images,
+    add_processor,
+    needed_calibration,
+    say,
+    write_result,
+)
 
 if TYPE_CHECKING:
     from sandglass.quantization import Quantization
@@ -30,6 +38,7 @@ def add_quantize(commands: Any) -> None:
     )  # fmt: skip
     add_images(command, "evaluation")
     add_calibration(command)
+    add_processor(command)
     _add_without(command)
     add_draw(command)
     command.add_argument(
@@ -68,6 +77,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         repairs=_repairs(arguments),
         gain=arguments.gain,
         least_share=arguments.least_int8,
+        processor=arguments.processor,
         best_effort=arguments.best_effort,
         force=arguments.force,
         say=say,
@@ -85,6 +95,7 @@ def add_sensitivity(commands: Any) -> None:
     command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
     command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
     add_calibration(command)
+    add_processor(command)
     _add_without(command)
     command.add_argument("--plot", type=Path, metavar="PNG", help="draw it too")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
@@ -101,6 +112,7 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
         calibration=needed_calibration(arguments),
         checkpoint=arguments.checkpoint,
         repairs=_repairs(arguments),
+        processor=arguments.processor,
         say=say,
     )
     print(sensitivity_table(costs))

@@ -8,6 +8,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
+from sandglass.errors import InputError
+from sandglass.quantize.processor import PROCESSORS, Processor, find_processor
 
 if TYPE_CHECKING:
     from sandglass.calibration import Calibration
@@ -33,6 +35,22 @@ def add_calibration(command: argparse.ArgumentParser) -> None:
     add_images(command, "calibration", "images that set the int8 ranges")
     command.add_argument("--calibration-size", type=count, default=64, metavar="N", help="samples (default 64)")
     command.add_argument("--calibration-method", default="kl", choices=METHODS, help="(default kl)")
+
+
+def add_processor(command: argparse.ArgumentParser) -> None:
+    """The option that names the kind of processor an int8 artifact is for."""
+    command.add_argument(
+        "--for-processor", "--for", dest="processor", type=_processor, default="any", metavar="KIND",
+        help=f"kind of processor that int8 is for: {', '.join(PROCESSORS)} (default any: weights have 7 bits where the "
+             "sums of 8-bit ones saturate on x86 without VNNI)",
+    )  # fmt: skip
+
+
+def _processor(name: str) -> Processor:
+    try:
+        return find_processor(name)
+    except InputError as error:
+        raise argparse.ArgumentTypeError(f"{error.message} ({error.fix})") from None
 
 
 def load_calibration(arguments: argparse.Namespace) -> Calibration | None:

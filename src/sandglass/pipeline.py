@@ -29,6 +29,7 @@ from sandglass.files import atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.kit.make import Samples, make_kit
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.processor import ANY, Processor
 from sandglass.shapes import Shapes
 from sandglass.sources import Say, find_card, prepared_source
 
@@ -81,6 +82,7 @@ def deploy(
     soc: str = "",
     samples: Samples | None = None,
     shapes: Shapes = MappingProxyType({}),
+    processor: Processor = ANY,
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
@@ -91,6 +93,8 @@ def deploy(
     (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
     that has them; `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their
     kernels may measure which are the fastest on this machine, for `tune_minutes` each.
+    `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
+    of 7 bits where 8 would saturate on some.
     With `shapes` (see `sandglass.shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
     """
@@ -114,7 +118,7 @@ def deploy(
     for target in wanted:
         refuse_existing(out / target.folder, force)
     with prepared_source(card, checkpoint, say, tuple(shapes)) as graph:
-        ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes)
+        ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         made = make_plan(ready, calibration, inputs, plan, say) if integer and calibration else None
         if made:
@@ -190,7 +194,7 @@ def _repaired(source: Source, plan: Plan | None, backend: Any) -> tuple[Source, 
     from sandglass.quantize.repair import repaired
 
     folder = Path(mkdtemp(dir=source.graph.parent))
-    model, changed = repaired(source.graph, plan, backend.SPEC)
+    model, changed = repaired(source.graph, plan, backend.SPEC.on(source.processor))
     save_graph(model, folder / "graph.onnx")
     return replace(source, graph=folder / "graph.onnx"), changed
 
@@ -228,6 +232,7 @@ def build_artifact(
                 "checkpoint_sha256": sha256(source.weights) if source.weights else None,
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: version},
+                **({"processor": backend.SPEC.exact_on(source.processor).name} if used else {}),
                 **parts,
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }

@@ -32,6 +32,7 @@ from sandglass.graph.work import inputs_to_try, layer_work
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost, saved
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.processor import ANY, Processor
 from sandglass.quantize.search import Choice, reason, search
 from sandglass.quantize.times import Timed
 from sandglass.sources import Say, find_card, prepared_source
@@ -87,6 +88,7 @@ def quantize(
     repairs: Sequence[str] | None = None,
     gain: str = GAINS[0],
     least_share: float = 0.0,
+    processor: Processor = ANY,
     best_effort: bool = False,
     force: bool = False,
     say: Say = lambda line: None,
@@ -96,6 +98,7 @@ def quantize(
     `max_drop` is in points (hundredths) of `metric`, by default the task's first. By `gain` a layer in int8 saves
     "time" as it is measured on this machine, or "work", its multiply-accumulates: for an artifact that will run on
     another one. `least_share` of all multiply-accumulates run in int8, or more, also in layers that it makes slower.
+    `processor` is the kind of processor that integer sums have to be exact on (see `pipeline.deploy`).
     `least_fidelity` is by default what the task names. Raises BudgetError when the budget
     cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
     begun with other arguments.
@@ -103,12 +106,13 @@ def quantize(
     card = source if isinstance(source, Card) else find_card(source)
     task = discover.load("tasks", card.task)
     least = task.LEAST_FIDELITY if least_fidelity is None else least_fidelity
-    wanted = _request(task, target, max_drop, metric, least, repairs, gain, least_share)
+    wanted = _request(task, target, max_drop, metric, least, repairs, gain, least_share, processor)
     refuse_existing(out / wanted.target.folder, force)
     same_arguments(out / ARGUMENTS, arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
-    with prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say) as graph:
+        ready = replace(graph, processor=wanted.processor)
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready, evaluation))
         say, scratch = bench.say, ready.graph.parent
         base, full = bench.make(out, None), bench.tried(scratch / "full", bench.plan)
@@ -153,12 +157,14 @@ def sensitivity(
     calibration: Calibration,
     checkpoint: Path | None = None,
     repairs: Sequence[str] | None = None,
+    processor: Processor = ANY,
     say: Say = lambda line: None,
 ) -> list[Cost]:
     """What each layer that a target runs in int8 costs and gains, in the graph's order."""
     card = source if isinstance(source, Card) else find_card(source)
     wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
-    with prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say) as graph:
+        ready = replace(graph, processor=processor)
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready))
         folder = ready.graph.parent
         return bench.costs(folder, bench.tried(folder / "full", bench.plan), bench.make(folder / "base", None))
@@ -286,6 +292,7 @@ def _request(
     repairs: Sequence[str] | None,
     gain: str = GAINS[0],
     share: float = 0.0,
+    processor: Processor = ANY,
 ) -> Request:
     from sandglass.quantize.repair import REPAIRS
 
@@ -296,4 +303,5 @@ def _request(
         raise InputError(f"unknown metric {chosen!r}", f"the task has {', '.join(task.METRICS)}")
     if gain not in GAINS:
         raise InputError(f"unknown gain {gain!r}", f"known: {', '.join(GAINS)}")
-    return Request(parsed, max_drop, chosen, least, tuple(REPAIRS if repairs is None else repairs), gain, share)
+    used = tuple(REPAIRS if repairs is None else repairs)
+    return Request(parsed, max_drop, chosen, least, used, gain, share, processor)

@@ -25,7 +25,7 @@ from sandglass.pipeline import Target
 from sandglass.quantize import crossings, split
 from sandglass.quantize.arrays import Rounded
 from sandglass.quantize.costs import Cost, Crossing, Way, saved
-from sandglass.quantize.layers import facts
+from sandglass.quantize.layers import Facts, facts
 from sandglass.quantize.material import Material
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.times import Timed, scaled, splitting, two_numbers
@@ -58,7 +58,7 @@ class Workbench:
         self.left = left or TimeLeft()
         self.source, self.backend, self.say = source, backend, self.left.saying(say)
         self.task = discover.load("tasks", source.card.task)
-        self.spec = discover.load("backends", backend).SPEC
+        self.spec = discover.load("backends", backend).SPEC.on(source.processor)
         inputs, others = calibration_looks(source.card, calibration)
         arrays = [array for array, _ in inputs]
         self.reference = parity.Reference(source, arrays)
@@ -125,8 +125,9 @@ class Workbench:
         """The plan with each layer in `bits` rounded to so many, and those in `reasons` in float for their reason."""
         from sandglass.quantize.sensitivity import without
 
-        plan = self.plan
-        changed = {name: count for name, count in bits.items() if count != plan.layers[name].weight_bits}
+        plan, known = self.plan, self._facts
+        effective = {name: self.spec.weight_bits(known[name], plan.layers[name].weight_bits) for name in bits}
+        changed = {name: count for name, count in bits.items() if count != effective[name]}
         layers = plan.layers | {name: replace(plan.layers[name], weight_bits=count) for name, count in changed.items()}
         rounded = {**plan.arrays.rounded}
         for name, count in changed.items():
@@ -144,19 +145,19 @@ class Workbench:
         Noise is simulated, time read from the runtime's clock. The simulations are journaled: a run that was killed
         goes on where it stopped. Artifacts of further ways are made in `folder`.
         """
-        known = facts(load_graph(self.source.graph))
-        ways = {name: self.spec.bits(known[name]) for name in self.integer_layers}
+        ways = {name: self.spec.bits(self._facts[name]) for name in self.integer_layers}
         noises = self._noises([(name, bits) for name, given in ways.items() for bits in given])
-        times = {8: self._times(full, base)}
-        for bits in {bits for given in ways.values() for bits in given} - set(times):
-            other = self.planned({name: bits for name, given in ways.items() if bits in given}, {})
-            times[bits] = self._times(self.tried(folder / f"{bits}-bit", other), base)
-        floating, _ = times[8]
+        floating, widest = self._times(full, base)
+        times = {(name, given[0]): widest.get(name, 0.0) for name, given in ways.items()}
+        for bits in {bits for given in ways.values() for bits in given[1:]}:
+            narrower = {name: bits for name, given in ways.items() if bits in given[1:]}
+            _, found = self._times(self.tried(folder / f"{bits}-bit", self.planned(narrower, {})), base)
+            times |= {(name, bits): found.get(name, 0.0) for name in narrower}
         return [
             Cost(
                 name,
                 floating.get(name, 0.0),
-                tuple(Way(bits, times[bits][1].get(name, 0.0), *noises[name, bits]) for bits in ways[name]),
+                tuple(Way(bits, times[name, bits], *noises[name, bits]) for bits in ways[name]),
                 self.macs.get(name, 0),
             )
             for name in ways
@@ -261,6 +262,10 @@ class Workbench:
 
     def _predictions(self, outputs: Sequence[Mapping[str, np.ndarray]]) -> list[Any]:
         return [self.decoded(found, meta) for found, (_, meta) in zip(outputs, self.probed, strict=True)]
+
+    @cached_property
+    def _facts(self) -> dict[str, Facts]:
+        return facts(load_graph(self.source.graph))
 
     def share(self, integer: Iterable[str]) -> float:
         """Share of the multiply-accumulates that the layers in `integer` have, 0 to 1."""

@@ -17,6 +17,7 @@ from sandglass.graph.load import load_graph
 from sandglass.pipeline import deploy
 from sandglass.quantize import repair
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.processor import ANY
 from sandglass.quantize.sensitivity import noise, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import decide
@@ -56,7 +57,7 @@ def test_artifact_agrees_with_the_simulation(
         pytest.skip(str(error))
     graph = brought_up(card, tmp_path)
     batches = [{"image": image} for image in images(8, 0)]
-    plan, _ = repair.repaired_plan(graph, batches, backend.SPEC, tmp_path, "kl")
+    plan, _ = repair.repaired_plan(graph, batches, backend.SPEC.on(ANY), tmp_path, "kl")
     if kept == "some":
         plan = without(plan, {"pointwise": "by hand"})
     plan.save(tmp_path / "plan.json")
@@ -64,11 +65,15 @@ def test_artifact_agrees_with_the_simulation(
     assert outcome.artifact is not None, outcome.error
     assert outcome.artifact.manifest["plan_sha256"] == plan.sha256 == Plan.load(tmp_path / "out" / "plan.json").sha256
     layers = outcome.artifact.manifest["backend_notes"]["layers"]
-    reasons = decide(plan, backend.SPEC, load_graph(graph))
+    reasons = decide(plan, backend.SPEC.on(ANY), load_graph(graph))
     assert {layer: way.startswith("int8") for layer, way in layers.items()} == {
         n: not why for n, why in reasons.items()
     }
-    session, simulated, exact = outcome.artifact.open(1), simulate(graph, plan, backend.SPEC), GraphSession(graph)
+    session, simulated, exact = (
+        outcome.artifact.open(1),
+        simulate(graph, plan, backend.SPEC.on(ANY)),
+        GraphSession(graph),
+    )
     found, expected, floats = (
         [runner.run({"image": image}) for image in images(8, 100)] for runner in (session, simulated, exact)
     )

@@ -22,6 +22,7 @@ from sandglass.graph.load import load_graph, static_inputs, static_outputs
 from sandglass.journal import Journal
 from sandglass.pipeline import deploy
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.processor import ANY
 from sandglass.quantize.simulate import simulate
 from sandglass.sources import prepared_source
 
@@ -107,7 +108,7 @@ def test_simulation_computes_what_the_runtime_does(
     """Every layer in int8: heatmaps are nearly the runtime's, but for what it adds in another order, in float."""
     if f"{name}:int8" not in artifacts:
         pytest.skip(f"{name} is not installed")
-    artifact, spec = artifacts[f"{name}:int8"], discover.load("backends", name).SPEC
+    artifact, spec = artifacts[f"{name}:int8"], discover.load("backends", name).SPEC.on(ANY)
     plan = Plan.load(artifact.folder.parent / "plan.json")
     inputs = [{"data": array} for array in calibration_arrays(card, Calibration(people, size=24))]
     session = artifact.open()

@@ -18,12 +18,14 @@ from sandglass import host
 from sandglass.backends import Source, ncnn, onnxruntime, openvino
 from sandglass.card import Card, Input
 from sandglass.difference import correlation
-from sandglass.errors import BackendError, UnsupportedOperator
+from sandglass.errors import UnsupportedOperator
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph as save_model
 from sandglass.quantize.make import make_plan
 from sandglass.quantize.plan import Plan, TensorRange
+from sandglass.quantize.processor import ANY
 from sandglass.quantize.repair import REPAIRS, repaired, repaired_plan
+from sandglass.quantize.sensitivity import without
 from sandglass.quantize.simulate import simulate
 
 
@@ -57,6 +59,20 @@ def test_onnxruntime_fuses_every_int8_layer(source: Source, plan: Plan, tmp_path
     assert kinds.count("QuantizeLinear") == 1  # of the image
 
 
+def test_onnxruntime_leaves_in_float_what_the_plan_keeps(tmp_path: Path) -> None:
+    """A layer in float between rounded ones has its float weights with the runtime's default options too."""
+    text = """g (float[1, 4, 8, 8] x) => (float[1, 4, 8, 8] y) {
+        a = Conv(x, w) b = Conv(a, v, c) r = Relu(b) y = Conv(r, w) }"""
+    model = network(text, {"w": normal(0, 4, 4, 1, 1), "v": normal(1, 4, 4, 1, 1), "c": normal(2, 4)})
+    save_model(model, tmp_path / "g.onnx")
+    batches = [{"x": normal(3 + i, 1, 4, 8, 8)} for i in range(4)]
+    plan = without(make_plan(tmp_path / "g.onnx", batches, "minmax"), {"b": "by hand"})
+    card = Card("chain", "topdown-pose", Input((8, 8), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
+    notes = onnxruntime.build(Source(card, tmp_path / "g.onnx"), "int8", tmp_path, plan)
+    runs = onnxruntime.layers(tmp_path, notes, 1, batches[0])
+    assert {run.name: run.arithmetic for run in runs if run.macs} == {"a": "int8", "b": "float", "y": "int8"}
+
+
 def test_openvino_runs_every_layer_in_int8(source: Source, plan: Plan, tmp_path: Path) -> None:
     """All five convolutions of the compiled model compute on bytes."""
     pytest.importorskip("openvino")
@@ -88,47 +104,6 @@ def test_saturation_follows_from_the_processor(
     assert host.sums_saturate() is expected
 
 
-def test_openvino_keeps_to_seven_bits_where_sums_saturate(
-    source: Source, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Built where sums saturate, weights have 7 bits and the artifact opens; one with 8 bits is refused there."""
-    pytest.importorskip("openvino")
-    wide, narrow = tmp_path / "wide", tmp_path / "narrow"
-    wide.mkdir()
-    narrow.mkdir()
-    monkeypatch.setattr(host, "sums_saturate", lambda: False)
-    made_wide = openvino.build(source, "int8", wide, plan)
-    monkeypatch.setattr(host, "sums_saturate", lambda: True)
-    made_narrow = openvino.build(source, "int8", narrow, plan)
-    assert (made_wide["weight_bits"], made_narrow["weight_bits"]) == (8, 7)
-    image = np.random.default_rng(1).standard_normal((1, 3, 32, 24)).astype(np.float32)
-    assert openvino.open(narrow, made_narrow, 1).run({"image": image})["heatmaps"].shape == (1, 17, 16, 12)
-    with pytest.raises(BackendError, match="8-bit weights"):
-        openvino.open(wide, made_wide, 1)
-    assert openvino.open(wide, {}, 1), "fp32 has no such limit"
-
-
-def test_onnxruntime_asks_for_exact_sums_where_they_saturate(
-    source: Source, plan: Plan, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """The same file serves every processor: the session asks for exact sums where they would saturate, and only there.
-
-    With them the output is within a few percent of float on any processor.
-    """
-    onnxruntime.build(source, "int8", tmp_path, plan)
-    monkeypatch.setattr(host, "sums_saturate", lambda: False)
-    plain = onnxruntime.open(tmp_path, {}, 1).session.get_session_options()
-    with pytest.raises(RuntimeError, match="x64quantprecision"):
-        plain.get_session_config_entry("session.x64quantprecision")
-    monkeypatch.setattr(host, "sums_saturate", lambda: True)
-    exact = onnxruntime.open(tmp_path, {}, 1)
-    assert exact.session.get_session_options().get_session_config_entry("session.x64quantprecision") == "1"
-    image = {"image": np.random.default_rng(1).standard_normal((1, 3, 32, 24)).astype(np.float32)}
-    expected = GraphSession(source.graph).run(image)["heatmaps"]
-    error = np.linalg.norm(exact.run(image)["heatmaps"] - expected) / np.linalg.norm(expected)
-    assert 1e-5 < error < 0.03
-
-
 def test_openvino_names_the_operator_it_lacks(tmp_path: Path, source: Source) -> None:
     """A custom operator raises UnsupportedOperator with its name, not the runtime's exception."""
     pytest.importorskip("openvino")
@@ -157,16 +132,16 @@ def test_ncnn_pads_with_what_zero_becomes(tmp_path: Path) -> None:
     biases = {f"b{i}": normal(10 + i, len(weights[f"w{i}"])) / 4 for i in range(1, 5)}
     save_model(network(text, weights | biases), tmp_path / "g.onnx")
     images = [{"image": normal(100 + i, 1, 3, 12, 8)} for i in range(8)]
-    plan, _ = repaired_plan(tmp_path / "g.onnx", images, ncnn.SPEC, tmp_path, "minmax", REPAIRS)
+    plan, _ = repaired_plan(tmp_path / "g.onnx", images, ncnn.SPEC.on(ANY), tmp_path, "minmax", REPAIRS)
     assert {"r", "q"} <= set(plan.arrays.offsets)
     card = Card("small", "topdown-pose", Input((12, 8), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
     exact = GraphSession(tmp_path / "g.onnx")
     for backend in (ncnn, onnxruntime, openvino):
         folder = tmp_path / backend.__name__
         folder.mkdir()
-        save_model(repaired(tmp_path / "g.onnx", plan, backend.SPEC)[0], folder / "g.onnx")
+        save_model(repaired(tmp_path / "g.onnx", plan, backend.SPEC.on(ANY))[0], folder / "g.onnx")
         notes = backend.build(Source(card, folder / "g.onnx"), "int8", folder, plan)
-        session, simulated = backend.open(folder, notes, 1), simulate(tmp_path / "g.onnx", plan, backend.SPEC)
+        session, simulated = backend.open(folder, notes, 1), simulate(tmp_path / "g.onnx", plan, backend.SPEC.on(ANY))
         found, expected = (np.stack([one.run(given)["y"] for given in images]) for one in (session, simulated))
         assert correlation(expected, found) > 0.9999, backend.__name__
         assert correlation(np.stack([exact.run(given)["y"] for given in images]), found) > 0.999, backend.__name__
@@ -179,7 +154,7 @@ def assert_as_simulated(backend: ModuleType, graph: Path, plan: Plan, images: li
     card = Card("small", "topdown-pose", Input((height, width), (0, 0, 0), (1, 1, 1)), graph=graph)
     notes = backend.build(Source(card, graph), "int8", graph.parent, plan)
     assert [way for way in notes["layers"].values() if way.startswith("int8")]
-    session, simulated = backend.open(graph.parent, notes, 1), simulate(graph, plan, backend.SPEC)
+    session, simulated = backend.open(graph.parent, notes, 1), simulate(graph, plan, backend.SPEC.on(ANY))
     for given in images:
         np.testing.assert_array_equal(session.run(given)["y"], simulated.run(given)["y"])
 

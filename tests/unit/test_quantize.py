@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from conformance.test_backends import save_graph
 from graphs import network, normal
-from sandglass.errors import DatasetError, PlanError
+from sandglass.errors import DatasetError, InputError, PlanError
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph
 from sandglass.graph.load import save_graph as save_model
 from sandglass.quantize import layers, make, qdq, thresholds
 from sandglass.quantize.calibrate import BINS, TensorStatistics, gather
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Spec, decide
+from sandglass.quantize.processor import find_processor
+from sandglass.quantize.spec import Spec, decide, pairs_products
 
 SPEC = Spec(("Conv",), asymmetric=True)
 
@@ -296,11 +297,22 @@ def test_tensor_without_a_range_is_not_rounded(plan: Plan, graph: Path) -> None:
 
 
 def test_target_limits_weight_bits(plan: Plan, graph: Path) -> None:
-    """A target whose sums overflow gets 7-bit weights: no integer above 63, and the largest is 63 in every channel."""
-    model = qdq.quantize_dequantize(load_graph(graph), plan, dataclasses.replace(SPEC, weight_bits=7))
-    weights = [onnx.numpy_helper.to_array(i) for i in model.graph.initializer if i.name.endswith(".weight.q")]
-    assert [int(np.abs(w).reshape(len(w), -1).max(1).min()) for w in weights] == [63] * 5
-    assert max(int(np.abs(w).max()) for w in weights) == 63
+    """Where sums saturate the largest weight of every channel is 63, but for the depthwise layer, whose do not."""
+    spec = dataclasses.replace(SPEC, saturates=pairs_products)
+    for processor, dense in (("any", 63), ("x86-avx2", 63), ("x86-vnni", 127), ("arm-dotprod", 127)):
+        model = qdq.quantize_dequantize(load_graph(graph), plan, spec.on(find_processor(processor)))
+        weights = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer if ".weight.q" in i.name}
+        largest = {name: np.abs(w).reshape(len(w), -1).max(1) for name, w in weights.items()}
+        for name, found in largest.items():
+            assert set(found) == {127 if "depthwise" in name else dense}, (processor, name)
+        assert len(largest) == 5
+
+
+def test_processors_are_found_by_name() -> None:
+    """A processor has a whole name and a short one; any other name is refused with those that are known."""
+    assert find_processor("vnni") is find_processor("x86-vnni")
+    with pytest.raises(InputError, match="unknown processor 'z80'"):
+        find_processor("z80")
 
 
 def test_weights_get_a_scale_for_each_channel() -> None:

@@ -18,6 +18,7 @@ from sandglass.graph.load import load_graph, save_graph
 from sandglass.quantize import centre, make, repair, split
 from sandglass.quantize.layers import facts
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.processor import ANY
 from sandglass.quantize.sensitivity import noise, only, run, without
 from sandglass.quantize.simulate import simulate
 from sandglass.quantize.spec import Spec
@@ -161,14 +162,14 @@ def test_plan_is_read_again(graph: Path, tmp_path: Path) -> None:
 def test_runtimes_compute_what_is_simulated(backend: ModuleType, graph: Path, tmp_path: Path) -> None:
     """Also where a maker or a reader is given back."""
     pytest.importorskip(backend.__name__.rpartition(".")[2])
-    whole = planned(graph, backend.SPEC, tmp_path)
+    whole = planned(graph, backend.SPEC.on(ANY), tmp_path)
     card = Card("small", "topdown-pose", Input((12, 10), (0, 0, 0), (1, 1, 1)), graph=graph)
     for number, given_back in enumerate(((), ("p",), ("d",), ("d", "e"))):
         plan, folder = without(whole, dict.fromkeys(given_back, "by hand")), tmp_path / str(number)
         folder.mkdir()
-        model, used = repair.repaired(graph, plan, backend.SPEC)
+        model, used = repair.repaired(graph, plan, backend.SPEC.on(ANY))
         save_graph(model, folder / "g.onnx")
         notes = backend.build(Source(card, folder / "g.onnx"), "int8", folder, used)
-        session, simulated = backend.open(folder, notes, 1), simulate(graph, plan, backend.SPEC)
+        session, simulated = backend.open(folder, notes, 1), simulate(graph, plan, backend.SPEC.on(ANY))
         found, expected = (np.stack([one.run(given)["y"] for given in images(4, 30)]) for one in (session, simulated))
         assert correlation(expected, found) > 0.9999, given_back

@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sandglass.files import atomic_folder
+from sandglass.quantize.processor import ANY, Processor
 
 if TYPE_CHECKING:
     from sandglass.card import Card
@@ -62,7 +63,7 @@ class Source:
     for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
     for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
     `shapes` are the input sizes (height, width) that a backend with DYNAMIC is to serve, the graph's own first; empty
-    where that is the only one.
+    where that is the only one. `processor` is the kind of processor that int8 arithmetic has to be exact on.
     """
 
     card: Card
@@ -72,6 +73,7 @@ class Source:
     soc: str = ""
     wide: frozenset[str] = frozenset()
     shapes: tuple[tuple[int, int], ...] = ()
+    processor: Processor = ANY
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""

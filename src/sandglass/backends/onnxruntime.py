@@ -39,7 +39,7 @@ from sandglass.errors import BackendError, BackendUnavailable
 from sandglass.graph.phases import MARK, ROUNDING, can_be_split, layer_of, split_late
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Spec, decide
+from sandglass.quantize.spec import Spec, decide, pairs_products
 
 INSTALL = "pip install onnxruntime"
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -71,6 +71,7 @@ def exception(layer: Facts) -> str:
 SPEC = Spec(
     ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     asymmetric=True,
+    saturates=pairs_products,
     between=("Add", "Concat", "HardSwish", "LeakyRelu", "MaxPool", "Mul", "Resize", "Sigmoid"),
     exception=exception,
 )
@@ -96,8 +97,9 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     model = free_sides(model) if source.shapes else model
     notes: dict[str, Any] = {}
     if plan is not None:
-        notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in decide(plan, SPEC, model).items()}
-        model = integers_flowing(model, plan, SPEC)
+        spec = SPEC.on(source.processor)
+        notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in decide(plan, spec, model).items()}
+        model = integers_flowing(model, plan, spec)
     if precision == "fp16":
         notes["float_layers"] = float_layers(model, source.wide)
         model = half_precision(model, source.wide)
@@ -219,13 +221,11 @@ class RuntimeSession:
     def __init__(self, path: Path, options: Any, streams: int = 1, provider: Any = "CPUExecutionProvider") -> None:
         import onnxruntime
 
-        from sandglass.graph.execute import NOT_WANTED, RUNTIME_ERRORS
+        from sandglass.graph.execute import RUNTIME_ERRORS
 
         self.errors = RUNTIME_ERRORS
         try:
-            self.session = onnxruntime.InferenceSession(
-                str(path), options, providers=[provider], disabled_optimizers=NOT_WANTED
-            )
+            self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except RUNTIME_ERRORS as error:
             raise BackendError(
                 f"{path} cannot be run: {str(error).splitlines()[0]}", "deploy the model again"

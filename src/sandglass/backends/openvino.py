@@ -2,8 +2,7 @@
 
 Only the inputs of layers are rounded: a layer's sum is kept in float registers, where what follows is fused into it.
 
-On x86 without VNNI its kernels add pairs of products in saturating 16 bits. An artifact built on such a processor has
-7-bit weights, which cannot overflow; one with more is refused there, because its outputs would be off by percents.
+On x86 without VNNI the kernels of dense layers add pairs of products in saturating 16 bits.
 """
 
 from __future__ import annotations
@@ -11,7 +10,6 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
@@ -19,7 +17,6 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import host
 from sandglass.backends import (
     DEFAULTS,
     FLOAT,
@@ -36,13 +33,18 @@ from sandglass.backends import (
 from sandglass.backends._parts import joined
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Arithmetic, Spec, decide
+from sandglass.quantize.spec import Arithmetic, Spec, decide, pairs_products
 
 INSTALL = "pip install 'sandglass[openvino]'"
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 DYNAMIC = True
-SPEC = Spec(("Conv", "ConvTranspose", "Gemm", "MatMul"), asymmetric=True, arithmetic=Arithmetic(fake_quantize=True))
+SPEC = Spec(
+    ("Conv", "ConvTranspose", "Gemm", "MatMul"),
+    asymmetric=True,
+    saturates=pairs_products,
+    arithmetic=Arithmetic(fake_quantize=True),
+)
 MODEL = "model.xml"
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "streams": (1, 2, 4),
@@ -60,7 +62,6 @@ LAYERS = {
     "MatMul": ("MatMul", 0),
 }
 MOST_BYTES = 1 << 28  # of weights in all copies of a model
-EXACT_BITS = 7  # 255 * 63 * 2 fits in 16 bits
 
 
 def available() -> str:
@@ -90,11 +91,9 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     notes: dict[str, Any] = {"names": named}
     with TemporaryDirectory(prefix="sandglass-") as scratch:
         if plan is not None:
-            spec = replace(SPEC, weight_bits=EXACT_BITS) if host.sums_saturate() else SPEC
+            spec = SPEC.on(source.processor)
             reasons = decide(plan, spec, model)
             notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
-            bits = [plan.layers[name].weight_bits for name, why in reasons.items() if not why]
-            notes["weight_bits"] = min(spec.weight_bits, max(bits, default=EXACT_BITS))
             model = round_early(quantize_dequantize(model, plan, spec))
         if precision == "fp16":
             notes["float_layers"] = float_layers(model, source.wide)
@@ -133,11 +132,6 @@ def open(
     folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
 ) -> OpenVinoSession:
     """A compiled model, by default with float32 arithmetic outside int8 layers and tuned for latency."""
-    if notes.get("weight_bits", 0) > EXACT_BITS and host.sums_saturate():
-        raise BackendError(
-            f"{folder} has 8-bit weights, and sums of their products overflow on this processor, which lacks VNNI",
-            "deploy the model on this processor: its weights then have 7 bits",
-        )
     # A model for each caller computes in the caller's thread; streams of one model hand over to threads of their own,
     # which is a tenth slower and takes the memory of one.
     copies = callers if callers * (folder / MODEL).with_suffix(".bin").stat().st_size <= MOST_BYTES else 1

@@ -20,8 +20,6 @@ RUNTIME_ERRORS = (
     _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.InvalidProtobuf, _state.NotImplemented,
     _state.RuntimeException, _state.NoSuchFile, _state.EPFail,
 )  # fmt: skip
-# It would give int8 weights to layers that stay in float, where all around them is rounded.
-NOT_WANTED = ("WeightBiasQuantization",)
 # They would multiply weights by what scales a layer's sums: integers would be integers no longer.
 FUSIONS = ("ConvMulFusion", "ConvAddFusion", "MatMulScaleFusion")
 
@@ -31,7 +29,8 @@ class GraphSession:
 
     `outputs` names tensors to return beside or instead of the graph's own; the weights are then mapped from a file
     beside the changed graph, so that they are in memory once. It may then be given as a model, which is changed.
-    Without `optimize` the nodes run as they are written; without `fuse` weights at least remain as they are.
+    Without `optimize` the nodes run as they are written; without `fuse` weights at least remain as they are. With
+    `exact` int8 weights are made unsigned where sums of signed ones saturate on this processor: slower, and right.
     """
 
     def __init__(
@@ -41,14 +40,17 @@ class GraphSession:
         threads: int | None = None,
         optimize: bool = True,
         fuse: bool = True,
+        exact: bool = False,
     ) -> None:
         options = session_options(threads or host.threads())
+        if exact and host.sums_saturate():
+            options.add_session_config_entry("session.x64quantprecision", "1")
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")  # idle cores gather statistics
         if not optimize:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             if outputs is None:
-                left_out = NOT_WANTED if fuse else NOT_WANTED + FUSIONS
+                left_out = () if fuse else FUSIONS
                 self._session = onnxruntime.InferenceSession(
                     str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
                 )
@@ -73,13 +75,10 @@ class GraphSession:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options of every session: threads for one run, no chatter, and integer sums that are exact on any processor."""
+    """Options of every session: threads for one run, and no warnings. All that changes results is the default."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
-    if host.sums_saturate():
-        # Makes int8 weights unsigned, whose kernels are exact here; slower, and never off by a saturated sum.
-        options.add_session_config_entry("session.x64quantprecision", "1")
     return options
 
 

@@ -54,7 +54,7 @@ class Material:
             self.rows[name],
             plan.tensors[fact.layer.input],
             self.spec.asymmetric,
-            min(bits, self.spec.weight_bits),
+            self.spec.weight_bits(fact, bits),
             COMPENSATE in repairs,
             BIAS in repairs,
         )

@@ -23,7 +23,7 @@ from sandglass.quantize.arrays import Arrays
 
 FORMAT = 1
 FIELDS = {"graph": str, "method": str, "calibration": dict, "tensors": dict, "layers": dict}
-WEIGHT_BITS = (6, 8)
+WEIGHT_BITS = (6, 7, 8)
 
 
 @dataclass(frozen=True)
@@ -149,7 +149,7 @@ def _fields(entry: TensorRange | Layer) -> dict[str, Any]:
 def _layer(path: Path, name: str, entry: Mapping[str, Any]) -> Layer:
     found = Layer(name=name, **entry)
     if type(found.weight_bits) is not int or found.weight_bits not in WEIGHT_BITS:
-        raise PlanError(f"{path}: {name} has weight_bits {found.weight_bits!r}, expected 6 or 8", "edit the plan")
+        raise PlanError(f"{path}: {name} has weight_bits {found.weight_bits!r}, expected 6, 7 or 8", "edit the plan")
     if not isinstance(found.keep_float, bool):
         raise PlanError(f"{path}: {name} has keep_float {found.keep_float!r}, expected true or false", "edit the plan")
     return found

@@ -9,12 +9,13 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
+from sandglass.graph.float_layers import keep_in_float
 from sandglass.graph.integers import sums_and_products
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
 from sandglass.graph.phases import split_late
 from sandglass.graph.products import outputs_as_products
 from sandglass.graph.repeat import repeat_pixels
-from sandglass.quantize.layers import CLAMPS, facts, rounded_tensor
+from sandglass.quantize.layers import CLAMPS, Facts, facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
 
@@ -43,7 +44,7 @@ def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.Mod
     in float, what stands between layers are sums and products of rounded tensors, and upsampling copies pixels.
     """
     rounded = sums_and_products(quantize_dequantize(model, plan, spec))
-    return repeat_pixels(split_late(outputs_as_products(rounded)))
+    return keep_in_float(repeat_pixels(split_late(outputs_as_products(rounded))))
 
 
 def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
@@ -81,14 +82,14 @@ def _largest(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def integer_weights(
-    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, axis: int
+    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, fact: Facts
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's weights as int8 and their float32 steps, one for each channel along `axis`: the plan's, or max."""
-    bits = min(layer.weight_bits, spec.weight_bits)
+    """A layer's weights as int8 and their float32 steps, one for each output channel: the plan's, or max."""
+    bits = spec.weight_bits(fact, layer.weight_bits)
     scales = plan.weight_scales(layer.name, bits)
     if scales is None:
-        scales = weight_scales(weight, axis, bits)
-    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+        scales = weight_scales(weight, fact.axis, bits)
+    shape = [-1 if i == fact.axis else 1 for i in range(weight.ndim)]
     return np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
 
@@ -137,9 +138,9 @@ class _Writer:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
         node = self.nodes[layer.name]
         weight = numpy_helper.to_array(self.constants[node.input[1]])  # repairs give layers that share one their own
-        axis = self.facts[layer.name].axis
-        integers, scales = integer_weights(weight, layer, self.plan, self.spec, axis)
-        node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, axis)
+        fact = self.facts[layer.name]
+        integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact)
+        node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, fact.axis)
         if self.spec.between and len(node.input) > 2 and node.input[2]:
             bias = numpy_helper.to_array(self.constants[node.input[2]])
             step = scales * activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]

@@ -3,7 +3,7 @@
 Sums of products of integers are exact, in float32 as in int32. What a runtime does around them, the `Arithmetic` of its
 `Spec` says: rounding is chaotic, so that one bit less in a scale moves some value over the edge between two integers,
 and later layers spread the step. Where integers flow between layers (`Spec.between`) ONNX Runtime's integer kernels
-are the simulation. What it does not show is arithmetic that saturates (int8 on x86 without VNNI).
+are the simulation. A plan for a processor whose sums saturate has weights for which they do not (`Spec.on`).
 """
 
 from __future__ import annotations
@@ -42,7 +42,7 @@ def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) ->
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "simulated.onnx"
         save_graph(model, path)
-        return GraphSession(path, threads=threads, fuse=bool(spec.between))
+        return GraphSession(path, threads=threads, fuse=bool(spec.between), exact=True)
 
 
 def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
@@ -82,14 +82,14 @@ class _Writer:
     def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
         """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
         layer, name, weight = self.plan.layers[node.name], node.name, self._value(node.input[1])
-        integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact.axis)
+        integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact)
         bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         nodes = self.round(node.input[0], self.plan.tensors[layer.input])
         sums = onnx.NodeProto.FromString(node.SerializeToString())
         sums.output[0] = f"{name}.sums"
         del sums.input[:]
         sums.input.extend([f"{node.input[0]}.integers", self._constant(f"{name}.weights", integers.astype(np.float32))])
-        steps = self._steps(layer, weight, scales, fact.axis)
+        steps = self._steps(layer, weight, scales, fact)
         steps = np.tile(steps, fact.channels // steps.size)
         shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
         added = None if bias is None else np.broadcast_to(bias, (fact.channels,)).reshape(shape)
@@ -132,7 +132,7 @@ class _Writer:
         shift = -low * np.float32(255) / (high - low) if fused else -low * factor
         return np.asarray(factor), np.asarray(shift), zero, (0, 255)
 
-    def _steps(self, layer: Layer, weight: np.ndarray, scales: np.ndarray, axis: int) -> np.ndarray:
+    def _steps(self, layer: Layer, weight: np.ndarray, scales: np.ndarray, fact: Facts) -> np.ndarray:
         """What one in a sum stands for, for each of the `scales` of a weight's channels.
 
         A target without zero points keeps factors from float to integer, whose reciprocals are rounded.
@@ -141,9 +141,9 @@ class _Writer:
         if self.spec.asymmetric:
             low, high, _ = self._ends(found)
             return (high - low) / np.float32(255) * scales
-        bits = min(layer.weight_bits, self.spec.weight_bits)
+        bits = self.spec.weight_bits(fact, layer.weight_bits)
         planned = self.plan.weight_scales(layer.name, bits) is not None
-        factors = 1 / scales if planned else weight_factors(weight, axis, bits)
+        factors = 1 / scales if planned else weight_factors(weight, fact.axis, bits)
         return 1 / (np.float32(127 / found.threshold) * factors)
 
     def _ends(self, found: TensorRange) -> tuple[np.float32, np.float32, int]:

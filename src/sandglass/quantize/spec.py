@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import onnx
 
 from sandglass.quantize.layers import Facts, facts
 from sandglass.quantize.plan import Plan
+from sandglass.quantize.processor import ANY, Processor
+
+EXACT_BITS = 7  # of weights whose products with 8 unsigned bits add up in pairs: 2 * 255 * 63 < 2 ** 15
 
 
 def no_exception(layer: Facts) -> str:
@@ -16,9 +19,19 @@ def no_exception(layer: Facts) -> str:
     return ""
 
 
-def one_way(layer: Facts) -> tuple[int, ...]:
+def eight_bits(layer: Facts) -> tuple[int, ...]:
     """Weights have 8 bits."""
     return (8,)
+
+
+def pairs_products(layer: Facts) -> bool:
+    """Whether a fast x86 kernel adds pairs of a layer's products: not a depthwise one, which has one input a sum."""
+    return not layer.channelwise
+
+
+def never(layer: Facts) -> bool:
+    """No layer's sums saturate on any processor."""
+    return False
 
 
 @dataclass(frozen=True)
@@ -46,9 +59,10 @@ class Spec:
     point (uint8), the others are signed bytes around zero; `pads` says of these that layers pad with any value.
     `timed_converting` says that layers are timed with the conversion of what they read, whoever made that. `between`
     names the operators that integers also flow through when everything around them is rounded. `exception` returns why
-    a layer stays in float, or "". `weight_bits` are the most that its sums hold without overflow. `bits` returns the
-    numbers of weight bits that a layer may have because the target has different kernels for them, 8 first.
-    `arithmetic` is what a simulation does around the sums.
+    a layer stays in float, or "". `bits` returns the numbers of weight bits that a layer may have, the largest first:
+    several where the target has different kernels for them. `saturates` returns whether a layer's kernel adds pairs of
+    products in saturating 16 bits on processors where that is faster (see `quantize.processor`). `arithmetic` is what a
+    simulation does around the sums.
     """
 
     operators: tuple[str, ...]
@@ -57,13 +71,33 @@ class Spec:
     between: tuple[str, ...] = ()
     pads: bool = False
     exception: Callable[[Facts], str] = no_exception
-    weight_bits: int = 8
-    bits: Callable[[Facts], tuple[int, ...]] = one_way
+    bits: Callable[[Facts], tuple[int, ...]] = eight_bits
+    saturates: Callable[[Facts], bool] = never
     arithmetic: Arithmetic = Arithmetic()
 
     def runs(self, fact: Facts) -> bool:
         """Whether the target has integer arithmetic for a layer."""
         return fact.layer.operator in self.operators and not self.exception(fact)
+
+    def weight_bits(self, fact: Facts, planned: int) -> int:
+        """Bits of a layer's weights: as planned, or the most that the target's sums hold."""
+        return min(planned, self.bits(fact)[0])
+
+    def exact_on(self, processor: Processor) -> Processor:
+        """The kind of processor that sums are exact on, of what is made for `processor`: any where none saturate."""
+        return ANY if self.saturates is never else processor
+
+    def on(self, processor: Processor) -> Spec:
+        """The arithmetic on one kind of processor: weights have at most EXACT_BITS bits where sums would saturate."""
+        if not processor.saturates:
+            return self
+
+        def bits(fact: Facts) -> tuple[int, ...]:
+            offered = self.bits(fact)
+            exact = tuple(dict.fromkeys(min(count, EXACT_BITS) for count in offered))
+            return exact if self.saturates(fact) else offered
+
+        return replace(self, bits=bits)
 
 
 def decide(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, str]:
