@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import importlib.util
+from collections.abc import Iterator
 from pathlib import Path
 from types import ModuleType
 from typing import Any
@@ -13,6 +14,17 @@ import pytest
 torch = pytest.importorskip("torch")
 
 MEAN, STD = (120.0, 120.0, 120.0), (60.0, 60.0, 60.0)
+
+
+@pytest.fixture(autouse=True)
+def own_convolutions() -> Iterator[None]:
+    """PyTorch's own kernels, on one thread: networks this small spend their time on threads that wait for each other,
+    and oneDNN's backward pass has corrupted memory on processors without AVX-512 (PyTorch 2.13.0)."""
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    with torch.backends.mkldnn.flags(enabled=False):
+        yield
+    torch.set_num_threads(threads)
 
 
 @pytest.fixture(scope="module")

@@ -7,10 +7,10 @@ Winograd masked, as the plan's `weight_bits` says (8 unless edited).
 
 from __future__ import annotations
 
+import importlib.util
 import re
 import shutil
 import subprocess
-import sys
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -134,8 +134,11 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
 
 
 def _pnnx() -> str | None:
-    beside = Path(sys.executable).with_name("pnnx")
-    return str(beside) if beside.is_file() else shutil.which("pnnx")
+    """The converter's program: the one in its Python package, whose script would import PyTorch first, or another."""
+    package = importlib.util.find_spec("pnnx")
+    folders = package.submodule_search_locations or [] if package else []
+    programs = (Path(folder) / name for folder in folders for name in ("pnnx", "pnnx.exe"))
+    return next((str(program) for program in programs if program.is_file()), None) or shutil.which("pnnx")
 
 
 def convert(graph: Path, folder: Path) -> None:
