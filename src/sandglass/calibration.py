@@ -23,7 +23,7 @@ class Calibration:
 
     dataset: Any
     size: int = 64
-    method: str = "kl"
+    method: str = "mse"
     seed: int = 0
 
 

@@ -14,7 +14,7 @@ from sandglass.quantize.processor import PROCESSORS, Processor, find_processor
 if TYPE_CHECKING:
     from sandglass.calibration import Calibration
 
-METHODS = ("kl", "mse", "minmax", "percentile")
+METHODS = ("mse", "minmax", "percentile", "kl")
 
 
 def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> None:
@@ -34,7 +34,7 @@ def add_calibration(command: argparse.ArgumentParser) -> None:
     """Options of the calibration set."""
     add_images(command, "calibration", "images that set the int8 ranges")
     command.add_argument("--calibration-size", type=count, default=64, metavar="N", help="samples (default 64)")
-    command.add_argument("--calibration-method", default="kl", choices=METHODS, help="(default kl)")
+    command.add_argument("--calibration-method", default=METHODS[0], choices=METHODS, help="(default mse)")
 
 
 def add_processor(command: argparse.ArgumentParser) -> None:

@@ -30,7 +30,7 @@ SPECS = {
     "asymmetric": Spec(ALL, asymmetric=True),
     "symmetric": Spec(ALL, asymmetric=False),
     "integers flow": Spec(("Conv", "Gemm", "MatMul"), asymmetric=True, between=("Add", "Resize")),
-    "7 bits": Spec(ALL, asymmetric=True, weight_bits=7),
+    "7 bits": Spec(ALL, asymmetric=True, bits=lambda layer: (7,)),
 }
 UNEVEN = """g (float[1, 3, 16, 12] image) => (float[1, 8, 16, 12] y) {
     c1 = Conv<strides = [2, 2], pads = [1, 1, 1, 1]>(image, w1, b1)

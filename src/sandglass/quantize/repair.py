@@ -60,7 +60,7 @@ def repaired_plan(
     batches: Batches,
     spec: Spec,
     scratch: Path,
-    method: str = "kl",
+    method: str = "mse",
     repairs: Sequence[str] = REPAIRS,
     calibration: dict[str, Any] | None = None,
     say: Say = lambda line: None,

@@ -6,7 +6,7 @@ import numpy as np
 
 from sandglass.quantize.calibrate import TensorStatistics
 
-METHODS = ("kl", "mse", "minmax", "percentile")
+METHODS = ("mse", "minmax", "percentile", "kl")  # the first one is the default
 LEVELS = 128  # magnitudes of a signed byte
 KL_BINS = 2048
 KL_EPSILON = 1e-4
