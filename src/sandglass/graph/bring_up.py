@@ -20,7 +20,9 @@ from sandglass.graph.execute import GraphSession
 from sandglass.graph.hard_swish import fuse_hard_swish
 from sandglass.graph.inputs import weights_are_no_inputs
 from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
+from sandglass.graph.names import name_nodes
 from sandglass.graph.operators import foreign_operators
+from sandglass.graph.phases import MARK
 from sandglass.graph.shapes import fix_input
 from sandglass.graph.slices import strided_slices
 
@@ -101,20 +103,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     static_outputs(inferred)
     strided_slices(inferred)
     fold_affines(inferred)
-    name_nodes(inferred)
+    name_nodes(inferred, reserved=MARK)
     fuse_hard_swish(inferred)
     fold_affines_before(inferred)
     return onnx.shape_inference.infer_shapes(inferred)
-
-
-def name_nodes(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give nodes without a name, or with one that is taken, their first output's name: plans refer to nodes by name."""
-    seen: set[str] = set()
-    for node in model.graph.node:
-        if not node.name or node.name in seen:
-            node.name = f"{node.op_type}_{node.output[0]}"
-        seen.add(node.name)
-    return model
 
 
 def compare(before: Path, after: Path, shapes: dict[str, tuple[int, ...]]) -> float:

@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.errors import GraphError
+from sandglass.graph.names import Names
 
 Size = tuple[int, int]
 
@@ -86,11 +87,12 @@ def _resize_by_factors(model: onnx.ModelProto) -> None:
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
     }
+    names = Names(model)
     for node in model.graph.node:
         if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
             before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
             if before and len(before) == len(after) and all(before) and all(after):
-                name = f"{node.name}.factors"
+                name = names.fresh(f"{node.name}.factors")
                 factors = np.array(after, np.float32) / np.array(before, np.float32)
                 model.graph.initializer.append(numpy_helper.from_array(factors, name))
                 node.input[2], node.input[3] = name, ""

@@ -11,6 +11,7 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.integers import sums_and_products
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.names import Names
 from sandglass.graph.phases import split_late
 from sandglass.graph.products import outputs_as_products
 from sandglass.graph.repeat import repeat_pixels
@@ -94,7 +95,7 @@ def integer_weights(
 
 class _Writer:
     def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-        self.model, self.plan, self.spec = model, plan, spec
+        self.model, self.plan, self.spec, self.fresh = model, plan, spec, Names(model).fresh
         self.facts, self.reasons = facts(model), decide(plan, spec, model)
         self.constants = {initializer.name: initializer for initializer in model.graph.initializer}
         self.nodes = {node.name: node for node in model.graph.node}
@@ -154,19 +155,20 @@ class _Writer:
         the target computes in float reads floats.
         """
         scale, zero = activation_scale(self.ranges[tensor], self.spec.asymmetric)
-        names = [f"{tensor}.scale", f"{tensor}.zero_point"]
+        names = [self.fresh(f"{tensor}.{part}") for part in ("scale", "zero_point")]
+        integers, quantize, rounded, dequantize = (
+            self.fresh(f"{tensor}.{part}") for part in ("q", "quantize", "rounded", "dequantize")
+        )
         for name, value in zip(names, (np.array(scale), zero), strict=True):
             self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         for node in self.model.graph.node:
             if self.spec.between or self.reasons.get(node.name) == "":
                 for i, name in enumerate(node.input):
                     if name == tensor:
-                        node.input[i] = f"{tensor}.rounded"
+                        node.input[i] = rounded
         self.added[tensor] = [
-            helper.make_node("QuantizeLinear", [tensor, *names], [f"{tensor}.q"], f"{tensor}.quantize"),
-            helper.make_node(
-                "DequantizeLinear", [f"{tensor}.q", *names], [f"{tensor}.rounded"], f"{tensor}.dequantize"
-            ),
+            helper.make_node("QuantizeLinear", [tensor, *names], [integers], quantize),
+            helper.make_node("DequantizeLinear", [integers, *names], [rounded], dequantize),
         ]
 
     def finish(self) -> onnx.ModelProto:
@@ -178,8 +180,8 @@ class _Writer:
             ordered += [node, *(new for name in node.output for new in self.added[name])]
         return drop_unread(set_nodes(self.model, ordered))
 
-    def _constant(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
-        zeros = np.zeros(scales.shape, integers.dtype)
+    def _constant(self, wanted: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
+        name, zeros = self.fresh(wanted), np.zeros(scales.shape, integers.dtype)
         for part, value in (("q", integers), ("scale", scales), ("zero_point", zeros)):
             self.model.graph.initializer.append(numpy_helper.from_array(value, f"{name}.{part}"))
         inputs = [f"{name}.{part}" for part in ("q", "scale", "zero_point")]
