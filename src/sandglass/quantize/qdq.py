@@ -19,6 +19,10 @@ from sandglass.quantize.layers import CLAMPS, facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
 
+# Integers of a bias, at most: half of what int32 holds, so that the sum of products fits as well.
+LARGEST_BIAS = 2.0**30
+SMALLEST = 1e-12  # magnitude of a channel's largest weight that has a scale of its own: a float32 holds its reciprocal
+
 
 def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
     """The graph with int8 weights and rounded activations, as `plan` and `spec` say; the input model is changed.
@@ -78,17 +82,31 @@ def weight_factors(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
 
 def _largest(weight: np.ndarray, axis: int) -> np.ndarray:
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    return np.maximum(np.abs(weight).max(axis=others), 1e-12).astype(np.float32)
+    return np.maximum(np.abs(weight).max(axis=others), SMALLEST).astype(np.float32)
+
+
+def least_scales(bias: np.ndarray, activation: np.float32, channels: int) -> np.ndarray:
+    """The smallest scale that each of the `channels` of a weight may have, (channels,) float32.
+
+    A runtime that adds the bias to integer sums has it in steps of the weight's scale times the scale `activation` of
+    the input, and clips what int32 does not hold. Weights that a larger scale rounds away are small beside the bias.
+    """
+    peaks = np.abs(np.broadcast_to(bias.ravel(), max(channels, bias.size))).reshape(-1, channels).max(axis=0)
+    return (peaks / (LARGEST_BIAS * np.float64(activation))).astype(np.float32)
 
 
 def integer_weights(
-    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, axis: int
+    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, axis: int, least: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's weights as int8 and their float32 steps, one for each channel along `axis`: the plan's, or max."""
+    """A layer's weights as int8 and their float32 steps, one for each channel along `axis`: the plan's, or max.
+
+    No step is smaller than the `least` one.
+    """
     bits = min(layer.weight_bits, spec.weight_bits)
     scales = plan.weight_scales(layer.name, bits)
     if scales is None:
         scales = weight_scales(weight, axis, bits)
+    scales = np.maximum(scales, np.float32(least))
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     return np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
@@ -139,14 +157,22 @@ class _Writer:
         node = self.nodes[layer.name]
         weight = numpy_helper.to_array(self.constants[node.input[1]])  # repairs give layers that share one their own
         axis = self.facts[layer.name].axis
-        integers, scales = integer_weights(weight, layer, self.plan, self.spec, axis)
+        bias, activation = (
+            self._integer_bias(node),
+            activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0],
+        )
+        least = 0.0 if bias is None else least_scales(bias, activation, weight.shape[axis])
+        integers, scales = integer_weights(weight, layer, self.plan, self.spec, axis, least)
         node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, axis)
-        if self.spec.between and len(node.input) > 2 and node.input[2]:
-            bias = numpy_helper.to_array(self.constants[node.input[2]])
-            step = scales * activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]
-            limits = np.iinfo(np.int32)
-            integers = np.clip(np.round(bias / step.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+        if bias is not None:
+            step = scales * activation
+            integers = np.round(bias / step.astype(np.float64)).astype(np.int32)
             node.input[2] = self._constant(f"{layer.name}.bias", integers, step, 0)
+
+    def _integer_bias(self, node: onnx.NodeProto) -> np.ndarray | None:
+        """The bias of a layer where the runtime adds it to integer sums; None without one, or where it is computed."""
+        constant = self.spec.between and len(node.input) > 2 and node.input[2] in self.constants
+        return numpy_helper.to_array(self.constants[node.input[2]]) if constant else None
 
     def round(self, tensor: str) -> None:
         """Put a rounding pair behind a tensor.
