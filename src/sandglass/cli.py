@@ -94,6 +94,11 @@ def _deploy(commands: Any) -> None:
     )
     add_shapes(command)
     add_kit(command)
+    command.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="take a file that is quantized already back to float first (by default it is deployed as it is)",
+    )
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
 
@@ -113,6 +118,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         soc=arguments.soc,
         samples=load_samples(arguments),
         shapes=load_shapes(arguments, source),
+        dequantize=arguments.dequantize,
         force=arguments.force,
         say=say,
     )

@@ -62,7 +62,8 @@ class Source:
     for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
     for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
     `shapes` are the input sizes (height, width) that a backend with DYNAMIC is to serve, the graph's own first; empty
-    where that is the only one.
+    where that is the only one. `quantized` says that the graph holds integers as its file did: then no plan is
+    made, and artifacts of any precision compute what the file says.
     """
 
     card: Card
@@ -72,6 +73,7 @@ class Source:
     soc: str = ""
     wide: frozenset[str] = frozenset()
     shapes: tuple[tuple[int, int], ...] = ()
+    quantized: bool = False
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
