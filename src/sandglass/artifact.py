@@ -23,6 +23,8 @@ from sandglass.tuned import TUNING, Tuned, check_settings, processor_kind, read_
 MANIFEST = "sandglass.json"
 FORMAT = 1
 EIGHT_BITS = PROCESSORS["x86-vnni"]  # what an int8 artifact that names no processor was made for, by version 0.1.0
+# Of an int8 artifact's multiply-accumulates: with less in int8 it is a float artifact in all but name, and says so.
+LEAST_INT8_SHARE = 0.1
 FIELDS = ("card", "backend", "precision", "files", "inputs", "graph_sha256", "check", "backend_notes")
 
 
@@ -43,6 +45,15 @@ class Artifact:
     def precision(self) -> str:
         """For example "fp32" or "int8"."""
         return str(self.manifest["precision"])
+
+    @property
+    def precision_note(self) -> str:
+        """What the precision alone does not say: "quantized already", or how little is in int8; else ""."""
+        check = self.manifest["check"]
+        if check.get("quantized"):
+            return "quantized already"
+        share = check.get("int8_share", 1.0)
+        return f"only {share:.1%} of the work" if share < LEAST_INT8_SHARE else ""
 
     @property
     def input_name(self) -> str:

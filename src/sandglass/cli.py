@@ -103,6 +103,11 @@ def _deploy(commands: Any) -> None:
     )
     add_shapes(command)
     add_kit(command)
+    command.add_argument(
+        "--dequantize",
+        action="store_true",
+        help="take a file that is quantized already back to float first (by default it is deployed as it is)",
+    )
     command.add_argument("--force", action="store_true", help="replace artifacts that exist")
 
 
@@ -123,6 +128,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         samples=load_samples(arguments),
         shapes=load_shapes(arguments, source),
         processor=arguments.processor,
+        dequantize=arguments.dequantize,
         force=arguments.force,
         say=say,
     )

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover, parity
-from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.artifact import LEAST_INT8_SHARE, Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
 from sandglass.building import build_each, build_once
 from sandglass.calibration import Calibration, calibration_arrays, drawn
@@ -31,7 +31,7 @@ from sandglass.kit.make import Samples, make_kit
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.processor import ANY, Processor
 from sandglass.shapes import Shapes
-from sandglass.sources import Say, find_card, prepared_source
+from sandglass.sources import Say, find_card, is_quantized, prepared_source
 
 
 @dataclass(frozen=True)
@@ -83,6 +83,7 @@ def deploy(
     samples: Samples | None = None,
     shapes: Shapes = MappingProxyType({}),
     processor: Processor = ANY,
+    dequantize: bool = False,
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
@@ -95,13 +96,14 @@ def deploy(
     kernels may measure which are the fastest on this machine, for `tune_minutes` each.
     `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
     of 7 bits where 8 would saturate on some.
+    A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
     With `shapes` (see `sandglass.shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
     """
     card = source if isinstance(source, Card) else find_card(source)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
-    if integer and calibration is None:
+    if integer and calibration is None and (dequantize or not is_quantized(card)):
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
     if tune_minutes and not any(_tunes(target.backend) for target in wanted):
         able = ", ".join(name for name in discover.names("backends") if _tunes(name))
@@ -117,10 +119,14 @@ def deploy(
         raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
     for target in wanted:
         refuse_existing(out / target.folder, force)
-    with prepared_source(card, checkpoint, say, tuple(shapes)) as graph:
+    with prepared_source(card, checkpoint, say, tuple(shapes), "float" if dequantize else "keep") as graph:
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
-        made = make_plan(ready, calibration, inputs, plan, say) if integer and calibration else None
+        if ready.quantized and plan is not None:
+            raise InputError(f"{card.name} is quantized already, and {plan} would quantize it", "use --dequantize")
+        made = None
+        if integer and calibration and not ready.quantized:
+            made = make_plan(ready, calibration, inputs, plan, say)
         if made:
             _save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, inputs)
@@ -216,6 +222,8 @@ def build_artifact(
         version = backend.available()
         say(f"{target}: building")
         given, planned = _repaired(source, used, backend)
+        if target.precision == "fp16" and source.quantized:
+            raise UnsupportedOperator("half precision is not written of a file that is quantized already", "")
         if target.precision == "fp16":
             given = replace(given, wide=reference.wide)
         with atomic_folder(out / target.folder, force) as folder:
@@ -223,6 +231,7 @@ def build_artifact(
             parts = built(backend, given, target.precision, folder, planned, reference)
             for name in parts["backend_notes"].get("float_layers", []):
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
+            _note_integers(target, source, parts, say)
             fields = {
                 "card": source.card.to_dict(),
                 "backend": target.backend,
@@ -242,9 +251,27 @@ def build_artifact(
     except UnsupportedOperator as error:
         able = ", ".join(able_backends(source, reference, target.backend))
         fix = f"backends that run this graph: {able}" if able else "no other backend that is installed runs this graph"
+        fix += "; --dequantize takes it back to float" if source.quantized else ""
         return _failed(target, UnsupportedOperator(error.message, fix), say)
     except SandglassError as error:
         return _failed(target, error, say)
+
+
+def _note_integers(target: Target, source: Source, parts: dict[str, Any], say: Say) -> None:
+    """Add to an artifact's check what its precision does not tell: how little is in int8, or that its file decided."""
+    from sandglass.graph.load import load_graph
+    from sandglass.graph.work import integer_share
+
+    check, notes = parts["check"], next((entry[2] for entry in parts.get("by_shape", ())), parts["backend_notes"])
+    if source.quantized:
+        check["quantized"] = True
+        check["summary"] += "; the file is quantized already, and is deployed as it is"
+    elif target.precision == "int8" and "layers" in notes:
+        check["int8_share"] = share = integer_share(load_graph(source.graph), notes["layers"])
+        if share < LEAST_INT8_SHARE:
+            line = f"only {share:.1%} of the multiply-accumulates run in int8"
+            check["summary"] += f"; {line}"
+            say(f"{target}: warning: {line}")
 
 
 def needs_kit(target: Target) -> bool:

@@ -8,6 +8,7 @@ from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from tempfile import TemporaryDirectory
+from typing import TYPE_CHECKING
 
 from sandglass.artifact import MANIFEST, load_artifact
 from sandglass.backends import Source
@@ -17,6 +18,9 @@ from sandglass.errors import ArtifactError, CheckpointError
 from sandglass.files import sha256
 from sandglass.journal import cache_folder
 from sandglass.shapes import Size
+
+if TYPE_CHECKING:
+    from sandglass.graph.bring_up import Quantized
 
 Say = Callable[[str], None]
 
@@ -42,9 +46,15 @@ def find_card(source: str | Path) -> Card:
 
 @contextmanager
 def prepared_source(
-    card: Card, checkpoint: Path | None, say: Say = lambda line: None, shapes: Sequence[Size] = ()
+    card: Card,
+    checkpoint: Path | None,
+    say: Say = lambda line: None,
+    shapes: Sequence[Size] = (),
+    quantized: Quantized = "refuse",
 ) -> Iterator[Source]:
-    """The checked fp32 graph of a card, in a temporary folder that lives as long as the context.
+    """The checked graph of a card, in a temporary folder that lives as long as the context.
+
+    It is in fp32, unless the card's file is quantized already and `quantized` says to keep it so.
 
     It is static: for the first of `shapes` where there are any, and raises GraphError unless it holds for all of them.
     """
@@ -55,9 +65,11 @@ def prepared_source(
             from sandglass.graph import bring_up
 
             say(f"graph: bringing up {card.graph.name}")
-            bring_up.bring_up_file(card.graph, graph, size)
+            kept = bring_up.bring_up_file(card.graph, graph, size, quantized)
+            if kept:
+                say(f"graph: {card.graph.name} is quantized already: its operators stay as they are")
             hold_for(graph, shapes, partial(bring_up.check_size, card.graph))
-            yield Source(card, graph, shapes=tuple(shapes))
+            yield Source(card, graph, shapes=tuple(shapes), quantized=kept)
             return
         from sandglass.export import check_size, export_graph, read_weights
 
@@ -87,3 +99,11 @@ def find_checkpoint(card: Card, given: Path | None) -> Path:
     raise CheckpointError(
         f"{card.name} needs its checkpoint {name}", f"give --checkpoint FILE, or try `sandglass fetch {card.name}`"
     )
+
+
+def is_quantized(card: Card) -> bool:
+    """Whether the card names an ONNX file that is quantized already. Raises GraphError for one that cannot be read."""
+    from sandglass.graph.load import load_graph
+    from sandglass.graph.quantized import is_quantized
+
+    return card.graph is not None and card.graph.suffix == ".onnx" and is_quantized(load_graph(card.graph))

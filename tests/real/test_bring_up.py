@@ -10,7 +10,8 @@ import pytest
 from onnx import numpy_helper
 
 from sandglass.errors import ParityError
-from sandglass.graph.bring_up import bring_up_file, compare
+from sandglass.graph.agreement import compare
+from sandglass.graph.bring_up import bring_up_file
 from sandglass.graph.load import load_graph, static_inputs, static_outputs
 
 MODELS = [

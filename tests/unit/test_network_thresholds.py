@@ -135,11 +135,11 @@ def test_value_of_flat_areas_lies_on_a_step(tmp_path: Path) -> None:
     steps = STEPS * LARGEST / found.threshold
     assert abs(steps - round(steps)) < 0.1
     assert 0.9 * LARGEST < found.threshold < LARGEST
-    session = network_thresholds._session(tmp_path / "g.onnx", ["r"], alone, {"y"}, tmp_path)
+    session = network_thresholds._Session(tmp_path / "g.onnx", ["r"], alone, {"y"}, tmp_path)
     expected = run(GraphSession(tmp_path / "g.onnx"), images[8:])
     moved = [
         network_thresholds._moved(
-            expected, run(session, [batch | network_thresholds._rounding("r", entry, True) for batch in images[8:]])
+            expected, run(session, [batch | session.rounding("r", entry, True) for batch in images[8:]])
         )
         for entry in (before, found)
     ]
@@ -188,12 +188,12 @@ def test_session_rounds_what_it_is_told_and_nothing_else(tmp_path: Path, asymmet
     """Fed with no bounds the network is the float one; fed with a range, its values lie on that range's steps."""
     path, batch = graph(tmp_path / "g.onnx", -1.0), images(1)[0]
     expected = GraphSession(path).run(batch)
-    session = network_thresholds._session(path, ["r", "s"], ALONE, {"c", "y"}, tmp_path)
-    floating = network_thresholds._floating("r", ranges()["r"]) | network_thresholds._floating("s", ranges()["s"])
+    session = network_thresholds._Session(path, ["r", "s"], ALONE, {"c", "y"}, tmp_path)
+    floating = session.floating("r", ranges()["r"]) | session.floating("s", ranges()["s"])
     assert noise([expected], run(session, [{**batch, **floating}])) < 1e-9
     found = TensorRange(0.0, SPIKE, 2.0)
     step = 2.0 / (255 if asymmetric else 127)
-    rounded = run(session, [{**batch, **floating, **network_thresholds._rounding("r", found, asymmetric)}])
+    rounded = run(session, [{**batch, **floating, **session.rounding("r", found, asymmetric)}])
     by_hand = np.round(np.clip(np.maximum(batch["x"], 0), 0, 2.0) / step) * step
     save_graph(network(TEXT.replace("(float[1, 4, 16, 12] x)", "(float[1, 4, 16, 12] r)"), weights(path)), path)
     np.testing.assert_allclose(

@@ -64,6 +64,8 @@ class Source:
     for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
     `shapes` are the input sizes (height, width) that a backend with DYNAMIC is to serve, the graph's own first; empty
     where that is the only one. `processor` is the kind of processor that int8 arithmetic has to be exact on.
+    `quantized` says that the graph holds integers as its file did: then no plan is made, and artifacts of any precision
+    compute what the file says.
     """
 
     card: Card
@@ -74,6 +76,7 @@ class Source:
     wide: frozenset[str] = frozenset()
     shapes: tuple[tuple[int, int], ...] = ()
     processor: Processor = ANY
+    quantized: bool = False
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
         """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""

@@ -8,7 +8,7 @@ On x86 without VNNI the kernels of dense layers add pairs of products in saturat
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
@@ -88,7 +88,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     outputs = {value.name for value in model.graph.output}
     # What makes an output is given the output's name in place of its own.
     named = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
-    notes: dict[str, Any] = {"names": named}
+    notes: dict[str, Any] = {"names": named, "outputs": [value.name for value in model.graph.output]}
     with TemporaryDirectory(prefix="sandglass-") as scratch:
         if plan is not None:
             spec = SPEC.on(source.processor)
@@ -138,7 +138,7 @@ def open(
     sharing = callers // copies
     streams = max(sharing, chosen(SETTINGS, settings)["streams"])
     properties = _properties(threads * sharing, settings, streams, callers)
-    return OpenVinoSession(folder / MODEL, properties, streams, copies)
+    return OpenVinoSession(folder / MODEL, notes["outputs"], properties, streams, copies)
 
 
 def _properties(threads: int, settings: Settings, streams: int = 1, callers: int = 1) -> dict[str, Any]:
@@ -226,7 +226,11 @@ def _steps(node: Any) -> tuple[float, ...]:
 
 
 class OpenVinoSession:
-    def __init__(self, path: Path, properties: Mapping[str, Any], streams: int = 1, copies: int = 1) -> None:
+    """The model at `path`, whose results are the graph's `outputs` in order: a tensor may have other names too."""
+
+    def __init__(
+        self, path: Path, outputs: Sequence[str], properties: Mapping[str, Any], streams: int = 1, copies: int = 1
+    ) -> None:
         import openvino
 
         self.requests: SimpleQueue[Any] = SimpleQueue()
@@ -238,7 +242,7 @@ class OpenVinoSession:
             for _ in range(streams):
                 self.requests.put(self.compiled.create_infer_request())
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
-        self.outputs = [port.any_name for port in self.compiled.outputs]
+        self.outputs = list(outputs)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name; the graph takes one image at a time."""
@@ -249,6 +253,7 @@ class OpenVinoSession:
         try:
             given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
             result = request.infer(given, share_inputs=True, share_outputs=True)
-            return {name: np.array(result[name]) for name in self.outputs}  # copied while the request is ours
+            # Copied while the request is ours.
+            return {name: np.array(result[i]) for i, name in enumerate(self.outputs)}
         finally:
             self.requests.put(request)

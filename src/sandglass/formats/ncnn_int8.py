@@ -21,6 +21,7 @@ SCALE_TERM, PAD_VALUE, FEATURE_MASK, NO_WINOGRAD = 8, 18, 31, 64
 REQUANTIZE = 100  # added to the scale term of a layer whose result stays int8
 TERMS = {"Convolution": 2, "ConvolutionDepthWise": 1, "InnerProduct": 2}
 WINOGRAD_LEVELS, ALL_LEVELS = 31, 127
+SMALLEST = 1e-12  # weights that have a scale: a factor for smaller ones might be more than a float32 holds
 
 
 def runs_winograd(layer: Layer) -> bool:
@@ -40,9 +41,12 @@ def channels(layer: Layer) -> int:
 
 
 def weight_scales(weights: np.ndarray, layer: Layer, levels: int) -> np.ndarray:
-    """Factors that bring each channel's largest weight to `levels`; 0 for a channel of zeros, as in ncnn2table."""
+    """Factors that bring each channel's largest weight to `levels`; 0 for a channel of zeros, as in ncnn2table.
+
+    ncnn adds the bias in float, so that a factor is bounded by float32 alone.
+    """
     largest = np.abs(weights.reshape(channels(layer), -1)).max(axis=1)
-    return np.divide(levels, largest, out=np.zeros_like(largest), where=largest > 0)
+    return np.divide(levels, np.maximum(largest, SMALLEST), out=np.zeros_like(largest), where=largest > 0)
 
 
 def quantize(param: Param, parts: list[list[memoryview]], scales: Mapping[str, Scales], chain: bool = True) -> None:

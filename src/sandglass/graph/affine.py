@@ -11,11 +11,12 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.load import drop_unread, sole_reader
+from sandglass.graph.names import Names
 
 
 def fold_affines(model: onnx.ModelProto) -> None:
     """Fold every Mul and Add by constants that alone reads a convolution's result, in place."""
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
+    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
     for convolution in [node for node in model.graph.node if _folds(node, constants)]:
         axis = 0 if convolution.op_type == "Conv" else 1
         weight = numpy_helper.to_array(constants[convolution.input[1]]).astype(np.float64)
@@ -35,7 +36,7 @@ def fold_affines(model: onnx.ModelProto) -> None:
             model.graph.node.remove(node)
             folded = True
         if folded:
-            _replace(model, convolution, weight, bias)
+            _replace(model, names, convolution, weight, bias)
     drop_unread(model)
 
 
@@ -68,10 +69,9 @@ def _others(dimensions: int, axis: int) -> tuple[int, ...]:
     return tuple(i for i in range(dimensions) if i != axis)
 
 
-def _replace(model: onnx.ModelProto, node: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray) -> None:
+def _replace(model: onnx.ModelProto, names: Names, node: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray) -> None:
     """Give a convolution new constants; the old ones may serve others too."""
-    names = [f"{node.output[0]}.weight", f"{node.output[0]}.bias"]
-    for name, values in zip(names, (weight, bias), strict=True):
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), name))
     del node.input[1:]
-    node.input.extend(names)
+    for kind, values in (("weight", weight), ("bias", bias)):
+        node.input.append(names.fresh(f"{node.output[0]}.{kind}"))
+        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.input[-1]))

@@ -15,6 +15,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.load import drop_unread, number, readers
+from sandglass.graph.names import Names
 from sandglass.quantize.layers import add_to_bias, fact_of
 
 
@@ -48,7 +49,7 @@ def fold_affines_before(model: onnx.ModelProto) -> None:
             constants[layer.input[1]].CopyFrom(numpy_helper.from_array(weight * np.float32(factor), layer.input[1]))
             layer.input[0] = made[-1] if stays else data
         if stays and term is not None:
-            adding, shifted = following[0], f"{following[0].name}.term"
+            adding, shifted = following[0], Names(model).fresh(f"{following[0].name}.term")
             model.graph.initializer.append(numpy_helper.from_array(np.array(term / factor, np.float32), shifted))
             adding.input[:] = [data, shifted]
     drop_unread(model)

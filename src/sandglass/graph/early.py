@@ -8,6 +8,7 @@ from __future__ import annotations
 import onnx
 
 from sandglass.graph.load import set_nodes, sole_reader
+from sandglass.graph.names import Names
 from sandglass.graph.phases import ROUNDING
 from sandglass.quantize.carried import moves
 
@@ -17,7 +18,7 @@ def round_early(model: onnx.ModelProto) -> onnx.ModelProto:
 
     Those nodes have to be all that read the values, but for Resize, which makes more of them.
     """
-    nodes = {node.name: node for node in model.graph.node}
+    nodes, names = {node.name: node for node in model.graph.node}, Names(model)
     order = list(nodes)
     for node in filter(moves, reversed(model.graph.node)):
         source, made = node.input[0], node.output[0]
@@ -27,8 +28,8 @@ def round_early(model: onnx.ModelProto) -> onnx.ModelProto:
             continue
         if sole_reader(model, source) is None and node.op_type != "Resize":
             continue
-        quantize.input[0], node.input[0], node.output[0] = source, f"{made}.early", dequantize.output[0]
-        dequantize.output[0] = node.input[0]
+        quantize.input[0], node.output[0] = source, dequantize.output[0]
+        node.input[0] = dequantize.output[0] = names.fresh(f"{made}.early")
         for name in (quantize.name, dequantize.name):
             order.remove(name)
             order.insert(order.index(node.name), name)

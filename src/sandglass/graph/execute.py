@@ -12,7 +12,7 @@ import onnxruntime
 
 from sandglass import host
 from sandglass.errors import GraphError
-from sandglass.graph.load import load_graph
+from sandglass.graph.load import load_graph, save_graph
 
 # What onnxruntime raises has no common base class but Exception; these are the ones it documents.
 _state = onnxruntime.capi.onnxruntime_pybind11_state
@@ -20,6 +20,7 @@ RUNTIME_ERRORS = (
     _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.InvalidProtobuf, _state.NotImplemented,
     _state.RuntimeException, _state.NoSuchFile, _state.EPFail,
 )  # fmt: skip
+NUMPY: Mapping[str, type[np.floating]] = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
 # They would multiply weights by what scales a layer's sums: integers would be integers no longer.
 FUSIONS = ("ConvMulFusion", "ConvAddFusion", "MatMulScaleFusion")
 
@@ -59,6 +60,7 @@ class GraphSession:
         except RUNTIME_ERRORS as error:
             raise GraphError(f"{path} cannot be run: {str(error).splitlines()[0]}", "check the model") from error
         self.input_names = [value.name for value in self._session.get_inputs()]
+        self.input_types = {value.name: NUMPY.get(value.type, np.float32) for value in self._session.get_inputs()}
         self.output_names = list(outputs) if outputs is not None else [v.name for v in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
@@ -98,3 +100,11 @@ def _with_outputs(
         onnx.save(model, changed, save_as_external_data=True, location="weights.bin", size_threshold=1024)
         del model
         return onnxruntime.InferenceSession(str(changed), options, providers=["CPUExecutionProvider"])
+
+
+def run_once(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Outputs by name of a model that is not in a file. Raises GraphError where it does not run."""
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        path = Path(folder) / "graph.onnx"
+        save_graph(model, path)
+        return GraphSession(path).run(inputs)

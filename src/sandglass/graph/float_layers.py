@@ -15,6 +15,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.names import Names
 
 ROUNDED_BY_OPTIMIZER = ("Conv", "ConvTranspose", "Gemm")
 PASSED = ("Relu", "Clip")  # between the layer and the QuantizeLinear
@@ -23,12 +24,13 @@ PASSED = ("Relu", "Clip")  # between the layer and the QuantizeLinear
 def keep_in_float(model: onnx.ModelProto) -> onnx.ModelProto:
     """The model, changed, whose layers with float weights stay in float in ONNX Runtime with its default options."""
     makers = {name: node for node in model.graph.node for name in node.output}
-    constants = {entry.name: entry for entry in model.graph.initializer}
+    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         source = makers.get(node.input[0]) if node.input else None
         if source is not None and source.op_type == "DequantizeLinear" and _would_be_rounded(model, node, constants):
-            own = _by_channel(model, node, source, constants, _input_channels(node, constants[node.input[1]]))
+            made = names.fresh(f"{source.output[0]}.{node.name}")
+            own = _by_channel(model, made, source, constants, _input_channels(node, constants[node.input[1]]))
             node.input[0] = own.output[0]
             nodes.append(own)
         nodes.append(node)
@@ -54,14 +56,13 @@ def _input_channels(node: onnx.NodeProto, weight: onnx.TensorProto) -> int:
 
 def _by_channel(
     model: onnx.ModelProto,
-    node: onnx.NodeProto,
+    made: str,
     source: onnx.NodeProto,
     constants: dict[str, onnx.TensorProto],
     channels: int,
 ) -> onnx.NodeProto:
-    """A DequantizeLinear like `source`, with its scale and zero point once for each of the channels."""
+    """A DequantizeLinear like `source` that makes `made`, with its scale and zero point once for each channel."""
     integers, *parameters = source.input
-    made = f"{source.output[0]}.{node.name}"
     names = [f"{made}.scale", f"{made}.zero_point"][: len(parameters)]
     for name, parameter in zip(names, parameters, strict=True):
         values = np.repeat(numpy_helper.to_array(constants[parameter]).ravel(), channels)

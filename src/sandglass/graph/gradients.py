@@ -9,45 +9,52 @@ on average the power of the change that the outputs see.
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass.graph.names import Names
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantize.layers import clamp_ends, fact_of
 
 Gradients = dict[str, str]  # by the input that a gradient is of, the tensor that holds it
 
 
-def with_gradients(model: onnx.ModelProto, tensors: Sequence[str]) -> tuple[onnx.ModelProto, list[str]]:
-    """The network with gradients behind it, and those of `tensors` that have one; the model is changed.
+@dataclass(frozen=True)
+class Differentiated:
+    """A network with gradients behind it.
 
-    A tensor's is `gradient(tensor)`, an output's weights are the input `weights(output)`. A tensor from which a node
-    leads to an output whose adjoint is not known here has none.
+    `gradients` names the gradient of each tensor that has one, `weights` the input that holds the weights of each
+    output's values.
+    """
+
+    model: onnx.ModelProto
+    gradients: Mapping[str, str]
+    weights: Mapping[str, str]
+
+
+def with_gradients(model: onnx.ModelProto, tensors: Sequence[str]) -> Differentiated:
+    """The network with gradients of `tensors` behind it; the model is changed.
+
+    A tensor from which a node leads to an output whose adjoint is not known here has none.
     """
     writer = _Writer(model)
     writer.backward()
-    return model, [name for name in tensors if name in writer.whole]
-
-
-def gradient(tensor: str) -> str:
-    """The name of a tensor's gradient."""
-    return f"{tensor}.gradient"
-
-
-def weights(output: str) -> str:
-    """The name of the input that holds the weights of an output's values."""
-    return f"{output}.weights"
+    found = {name: writer.gradients[name] for name in tensors if name in writer.gradients}
+    return Differentiated(model, found, writer.weights)
 
 
 class _Writer:
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.shapes = model, inferred_shapes(model)
         self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.whole: set[str] = set()  # tensors whose gradient is known
+        self.names = Names(model)
+        self.gradients: dict[str, str] = {}  # by tensor; of those whose gradient is known
+        self.weights: dict[str, str] = {}  # by output
         self.nodes: list[onnx.NodeProto] = []
 
     def backward(self) -> None:
@@ -55,9 +62,10 @@ class _Writer:
         parts: defaultdict[str, list[str]] = defaultdict(list)
         unknown: set[str] = set()
         for value in self.model.graph.output:
-            given = helper.make_tensor_value_info(weights(value.name), TensorProto.FLOAT, self.shapes[value.name])
-            self.model.graph.input.append(given)
-            parts[value.name].append(given.name)
+            name = self.weights[value.name] = self.names.fresh(f"{value.name}.weights")
+            info = helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[value.name])
+            self.model.graph.input.append(info)
+            parts[value.name].append(name)
         nodes = list(self.model.graph.node)
         for node in reversed(nodes):
             made = node.output[0]
@@ -82,17 +90,18 @@ class _Writer:
         return all(name in self.shapes and all(self.shapes[name]) for name in computed)
 
     def _sum(self, tensor: str, parts: Sequence[str]) -> str:
-        self.whole.add(tensor)
-        self.nodes.append(helper.make_node("Sum", list(parts), [gradient(tensor)]))
-        return gradient(tensor)
+        self.gradients[tensor] = self.node("Sum", parts, f"{tensor}.gradient")
+        return self.gradients[tensor]
 
-    def node(self, operator: str, inputs: Sequence[str], made: str, **attributes: Any) -> str:
-        """Write a node and return what it makes."""
+    def node(self, operator: str, inputs: Sequence[str], wanted: str, **attributes: Any) -> str:
+        """Write a node and return what it makes, which is called as `wanted` where that is free."""
+        made = self.names.fresh(wanted)
         self.nodes.append(helper.make_node(operator, list(inputs), [made], **attributes))
         return made
 
-    def constant(self, name: str, values: Any) -> str:
-        """Add a constant and return its name."""
+    def constant(self, wanted: str, values: Any) -> str:
+        """Add a constant and return its name, which is as `wanted` where that is free."""
+        name = self.names.fresh(wanted)
         self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
         return name
 
@@ -102,8 +111,8 @@ class _Writer:
 
     def masked(self, given: str, condition: str, made: str) -> str:
         """A gradient where a condition holds, and 0 elsewhere."""
-        self.node("Cast", [condition], f"{condition}.number", to=TensorProto.FLOAT)
-        return self.node("Mul", [given, f"{condition}.number"], made)
+        number = self.node("Cast", [condition], f"{condition}.number", to=TensorProto.FLOAT)
+        return self.node("Mul", [given, number], made)
 
 
 def _convolution(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
@@ -144,11 +153,11 @@ def _clamp(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     low, high = clamp_ends(node, writer.constants)
     if any(name and name not in writer.constants for name in node.input[1:]):
         return {}
-    made, inside = node.output[0], f"{node.output[0]}.inside"
-    ends = [writer.constant(f"{inside}.{i}", np.float32(end)) for i, end in enumerate((low, high))]
-    writer.node("Greater", [made, ends[0]], f"{inside}.above")
-    writer.node("Less", [made, ends[1]], f"{inside}.below")
-    writer.node("And", [f"{inside}.above", f"{inside}.below"], inside)
+    made = node.output[0]
+    ends = [writer.constant(f"{made}.{name}", np.float32(end)) for name, end in (("low", low), ("high", high))]
+    above = writer.node("Greater", [made, ends[0]], f"{made}.above")
+    below = writer.node("Less", [made, ends[1]], f"{made}.below")
+    inside = writer.node("And", [above, below], f"{made}.inside")
     return {node.input[0]: writer.masked(given, inside, f"{node.output[0]}.adjoint")}
 
 
@@ -218,7 +227,7 @@ def _concat(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     sizes = [writer.shapes[name][axis] if name in writer.shapes else 0 for name in node.input]
     if not all(sizes) or len(set(node.input)) < len(sizes):
         return {}
-    parts = [f"{node.output[0]}.adjoint{i}" for i in range(len(sizes))]
+    parts = [writer.names.fresh(f"{node.output[0]}.adjoint{i}") for i in range(len(sizes))]
     split = writer.constant(f"{node.output[0]}.sizes", np.array(sizes, np.int64))
     writer.nodes.append(helper.make_node("Split", [given, split], parts, axis=axis))
     return dict(zip(node.input, parts, strict=True))

@@ -17,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sandglass.errors import UnsupportedOperator
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import drop_unread, load_graph
+from sandglass.graph.names import Names
 
 LARGEST = 65504.0
 HEADROOM = 4.0  # other images may bring larger values than those that were seen
@@ -73,7 +74,7 @@ class _Halves:
     """The nodes written so far, and in which of the two types each tensor is to be had under which name."""
 
     def __init__(self, model: onnx.ModelProto, wide: Collection[str]) -> None:
-        self.graph, self.wide, self.floats = model.graph, wide, _floats(model)
+        self.graph, self.wide, self.floats, self.fresh = model.graph, wide, _floats(model), Names(model).fresh
         self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
         self.weights = {entry.name: entry for entry in model.graph.initializer}
         self.outputs = {value.name for value in model.graph.output}
@@ -94,7 +95,7 @@ class _Halves:
         for i, name in enumerate(node.output):
             if name in self.floats and half and makes[i]:
                 del self.names[name, TensorProto.FLOAT]
-                written.output[i] = self.names[name, TensorProto.FLOAT16] = f"{name}.half"
+                written.output[i] = self.names[name, TensorProto.FLOAT16] = self.fresh(f"{name}.half")
         if half:
             _retype(written)
         self.graph.node.append(written)
@@ -102,20 +103,24 @@ class _Halves:
     def finish(self, output: str) -> None:
         """Give an output of the graph its own type again."""
         if output in self.floats and (output, TensorProto.FLOAT) not in self.names:
-            self.graph.node.append(_cast(self.names[output, TensorProto.FLOAT16], output, TensorProto.FLOAT))
+            self._cast(self.names[output, TensorProto.FLOAT16], output, TensorProto.FLOAT)
 
     def _read(self, name: str, kind: int) -> str:
         """The tensor in one of the types, converted where it is not there yet."""
         if (name, kind) not in self.names:
-            found = f"{name}.half" if kind == TensorProto.FLOAT16 else name if name in self.outputs else f"{name}.float"
+            back = kind == TensorProto.FLOAT and name in self.outputs
+            found = name if back else self.fresh(f"{name}.{'half' if kind == TensorProto.FLOAT16 else 'float'}")
             if name in self.weights:
                 values = numpy_helper.to_array(self.weights[name]).astype(np.float16)
                 self.graph.initializer.append(numpy_helper.from_array(values, found))
             else:
                 (other,) = (self.names[name, k] for k in (TensorProto.FLOAT, TensorProto.FLOAT16) if k != kind)
-                self.graph.node.append(_cast(other, found, kind))
+                self._cast(other, found, kind)
             self.names[name, kind] = found
         return self.names[name, kind]
+
+    def _cast(self, source: str, target: str, kind: int) -> None:
+        self.graph.node.append(helper.make_node("Cast", [source], [target], self.fresh(f"{target}.cast"), to=kind))
 
     def _flexible(self, node: onnx.NodeProto) -> tuple[list[bool], list[bool]]:
         """For each input and output of a node whether it may be float16 as well as float32."""
@@ -145,7 +150,3 @@ def _retype(node: onnx.NodeProto) -> None:
             attribute.i = TensorProto.FLOAT16
         elif attribute.HasField("t") and attribute.t.data_type == TensorProto.FLOAT:
             attribute.t.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(attribute.t).astype(np.float16)))
-
-
-def _cast(source: str, target: str, kind: int) -> onnx.NodeProto:
-    return helper.make_node("Cast", [source], [target], name=f"{target}.cast", to=kind)

@@ -7,6 +7,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.names import Names
 from sandglass.graph.phases import MARK
 
 BYTES = 255
@@ -25,7 +26,7 @@ def sums_and_products(model: onnx.ModelProto) -> onnx.ModelProto:
 
 class _Writer:
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+        self.model, self.names = model, Names(model)
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
 
@@ -48,12 +49,12 @@ class _Writer:
         for i, name in enumerate(node.input):
             values = numpy_helper.to_array(self.constants[name]) if name in self.constants else None
             if values is not None and values.size == 1:
-                nodes.append(self._number(f"{node.name}.number{i}", values))
+                nodes.append(self._number(self.names.fresh(f"{node.name}.number{i}"), values))
                 node.input[i] = nodes[-1].output[0]
         return nodes
 
     def _number(self, name: str, values: np.ndarray) -> onnx.NodeProto:
-        """A number as the byte that is farthest from the zero point."""
+        """A number as the byte that is farthest from the zero point, under a fresh `name`."""
         value = float(values.item())
         byte, zero = (BYTES, 0) if value > 0 else (0, BYTES)
         scale = np.float32(max(abs(value), 1e-12) / BYTES)
@@ -65,14 +66,16 @@ class _Writer:
         """Sum, rounding and product, as parts of the layer whose result is read."""
         data, behind = node.input[0], self.makers[self.makers[node.input[0]].input[0]].input[0]
         layer = self.makers[behind].name if behind in self.makers else node.name
-        three, total, gate = (f"{layer}{MARK}.{part}" for part in ("three", "sum", "gate"))
+        three, total, gate, product = (
+            self.names.fresh(f"{layer}{MARK}.{part}") for part in ("three", "sum", "gate", "product")
+        )
         grid = self._grid(total, np.float32(6 / BYTES), 0)
         return [
             self._number(three, np.array(3.0)),
             helper.make_node("Add", [data, three], [total], total),
             helper.make_node("QuantizeLinear", [total, *grid], [f"{total}.q"], f"{total}.quantize"),
             self._dequantize(f"{total}.q", gate, np.float32(1 / BYTES), 0),
-            helper.make_node("Mul", [data, gate], [node.output[0]], f"{layer}{MARK}.product"),
+            helper.make_node("Mul", [data, gate], [node.output[0]], product),
         ]
 
     def _dequantize(self, integers: str, made: str, scale: np.float32, zero: int) -> onnx.NodeProto:

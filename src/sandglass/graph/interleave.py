@@ -12,7 +12,9 @@ from onnx import helper, numpy_helper
 def interleaved(
     model: onnx.ModelProto, name: str, parts: Sequence[str], made: str, shape: Sequence[int] = ()
 ) -> list[onnx.NodeProto]:
-    """Nodes that make the tensor `made` of the model of its s * s parts, by row and column; `name` begins theirs.
+    """Nodes that make the tensor `made` of the model of its s * s parts, by row and column.
+
+    `name` is fresh (see `graph.names`): it begins the names of what is added.
 
     Parts may be the same. With the `shape` of `made` whole pixels are copied, all channels of each: on a runtime whose
     layers around keep them so this is several times as fast as single values.

@@ -20,7 +20,7 @@ def load_graph(path: Path) -> onnx.ModelProto:
         model = onnx.load(str(path))
     except DecodeError as error:
         raise GraphError(f"{path} is not an ONNX file, or not a whole one", "export or download it again") from error
-    except (OSError, onnx.checker.ValidationError) as error:
+    except (OSError, ValueError, onnx.checker.ValidationError) as error:
         raise GraphError(f"cannot read {path}: {error}", "check the path, and weights in files beside it") from error
     if not model.graph.node or not model.opset_import:
         raise GraphError(f"{path} is not an ONNX model: it has no nodes", "give a .onnx file")

@@ -18,6 +18,7 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.interleave import interleaved
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.names import Names
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantize.layers import CLAMPS, Facts, fact_of
 
@@ -110,13 +111,13 @@ def _split(model: onnx.ModelProto, late: bool) -> onnx.ModelProto:
         new, results = graph.convolutions(node, chain, phases)
         last = (chain or [node])[-1]
         shape = graph.shapes.get(last.output[0], ()) if late and last.op_type == "QuantizeLinear" else ()
-        nodes += new + interleaved(model, f"{node.name}{MARK}s", results, last.output[0], shape)
+        nodes += new + interleaved(model, graph.names.fresh(f"{node.name}{MARK}s"), results, last.output[0], shape)
     return drop_unread(set_nodes(model, nodes))
 
 
 class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model = model
+        self.model, self.names = model, Names(model)
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
 
@@ -173,7 +174,7 @@ class _Graph:
         group = fact_of(node, weight.dims).group
         values = values if group > 1 else values.transpose(1, 0, 2, 3)  # by output channels, as convolutions have them
         for number, (rows, columns) in enumerate(phases):
-            name = f"{node.name}{MARK}{number}"
+            name = self.names.fresh(f"{node.name}{MARK}{number}")
             taps = np.ascontiguousarray(values[:, :, list(rows.taps)][:, :, :, list(columns.taps)])
             scaled, read = self._constant(node.input[1], f"{name}.taps", taps)
             pads = [rows.before, columns.before, rows.after, columns.after]
@@ -189,8 +190,8 @@ class _Graph:
         new = []
         for follower in chain:
             copy = onnx.NodeProto.FromString(follower.SerializeToString())
-            copy.name, copy.input[0] = f"{follower.name}{MARK}{number}", made
-            copy.output[0] = made = f"{follower.output[0]}{MARK}{number}"
+            copy.name, copy.input[0] = self.names.fresh(f"{follower.name}{MARK}{number}"), made
+            copy.output[0] = made = self.names.fresh(f"{follower.output[0]}{MARK}{number}")
             if follower.op_type == "Conv" and follower.input[1] in self.makers:
                 integers = numpy_helper.to_array(self.constants[self.makers[follower.input[1]].input[0]])
                 scaled, copy.input[1] = self._constant(follower.input[1], f"{copy.name}.taps", integers)

@@ -11,6 +11,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.graph.names import Names
 from sandglass.quantize.layers import fact_of, rounded_tensor
 
 
@@ -21,7 +22,7 @@ def outputs_as_products(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
-    outputs = {value.name for value in model.graph.output}
+    outputs, names = {value.name for value in model.graph.output}, Names(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         behind = [makers[name] for name in node.input if name in makers and makers[name].op_type == "DequantizeLinear"]
@@ -31,15 +32,18 @@ def outputs_as_products(model: onnx.ModelProto) -> onnx.ModelProto:
         if not pointwise or rounded_tensor(model, node.output[0]) not in outputs:
             nodes.append(node)
             continue
-        columns = np.ascontiguousarray(numpy_helper.to_array(weight)[:, :, 0, 0].T)
-        model.graph.initializer.append(numpy_helper.from_array(columns, f"{node.name}.columns"))
-        nodes += _product(node, behind[0], behind[1])
+        columns = names.fresh(f"{node.name}.columns")
+        matrix = np.ascontiguousarray(numpy_helper.to_array(weight)[:, :, 0, 0].T)
+        model.graph.initializer.append(numpy_helper.from_array(matrix, columns))
+        nodes += _product(names, node, behind[0], behind[1], columns)
     return drop_unread(set_nodes(model, nodes))
 
 
-def _product(node: onnx.NodeProto, data: onnx.NodeProto, weight: onnx.NodeProto) -> list[onnx.NodeProto]:
-    rows, columns, sums = (f"{node.name}.{part}" for part in ("rows", "columns", "sums"))
-    biased = f"{node.name}.biased" if len(node.input) > 2 else sums
+def _product(
+    names: Names, node: onnx.NodeProto, data: onnx.NodeProto, weight: onnx.NodeProto, columns: str
+) -> list[onnx.NodeProto]:
+    rows, sums, biased, image = (names.fresh(f"{node.name}.{part}") for part in ("rows", "sums", "biased", "image"))
+    biased = biased if len(node.input) > 2 else sums
     scaled = [
         helper.make_node("DequantizeLinear", [part, *maker.input[1:]], [f"{part}.float"], f"{part}.float", axis=axis)
         for part, maker, axis in ((rows, data, 3), (columns, weight, 1))
@@ -49,5 +53,5 @@ def _product(node: onnx.NodeProto, data: onnx.NodeProto, weight: onnx.NodeProto)
         *scaled,
         helper.make_node("MatMul", [f"{rows}.float", f"{columns}.float"], [sums], node.name),
         *([helper.make_node("Add", [sums, node.input[2]], [biased], biased)] if biased != sums else []),
-        helper.make_node("Transpose", [biased], [node.output[0]], f"{node.name}.image", perm=[0, 3, 1, 2]),
+        helper.make_node("Transpose", [biased], [node.output[0]], image, perm=[0, 3, 1, 2]),
     ]

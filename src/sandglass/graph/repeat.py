@@ -10,6 +10,7 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.interleave import interleaved
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.names import Names
 from sandglass.graph.phases import ROUNDING
 from sandglass.graph.shapes import inferred_shapes
 
@@ -30,7 +31,7 @@ def repeat_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     constants = {entry.name: entry for entry in model.graph.initializer}
     makers = {name: node for node in model.graph.node for name in node.output}
-    shapes = inferred_shapes(model)
+    shapes, names = inferred_shapes(model), Names(model)
     nodes: list[onnx.NodeProto] = []
     absorbed: set[str] = set()
 
@@ -51,7 +52,7 @@ def repeat_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
         side = _side(node, shapes.get(node.input[0], ()), shapes.get(node.output[0], ())) if pair else 0
         if pair and side:
             absorbed.add(pair[1].name)
-            name, parts, made = f"{node.name}.copies", [pair[0].input[0]] * side**2, pair[1].output[0]
+            name, parts, made = names.fresh(f"{node.name}.copies"), [pair[0].input[0]] * side**2, pair[1].output[0]
             nodes += interleaved(model, name, parts, made, shapes[node.output[0]])
         elif node.name not in absorbed:
             nodes.append(node)

@@ -9,6 +9,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.errors import GraphError
+from sandglass.graph.names import Names
 
 Size = tuple[int, int]
 
@@ -16,8 +17,16 @@ Size = tuple[int, int]
 def fix_input(model: onnx.ModelProto, size: Size) -> None:
     """Set the image input to 1 x 3 x height x width in place, and forget shapes that followed from another.
 
-    Raises GraphError when the model has several inputs, or one with another fixed shape.
+    Raises what `check_input` raises.
     """
+    check_input(model, size)
+    for dim, want in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, *size), strict=True):
+        dim.dim_value = want
+    _forget_shapes(model)
+
+
+def check_input(model: onnx.ModelProto, size: Size) -> None:
+    """Raise GraphError when the model has several inputs, or one with another fixed shape or element type."""
     if len(model.graph.input) != 1:
         names = ", ".join(value.name for value in model.graph.input)
         raise GraphError(
@@ -25,14 +34,20 @@ def fix_input(model: onnx.ModelProto, size: Size) -> None:
         )
     value = model.graph.input[0]
     wanted = (1, 3, *size)
+    kind = value.type.tensor_type.elem_type
+    if kind != onnx.TensorProto.FLOAT:
+        found = onnx.TensorProto.DataType.Name(kind).lower() if value.type.HasField("tensor_type") else "no tensor"
+        raise GraphError(
+            f"the input {value.name} is of type {found}, expected float",
+            "export the model with a float input: the card says how images are normalized",
+        )
     dims = value.type.tensor_type.shape.dim
     fixed = [dim.dim_value if dim.dim_value > 0 else None for dim in dims]
     if len(fixed) != 4 or any(have not in (None, want) for have, want in zip(fixed[1:], wanted[1:], strict=True)):
         shape = [dim or "?" for dim in fixed]
-        raise GraphError(f"the input {value.name} has the shape {shape}, the card says {list(wanted)}", "mend the card")
-    for dim, want in zip(dims, wanted, strict=True):
-        dim.dim_value = want
-    _forget_shapes(model)
+        last = len(fixed) == 4 and fixed[3] == 3
+        fix = "export the model with channels first" if last else "give the size of the graph in the card"
+        raise GraphError(f"the input {value.name} has the shape {shape}, the card says {list(wanted)}", fix)
 
 
 def free_sides(model: onnx.ModelProto) -> onnx.ModelProto:
@@ -74,6 +89,21 @@ def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
     }
 
 
+def has_open_outputs(model: onnx.ModelProto) -> bool:
+    """Whether an output has no shape, or one that is not fixed."""
+    shapes = [value.type.tensor_type.shape.dim for value in model.graph.output]
+    return not all(dims and all(dim.dim_value > 0 for dim in dims) for dims in shapes)
+
+
+def set_output_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ...]]) -> None:
+    """Write the shapes of outputs, by name, into a model."""
+    for value in model.graph.output:
+        shape = value.type.tensor_type.shape
+        del shape.dim[:]
+        for size in shapes[value.name]:
+            shape.dim.add().dim_value = size
+
+
 def _forget_shapes(model: onnx.ModelProto) -> None:
     del model.graph.value_info[:]
     for output in model.graph.output:
@@ -86,11 +116,12 @@ def _resize_by_factors(model: onnx.ModelProto) -> None:
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
     }
+    names = Names(model)
     for node in model.graph.node:
         if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
             before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
             if before and len(before) == len(after) and all(before) and all(after):
-                name = f"{node.name}.factors"
+                name = names.fresh(f"{node.name}.factors")
                 factors = np.array(after, np.float32) / np.array(before, np.float32)
                 model.graph.initializer.append(numpy_helper.from_array(factors, name))
                 node.input[2], node.input[3] = name, ""

@@ -16,6 +16,7 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
+from sandglass.graph.names import Names
 from sandglass.graph.phases import split_depthwise
 from sandglass.quantize.layers import Facts, fact_of
 
@@ -31,13 +32,13 @@ def tap_by_tap(model: onnx.ModelProto) -> onnx.ModelProto:
     wide as its kernel stays as it is.
     """
     model = split_depthwise(model)
-    constants = {entry.name: entry for entry in model.graph.initializer}
+    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         given = [name for name in node.input[1:] if name]
         if node.op_type == "Conv" and all(name in constants for name in given):
             weight, *bias = (constants[name] for name in given)
-            nodes += _ordered(model, node, fact_of(node, weight.dims), weight, *bias)
+            nodes += _ordered(model, names, node, fact_of(node, weight.dims), weight, *bias)
         else:
             nodes.append(node)
     return set_nodes(model, nodes)
@@ -52,12 +53,17 @@ def _can_be_ordered(fact: Facts) -> bool:
 
 
 def _ordered(
-    model: onnx.ModelProto, node: onnx.NodeProto, fact: Facts, stored: TensorProto, bias: TensorProto | None = None
+    model: onnx.ModelProto,
+    names: Names,
+    node: onnx.NodeProto,
+    fact: Facts,
+    stored: TensorProto,
+    bias: TensorProto | None = None,
 ) -> list[onnx.NodeProto]:
     """Nodes that make what a layer does: the ones before each group's channels, and their convolution."""
     if not _can_be_ordered(fact):
         return [node]
-    groups, name = fact.group // TOGETHER, node.name
+    groups, name = fact.group // TOGETHER, names.fresh(f"{node.name}.taps")
     filters = numpy_helper.to_array(stored).reshape(groups, TOGETHER, *fact.shape[2:])
     weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
     for i in range(TOGETHER):

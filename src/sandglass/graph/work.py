@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TypeVar
 
 import onnx
@@ -40,6 +40,14 @@ def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
                 macs = multiply_accumulates(node.op_type, *around)
                 found[node.name] = (macs, macs // max(1, math.prod(around[2])))
     return found
+
+
+def integer_share(model: onnx.ModelProto, ways: Mapping[str, str]) -> float:
+    """Share of the multiply-accumulates in layers that run in int8, 0 to 1; `ways` say by name how layers run."""
+    work = {name: macs for name, (macs, _) in layer_work(model).items()}
+    return sum(macs for name, macs in work.items() if ways.get(name, "").startswith("int8")) / max(
+        1, sum(work.values())
+    )
 
 
 def multiply_accumulates(operator: str, data: Sequence[int], weight: Sequence[int], output: Sequence[int]) -> int:

@@ -21,6 +21,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
+from sandglass.graph.names import Names
 from sandglass.quantize.layers import CLAMPS, Facts, add_to_bias, clamp_ends, facts, own_constants
 
 LARGEST = float(np.finfo(np.float32).max)
@@ -84,7 +85,7 @@ def shift(model: onnx.ModelProto, wanted: Mapping[str, np.ndarray]) -> onnx.Mode
 
 class _Graph:
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.known = model, facts(model)
+        self.model, self.known, self.names = model, facts(model), Names(model)
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -181,7 +182,7 @@ class _Graph:
     def move_bounds(self, node: onnx.NodeProto, offset: float) -> None:
         """A ReLU or Clip whose input and output are less by `offset`."""
         low, high = clamp_ends(node, self.constants)
-        names = [f"{node.name}.minimum", f"{node.name}.maximum"]
+        names = [self.names.fresh(f"{node.name}.{end}") for end in ("minimum", "maximum")]
         for name, value in zip(names, (low - offset, high - offset), strict=True):
             constant = np.array(np.clip(value, -LARGEST, LARGEST), np.float32)
             self.model.graph.initializer.append(numpy_helper.from_array(constant, name))
@@ -192,10 +193,11 @@ def pad(model: onnx.ModelProto, values: Mapping[str, float]) -> onnx.ModelProto:
     """The network whose layers in `values` pad with these in place of 0, by a Pad before each; the model is changed."""
     if not values:
         return model
-    known, nodes = facts(model), list[onnx.NodeProto]()
+    known, names, nodes = facts(model), Names(model), list[onnx.NodeProto]()
     for node in model.graph.node:
         if node.name in values:
-            nodes.append(padding(model, node.input[0], f"{node.name}.padded", known[node.name].pads, values[node.name]))
+            made = names.fresh(f"{node.name}.padded")
+            nodes.append(padding(model, node.input[0], made, known[node.name].pads, values[node.name]))
             node.input[0] = nodes[-1].output[0]
             drop_pads(node)
         nodes.append(node)
@@ -203,7 +205,7 @@ def pad(model: onnx.ModelProto, values: Mapping[str, float]) -> onnx.ModelProto:
 
 
 def padding(model: onnx.ModelProto, tensor: str, made: str, pads: Sequence[int], value: float) -> onnx.NodeProto:
-    """A Pad of a tensor by a layer's `pads` with `value`, which makes the tensor `made`; its constants are added."""
+    """A Pad of a tensor by a layer's `pads` with `value`, which makes the tensor `made`, a fresh name."""
     starts, ends = np.reshape(pads, (2, -1))
     constants = {
         f"{made}.pads": np.array([0, 0, *starts, 0, 0, *ends], np.int64),

@@ -19,7 +19,7 @@ import onnx
 
 from sandglass import host
 from sandglass.graph.execute import GraphSession
-from sandglass.graph.gradients import gradient, weights, with_gradients
+from sandglass.graph.gradients import with_gradients
 from sandglass.graph.load import load_graph
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.graph.work import layer_work, spread
@@ -145,32 +145,33 @@ def _changes(
     model = load_graph(graph)
     shapes = inferred_shapes(model)
     outputs = {value.name: shapes[value.name] for value in model.graph.output}
-    _, known = with_gradients(model, names)
-    given = {value.name for value in model.graph.input}
-    if not known:
+    inputs = {value.name for value in model.graph.input}
+    known = with_gradients(model, names)
+    gradients, weights = known.gradients, known.weights
+    if not gradients:
         return {}
-    del model  # each session has a copy of its own
-    sessions = [(part, _session(graph, part, given)) for part in _parts(known, shapes)]
+    del model, known  # each session has a copy of its own
+    sessions = [(part, _session(graph, part, inputs)) for part in _parts(list(gradients), shapes)]
 
     def one(numbered: tuple[int, Mapping[str, np.ndarray]]) -> dict[str, np.ndarray]:
         seed, batch = numbered
         random = np.random.default_rng(seed)
         feeds = [
-            {**batch, **{weights(name): random.standard_normal(shape, np.float32) for name, shape in outputs.items()}}
+            {**batch, **{weights[name]: random.standard_normal(shape, np.float32) for name, shape in outputs.items()}}
             for _ in range(PROBES)
         ]
         found: dict[str, np.ndarray] = {}
         for part, session in sessions:
             seen = [{**feed, **session.run(feed)} for feed in feeds]
             for name in part:
-                slopes = np.stack([values[gradient(name)] for values in seen])
+                slopes = np.stack([values[gradients[name]] for values in seen])
                 found[name] = _powers(seen[0][name], slopes, *ends[name])
         present = sum(powers[:, PRESENT].sum() for powers in found.values())
         return {name: powers / max(present, TINY) for name, powers in found.items()}
 
     with ThreadPoolExecutor(host.threads()) as pool:
         every = list(pool.map(one, enumerate(batches)))
-    return {name: np.sum([found[name] for found in every], axis=0) for name in known}
+    return {name: np.sum([found[name] for found in every], axis=0) for name in gradients}
 
 
 def _parts(names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
@@ -187,10 +188,11 @@ def _parts(names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> list[li
     return parts
 
 
-def _session(graph: Path, names: Sequence[str], given: set[str]) -> GraphSession:
+def _session(graph: Path, names: Sequence[str], inputs: set[str]) -> GraphSession:
     """The network with the gradients of `names`, and what of them is computed; each of many is run by one thread."""
-    model, _ = with_gradients(load_graph(graph), names)
-    return GraphSession(model, [*(name for name in names if name not in given), *map(gradient, names)], threads=1)
+    known = with_gradients(load_graph(graph), names)
+    outputs = [*(name for name in names if name not in inputs), *known.gradients.values()]
+    return GraphSession(known.model, outputs, threads=1)
 
 
 def _powers(value: np.ndarray, slopes: np.ndarray, low: float, high: float) -> np.ndarray:

@@ -11,6 +11,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.load import number, sole_reader
+from sandglass.graph.names import Names
 from sandglass.quantize.plan import Layer
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -146,13 +147,13 @@ def fingerprint(model: onnx.ModelProto) -> str:
 def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
     """Give each layer weights and a bias that no other node reads, so that they can be changed, in place."""
     constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    layers = find_layers(model)
+    layers, names = find_layers(model), Names(model)
     taken = {name for node in model.graph.node if node.name not in layers for name in node.input}
     for node in (node for node in model.graph.node if node.name in layers):
         for i, name in enumerate(node.input):
             if name in constants and name in taken:
                 copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
-                copy.name = f"{node.name}.constant{i}"
+                copy.name = names.fresh(f"{node.name}.constant{i}")
                 model.graph.initializer.append(copy)
                 node.input[i] = copy.name
             taken.add(name)
@@ -163,7 +164,7 @@ def add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int, val
     """Add to a layer's bias, (channels,), which it is given where it has none; `values` may be one for all."""
     if len(node.input) < 3 or not node.input[2]:
         del node.input[2:]
-        node.input.append(f"{node.name}.offset")
+        node.input.append(Names(model).fresh(f"{node.name}.offset"))
         model.graph.initializer.append(numpy_helper.from_array(np.zeros(channels, np.float32), node.input[2]))
     entry = next(entry for entry in model.graph.initializer if entry.name == node.input[2])
     bias = numpy_helper.to_array(entry).astype(np.float64) + values

@@ -21,6 +21,8 @@ from sandglass.quantize.thresholds import threshold
 
 # A mean of many values has little of their rounding errors, which are independent, but all of what clipping takes off.
 MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
+# Values of a tensor that are all smaller count as 0: the factor to their integers might be more than a float32 holds.
+DEAD = 1e-12
 
 
 def make_plan(
@@ -72,6 +74,6 @@ def load_plan(path: Path, graph: Path) -> Plan:
 def _decide(layer: Layer, ranges: Mapping[str, TensorRange]) -> Layer:
     if layer.input not in ranges:
         return replace(layer, keep_float=True, reason="its input is not float32")
-    if ranges[layer.input].threshold > 0:
+    if ranges[layer.input].threshold > DEAD:
         return layer
     return replace(layer, keep_float=True, reason="its input was 0 on every calibration sample")

@@ -28,6 +28,7 @@ from onnx import NodeProto, TensorProto, helper
 from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph, set_nodes
+from sandglass.graph.names import Names
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, rounded_range
@@ -70,11 +71,11 @@ def choose(
     expected = run(GraphSession(graph), used)
     chosen = dict(ranges)
     with TemporaryDirectory() as folder, ThreadPoolExecutor(host.threads()) as pool:
-        session = _session(graph, names, stands, set(layers), Path(folder))
-        floating = {key: value for name in names for key, value in _floating(name, ranges[name]).items()}
+        session = _Session(graph, names, stands, set(layers), Path(folder))
+        floating = {key: value for name in names for key, value in session.floating(name, ranges[name]).items()}
 
         def change(name: str, found: TensorRange) -> float:
-            fed = floating | _rounding(name, found, asymmetric[name])
+            fed = floating | session.rounding(name, found, asymmetric[name])
             return _moved(expected, list(pool.map(lambda batch: session.run({**batch, **fed}), used)))
 
         for name in peaked:
@@ -144,45 +145,53 @@ def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
     return [batches[i] for i in dict.fromkeys([*peaked, *spread(range(len(batches)), count)])][:count]
 
 
-def _rounding(name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
-    """What the session is fed to round a tensor within a range."""
-    return _fed(name, *rounded_range(found, asymmetric), float(activation_scale(found, asymmetric)[0]))
-
-
-def _floating(name: str, found: TensorRange) -> dict[str, np.ndarray]:
-    """What the session is fed to leave a tensor in float: no end, and steps that a float of that size hardly sees."""
-    return _fed(name, -np.inf, np.inf, found.largest * 2.0**-23)
-
-
-def _fed(name: str, *values: float) -> dict[str, np.ndarray]:
-    return {f"{name}.{part}": np.array(value, np.float32) for part, value in zip(PARTS, values, strict=True)}
-
-
-def _session(
-    graph: Path, names: Sequence[str], stands: Mapping[str, str], layers: set[str], folder: Path
-) -> GraphSession:
+class _Session:
     """The network with `names` and what they stand for rounded for `layers`, by bounds and steps that are inputs."""
-    model = load_graph(graph)
-    given = [value.name for value in model.graph.input]
-    for name in names:
-        for part in PARTS:
-            model.graph.input.append(helper.make_tensor_value_info(f"{name}.{part}", TensorProto.FLOAT, []))
-    rounded = {name: _rounded(name, standing) for name, standing in stands.items() if standing in names}
-    nodes = [node for name in given for node in rounded.get(name, [])]
-    for node in model.graph.node:
-        if node.name in layers and node.input[0] in rounded:
-            node.input[0] = f"{node.input[0]}.rounded"
-        nodes += [node, *(new for name in node.output for new in rounded.get(name, []))]
-    set_nodes(model, nodes)
-    save_graph(model, folder / "rounded.onnx")
-    return GraphSession(folder / "rounded.onnx", threads=1)  # each of many is run by a thread of its own
+
+    def __init__(
+        self, graph: Path, names: Sequence[str], stands: Mapping[str, str], layers: set[str], folder: Path
+    ) -> None:
+        model = load_graph(graph)
+        fresh, images = Names(model).fresh, [value.name for value in model.graph.input]
+        self.inputs = {name: [fresh(f"{name}.{part}") for part in PARTS] for name in names}
+        for part in (part for parts in self.inputs.values() for part in parts):
+            model.graph.input.append(helper.make_tensor_value_info(part, TensorProto.FLOAT, []))
+        rounded = {
+            name: _rounded(fresh(f"{name}.rounded"), name, *self.inputs[standing])
+            for name, standing in stands.items()
+            if standing in names
+        }
+        nodes = [node for name in images for node in rounded.get(name, [])]
+        for node in model.graph.node:
+            if node.name in layers and node.input[0] in rounded:
+                node.input[0] = rounded[node.input[0]][-1].output[0]
+            nodes += [node, *(new for name in node.output for new in rounded.get(name, []))]
+        set_nodes(model, nodes)
+        save_graph(model, folder / "rounded.onnx")
+        # Each of many inputs is run by a thread of its own.
+        self.session = GraphSession(folder / "rounded.onnx", threads=1)
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name."""
+        return self.session.run(inputs)
+
+    def rounding(self, name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
+        """Inputs that round a tensor within a range."""
+        return self._fed(name, *rounded_range(found, asymmetric), float(activation_scale(found, asymmetric)[0]))
+
+    def floating(self, name: str, found: TensorRange) -> dict[str, np.ndarray]:
+        """Inputs that leave a tensor in float: no end, and steps that a float of that size hardly sees."""
+        return self._fed(name, -np.inf, np.inf, found.largest * 2.0**-23)
+
+    def _fed(self, name: str, *values: float) -> dict[str, np.ndarray]:
+        return {part: np.array(value, np.float32) for part, value in zip(self.inputs[name], values, strict=True)}
 
 
-def _rounded(name: str, standing: str) -> list[NodeProto]:
-    low, high, step = (f"{standing}.{part}" for part in PARTS)
+def _rounded(made: str, name: str, low: str, high: str, step: str) -> list[NodeProto]:
+    """Nodes that make the tensor `made`, a fresh name, of a tensor within bounds and in steps."""
     return [
-        helper.make_node("Clip", [name, low, high], [f"{name}.clipped"]),
-        helper.make_node("Div", [f"{name}.clipped", step], [f"{name}.steps"]),
-        helper.make_node("Round", [f"{name}.steps"], [f"{name}.whole"]),
-        helper.make_node("Mul", [f"{name}.whole", step], [f"{name}.rounded"]),
+        helper.make_node("Clip", [name, low, high], [f"{made}.clipped"]),
+        helper.make_node("Div", [f"{made}.clipped", step], [f"{made}.steps"]),
+        helper.make_node("Round", [f"{made}.steps"], [f"{made}.whole"]),
+        helper.make_node("Mul", [f"{made}.whole", step], [made]),
     ]

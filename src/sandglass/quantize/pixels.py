@@ -19,6 +19,7 @@ import onnx
 from onnx import helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
+from sandglass.graph.names import Names
 from sandglass.graph.work import spread
 from sandglass.quantize import centre
 from sandglass.quantize.equalize import multiply
@@ -36,9 +37,10 @@ IMAGES = 16
 class Pixels:
     """How an input becomes integers: divided by `factors`, `offsets` taken off, both (channels,) float32.
 
-    At `range` one step is one level, whether calibration had it or not.
+    The integers are those of the tensor `name`. At `range` one step is one level, whether calibration had it or not.
     """
 
+    name: str
     factors: np.ndarray
     offsets: np.ndarray
     range: TensorRange
@@ -111,7 +113,7 @@ def find(
         if alike or not _padded_before(offsets):
             highest = LEVELS - 1 - zero if asymmetric else MIDDLE
             seen_as = TensorRange(-zero, highest, max(zero, highest))
-            found[value.name] = Pixels(steps.astype(np.float32), offsets, seen_as)
+            found[value.name] = Pixels(tensor(Names(model), value.name), steps.astype(np.float32), offsets, seen_as)
     return found
 
 
@@ -120,9 +122,9 @@ def _padded_before(offsets: np.ndarray) -> bool:
     return bool(round(float(offsets.mean())))
 
 
-def tensor(name: str) -> str:
-    """The tensor of an input's bytes."""
-    return f"{name}.bytes"
+def tensor(names: Names, value: str) -> str:
+    """A name for the tensor of an input's bytes: the same in all graphs that name the same tensors and nodes."""
+    return names.fresh(f"{value}.bytes")
 
 
 def put(
@@ -135,6 +137,7 @@ def put(
     """
     own_constants(model)
     constants, known = {entry.name: entry for entry in model.graph.initializer}, facts(model)
+    names = Names(model)
     for name in (value.name for value in model.graph.input):
         wanted = set(readers(model, name, layers)) if name in factors and name in offsets else set()
         if not wanted:
@@ -142,23 +145,24 @@ def put(
         channels = len(factors[name])
         parts = {"factor": 1 / factors[name], "offset": -offsets[name]}
         parts |= {"mean": np.zeros(channels), "variance": np.ones(channels)}  # none: one node scales and shifts
+        constant = {part: names.fresh(f"{name}.{part}") for part in parts}
         for part, values in parts.items():
-            model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), f"{name}.{part}"))
-        source, made = name, list[onnx.NodeProto]()
+            model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), constant[part]))
+        source, rounded, made = name, tensor(names, name), list[onnx.NodeProto]()
         pads = known[min(wanted)].pads
         if any(pads) and _padded_before(offsets[name]):
-            source = f"{name}.padded"
+            source = names.fresh(f"{name}.padded")
             made.append(centre.padding(model, name, source, pads, 0.0))
         for node in model.graph.node:
             if node.name in wanted:
-                node.input[0] = tensor(name)
+                node.input[0] = rounded
                 if made:
                     centre.drop_pads(node)
                 weight, fact = constants[node.input[1]], known[node.name]
                 shifted = factors[name].astype(np.float64) * offsets[name]
                 add_to_bias(model, node, fact.channels, centre.through(numpy_helper.to_array(weight), fact, shifted))
                 multiply(weight, factors[name].astype(np.float64), axis=1)
-        inputs = [source, *(f"{name}.{part}" for part in parts)]
-        made.append(helper.make_node("BatchNormalization", inputs, [tensor(name)], f"{name}.scale", epsilon=0.0))
+        inputs, scale = [source, *constant.values()], names.fresh(f"{name}.scale")
+        made.append(helper.make_node("BatchNormalization", inputs, [rounded], scale, epsilon=0.0))
         set_nodes(model, [*made, *model.graph.node])
     return model

@@ -12,12 +12,17 @@ from onnx import helper, numpy_helper
 from sandglass.graph.float_layers import keep_in_float
 from sandglass.graph.integers import sums_and_products
 from sandglass.graph.load import drop_unread, set_nodes, sole_reader
+from sandglass.graph.names import Names
 from sandglass.graph.phases import split_late
 from sandglass.graph.products import outputs_as_products
 from sandglass.graph.repeat import repeat_pixels
 from sandglass.quantize.layers import CLAMPS, Facts, facts, rounded_tensor
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.quantize.spec import Spec, decide
+
+# Integers of a bias, at most: half of what int32 holds, so that the sum of products fits as well.
+LARGEST_BIAS = 2.0**30
+SMALLEST = 1e-12  # magnitude of a channel's largest weight that has a scale of its own: a float32 holds its reciprocal
 
 
 def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
@@ -78,24 +83,38 @@ def weight_factors(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
 
 def _largest(weight: np.ndarray, axis: int) -> np.ndarray:
     others = tuple(i for i in range(weight.ndim) if i != axis)
-    return np.maximum(np.abs(weight).max(axis=others), 1e-12).astype(np.float32)
+    return np.maximum(np.abs(weight).max(axis=others), SMALLEST).astype(np.float32)
+
+
+def least_scales(bias: np.ndarray, activation: np.float32, channels: int) -> np.ndarray:
+    """The smallest scale that each of the `channels` of a weight may have, (channels,) float32.
+
+    A runtime that adds the bias to integer sums has it in steps of the weight's scale times the scale `activation` of
+    the input, and clips what int32 does not hold. Weights that a larger scale rounds away are small beside the bias.
+    """
+    peaks = np.abs(np.broadcast_to(bias.ravel(), max(channels, bias.size))).reshape(-1, channels).max(axis=0)
+    return (peaks / (LARGEST_BIAS * np.float64(activation))).astype(np.float32)
 
 
 def integer_weights(
-    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, fact: Facts
+    weight: np.ndarray, layer: Layer, plan: Plan, spec: Spec, fact: Facts, least: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's weights as int8 and their float32 steps, one for each output channel: the plan's, or max."""
+    """A layer's weights as int8 and their float32 steps, one for each output channel: the plan's, or max.
+
+    No step is smaller than the `least` one.
+    """
     bits = spec.weight_bits(fact, layer.weight_bits)
     scales = plan.weight_scales(layer.name, bits)
     if scales is None:
         scales = weight_scales(weight, fact.axis, bits)
+    scales = np.maximum(scales, np.float32(least))
     shape = [-1 if i == fact.axis else 1 for i in range(weight.ndim)]
     return np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
 
 class _Writer:
     def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-        self.model, self.plan, self.spec = model, plan, spec
+        self.model, self.plan, self.spec, self.fresh = model, plan, spec, Names(model).fresh
         self.facts, self.reasons = facts(model), decide(plan, spec, model)
         self.constants = {initializer.name: initializer for initializer in model.graph.initializer}
         self.nodes = {node.name: node for node in model.graph.node}
@@ -138,15 +157,20 @@ class _Writer:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
         node = self.nodes[layer.name]
         weight = numpy_helper.to_array(self.constants[node.input[1]])  # repairs give layers that share one their own
-        fact = self.facts[layer.name]
-        integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact)
+        fact, bias = self.facts[layer.name], self._integer_bias(node)
+        activation = activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]
+        least = 0.0 if bias is None else least_scales(bias, activation, weight.shape[fact.axis])
+        integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact, least)
         node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, fact.axis)
-        if self.spec.between and len(node.input) > 2 and node.input[2]:
-            bias = numpy_helper.to_array(self.constants[node.input[2]])
-            step = scales * activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]
-            limits = np.iinfo(np.int32)
-            integers = np.clip(np.round(bias / step.astype(np.float64)), limits.min, limits.max).astype(np.int32)
+        if bias is not None:
+            step = scales * activation
+            integers = np.round(bias / step.astype(np.float64)).astype(np.int32)
             node.input[2] = self._constant(f"{layer.name}.bias", integers, step, 0)
+
+    def _integer_bias(self, node: onnx.NodeProto) -> np.ndarray | None:
+        """The bias of a layer where the runtime adds it to integer sums; None without one, or where it is computed."""
+        constant = self.spec.between and len(node.input) > 2 and node.input[2] in self.constants
+        return numpy_helper.to_array(self.constants[node.input[2]]) if constant else None
 
     def round(self, tensor: str) -> None:
         """Put a rounding pair behind a tensor.
@@ -155,19 +179,20 @@ class _Writer:
         the target computes in float reads floats.
         """
         scale, zero = activation_scale(self.ranges[tensor], self.spec.asymmetric)
-        names = [f"{tensor}.scale", f"{tensor}.zero_point"]
+        names = [self.fresh(f"{tensor}.{part}") for part in ("scale", "zero_point")]
+        integers, quantize, rounded, dequantize = (
+            self.fresh(f"{tensor}.{part}") for part in ("q", "quantize", "rounded", "dequantize")
+        )
         for name, value in zip(names, (np.array(scale), zero), strict=True):
             self.model.graph.initializer.append(numpy_helper.from_array(value, name))
         for node in self.model.graph.node:
             if self.spec.between or self.reasons.get(node.name) == "":
                 for i, name in enumerate(node.input):
                     if name == tensor:
-                        node.input[i] = f"{tensor}.rounded"
+                        node.input[i] = rounded
         self.added[tensor] = [
-            helper.make_node("QuantizeLinear", [tensor, *names], [f"{tensor}.q"], f"{tensor}.quantize"),
-            helper.make_node(
-                "DequantizeLinear", [f"{tensor}.q", *names], [f"{tensor}.rounded"], f"{tensor}.dequantize"
-            ),
+            helper.make_node("QuantizeLinear", [tensor, *names], [integers], quantize),
+            helper.make_node("DequantizeLinear", [integers, *names], [rounded], dequantize),
         ]
 
     def finish(self) -> onnx.ModelProto:
@@ -179,8 +204,8 @@ class _Writer:
             ordered += [node, *(new for name in node.output for new in self.added[name])]
         return drop_unread(set_nodes(self.model, ordered))
 
-    def _constant(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
-        zeros = np.zeros(scales.shape, integers.dtype)
+    def _constant(self, wanted: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
+        name, zeros = self.fresh(wanted), np.zeros(scales.shape, integers.dtype)
         for part, value in (("q", integers), ("scale", scales), ("zero_point", zeros)):
             self.model.graph.initializer.append(numpy_helper.from_array(value, f"{name}.{part}"))
         inputs = [f"{name}.{part}" for part in ("q", "scale", "zero_point")]

@@ -16,6 +16,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.load import load_graph, save_graph
+from sandglass.graph.names import Names
 from sandglass.quantize import (
     carried,
     centre,
@@ -98,7 +99,7 @@ def repaired_plan(
         plan = make.make_plan(changed, batches, method, calibration)
         plan = replace(plan, graph=mark, layers={n: replace(plan.layers[n], weight=layers[n].weight) for n in layers})
         plan = replace(plan, repairs=tuple(name for name in REPAIRS if name in repairs), split=twice)
-        return replace(plan, tensors=plan.tensors | {pixels.tensor(n): found.range for n, found in exact.items()})
+        return replace(plan, tensors=plan.tensors | {found.name: found.range for found in exact.values()})
 
     plan = measured(model)
     drawn = draw(model, changed, plan, spec, batches)
@@ -254,7 +255,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
     evened(model, plan.arrays.factors, plan.arrays.offsets, integer)
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
-    known = facts(model)
+    known, names = facts(model), Names(model)
     for name in integer:
         if (rounded := plan.arrays.rounded.get(name)) is None:
             continue
@@ -267,7 +268,7 @@ def apply_repairs(model: onnx.ModelProto, plan: Plan, integer: Iterable[str]) ->
             bias = constants[node.input[2]]
             bias.CopyFrom(numpy_helper.from_array(rounded.bias, bias.name))
         elif node.op_type != "MatMul":
-            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, f"{name}.correction"))
             del node.input[2:]
-            node.input.append(f"{name}.correction")
+            node.input.append(names.fresh(f"{name}.correction"))
+            model.graph.initializer.append(numpy_helper.from_array(rounded.bias, node.input[2]))
     return model

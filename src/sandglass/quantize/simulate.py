@@ -20,6 +20,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import save_graph, set_nodes
+from sandglass.graph.names import Names
 from sandglass.graph.taps import tap_by_tap
 from sandglass.quantize.layers import CLAMPS, Facts, facts
 from sandglass.quantize.plan import Layer, Plan, TensorRange
@@ -77,7 +78,8 @@ class _Writer:
     def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec, fused: Collection[str]) -> None:
         self.model, self.plan, self.spec, self.fused = model, plan, spec, fused
         self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.rounded: set[str] = set()
+        self.fresh = Names(model).fresh
+        self.integers: dict[str, str] = {}  # by the tensor that they are rounded from
 
     def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
         """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
@@ -86,9 +88,10 @@ class _Writer:
         bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         nodes = self.round(node.input[0], self.plan.tensors[layer.input])
         sums = onnx.NodeProto.FromString(node.SerializeToString())
-        sums.output[0] = f"{name}.sums"
+        sums.output[0] = self.fresh(f"{name}.sums")
         del sums.input[:]
-        sums.input.extend([f"{node.input[0]}.integers", self._constant(f"{name}.weights", integers.astype(np.float32))])
+        weights = self._constant(self.fresh(f"{name}.weights"), integers.astype(np.float32))
+        sums.input.extend([self.integers[node.input[0]], weights])
         steps = self._steps(layer, weight, scales, fact)
         steps = np.tile(steps, fact.channels // steps.size)
         shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
@@ -98,10 +101,9 @@ class _Writer:
 
     def round(self, tensor: str, found: TensorRange) -> list[onnx.NodeProto]:
         """The integers of what a layer reads, as float32, without the zero point."""
-        name = f"{tensor}.integers"
-        if tensor in self.rounded:
+        if tensor in self.integers:
             return []
-        self.rounded.add(tensor)
+        self.integers[tensor] = name = self.fresh(f"{tensor}.integers")
         fused = tensor in self.fused
         factor, shift, zero, limits = self._grid(found, fused)
         nodes = self._linear(tensor, factor, shift, f"{name}.scaled", fused)
@@ -156,12 +158,13 @@ class _Writer:
     ) -> list[onnx.NodeProto]:
         """source * factor + shift in float32; fused, which is rounded once, by way of float64."""
         kind = np.float64 if fused else np.float32
-        names = [f"{made}.wide", f"{made}.product", f"{made}.sum"] if fused else [source, f"{made}.product", made]
+        name = self.fresh(f"{made}.linear")
+        names = [f"{name}.wide", f"{name}.product", f"{name}.sum"] if fused else [source, f"{name}.product", made]
         nodes = [helper.make_node("Cast", [source], [names[0]], to=TensorProto.DOUBLE)] if fused else []
-        scale = self._constant(f"{made}.factor", factor.astype(kind))
+        scale = self._constant(f"{name}.factor", factor.astype(kind))
         nodes.append(helper.make_node("Mul", [names[0], scale], [names[1] if shift is not None else names[2]]))
         if shift is not None:
-            offset = self._constant(f"{made}.shift", shift.astype(kind))
+            offset = self._constant(f"{name}.shift", shift.astype(kind))
             nodes.append(helper.make_node("Add", [names[1], offset], [names[2]]))
         return nodes + ([helper.make_node("Cast", [names[2]], [made], to=TensorProto.FLOAT)] if fused else [])
 

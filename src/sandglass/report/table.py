@@ -45,7 +45,7 @@ def identity(artifact: Any) -> Row:
         "model": artifact.card.name,
         "input": "x".join(map(str, *shapes)) if len(shapes) == 1 else f"{len(shapes)} shapes",
         "backend": artifact.backend,
-        "precision": artifact.precision,
+        "precision": f"{artifact.precision} ({note})" if (note := artifact.precision_note) else artifact.precision,
     }
 
 

@@ -1,0 +1,44 @@
+"""Graphs that were exported for a fixed number of images, as graphs for one image."""
+
+from __future__ import annotations
+
+import numpy as np
+import onnx
+from onnx import numpy_helper
+
+from sandglass.graph.names import Names
+
+# Operators with a constant shape, and which input it is.
+SHAPE_INPUTS = {"Reshape": 1, "Expand": 1, "Resize": 3, "ConstantOfShape": 0}
+# Operators that read a constant of the batch's length next to images: it holds the same for each of them.
+ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Where", "Concat")
+
+
+def fixed_batch(model: onnx.ModelProto) -> int:
+    """The number of images that the first input is fixed to; 1 where that is free."""
+    dims = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else []
+    return max(1, dims[0].dim_value) if dims else 1
+
+
+def for_one_image(model: onnx.ModelProto, batch: int) -> None:
+    """Divide what constants say of a batch of that many images, in place: shapes, and values repeated for each image.
+
+    Whether the graph then computes the same has to be tried: a constant may hold the number by chance.
+    """
+    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
+    for node in model.graph.node:
+        for i, name in enumerate(node.input):
+            values = numpy_helper.to_array(constants[name]) if name in constants else None
+            changed = _divided(node.op_type, i, values, batch) if values is not None else None
+            if changed is not None:
+                node.input[i] = names.fresh(f"{name}.one")
+                model.graph.initializer.append(numpy_helper.from_array(changed, node.input[i]))
+
+
+def _divided(operator: str, place: int, values: np.ndarray, batch: int) -> np.ndarray | None:
+    """A constant for one image in place of one for a batch; None where it does not depend on the batch."""
+    if SHAPE_INPUTS.get(operator) == place and values.size and values[0] > 0 and values[0] % batch == 0:
+        return np.concatenate([values[:1] // batch, values[1:]]).astype(values.dtype)
+    if operator in ELEMENTWISE and values.ndim > 1 and len(values) == batch and (values == values[:1]).all():
+        return np.ascontiguousarray(values[:1])
+    return None

@@ -1,0 +1,66 @@
+"""Networks in half, bfloat16 or double precision as networks in float32, the only type that quantization reads."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+
+import numpy as np
+import onnx
+from onnx import TensorProto, numpy_helper
+
+from sandglass.graph.names import subgraphs
+
+NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
+OTHERS = (*NARROW, TensorProto.DOUBLE)
+TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")  # they hold an element type
+
+
+def is_float32(model: onnx.ModelProto) -> bool:
+    """Whether no weight, input or cast is of another floating-point type."""
+    return not _types(model.graph) & {*OTHERS}
+
+
+def is_narrow(model: onnx.ModelProto) -> bool:
+    """Whether a weight, an input or the result of a cast has 16 bits: results are then coarser than in float32."""
+    return bool(_types(model.graph) & {*NARROW})
+
+
+def as_float32(model: onnx.ModelProto) -> None:
+    """Replace each element type in OTHERS by float32, in place: of weights, constants, casts, inputs and outputs."""
+    _change_graph(model.graph)
+    for function in model.functions:
+        _change_nodes(function.node)
+
+
+def _types(graph: onnx.GraphProto) -> set[int]:
+    """Element types of what a graph holds and reads."""
+    found = {entry.data_type for entry in graph.initializer}
+    found |= {value.type.tensor_type.elem_type for value in graph.input}
+    for attribute in (attribute for node in graph.node for attribute in node.attribute):
+        found.add(attribute.i if attribute.name in TYPE_ATTRIBUTES else attribute.t.data_type)
+    return found.union(*map(_types, subgraphs(graph.node)))
+
+
+def _change_graph(graph: onnx.GraphProto) -> None:
+    for entry in graph.initializer:
+        _change_tensor(entry)
+    for value in (*graph.input, *graph.output, *graph.value_info):
+        if value.type.tensor_type.elem_type in OTHERS:
+            value.type.tensor_type.elem_type = TensorProto.FLOAT
+    _change_nodes(graph.node)
+
+
+def _change_nodes(nodes: Iterable[onnx.NodeProto]) -> None:
+    for node in nodes:
+        for attribute in node.attribute:
+            if attribute.name in TYPE_ATTRIBUTES and attribute.i in OTHERS:
+                attribute.i = TensorProto.FLOAT
+            if attribute.HasField("t"):
+                _change_tensor(attribute.t)
+        for graph in subgraphs([node]):
+            _change_graph(graph)
+
+
+def _change_tensor(entry: onnx.TensorProto) -> None:
+    if entry.data_type in OTHERS:
+        entry.CopyFrom(numpy_helper.from_array(numpy_helper.to_array(entry).astype(np.float32), entry.name))
