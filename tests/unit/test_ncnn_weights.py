@@ -108,7 +108,9 @@ def test_every_layer_of_the_installed_ncnn_is_known() -> None:
     assert set(PARAMETERS) == set(BLOBS)
 
 
-@pytest.mark.parametrize("layer", ["LSTM l 1 1 in0 x 0=0 1=8", "MultiHeadAttention l 1 1 in0 x 2=8", "GRU l 1 1 in0 x 1=8"])
+@pytest.mark.parametrize(
+    "layer", ["LSTM l 1 1 in0 x 0=0 1=8", "MultiHeadAttention l 1 1 in0 x 2=8", "GRU l 1 1 in0 x 1=8"]
+)
 def test_a_layer_of_size_0_is_refused(layer: str) -> None:
     """What would divide by zero is an error of the file."""
     param = ncnn_param.parse_param(f"7767517\n2 2\nInput in0 0 1 in0\n{layer}\n")

@@ -17,6 +17,7 @@ from sandglass.graph.affine import fold_affines
 from sandglass.graph.affine_before import fold_affines_before
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.execute import GraphSession
+from sandglass.graph.explicit_padding import explicit_padding
 from sandglass.graph.hard_swish import fuse_hard_swish
 from sandglass.graph.inputs import weights_are_no_inputs
 from sandglass.graph.load import load_graph, save_graph, static_inputs, static_outputs
@@ -101,6 +102,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
     inferred = onnx.shape_inference.infer_shapes(slim)
     static_outputs(inferred)
+    explicit_padding(inferred)
     strided_slices(inferred)
     fold_affines(inferred)
     name_nodes(inferred, reserved=MARK)
