@@ -1,84 +1,20 @@
 """ncnn's `.bin`: the weights of a `.param`'s layers, one after the other, without names or lengths.
 
-Where a layer's weights end follows from its parameters, so every kind of layer that has weights must be known. Bytes
-are referenced, never copied: a model of any size can be split and joined again.
+Where a layer's weights end follows from its parameters (`ncnn_weights`). Bytes are referenced, never copied: a model of
+any size can be split and joined again.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 
 from sandglass.errors import FormatError
 from sandglass.formats.ncnn_param import Layer, Param
+from sandglass.formats.ncnn_weights import blobs_of, unknown_kinds
 
 FLOAT16, INT8, RAW_SCALED = 0x01306B47, 0x000D4B38, 0x0002C056
-# A blob is (number of elements, has it a storage tag in front).
-Blobs = list[tuple[int, bool]]
-
-
-def _convolution(layer: Layer) -> Blobs:
-    outputs, term = layer.integer(0, 0), layer.integer(8, 0)
-    if layer.integer(19, 0) or layer.integer(28, 0):  # weights come as an input
-        return []
-    blobs = [(layer.integer(6, 0), True)] + [(outputs, False)] * layer.integer(5, 0)
-    return blobs + ([(outputs, False), (1, False)] if term else []) + [(1, False)] * (term > 100)
-
-
-def _depthwise(layer: Layer) -> Blobs:
-    outputs, group, term = layer.integer(0, 0), layer.integer(7, 1), layer.integer(8, 0)
-    if layer.integer(19, 0):
-        return []
-    blobs = [(layer.integer(6, 0), True)] + [(outputs, False)] * layer.integer(5, 0)
-    scales = {0: [], 1: [(group, False), (1, False)], 2: [(1, False), (1, False)]}[term % 100]
-    return blobs + scales + [(1, False)] * (term > 100)
-
-
-def _deconvolution(layer: Layer) -> Blobs:
-    if layer.integer(28, 0):
-        return []
-    return [(layer.integer(6, 0), True)] + [(layer.integer(0, 0), False)] * layer.integer(5, 0)
-
-
-def _inner_product(layer: Layer) -> Blobs:
-    outputs = layer.integer(0, 0)
-    blobs = [(layer.integer(2, 0), True)] + [(outputs, False)] * layer.integer(1, 0)
-    return blobs + ([(outputs, False), (1, False)] if layer.integer(8, 0) else [])
-
-
-def _scale(layer: Layer) -> Blobs:
-    channels = layer.integer(0, 0)
-    return [] if channels == -233 else [(channels, False)] * (1 + layer.integer(1, 0))
-
-
-def _memory(layer: Layer) -> Blobs:
-    sizes = [layer.integer(key, 0) for key in (0, 1, 11, 2)]
-    return [(int(np.prod([size for size in sizes if size])), layer.integer(21, 1) == 0)]
-
-
-def _normalization(layer: Layer) -> Blobs:
-    return [(layer.integer(0, 0), False)] * 2 * layer.integer(2, 1)
-
-
-BLOBS: dict[str, Callable[[Layer], Blobs]] = {
-    "Convolution": _convolution,
-    "Convolution1D": _convolution,
-    "ConvolutionDepthWise": _depthwise,
-    "ConvolutionDepthWise1D": _depthwise,
-    "Deconvolution": _deconvolution,
-    "DeconvolutionDepthWise": _deconvolution,
-    "InnerProduct": _inner_product,
-    "BatchNorm": lambda layer: [(layer.integer(0, 0), False)] * 4,
-    "Bias": lambda layer: [(layer.integer(0, 0), False)],
-    "PReLU": lambda layer: [(layer.integer(0, 0), False)],
-    "Scale": _scale,
-    "MemoryData": _memory,
-    "LayerNorm": _normalization,
-    "GroupNorm": lambda layer: [(layer.integer(1, 0), False)] * 2 * layer.integer(3, 1),
-    "InstanceNorm": _normalization,
-}
 
 
 def read_bin(param: Param, path: Path) -> list[list[memoryview]]:
@@ -98,20 +34,24 @@ def split(param: Param, data: memoryview, where: str = "bin") -> list[list[memor
     position, parts = 0, []
     for layer in param.layers:
         blobs = []
-        for count, tagged in BLOBS.get(layer.kind, lambda _: [])(layer):
-            length = _tagged_length(data, position, count) if tagged else 4 * count
-            if length < 0 or position + length > len(data):
-                raise FormatError(
-                    f"{where} ends in layer {layer.name}: {position + length} bytes needed, it has {len(data)}",
-                    "give the .bin that belongs to the .param",
-                )
+        for count, has_tag in blobs_of(layer):
+            length = _tagged_length(data, position, count) if has_tag else 4 * count
+            if count < 0 or position + length > len(data):
+                needed = f"{position + length} bytes needed, it has {len(data)}"
+                raise FormatError(f"{where} ends in layer {layer.name}: {needed}", _fix(param))
             blobs.append(data[position : position + length])
             position += length
         parts.append(blobs)
     if position != len(data):
-        raise FormatError(f"{where} has {len(data)} bytes, the layers of its .param take {position}",
-                          "give the .bin that belongs to the .param")  # fmt: skip
+        raise FormatError(f"{where} has {len(data)} bytes, the layers of its .param take {position}", _fix(param))
     return parts
+
+
+def _fix(param: Param) -> str:
+    unknown = unknown_kinds(param.layers)
+    if unknown:
+        return f"the weights of {', '.join(unknown)} are not known; use layers of ncnn's own"
+    return "give the .bin that belongs to the .param"
 
 
 def _tagged_length(data: memoryview, position: int, count: int) -> int:
@@ -149,8 +89,8 @@ def halved(layer: Layer, blobs: list[memoryview]) -> list[memoryview]:
     What has no tag stays: biases, and the parameters of normalizations.
     """
     found = []
-    for blob, (_, tagged) in zip(blobs, BLOBS.get(layer.kind, lambda _: [])(layer), strict=True):
-        weights = float_weights(blob) if tagged else None
+    for blob, (_, has_tag) in zip(blobs, blobs_of(layer), strict=True):
+        weights = float_weights(blob) if has_tag else None
         fits = weights is not None and float(np.abs(weights).max(initial=0)) <= float(np.finfo(np.float16).max)
         found.append(_half_blob(weights) if weights is not None and fits else blob)
     return found

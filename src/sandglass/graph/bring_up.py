@@ -26,6 +26,7 @@ from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.batch import fixed_batch, for_one_image
 from sandglass.graph.dequantize import dequantized
 from sandglass.graph.execute import GraphSession, run_once
+from sandglass.graph.explicit_padding import explicit_padding
 from sandglass.graph.float32 import as_float32, is_float32, is_narrow
 from sandglass.graph.hard_swish import fuse_hard_swish
 from sandglass.graph.inputs import constants_are_weights, weights_are_no_inputs
@@ -202,6 +203,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
     inferred = onnx.shape_inference.infer_shapes(slim)
     static_outputs(inferred)
+    explicit_padding(inferred)
     strided_slices(inferred)
     fold_affines(inferred)
     name_nodes(inferred, reserved=MARK)
