@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import math
 import threading
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,6 +25,8 @@ from sandglass.errors import ArtifactError, CardError, DatasetError
 from sandglass.evaluation import Evaluation, evaluate
 from sandglass.files import read_json, sha256
 from sandglass.kit.make import EXPECTED, FORMAT, KIT, PROBES, row_digest
+from sandglass.npz import read_npz
+from sandglass.reading import MALFORMED, open_file
 
 RESULTS, TIMINGS = "results", "timings.json"
 FIELDS = ("card", "backend", "precision", "inputs", "outputs", "model", "graph_sha256", "rows")
@@ -162,7 +163,7 @@ def _by_row(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        with open_file(path, ArtifactError) as stream:
+            return read_npz(stream)
+    except MALFORMED as error:
         raise ArtifactError(f"{path} is not a whole .npz file: {error}", AGAIN) from error
