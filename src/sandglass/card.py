@@ -115,7 +115,7 @@ class _Reader(Fields):
             if name is not None and name not in discover.names(seam):
                 raise self.fail(f"unknown {seam[:-1]} {shown(name)}, known: {', '.join(discover.names(seam))}")
         return Card(
-            name=self.get(self.data, "name", str),
+            name=self.name(),
             task=self.data["task"],
             input=self.input(self.get(self.data, "input", dict)),
             model=model,
@@ -125,6 +125,13 @@ class _Reader(Fields):
             checkpoint=self.checkpoint(self.get(self.data, "checkpoint", dict, None)),
             published=self.get(self.data, "published", dict, {}),
         )
+
+    def name(self) -> str:
+        """A name that is one too in a folder: tables and artifacts are kept under it."""
+        name: str = self.get(self.data, "name", str)
+        if not name.strip(". ") or any(letter in "/\\" or not letter.isprintable() for letter in name):
+            raise self.fail(f"name is {shown(name)}, expected letters without slashes")
+        return name
 
     def input(self, table: Mapping[str, Any]) -> Input:
         self.only(table, {f.name for f in dataclasses.fields(Input)}, "[input]")

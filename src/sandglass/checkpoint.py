@@ -1,8 +1,8 @@
 """Reading trained weights without running anything that is in the file.
 
-A `.pth` file is a pickle, and a pickle is a program. Here it is read as data (see `pickles`): the weights are taken from
-it, and what a training saves besides them (optimizer, logs, settings) is left unseen. Neither PyTorch nor the modules
-that a pickle names are imported.
+A `.pth` file is a pickle, and a pickle is a program. Here it is read as data (see `pickles`): the weights are taken
+from it, and what a training saves besides them (optimizer, logs, settings) is left unseen. Neither PyTorch nor the
+modules that a pickle names are imported.
 """
 
 from __future__ import annotations
@@ -35,9 +35,9 @@ COUNTERS = ("steps", "n_averaged")  # of averaging, not of the network
 def read_checkpoint(path: Path, ema: bool = False) -> dict[str, np.ndarray]:
     """The state dict of a `.pth` (zip or legacy) or `.safetensors` file under 1.x names; floats are float32.
 
-    It is taken from under `state_dict`, `model` or the top level; with `ema`, the averaged weights that a training keeps
-    beside them. Raises CheckpointError when the file is missing, truncated, no checkpoint, has no averaged weights
-    though they are asked for, or when a tensor needs a global that is not known.
+    It is taken from under `state_dict`, `model` or the top level; with `ema`, the averaged weights that a training
+    keeps next to them. Raises CheckpointError when the file is missing, truncated, not a checkpoint, has no averaged
+    weights though they are asked for, or when a tensor needs a global that is not known.
     """
     try:
         with open_file(path, CheckpointError) as stream:

@@ -14,7 +14,15 @@ from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_matrix import add_all_of, joined
 from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_tune
-from sandglass.cli_options import Progress, add_calibration, load_calibration, positive, say, write_result
+from sandglass.cli_options import (
+    Progress,
+    add_calibration,
+    add_checkpoint,
+    load_calibration,
+    positive,
+    say,
+    write_result,
+)
 from sandglass.cli_shapes import add_shapes, load_shapes
 from sandglass.errors import SandglassError
 
@@ -82,7 +90,7 @@ def _deploy(commands: Any) -> None:
     )
     add_deploy_config(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
+    add_checkpoint(command)
     add_calibration(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
     command.add_argument(
@@ -107,6 +115,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         targets,
         arguments.out,
         checkpoint=arguments.checkpoint,
+        ema=arguments.ema,
         calibration=load_calibration(arguments),
         plan=arguments.plan,
         tune_minutes=arguments.tune_minutes,

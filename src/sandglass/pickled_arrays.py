@@ -14,7 +14,7 @@ DTYPE = "numpy.dtype"
 ENCODE = "_codecs.encode"
 # Every name that the pickle of an array refers to.
 NAMES = frozenset({*RECONSTRUCT, "numpy.ndarray", DTYPE, ENCODE})
-CODES = frozenset("b1 i1 i2 i4 i8 u1 u2 u4 u8 f2 f4 f8".split())
+CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
 MOST_SIDES = 32  # of a shape: no array of a network is near
 
 

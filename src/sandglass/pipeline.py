@@ -75,6 +75,7 @@ def deploy(
     out: Path,
     *,
     checkpoint: Path | None = None,
+    ema: bool = False,
     calibration: Calibration | None = None,
     plan: Path | None = None,
     tune_minutes: float = 0.0,
@@ -86,11 +87,12 @@ def deploy(
 ) -> list[Outcome]:
     """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
 
-    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card. A target that
-    fails does not stop the others: its Outcome carries the error. Raises a SandglassError for what concerns all of them
-    (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
-    that has them; `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their
-    kernels may measure which are the fastest on this machine, for `tune_minutes` each.
+    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
+    the averaged weights of the checkpoint. A target that fails does not stop the others: its Outcome carries the error.
+    Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan). Where a vendor's tools
+    are not here, the folder is a build kit for a host that has them; `soc` names its processor, and the inputs of
+    `samples` are taken along. Runtimes that compile their kernels may measure which are the fastest on this machine,
+    for `tune_minutes` each.
     With `shapes` (see `sandglass.shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
     """
@@ -113,7 +115,7 @@ def deploy(
         raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
     for target in wanted:
         refuse_existing(out / target.folder, force)
-    with prepared_source(card, checkpoint, say, tuple(shapes)) as graph:
+    with prepared_source(card, checkpoint, say, tuple(shapes), ema) as graph:
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         made = make_plan(ready, calibration, inputs, plan, say) if integer and calibration else None

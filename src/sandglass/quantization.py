@@ -81,6 +81,7 @@ def quantize(
     calibration: Calibration,
     evaluation: Any,
     checkpoint: Path | None = None,
+    ema: bool = False,
     max_drop: float = 0.5,
     metric: str | None = None,
     least_fidelity: float | None = None,
@@ -108,7 +109,7 @@ def quantize(
     same_arguments(out / ARGUMENTS, arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
-    with prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say, ema=ema) as ready:
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready, evaluation))
         say, scratch = bench.say, ready.graph.parent
         base, full = bench.make(out, None), bench.tried(scratch / "full", bench.plan)
@@ -152,13 +153,14 @@ def sensitivity(
     *,
     calibration: Calibration,
     checkpoint: Path | None = None,
+    ema: bool = False,
     repairs: Sequence[str] | None = None,
     say: Say = lambda line: None,
 ) -> list[Cost]:
     """What each layer that a target runs in int8 costs and gains, in the graph's order."""
     card = source if isinstance(source, Card) else find_card(source)
     wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
-    with prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say, ema=ema) as ready:
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready))
         folder = ready.graph.parent
         return bench.costs(folder, bench.tried(folder / "full", bench.plan), bench.make(folder / "base", None))

@@ -43,7 +43,7 @@ def open_file(path: Path, error: type[InputError], what: str = "") -> IO[bytes]:
 
 
 def read_bytes(path: Path, error: type[InputError], what: str = "", most: int = MOST_BYTES) -> bytes:
-    """The content of a regular file of at most `most` bytes; raises `error` as `open_file` does, and for a larger one."""
+    """The content of a regular file of at most `most` bytes; raises `error` as `open_file`, and for a larger one."""
     with open_file(path, error, what) as stream:
         try:
             size = os.fstat(stream.fileno()).st_size
@@ -58,7 +58,7 @@ def read_bytes(path: Path, error: type[InputError], what: str = "", most: int = 
 def read_text(
     path: Path, error: type[InputError], what: str = "", most: int = MOST_BYTES, encoding: str = "utf-8-sig"
 ) -> str:
-    """The text of a file in UTF-8; a byte-order mark is dropped. Raises `error` as `read_bytes`, and for other bytes."""
+    """The text of a file in UTF-8, without a byte-order mark. Raises `error` as `read_bytes`, and for other bytes."""
     try:
         return read_bytes(path, error, what, most).decode(encoding)
     except UnicodeDecodeError as cause:

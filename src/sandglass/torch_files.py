@@ -45,9 +45,9 @@ OTHERS = frozenset({"collections.OrderedDict", "torch.Size", "builtins.set", "nu
                     "numpy._core.multiarray.scalar"})  # fmt: skip
 
 # Names that only a file made to run commands has. Nothing here would run them; the user should know of the file.
-COMMANDS = frozenset("os posix nt sys subprocess shutil socket runpy importlib pty ctypes webbrowser commands".split())
-FUNCTIONS = frozenset("eval exec execfile compile open input breakpoint __import__".split())
-HOLDERS = frozenset("builtins __builtin__ io _io".split())
+COMMANDS = frozenset(["os", "posix", "nt", "sys", "subprocess", "shutil", "socket", "runpy", "importlib", "ctypes"])
+FUNCTIONS = frozenset(["eval", "exec", "execfile", "compile", "open", "input", "breakpoint", "__import__"])
+HOLDERS = frozenset(["builtins", "__builtin__", "io", "_io"])
 
 
 @dataclass(frozen=True, eq=False)

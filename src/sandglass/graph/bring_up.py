@@ -23,6 +23,7 @@ from sandglass.graph.load import load_graph, save_graph, static_inputs, static_o
 from sandglass.graph.operators import foreign_operators
 from sandglass.graph.shapes import fix_input
 from sandglass.graph.slices import strided_slices
+from sandglass.reading import MALFORMED
 
 OPSET = 17
 IR_VERSION = 8
@@ -94,7 +95,10 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
 
     What some runtimes lack and others can say as well is then rewritten.
     """
-    slim = onnxslim.slim(model)
+    try:
+        slim = onnxslim.slim(model)
+    except MALFORMED as error:  # a cycle, a function that calls itself, a node without what it needs
+        raise GraphError(f"onnxslim could not simplify the graph: {error}", "check it with onnx.checker") from error
     if slim is None:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
     inferred = onnx.shape_inference.infer_shapes(slim)

@@ -12,8 +12,8 @@ PNM = re.compile(rb"P[1-6](?:\s|#[^\n]{0,200}\n){1,50}(\d{1,9})(?:\s|#[^\n]{0,20
 # Tags of TIFF: width, height, bits of a sample, samples of a pixel, width and height of a tile.
 TIFF_SIZES, TIFF_BITS, TIFF_SAMPLES, TIFF_TILES = (256, 257), 258, 277, (322, 323)
 MOST_HEADER = 2 << 20  # bytes before a JPEG's pixels: a profile of colours may take 1 MB
-# Bytes that OpenCV takes for each pixel while it decodes to three channels, measured and rounded up: the coefficients of
-# a progressive JPEG, WebP's and GIF's own copies with alpha.
+# Bytes that OpenCV takes for each pixel while it decodes to three channels, where it is over 9, the most of a
+# progressive JPEG with its coefficients: WebP and GIF have copies of their own with alpha.
 BYTES_EACH = {b"RI": 12, b"GI": 16}
 
 

@@ -39,7 +39,7 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
             "make it smaller or leave it out",
         )
     try:
-        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if needed else None
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if needed > 0 else None
     except cv2.error:  # its header states a size over OpenCV's limit
         decoded = None
     if decoded is None:
