@@ -105,6 +105,8 @@ class _Reader(Fields):
         return tuple(values)
 
     def card(self, folder: Path | None) -> Card:
+        if not isinstance(self.data, Mapping):
+            raise self.fail("a card is a table of fields")
         if problem := excess(self.data):
             raise self.fail(f"the card {problem}")
         self.only(self.data, {f.name for f in dataclasses.fields(Card)}, "the card")

@@ -42,8 +42,6 @@ def read_checkpoint(path: Path, ema: bool = False) -> dict[str, np.ndarray]:
     try:
         with open_file(path, CheckpointError) as stream:
             state = _read_safetensors(path, ema) if path.suffix == ".safetensors" else _read(stream, path, ema)
-    except OSError as error:
-        raise CheckpointError(f"cannot read {path}: {error.strerror}", "check the path") from error
     except MALFORMED as error:
         reason = str(error) or type(error).__name__
         raise CheckpointError(f"{path} is not a whole checkpoint: {reason}", "download it again") from error

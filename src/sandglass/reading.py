@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 import stat
 import struct
+import tokenize
 import zipfile
 import zlib
 from pathlib import Path
@@ -18,8 +19,8 @@ from sandglass.errors import InputError
 
 # What bytes that are not of their format make the parsers of the standard library and NumPy raise.
 MALFORMED = (
-    zipfile.BadZipFile, zlib.error, struct.error, EOFError, KeyError, IndexError, ValueError, TypeError, AttributeError,
-    OverflowError, MemoryError, NotImplementedError, RecursionError,
+    zipfile.BadZipFile, zlib.error, struct.error, tokenize.TokenError, SyntaxError, EOFError, KeyError, IndexError,
+    ValueError, TypeError, AttributeError, OverflowError, MemoryError, NotImplementedError, RecursionError, OSError,
 )  # fmt: skip
 MOST_BYTES = 32 << 20  # of a file that is read whole where its reader states no other limit: settings, plans, truths
 # Reading a pipe without a writer must return; a terminal must not become the process's own. Windows has neither.
