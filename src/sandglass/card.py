@@ -8,14 +8,16 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sandglass import discover
-from sandglass.errors import CardError
-from sandglass.fields import Fields, read_toml
+from sandglass.errors import CardError, shown
+from sandglass.fields import Fields, excess, read_toml
 
 ZOO = Path(__file__).parent / "cards"
+MOST_PIXELS = 1 << 26  # of an input: as float32 it takes 0.8 GB
 HELP = "see docs/model-card.md"
 
 
@@ -97,21 +99,25 @@ class _Reader(Fields):
 
     def numbers(self, table: Mapping[str, Any], key: str, count: int, positive: bool = False) -> tuple[Any, ...]:
         values = self.get(table, key, (list, tuple))
-        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) for v in values)
+        numeric = all(isinstance(v, int | float) and not isinstance(v, bool) and isfinite(v) for v in values)
         if len(values) != count or not numeric or (positive and min(values) <= 0):
-            raise self.fail(f"{key} is {values!r}, expected {count} {'positive ' if positive else ''}numbers")
+            raise self.fail(f"{key} is {shown(values)}, expected {count} {'positive ' if positive else ''}numbers")
         return tuple(values)
 
     def card(self, folder: Path | None) -> Card:
+        if not isinstance(self.data, Mapping):
+            raise self.fail("a card is a table of fields")
+        if problem := excess(self.data):
+            raise self.fail(f"the card {problem}")
         self.only(self.data, {f.name for f in dataclasses.fields(Card)}, "the card")
         model, graph = self.get(self.data, "model", str, None), self.get(self.data, "graph", str, None)
         if (model is None) == (graph is None):
             raise self.fail("a card has either `model` (an architecture) or `graph` (an ONNX file)")
         for seam, name in (("tasks", self.get(self.data, "task", str)), ("models", model)):
             if name is not None and name not in discover.names(seam):
-                raise self.fail(f"unknown {seam[:-1]} {name!r}, known: {', '.join(discover.names(seam))}")
+                raise self.fail(f"unknown {seam[:-1]} {shown(name)}, known: {', '.join(discover.names(seam))}")
         return Card(
-            name=self.get(self.data, "name", str),
+            name=self.name(),
             task=self.data["task"],
             input=self.input(self.get(self.data, "input", dict)),
             model=model,
@@ -122,14 +128,23 @@ class _Reader(Fields):
             published=self.get(self.data, "published", dict, {}),
         )
 
+    def name(self) -> str:
+        """A name that is one too in a folder: tables and artifacts are kept under it."""
+        name: str = self.get(self.data, "name", str)
+        if not name.strip(". ") or any(letter in "/\\" or not letter.isprintable() for letter in name):
+            raise self.fail(f"name is {shown(name)}, expected letters without slashes")
+        return name
+
     def input(self, table: Mapping[str, Any]) -> Input:
         self.only(table, {f.name for f in dataclasses.fields(Input)}, "[input]")
         size = self.numbers(table, "size", 2, positive=True)
         if not all(isinstance(side, int) for side in size):
             raise self.fail(f"size is {list(size)!r}, expected whole numbers: height, width")
+        if size[0] * size[1] > MOST_PIXELS:
+            raise self.fail(f"size is {list(size)!r}, expected at most {MOST_PIXELS} pixels")
         channels = self.get(table, "channels", str, "rgb")
         if channels not in ("rgb", "bgr"):
-            raise self.fail(f"channels is {channels!r}, expected 'rgb' or 'bgr'")
+            raise self.fail(f"channels is {shown(channels)}, expected 'rgb' or 'bgr'")
         std = self.numbers(table, "std", 3, positive=True)
         return Input(size=(size[0], size[1]), mean=self.numbers(table, "mean", 3), std=std, channels=channels)
 
@@ -140,7 +155,7 @@ class _Reader(Fields):
         for key, kind in known.items():
             if isinstance(kind, tuple):
                 if table.get(key, kind[0]) not in kind:
-                    raise self.fail(f"{key} is {table[key]!r}, expected one of {', '.join(map(str, kind))}")
+                    raise self.fail(f"{key} is {shown(table[key])}, expected one of {', '.join(map(str, kind))}")
             else:
                 self.get(table, key, (int, float) if kind is float else kind, None)
         return table
@@ -150,4 +165,6 @@ class _Reader(Fields):
             return None
         self.only(table, {f.name for f in dataclasses.fields(Checkpoint)}, "[checkpoint]")
         urls = self.get(table, "urls", (list, tuple), ())
+        if not all(isinstance(url, str) for url in urls):
+            raise self.fail(f"urls is {shown(urls)}, expected a list of addresses")
         return Checkpoint(self.get(table, "file", str), tuple(urls), self.get(table, "sha256", str, ""))

@@ -17,6 +17,7 @@ from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_
 from sandglass.cli_options import (
     Progress,
     add_calibration,
+    add_checkpoint,
     add_processor,
     load_calibration,
     positive,
@@ -90,7 +91,7 @@ def _deploy(commands: Any) -> None:
     )
     add_deploy_config(command)
     command.add_argument("--out", type=Path, required=True, metavar="DIR", help="gets one folder for each target")
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
+    add_checkpoint(command)
     add_calibration(command)
     add_processor(command)
     command.add_argument("--plan", type=Path, metavar="FILE", help="use this quantization plan again")
@@ -121,6 +122,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         targets,
         arguments.out,
         checkpoint=arguments.checkpoint,
+        ema=arguments.ema,
         calibration=load_calibration(arguments),
         plan=arguments.plan,
         tune_minutes=arguments.tune_minutes,

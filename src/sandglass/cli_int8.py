@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 from sandglass import discover
 from sandglass.cli_options import (
     add_calibration,
+    add_checkpoint,
     add_draw,
     add_images,
     add_processor,
@@ -29,7 +30,7 @@ def add_quantize(commands: Any) -> None:
     command.add_argument("source", help="a zoo model, a model card FILE.toml or the folder of a float artifact")
     command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
+    add_checkpoint(command)
     command.add_argument("--max-drop", type=_points, default=0.5, metavar="POINTS", help="of the metric (default 0.5)")
     command.add_argument("--metric", metavar="NAME", help="(default: the task's first)")
     command.add_argument(
@@ -71,6 +72,7 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         calibration=needed_calibration(arguments),
         evaluation=evaluation,
         checkpoint=arguments.checkpoint,
+        ema=arguments.ema,
         max_drop=arguments.max_drop,
         metric=arguments.metric,
         least_fidelity=arguments.min_fidelity,
@@ -93,7 +95,7 @@ def add_sensitivity(commands: Any) -> None:
     command.set_defaults(run=_run_sensitivity)
     command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
     command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
+    add_checkpoint(command)
     add_calibration(command)
     add_processor(command)
     _add_without(command)
@@ -111,6 +113,7 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
         arguments.target,
         calibration=needed_calibration(arguments),
         checkpoint=arguments.checkpoint,
+        ema=arguments.ema,
         repairs=_repairs(arguments),
         processor=arguments.processor,
         say=say,

@@ -17,6 +17,12 @@ if TYPE_CHECKING:
 METHODS = ("mse", "minmax", "percentile", "kl")
 
 
+def add_checkpoint(command: argparse.ArgumentParser) -> None:
+    """Options that name the trained weights."""
+    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
+    command.add_argument("--ema", action="store_true", help="take the averaged (EMA) weights of the checkpoint")
+
+
 def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> None:
     """Options that name a dataset: `--NAME`, `--NAME-annotations`, `--NAME-dataset`."""
     command.add_argument(f"--{name}", type=Path, metavar="IMAGES_DIR", help=told or None)

@@ -19,6 +19,11 @@ SandglassError
 
 from __future__ import annotations
 
+import reprlib
+from typing import Any
+
+LONGEST = 2000  # characters of a message
+
 
 class SandglassError(Exception):
     """A failure that has a cause a user can act on.
@@ -28,11 +33,29 @@ class SandglassError(Exception):
 
     def __init__(self, message: str, fix: str = "") -> None:
         super().__init__(message)
-        self.message = message
+        self.message = one_line(message)
         self.fix = fix
 
     def __str__(self) -> str:
         return f"{self.message} ({self.fix})" if self.fix else self.message
+
+
+def shown(value: Any) -> str:
+    """A value from a file as a short text, however large or deep it is."""
+    return _SHORT.repr(value)
+
+
+def one_line(text: str) -> str:
+    """A text on one line of limited length: what a file says must not move a terminal's cursor or hide the rest."""
+    if len(text) > LONGEST:
+        text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
+    return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
+
+
+_SHORT = reprlib.Repr()
+_SHORT.maxlevel, _SHORT.maxother = 3, 60
+_SHORT.maxlist = _SHORT.maxtuple = _SHORT.maxdict = 6
+_SHORT.maxstring = _SHORT.maxlong = 60
 
 
 class InputError(SandglassError):

@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from sandglass import discover
-from sandglass.card import Card
+from sandglass.card import HELP, Card
 from sandglass.checkpoint import match_state, read_checkpoint
 from sandglass.difference import relative_difference
-from sandglass.errors import BackendUnavailable, ParityError
+from sandglass.errors import BackendUnavailable, CardError, ParityError
 from sandglass.files import atomic_file
 from sandglass.graph.bring_up import OPSET, simplify
 from sandglass.graph.execute import GraphSession
@@ -36,14 +36,15 @@ class ExportReport:
     opset: int
 
 
-def read_weights(card: Card, checkpoint: Path, out: Path) -> dict[str, np.ndarray]:
+def read_weights(card: Card, checkpoint: Path, out: Path, ema: bool = False) -> dict[str, np.ndarray]:
     """Read a checkpoint, check its keys against the card's architecture, and write them to `out` as safetensors.
 
-    Raises CheckpointError when the file cannot be read or belongs to another model.
+    `ema` takes the averaged weights in it. Raises CheckpointError when the file cannot be read, has none, or belongs to
+    another model.
     """
     from safetensors.numpy import save_file
 
-    state = read_checkpoint(checkpoint)
+    state = read_checkpoint(checkpoint, ema)
     module = build_module(card)
     expected = {key: tuple(value.shape) for key, value in module.state_dict().items()}
     match_state(state, expected, checkpoint)
@@ -54,13 +55,20 @@ def read_weights(card: Card, checkpoint: Path, out: Path) -> dict[str, np.ndarra
 
 
 def build_module(card: Card) -> torch.nn.Module:
-    """The card's architecture, untrained. Raises BackendUnavailable where PyTorch is not installed."""
+    """The card's architecture, untrained.
+
+    Raises BackendUnavailable where PyTorch is not installed, and CardError for arguments that it does not take.
+    """
     try:
         import torch  # noqa: F401
     except ImportError as error:
         raise BackendUnavailable("reading a checkpoint needs PyTorch", "pip install 'sandglass[torch]'") from error
     assert card.model is not None
-    module: torch.nn.Module = discover.load("models", card.model).build(**card.arguments)
+    build = discover.load("models", card.model).build
+    try:
+        module: torch.nn.Module = build(**card.arguments)
+    except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
+        raise CardError(f"{card.name}: {card.model} cannot be built with its arguments: {error}", HELP) from error
     return module
 
 

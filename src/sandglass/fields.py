@@ -7,7 +7,12 @@ from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
-from sandglass.errors import InputError
+from sandglass.errors import InputError, shown
+from sandglass.reading import read_text
+
+MOST_BYTES = 1 << 18  # of a TOML file; a card has 1,000
+MOST_DOTS = 100  # in a line: tomllib takes the square of the parts of a key
+MOST_VALUES, MOST_LEVELS, MOST_LETTERS = 200_000, 50, 100_000  # a config with the names of 1,000 classes has 5,000
 
 if sys.version_info >= (3, 11):
     import tomllib
@@ -16,13 +21,43 @@ else:
 
 
 def read_toml(path: Path, what: str, error: type[InputError], fix: str) -> dict[str, Any]:
-    """The content of a TOML file; raises `error`, which says `what` it is, where it is missing or none."""
+    """The content of a TOML file; raises `error`, which says `what` it is, for anything else or beyond the limits."""
+    text = read_text(path, error, what, MOST_BYTES)
+    if max(line.count(".") for line in text.split("\n")) > MOST_DOTS:
+        raise error(f"{path} has a line of over {MOST_DOTS} dots", fix)
     try:
-        return tomllib.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise error(f"cannot read {what} {path}: {cause.strerror}", "check the path") from cause
+        data = tomllib.loads(text)
     except ValueError as cause:
         raise error(f"{path} is not a TOML file: {cause}", fix) from cause
+    except RecursionError as cause:
+        raise error(f"{path} is nested too deeply", fix) from cause
+    if problem := excess(data):
+        raise error(f"{path} {problem}", fix)
+    return data
+
+
+def excess(data: Any) -> str:
+    """What in lists and dictionaries goes beyond the limits of a file that people write; "" where nothing does.
+
+    A value that is referred to several times counts each time: a message or a copy would hold it so often.
+    """
+    waiting, count = [(data, 1)], 0
+    while waiting:
+        value, depth = waiting.pop()
+        parts = (
+            [*value, *value.values()] if isinstance(value, dict) else value if isinstance(value, list | tuple) else ()
+        )
+        count += 1 + len(parts)
+        if count > MOST_VALUES:
+            return f"has over {MOST_VALUES} values"
+        if depth > MOST_LEVELS:
+            return f"is nested over {MOST_LEVELS} levels deep"
+        if isinstance(value, int) and value.bit_length() > 64:
+            return "has a whole number of over 64 bits"
+        if isinstance(value, str) and len(value) > MOST_LETTERS:
+            return f"has a text of over {MOST_LETTERS} letters"
+        waiting += [(part, depth + 1) for part in parts]
+    return ""
 
 
 class Fields:
@@ -42,7 +77,7 @@ class Fields:
             raise self.fail(f"the field {key!r} is missing")
         if value is not default and not isinstance(value, kind):
             names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise self.fail(f"{key} is {value!r}, expected {names}")
+            raise self.fail(f"{key} is {shown(value)}, expected {names}")
         return value
 
     def only(self, table: Mapping[str, Any], allowed: Collection[str], name: str) -> None:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from sandglass.errors import ArtifactError, InputError
+from sandglass.reading import MOST_BYTES, open_file, read_text
 
 
 @contextmanager
@@ -80,7 +81,7 @@ def refuse_existing(path: Path, force: bool) -> None:
 def sha256(path: Path) -> str:
     """SHA-256 of a file as 64 hex digits."""
     digest = hashlib.sha256()
-    with path.open("rb") as stream:
+    with open_file(path, InputError) as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
     return digest.hexdigest()
@@ -92,14 +93,24 @@ def write_json(path: Path, value: Any) -> None:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
 
 
-def read_json(path: Path, error: type[InputError]) -> Any:
-    """Read a JSON file; raise `error` when it is missing, unreadable or no JSON."""
+def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> Any:
+    """Read a JSON file of at most `most` bytes.
+
+    Raises `error` when it is missing, unreadable, not JSON, nested too deeply, or has a whole number of over 64 bits.
+    """
+    data = read_text(path, error, most=most)
     try:
-        return json.loads(path.read_text(encoding="utf-8"))
-    except OSError as cause:
-        raise error(f"cannot read {path}: {cause.strerror}", "check the path") from cause
+        return json.loads(data, parse_int=_whole_number)
     except ValueError as cause:
         raise error(f"{path} is not JSON: {cause}", "give a complete JSON file") from cause
+    except RecursionError as cause:
+        raise error(f"{path} is nested too deeply", "give a file that Sandglass or its tools wrote") from cause
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or (value := int(digits)).bit_length() > 64:
+        raise ValueError(f"the number {digits[:20]}... has over 64 bits")
+    return value
 
 
 def _flush(path: Path) -> None:

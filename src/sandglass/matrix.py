@@ -168,6 +168,8 @@ class _Work:
             "files": [sha256(file) for file in files if file.is_file()],
             "data": self.data.fingerprint,
         }
+        if self.row.ema:
+            asked["ema"] = True
         if self.integer and isinstance(found, Calibration):
             budget = self.row.budget
             asked["calibration"] = [found.dataset.fingerprint, found.size, found.method, found.seed]
@@ -197,14 +199,16 @@ class _Work:
         """The artifact and what is measured: float, searched for under the row's budget, or in int8 as a whole."""
         card, weights, calibration = self.row.card, self.row.checkpoint, self.calibration
         if not (self.integer and isinstance(calibration, Calibration)):
-            (outcome,) = pipeline.deploy(card, [str(self.target)], self.folder, checkpoint=weights, force=True, say=say)
+            (outcome,) = pipeline.deploy(
+                card, [str(self.target)], self.folder, checkpoint=weights, ema=self.row.ema, force=True, say=say
+            )
             if outcome.artifact is None:
                 raise outcome.error or InputError(f"{self.target} was not made")
             return outcome.artifact, _entry(evaluate(outcome.artifact, self.data, progress=progress))
         if self.row.budget is None:
             for line in shared_images(discover.load("tasks", card.task), calibration.dataset, self.data):
                 say(f"warning: {line}")
-            artifact = repaired(card, self.target, self.folder, calibration, weights, say)
+            artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
             return artifact, _entry(evaluate(artifact, self.data, progress=progress))
         found = quantize(
             card,
@@ -213,6 +217,7 @@ class _Work:
             calibration=calibration,
             evaluation=self.data,
             checkpoint=weights,
+            ema=self.row.ema,
             max_drop=self.row.budget.max_drop,
             least_fidelity=self.row.budget.min_fidelity,
             force=True,  # what a run left there that was killed
@@ -277,10 +282,16 @@ def _speeds(
 
 
 def repaired(
-    card: Card, target: Target, out: Path, calibration: Calibration, checkpoint: Path | None, say: Say
+    card: Card,
+    target: Target,
+    out: Path,
+    calibration: Calibration,
+    checkpoint: Path | None,
+    say: Say,
+    ema: bool = False,
 ) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
-    with prepared_source(card, checkpoint, say) as ready:
+    with prepared_source(card, checkpoint, say, ema=ema) as ready:
         bench = Workbench(ready, target.backend, calibration, REPAIRS, say)
         artifact = bench.make(out, bench.plan)
         bench.plan.save(out / "plan.json")

@@ -20,7 +20,7 @@ PATHS = ("images", "annotations", "detections")
 DATA = ("dataset", *PATHS, "limit", "seed")
 CALIBRATION = ("dataset", *PATHS[:2], "size", "method")
 BUDGET = {"max_drop": 100.0, "min_fidelity": 1.0}  # and the most that each may be
-ROW = ("model", "checkpoint", "data", "calibration", *BUDGET)
+ROW = ("model", "checkpoint", "ema", "data", "calibration", *BUDGET)
 TABLE = ("backends", "precisions", *BUDGET, "row")
 PRECISIONS = ["fp32", "int8"]  # where none are named
 
@@ -35,7 +35,10 @@ class Budget:
 
 @dataclass(frozen=True)
 class Row:
-    """One model with its data. `budget` is None where int8 is not searched for but all layers are in it."""
+    """One model with its data. `budget` is None where int8 is not searched for but all layers are in it.
+
+    `ema` takes the averaged weights of the checkpoint.
+    """
 
     card: Card
     checkpoint: Path | None
@@ -43,6 +46,7 @@ class Row:
     data: dict[str, Any]
     calibration: dict[str, Any] = field(default_factory=dict)
     budget: Budget | None = None
+    ema: bool = False
 
     def load_data(self) -> Any:
         """The dataset to evaluate on; raises DatasetError."""
@@ -123,6 +127,7 @@ class _Reader(Fields):
             dataset=data.pop("dataset"),
             data=data,
             calibration=self.inside("calibration").dataset(calibration, CALIBRATION) if calibration else {},
+            ema=self.get(entry, "ema", bool, False),
             budget=self.budget(entry, discover.load("tasks", card.task).LEAST_FIDELITY),
         )
 

@@ -76,6 +76,7 @@ def deploy(
     out: Path,
     *,
     checkpoint: Path | None = None,
+    ema: bool = False,
     calibration: Calibration | None = None,
     plan: Path | None = None,
     tune_minutes: float = 0.0,
@@ -89,11 +90,12 @@ def deploy(
 ) -> list[Outcome]:
     """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
 
-    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card. A target that
-    fails does not stop the others: its Outcome carries the error. Raises a SandglassError for what concerns all of them
-    (card, checkpoint, calibration, plan). Where a vendor's tools are not here, the folder is a build kit for a host
-    that has them; `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their
-    kernels may measure which are the fastest on this machine, for `tune_minutes` each.
+    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
+    the averaged weights of the checkpoint. A target that fails does not stop the others: its Outcome carries the error.
+    Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan). Where a vendor's tools
+    are not here, the folder is a build kit for a host that has them; `soc` names its processor, and the inputs of
+    `samples` are taken along. Runtimes that compile their kernels may measure which are the fastest on this machine,
+    for `tune_minutes` each.
     `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
     of 7 bits where 8 would saturate on some.
     A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
@@ -119,7 +121,8 @@ def deploy(
         raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
     for target in wanted:
         refuse_existing(out / target.folder, force)
-    with prepared_source(card, checkpoint, say, tuple(shapes), "float" if dequantize else "keep") as graph:
+    kept = "float" if dequantize else "keep"
+    with prepared_source(card, checkpoint, say, tuple(shapes), quantized=kept, ema=ema) as graph:
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         if ready.quantized and plan is not None:

@@ -82,6 +82,7 @@ def quantize(
     calibration: Calibration,
     evaluation: Any,
     checkpoint: Path | None = None,
+    ema: bool = False,
     max_drop: float = 0.5,
     metric: str | None = None,
     least_fidelity: float | None = None,
@@ -111,7 +112,7 @@ def quantize(
     same_arguments(out / ARGUMENTS, arguments(card, wanted, calibration, evaluation), force)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
-    with prepared_source(card, checkpoint, say) as graph:
+    with prepared_source(card, checkpoint, say, ema=ema) as graph:
         ready = replace(graph, processor=wanted.processor)
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready, evaluation))
         say, scratch = bench.say, ready.graph.parent
@@ -156,6 +157,7 @@ def sensitivity(
     *,
     calibration: Calibration,
     checkpoint: Path | None = None,
+    ema: bool = False,
     repairs: Sequence[str] | None = None,
     processor: Processor = ANY,
     say: Say = lambda line: None,
@@ -163,7 +165,7 @@ def sensitivity(
     """What each layer that a target runs in int8 costs and gains, in the graph's order."""
     card = source if isinstance(source, Card) else find_card(source)
     wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
-    with prepared_source(card, checkpoint, say) as graph:
+    with prepared_source(card, checkpoint, say, ema=ema) as graph:
         ready = replace(graph, processor=processor)
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready))
         folder = ready.graph.parent

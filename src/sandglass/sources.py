@@ -50,18 +50,23 @@ def prepared_source(
     checkpoint: Path | None,
     say: Say = lambda line: None,
     shapes: Sequence[Size] = (),
+    *,
     quantized: Quantized = "refuse",
+    ema: bool = False,
 ) -> Iterator[Source]:
     """The checked graph of a card, in a temporary folder that lives as long as the context.
 
     It is in fp32, unless the card's file is quantized already and `quantized` says to keep it so.
 
-    It is static: for the first of `shapes` where there are any, and raises GraphError unless it holds for all of them.
+    `ema` takes the averaged weights of the checkpoint. The graph is static: for the first of `shapes` where there are
+    any, and raises GraphError unless it holds for all of them.
     """
     size = shapes[0] if shapes else card.input.size
     with TemporaryDirectory(prefix="sandglass-") as folder:
         graph = Path(folder) / "graph.onnx"
         if card.graph is not None:
+            if ema:
+                raise CheckpointError(f"{card.name} is a graph and has no averaged weights", "leave out --ema")
             from sandglass.graph import bring_up
 
             say(f"graph: bringing up {card.graph.name}")
@@ -76,7 +81,7 @@ def prepared_source(
         file = find_checkpoint(card, checkpoint)
         say(f"graph: exporting {file.name}")
         weights = Path(folder) / "weights.safetensors"
-        state = read_weights(card, file, weights)
+        state = read_weights(card, file, weights, ema)
         report = export_graph(replace(card, input=replace(card.input, size=size)), state, graph)
         say(f"graph: equal to the module to {report.difference:.1e}")
         hold_for(graph, shapes, partial(check_size, card, state))

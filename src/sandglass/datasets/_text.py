@@ -9,10 +9,12 @@ from pathlib import Path
 
 from sandglass.datasets import Text, TextDataset, subset
 from sandglass.errors import DatasetError
+from sandglass.reading import read_text
 from sandglass.vision import polygon
 from sandglass.vision.image import read_image
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
+MOST_BYTES = 1 << 20  # of the annotations of one image; the largest published have 20,000
 IGNORED = {"###", "*"}
 CROSSED = "crosses itself"
 
@@ -83,12 +85,7 @@ def numbers(values: Sequence[str], path: Path, line: str, expected: str) -> list
 
 def lines(path: Path) -> list[str]:
     """Lines of a UTF-8 file that hold something; a byte-order mark is dropped."""
-    try:
-        text = path.read_text(encoding="utf-8-sig")
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is not a text file in UTF-8", "convert it, or give another folder") from error
+    text = read_text(path, DatasetError, most=MOST_BYTES)
     return [line.strip() for line in text.splitlines() if line.strip()]
 
 

@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import hashlib
 import io
-import pickle
-import zlib
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sandglass.checkpoint import MALFORMED
 from sandglass.datasets import LabelledDataset
 from sandglass.datasets._labelled import Found, class_folders, labelled, reader
 from sandglass.errors import DatasetError
+from sandglass.npz import read_npz
+from sandglass.pickled_arrays import NAMES, array, is_array
+from sandglass.pickles import Global, read_pickle, text
+from sandglass.reading import MALFORMED, read_bytes
 from sandglass.vision.image import write_image
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 BYTES = 3 * SIDE * SIDE
 SPLITS = {"test": ("test_batch",), "train": tuple(f"data_batch_{k}" for k in range(1, 6))}
+MOST_BYTES = 512 << 20  # of a file; all 60,000 images have 184 MB
 FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
 
 
@@ -76,17 +78,15 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
     Raises DatasetError when it is no batch, or a pickle that names anything but an array.
     """
+    data = read_bytes(path, DatasetError, most=MOST_BYTES)
     try:
-        data = path.read_bytes()
         if data[:2] == b"PK":
             images, labels = _arrays(data)
         elif data[:1] == b"\x80":
             images, labels = _pickled(data)
         else:
             images, labels = _binary(data)
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except (*MALFORMED, zlib.error) as error:
+    except MALFORMED as error:
         raise DatasetError(f"{path} is no batch of CIFAR-10: {error}", "download it again") from error
     if images.shape != (len(labels), SIDE, SIDE, 3) or not len(labels):
         raise DatasetError(f"{path} has images {list(images.shape)} and {len(labels)} labels", "download it again")
@@ -135,69 +135,32 @@ def _binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _arrays(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    with np.load(io.BytesIO(data), allow_pickle=False) as found:
-        images, labels = found["images"], found["labels"]
+    found = read_npz(io.BytesIO(data))
+    images, labels = found["images"], found["labels"]
     if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(f"images are {images.dtype}, labels {labels.dtype} {list(labels.shape)}")
     return images, labels
 
 
 def _pickled(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    batch = _Unpickler(io.BytesIO(data)).load()
-    batch = {key.decode() if isinstance(key, bytes) else key: value for key, value in dict(batch).items()}
-    pixels = batch["data"].values() if isinstance(batch["data"], _Array) else None
-    if pixels is None or pixels.ndim != 2 or pixels.shape[1] != BYTES:
-        raise ValueError(f"its data are no rows of {BYTES} bytes")
-    return _from_planes(pixels), np.array([int(label) for label in batch["labels"]])
+    batch = read_pickle(io.BytesIO(data), _refuse)
+    batch = {text(key): value for key, value in batch.items()}
+    pixels = array(batch["data"]) if is_array(batch["data"]) else None
+    if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != BYTES:
+        raise ValueError(f"its data are not rows of {BYTES} bytes")
+    if not all(type(label) is int and 0 <= label < 1 << 31 for label in batch["labels"]):
+        raise ValueError("its labels are not whole numbers")
+    return _from_planes(pixels), np.array(batch["labels"], np.int64)
+
+
+def _refuse(name: Global) -> None:
+    """A batch has no other part than its arrays: a name that they do not need means that it was made for mischief."""
+    if str(name) not in NAMES:
+        raise DatasetError(
+            f"the batch names {name}, which no array needs: it was refused and nothing was run",
+            "get the file from its publisher",
+        )
 
 
 def _from_planes(rows: np.ndarray) -> np.ndarray:
     return rows.reshape(-1, 3, SIDE, SIDE).transpose(0, 2, 3, 1)
-
-
-class _Array:
-    """Stands for numpy.ndarray in a pickle, which sets its state."""
-
-    def __setstate__(self, state: Any) -> None:
-        self.state = state
-
-    def values(self) -> np.ndarray:
-        """The array; only bytes are expected."""
-        _, shape, kind, fortran, raw = self.state
-        if not isinstance(kind, _Dtype) or kind.code not in ("u1", b"u1"):
-            raise ValueError("its data are not bytes")
-        return np.frombuffer(raw, np.uint8).reshape([int(n) for n in shape], order="F" if fortran else "C")
-
-
-class _Dtype:
-    """Stands for numpy.dtype."""
-
-    def __init__(self, code: Any = "", *_: Any) -> None:
-        self.code = code
-
-    def __setstate__(self, _: Any) -> None:
-        pass
-
-
-class _Unpickler(pickle.Unpickler):
-    """Knows what an array of bytes needs and refuses any other name before it is looked up."""
-
-    KNOWN: dict[tuple[str, str], Any] = {
-        ("numpy.core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy._core.multiarray", "_reconstruct"): lambda *_: _Array(),
-        ("numpy", "ndarray"): _Array,
-        ("numpy", "dtype"): _Dtype,
-        ("_codecs", "encode"): lambda text, *_: text.encode("latin1"),
-    }
-
-    def __init__(self, stream: io.BytesIO) -> None:
-        super().__init__(stream, encoding="bytes")
-
-    def find_class(self, module: str, name: str) -> Any:
-        try:
-            return self.KNOWN[module, name]
-        except KeyError:
-            raise DatasetError(
-                f"the batch names {module}.{name}, which no array needs: it was refused and nothing was run",
-                "get the file from its publisher",
-            ) from None

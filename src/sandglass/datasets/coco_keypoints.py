@@ -15,6 +15,7 @@ from sandglass.vision import coco17
 from sandglass.vision.image import read_image, write_image
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
+MOST_BYTES = 1 << 30  # of an annotation file; COCO's own have 240 MB
 IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SHOWN = 3  # missing images that an error names
 
@@ -140,7 +141,7 @@ def _boxes(coco: dict[str, Any], found: list[dict[str, Any]] | None) -> list[Seq
 
 
 def _read(path: Path) -> dict[str, Any]:
-    data = read_json(path, DatasetError)
+    data = read_json(path, DatasetError, MOST_BYTES)
     if not isinstance(data, dict) or not all(_is_list_of_objects(data.get(key)) for key in ("images", "annotations")):
         raise DatasetError(f"{path} is not a COCO annotation file", "it needs the lists `images` and `annotations`")
     for image in data["images"]:
@@ -192,12 +193,13 @@ def _is_list_of_objects(values: Any) -> bool:
 
 
 def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
-    data = read_json(path, DatasetError)
+    data = read_json(path, DatasetError, MOST_BYTES)
     fix = "it is a list of image_id, category_id, bbox (x, y, width, height), score"
     if not _is_list_of_objects(data):
         raise DatasetError(f"{path} is not in COCO's result format", fix)
     for number, entry in enumerate(data):
-        if "image_id" not in entry or not _numbers(entry.get("bbox"), 4) or not _numbers([entry.get("score")], 1):
+        named = isinstance(entry.get("image_id"), (int, str))
+        if not named or not _numbers(entry.get("bbox"), 4) or not _numbers([entry.get("score")], 1):
             raise DatasetError(f"{path}: entry {number} is not in COCO's result format", fix)
     known = {image["id"] for image in coco["images"]}
     people = [e for e in data if e.get("category_id", 1) == 1 and e["image_id"] in known]

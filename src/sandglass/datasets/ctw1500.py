@@ -17,6 +17,7 @@ import numpy as np
 
 from sandglass.datasets import TextDataset, _text
 from sandglass.errors import DatasetError
+from sandglass.reading import read_bytes
 
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"
@@ -62,12 +63,13 @@ def _parse_line(line: str, path: Path) -> _text.Outline:
 
 
 def _parse_xml(path: Path) -> list[_text.Outline]:
+    data = read_bytes(path, DatasetError, most=_text.MOST_BYTES)
+    if b"<!ENTITY" in data or b"<!ENTITY".decode().encode("utf-16-le") in data:  # entities can grow without limit
+        raise DatasetError(f"{path} defines entities, which no annotation needs", "give the annotations as published")
     try:
-        boxes = list(ElementTree.parse(path).iter("box"))
-    except ElementTree.ParseError as error:
+        boxes = list(ElementTree.fromstring(data).iter("box"))
+    except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"{path} is not an XML file: {error}", "give the annotations as published") from error
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}", "check the path") from error
     found = []
     for box in boxes:
         told = box.findtext("segs") or ""

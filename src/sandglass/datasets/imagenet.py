@@ -17,6 +17,7 @@ from sandglass.datasets import LabelledDataset
 from sandglass.datasets._labelled import IMAGES, Found, class_folders, counted, labelled, reader
 from sandglass.errors import DatasetError
 from sandglass.files import atomic_file, sha256
+from sandglass.reading import read_text
 from sandglass.vision.image import write_image
 
 TABLE = Path(__file__).with_name("imagenet_classes.txt")
@@ -82,7 +83,7 @@ def _flat(folder: Path, annotations: Path) -> Found:
     if not folder.is_dir():
         raise DatasetError(f"there is no folder of images {folder}", "check the path")
     present = _files(folder)
-    by_number = all(line.strip().isdigit() for line in lines)
+    by_number = all(_is_number(line.strip()) for line in lines)
     labels = _numbered(lines, present, annotations) if by_number else _named(lines, annotations)
     images = [name for name in labels if name in present]
     if not images:
@@ -94,15 +95,15 @@ def _flat(folder: Path, annotations: Path) -> Found:
 
 
 def _lines(path: Path) -> list[str]:
-    try:
-        lines = path.read_text(encoding="utf-8-sig").strip().splitlines()
-    except OSError as error:
-        raise DatasetError(f"cannot read {path}: {error.strerror}", "check the path") from error
-    except UnicodeDecodeError as error:
-        raise DatasetError(f"{path} is no text file", "give a file of labels") from error
+    lines = read_text(path, DatasetError).strip().splitlines()
     if not lines:
         raise DatasetError(f"{path} has no labels", "give a file of labels")
     return lines
+
+
+def _is_number(text: str) -> bool:
+    """Whether a text is a label: a few digits, and not such as only Unicode calls so."""
+    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _files(folder: Path) -> set[str]:
@@ -118,8 +119,8 @@ def _named(lines: list[str], path: Path) -> dict[str, int]:
     """Labels by image, from lines of name and label."""
     labels: dict[str, int] = {}
     for number, line in enumerate(lines, 1):
-        name, label = [*line.rsplit(maxsplit=1), ""][:2]
-        if not label.isdigit():
+        name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
+        if not _is_number(label):
             raise DatasetError(f"{path}, line {number}: {line[:80]!r} is not an image and its label", "mend the file")
         if name in labels:
             raise DatasetError(f"{path}, line {number}: {name} has a label already", "mend the file")

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandglass.errors import FormatError
+from sandglass.reading import read_bytes
 
 MAGIC = "7767517"
 ARRAY = 23300  # array parameter k is written under the key -(23300 + k)
@@ -65,9 +66,7 @@ class Param:
 def read_param(path: Path) -> Param:
     """Read a `.param` file. Raises FormatError, naming the line, when it is malformed."""
     try:
-        return parse_param(path.read_bytes().decode(), str(path))
-    except OSError as error:
-        raise FormatError(f"cannot read {path}: {error.strerror}", "check the path") from error
+        return parse_param(read_bytes(path, FormatError).decode(), str(path))
     except UnicodeDecodeError as error:
         raise FormatError(f"{path} is not text", "binary .param.bin files are not read") from error
 

@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 
 from sandglass.errors import FormatError
+from sandglass.reading import read_text
 
 
 @dataclass(frozen=True)
@@ -20,11 +21,7 @@ class Scales:
 
 def read_table(path: Path) -> dict[str, Scales]:
     """Scales by layer name. Raises FormatError, naming the line, for one that is cut off or not positive."""
-    try:
-        lines = path.read_text(encoding="utf-8").splitlines()
-    except (OSError, UnicodeDecodeError) as error:
-        raise FormatError(f"cannot read {path}: {error}", "check the path") from error
-    return parse_table(lines, str(path))
+    return parse_table(read_text(path, FormatError).splitlines(), str(path))
 
 
 def parse_table(lines: list[str], where: str = "table") -> dict[str, Scales]:

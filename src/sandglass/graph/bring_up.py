@@ -37,6 +37,7 @@ from sandglass.graph.phases import MARK
 from sandglass.graph.quantized import is_quantized, own_grids
 from sandglass.graph.shapes import check_input, fix_input, has_open_outputs, set_output_shapes
 from sandglass.graph.slices import strided_slices
+from sandglass.reading import MALFORMED
 
 OPSET = 17
 IR_VERSION = 8
@@ -194,7 +195,7 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     """
     try:
         slim = onnxslim.slim(model)
-    except SLIM_ERRORS as error:
+    except (*SLIM_ERRORS, *MALFORMED) as error:  # a cycle, a function that calls itself, a node without inputs
         line = next(iter(str(error).splitlines()), "")
         raise GraphError(
             f"the graph cannot be simplified: {type(error).__name__}: {line}", "report the model"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
@@ -9,22 +10,40 @@ from typing import Any
 import onnx
 from google.protobuf.message import DecodeError, EncodeError
 from onnx import numpy_helper
+from onnx.external_data_helper import load_external_data_for_model
 
 from sandglass.errors import GraphError
 from sandglass.files import atomic_file
+from sandglass.reading import open_file
+
+MOST_ELEMENTS = 1 << 31  # of a weight: an ONNX file holds 2 GiB
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its weights. Raises GraphError when it is missing, truncated or no ONNX file."""
+    """Read an ONNX file with its weights. Raises GraphError when it is missing, truncated or not an ONNX file."""
     try:
-        model = onnx.load(str(path))
+        with open_file(path, GraphError) as stream:
+            model = onnx.load(stream, format="protobuf", load_external_data=False)
+        load_external_data_for_model(model, str(path.parent))  # which refuses files elsewhere, and links
+        check_weights(model)
     except DecodeError as error:
         raise GraphError(f"{path} is not an ONNX file, or not a whole one", "export or download it again") from error
-    except (OSError, ValueError, onnx.checker.ValidationError) as error:
+    except (OSError, OverflowError, ValueError, onnx.checker.ValidationError) as error:
         raise GraphError(f"cannot read {path}: {error}", "check the path, and weights in files beside it") from error
     if not model.graph.node or not model.opset_import:
         raise GraphError(f"{path} is not an ONNX model: it has no nodes", "give a .onnx file")
     return model
+
+
+def check_weights(model: onnx.ModelProto) -> None:
+    """Raise ValueError for a weight of an unknown type, or with other bytes than its shape needs."""
+    for entry in model.graph.initializer:
+        if entry.data_type not in onnx.TensorProto.DataType.values() or entry.data_type == onnx.TensorProto.UNDEFINED:
+            raise ValueError(f"the weight {entry.name} is of the unknown type {entry.data_type}")
+        if min(entry.dims, default=0) < 0 or math.prod(entry.dims) > MOST_ELEMENTS:
+            raise ValueError(f"the weight {entry.name} has the shape {list(entry.dims)}")
+        if entry.data_type != onnx.TensorProto.STRING:
+            numpy_helper.to_array(entry)
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:

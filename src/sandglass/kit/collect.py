@@ -7,8 +7,8 @@ one that every artifact gets.
 from __future__ import annotations
 
 import math
+import re
 import threading
-import zipfile
 from collections.abc import Mapping
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
@@ -26,10 +26,14 @@ from sandglass.errors import ArtifactError, CardError, DatasetError
 from sandglass.evaluation import Evaluation, evaluate
 from sandglass.files import read_json, sha256
 from sandglass.kit.make import EXPECTED, FORMAT, KIT, PROBES, row_digest
+from sandglass.npz import read_npz
+from sandglass.reading import MALFORMED, open_file
 
 RESULTS, TIMINGS = "results", "timings.json"
-FIELDS = ("card", "backend", "precision", "inputs", "outputs", "model", "graph_sha256", "rows")
-REPORTED = ("kit", "model_bytes", "runtime", "host", "batch", "seconds")
+FIELDS = {"card": dict, "backend": str, "precision": str, "inputs": dict, "outputs": dict, "model": str,
+          "graph_sha256": str, "rows": dict}  # fmt: skip
+REPORTED = {"kit": str, "model_bytes": int, "runtime": str, "host": dict, "batch": int, "seconds": list}
+PLAIN = re.compile(r"\w[\w.-]{0,99}")  # as make.py names files
 FILES_IN_MEMORY = 8
 AGAIN = "run `sh build.sh && python3 run.py` in the kit on that host, and bring results/ back whole"
 
@@ -73,8 +77,14 @@ def load_kit(folder: Path) -> Collected:
     manifest = read_json(folder / KIT, ArtifactError)
     if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
         raise ArtifactError(f"{folder / KIT} is not of format {FORMAT}", "make the kit again with this version")
-    if missing := [name for name in FIELDS if name not in manifest]:
-        raise ArtifactError(f"{folder / KIT} lacks {', '.join(missing)}", "make the kit again")
+    if wrong := [name for name, kind in FIELDS.items() if not isinstance(manifest.get(name), kind)]:
+        raise ArtifactError(
+            f"{folder / KIT} lacks {', '.join(wrong)}, or has another value there", "make the kit again"
+        )
+    if not all(map(_is_shape, [*manifest["inputs"].values(), *manifest["outputs"].values()])):
+        raise ArtifactError(f"{folder / KIT} has a shape that is not a list of whole numbers", "make the kit again")
+    if not all(_is_plain(name) and _is_texts(found) for name, found in manifest["rows"].items()):
+        raise ArtifactError(f"{folder / KIT} has rows that are not in files of the kit", "make the kit again")
     results = folder / RESULTS
     if not results.is_dir():
         raise ArtifactError(f"{folder} has no {RESULTS}: it was not run yet", AGAIN)
@@ -83,7 +93,7 @@ def load_kit(folder: Path) -> Collected:
         more = f" and {len(lacking) - 1} more" if len(lacking) > 1 else ""
         raise ArtifactError(f"{results} lacks {lacking[0]}{more} of {len(manifest['rows']) + 1} files", AGAIN)
     reported = read_json(results / TIMINGS, ArtifactError)
-    if not isinstance(reported, dict) or [name for name in REPORTED if name not in reported]:
+    if not isinstance(reported, dict) or not all(isinstance(reported.get(k), kind) for k, kind in REPORTED.items()):
         raise ArtifactError(f"{results / TIMINGS} is not what run.py writes", AGAIN)
     if reported["kit"] != sha256(folder / KIT):
         raise ArtifactError(f"{results} is of another kit", "bring back the results of this one")
@@ -94,6 +104,19 @@ def load_kit(folder: Path) -> Collected:
     except CardError as error:
         raise ArtifactError(error.message, "make the kit again with this version") from error
     return Collected(folder, manifest, card, reported)
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and len(value) > 0 and all(type(side) is int and side > 0 for side in value)
+
+
+def _is_texts(value: Any) -> bool:
+    return isinstance(value, list) and all(isinstance(part, str) for part in value)
+
+
+def _is_plain(name: str) -> bool:
+    """Whether a name is that of a file in the folder itself."""
+    return PLAIN.fullmatch(name) is not None
 
 
 def agreement(kit: Collected) -> dict[str, Any]:
@@ -162,7 +185,7 @@ def _by_row(arrays: Mapping[str, np.ndarray]) -> list[dict[str, np.ndarray]]:
 
 def _arrays(path: Path) -> dict[str, np.ndarray]:
     try:
-        with np.load(path, allow_pickle=False) as content:
-            return {name: content[name] for name in content.files}
-    except (OSError, ValueError, EOFError, zipfile.BadZipFile, KeyError) as error:
+        with open_file(path, ArtifactError) as stream:
+            return read_npz(stream)
+    except MALFORMED as error:
         raise ArtifactError(f"{path} is not a whole .npz file: {error}", AGAIN) from error

@@ -1,44 +1,42 @@
 """OpenMMLab's config files, read as data: parsed with `ast` and never run.
 
-A config is a Python file of assignments. Here it may hold literals, `dict(...)`, references to what was assigned before
-and to `_base_`, arithmetic on numbers, joined strings, and `_base_` files that it is merged into, `_delete_` included.
-Merging is that of mmengine 0.10's `Config`. Whatever else Python can say is refused.
+A config is a Python file of assignments (see `expressions`). Its `_base_` files are merged under it as mmengine 0.10's
+`Config` does, `_delete_` included. In the newer style, `with read_base():`, the names of other files are imported
+instead. A base in another package cannot be found here; it is left out where it holds nothing that Sandglass reads.
 """
 
 from __future__ import annotations
 
 import ast
-import operator
-from collections.abc import Callable, Mapping
+import os
+import warnings
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sandglass.errors import ConfigError
+from sandglass.errors import ConfigError, shown
+from sandglass.fields import excess
+from sandglass.openmmlab.expressions import Expressions, assigned, refusal
+from sandglass.openmmlab.limits import Budget
+from sandglass.reading import read_bytes
 
 BASE, DELETE = "_base_", "_delete_"
-MOST_BYTES = 1_000_000
-LONGEST = 100_000  # elements of a repeated sequence, bits of a number: no config is near
-OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
-    ast.Add: operator.add,
-    ast.Sub: operator.sub,
-    ast.Mult: operator.mul,
-    ast.Div: operator.truediv,
-    ast.FloorDiv: operator.floordiv,
-    ast.Mod: operator.mod,
-    ast.Pow: operator.pow,
-    ast.LShift: operator.lshift,
-}
-MISSHAPEN = (AttributeError, KeyError, TypeError)  # what a number or a list raises where a dict was expected
-READ_NOT_RUN = "configs are parsed and never run; write the value itself"
+MOST_LEVELS = 50  # of dictionaries in one another
+# What OpenMMLab calls the folders and files of its packages that say how a model is trained, and not what it is.
+TRAINING_ONLY = ("schedules", "default_runtime")
+MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError)  # of an unexpected shape
 
 
 def read_config(path: Path) -> dict[str, Any]:
     """What a config assigns, merged into what its `_base_` files assign.
 
-    Raises ConfigError, with file and line, for anything but data, and for a file that is missing, no Python, or its
-    own base.
+    Raises ConfigError, with file and line, for anything but data, for a file that is missing, not Python, or its own
+    base, and for what is larger than any config.
     """
-    return _read(path, ())
+    found = _read(path, (), Budget())
+    if problem := excess(found):
+        raise ConfigError(f"{path}: what it describes {problem}", "give the config of a model")
+    return found
 
 
 def at(tree: Any, place: str, default: Any = None) -> Any:
@@ -53,56 +51,42 @@ def at(tree: Any, place: str, default: Any = None) -> Any:
     return tree
 
 
-def _read(path: Path, readers: tuple[Path, ...]) -> dict[str, Any]:
-    if path.resolve() in readers:
+def _read(path: Path, readers: tuple[str, ...], budget: Budget) -> dict[str, Any]:
+    tree = _parse(path, budget)
+    place = os.path.realpath(path)
+    if place in readers:
         raise ConfigError(f"{path} is a _base_ of itself", "break the circle")
-    tree = _parse(path)
-    base: dict[str, Any] = {}
+    reader = _Reader(path, (*readers, place), budget)
     for statement in tree.body:
-        if _assigns(statement, BASE):
-            for file in _base_files(path, statement):
-                found = _read(file, (*readers, path.resolve()))
-                if twice := sorted(set(base) & set(found)):
-                    raise _refusal(path, statement, f"two of its bases assign {twice[0]}", "remove one of them")
-                base |= found
-    names = _Reader(path, base).run(tree)
-    names.pop(BASE)
-    return _merged(base, names, path, "")
+        if assigned(statement) == BASE and isinstance(statement, ast.Assign):
+            reader.add_bases(statement)
+    for statement in tree.body:
+        if assigned(statement) != BASE:
+            reader.run(statement)
+    base = reader.names.pop(BASE)
+    return merged(base, reader.names, path, budget)
 
 
-def _parse(path: Path) -> ast.Module:
+def _parse(path: Path, budget: Budget) -> ast.Module:
+    data = read_bytes(path, ConfigError, "config", most=budget.open(path))
+    budget.read(len(data))
     try:
-        data = path.read_bytes()
-    except OSError as error:
-        raise ConfigError(f"cannot read config {path}: {error.strerror}", "check the path") from error
-    if len(data) > MOST_BYTES:
-        raise ConfigError(f"{path} has {len(data)} bytes, a config has at most {MOST_BYTES}", "give a config")
-    try:
-        return ast.parse(data, str(path))
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of Python's, for the author of the file
+            return ast.parse(data, str(path))
     except SyntaxError as error:
         raise ConfigError(f"{path}:{error.lineno}: this is not Python: {error.msg}", "give a config") from error
     except (ValueError, RecursionError, MemoryError) as error:
         raise ConfigError(f"{path} is not Python: {error}", "give a config") from error
 
 
-def _assigns(statement: ast.stmt, name: str) -> bool:
-    return isinstance(statement, ast.Assign) and [t.id for t in statement.targets if isinstance(t, ast.Name)] == [name]
-
-
-def _base_files(path: Path, statement: ast.stmt) -> list[Path]:
-    assert isinstance(statement, ast.Assign)
-    value = _Reader(path, {}).value(statement.value)
-    names = value if isinstance(value, list | tuple) else [value]
-    for name in names:
-        if not isinstance(name, str):
-            raise _refusal(path, statement, f"_base_ is {value!r}", "name files beside the config")
-        if "::" in name or not name.endswith(".py"):
-            raise _refusal(path, statement, f"_base_ names {name}", "only .py files beside the config are read")
-    return [path.parent / name for name in names]
-
-
-def _merged(base: Mapping[str, Any], new: Mapping[str, Any], path: Path, where: str) -> dict[str, Any]:
+def merged(
+    base: Mapping[Any, Any], new: Mapping[Any, Any], path: Path, budget: Budget, where: str = "", level: int = 0
+) -> dict[Any, Any]:
     """`new` over `base`: dicts are merged key by key unless the new one says `_delete_`, the rest is replaced."""
+    budget.make(len(base) + len(new), path)
+    if level > MOST_LEVELS:
+        raise ConfigError(f"{path}: {where[:60]}... is nested over {MOST_LEVELS} levels deep", "give a config")
     result = dict(base)
     for key, value in new.items():
         if isinstance(value, dict) and value.get(DELETE, False):
@@ -110,193 +94,86 @@ def _merged(base: Mapping[str, Any], new: Mapping[str, Any], path: Path, where: 
         elif not isinstance(value, dict) or key not in base:
             result[key] = value
         elif isinstance(base[key], dict):
-            result[key] = _merged(base[key], value, path, f"{where}{key}.")
+            result[key] = merged(base[key], value, path, budget, f"{where}{key}.", level + 1)
         else:
             raise ConfigError(
-                f"{path}: {where}{key} is a dict, and in its _base_ it is {base[key]!r}",
+                f"{path}: {where}{key} is a dict, and in its _base_ it is {shown(base[key])}",
                 "give it `_delete_=True` to replace that",
             )
     return result
 
 
-def _refusal(path: Path, node: ast.AST, message: str, fix: str = READ_NOT_RUN) -> ConfigError:
-    return ConfigError(f"{path}:{getattr(node, 'lineno', 0)}: {message}", fix)
+def _is_training_only(parts: list[str]) -> bool:
+    return any(part in TRAINING_ONLY for part in parts)
 
 
-class _Reader:
-    """The assignments of one file; `names` is what was assigned so far."""
+class _Reader(Expressions):
+    """The statements of one file, and the files that it is based on."""
 
-    def __init__(self, path: Path, base: dict[str, Any]) -> None:
-        self.path = path
-        self.names: dict[str, Any] = {BASE: base}
+    def __init__(self, path: Path, readers: tuple[str, ...], budget: Budget) -> None:
+        super().__init__(path, {BASE: {}}, budget)
+        self.readers = readers
 
-    def run(self, tree: ast.Module) -> dict[str, Any]:
-        """Assign, statement by statement."""
-        for statement in tree.body:
-            if isinstance(statement, ast.Assign):
-                if not _assigns(statement, BASE):
-                    value = self.value(statement.value)
-                    for target in statement.targets:
-                        self.assign(target, value)
-            elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
-                raise self.refusal(statement, f"{_told(statement)} is refused")
-        return self.names
+    def add_bases(self, statement: ast.Assign) -> None:
+        """Read the files that `_base_` names."""
+        value = self.value(statement.value)
+        for name in value if isinstance(value, list | tuple) else [value]:
+            if not isinstance(name, str):
+                raise refusal(self.path, statement, f"_base_ is {shown(value)}", "name files beside the config")
+            package, _, inside = name.rpartition("::")
+            if package and _is_training_only(inside.removesuffix(".py").split("/")):
+                continue
+            if package or not name.endswith(".py"):
+                raise refusal(self.path, statement, f"_base_ names {name}", "only .py files beside the config are read")
+            found = _read(self.path.parent / name, self.readers, self.budget)
+            if twice := sorted(set(self.names[BASE]) & set(found)):
+                raise refusal(self.path, statement, f"two of its bases assign {twice[0]}", "remove one of them")
+            self.names[BASE] |= found
 
-    def refusal(self, node: ast.AST, message: str, fix: str = READ_NOT_RUN) -> ConfigError:
-        return _refusal(self.path, node, message, fix)
-
-    def assign(self, target: ast.expr, value: Any) -> None:
-        """To a name, or into a dict that a name refers to."""
-        if isinstance(target, ast.Name):
-            self.names[target.id] = value
-        elif isinstance(target, ast.Attribute | ast.Subscript):
-            owner = self.value(target.value)
-            key = target.attr if isinstance(target, ast.Attribute) else self.value(target.slice)
-            try:
-                owner[key] = value
-            except (TypeError, IndexError) as error:
-                raise self.refusal(target, f"cannot assign to {ast.unparse(target)}: {error}") from error
+    def run(self, statement: ast.stmt) -> None:
+        """Carry out one statement."""
+        if isinstance(statement, ast.With) and _reads_base(statement):
+            for inner in statement.body:
+                self.take_names(inner)
+        elif isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Call):
+            self.change(statement.value)
         else:
-            raise self.refusal(target, f"an assignment to {ast.unparse(target)} is refused")
+            super().run(statement)
 
-    def value(self, node: ast.expr) -> Any:
-        """The value of an expression; each kind that configs use has a method, by the name of its node."""
-        read = getattr(self, f"_{type(node).__name__.lower()}", None)
-        if read is None:
-            raise self.refusal(node, f"{_told(node)} is refused")
-        try:
-            return read(node)
-        except RecursionError as error:
-            raise self.refusal(node, "this is nested too deeply") from error
+    def take_names(self, statement: ast.stmt) -> None:
+        """`from .x import *` in `with read_base():` gives this file the names of another."""
+        if isinstance(statement, ast.Pass):
+            return
+        if not isinstance(statement, ast.ImportFrom):
+            raise refusal(self.path, statement, "only `from .file import ...` belongs into `with read_base()`")
+        parts = (statement.module or "").split(".")
+        if not statement.level:
+            if not _is_training_only(parts):
+                raise refusal(self.path, statement, f"the base {statement.module} is in another package",
+                              "copy its file beside the config, and import it from there")  # fmt: skip
+            return
+        folder = self.path.parent
+        for _ in range(statement.level - 1):
+            folder = folder / ".."
+        found = _read(folder.joinpath(*parts).with_suffix(".py"), self.readers, self.budget)
+        for entry in statement.names:
+            if entry.name != "*" and entry.name not in found:
+                raise refusal(self.path, statement, f"{statement.module} has no {entry.name}", "import what exists")
+            own = found.items() if entry.name == "*" else [(entry.asname or entry.name, found[entry.name])]
+            self.names |= {name: value for name, value in own if not name.startswith("_")}
 
-    def _constant(self, node: ast.Constant) -> Any:
-        return node.value
-
-    def _list(self, node: ast.List) -> list[Any]:
-        return self._elements(node.elts)
-
-    def _tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
-        return tuple(self._elements(node.elts))
-
-    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
-        found: list[Any] = []
-        for node in nodes:
-            if isinstance(node, ast.Starred):
-                found.extend(self._checked(node, self.value(node.value), (list, tuple)))
-            else:
-                found.append(self.value(node))
-        return found
-
-    def _dict(self, node: ast.Dict) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
-        for key, value in zip(node.keys, node.values, strict=True):
-            if key is None:
-                found |= self._checked(value, self.value(value), dict)
-            else:
-                found[self._checked(key, self.value(key), (str, int, float))] = self.value(value)
-        return found
-
-    def _set(self, node: ast.Set) -> Any:
-        """`{{_base_.name}}`, which Python reads as a set in a set, is a reference."""
-        inner = node.elts[0]
-        if len(node.elts) != 1 or not isinstance(inner, ast.Set) or len(inner.elts) != 1:
-            raise self.refusal(node, "a set is refused")
-        return self.value(inner.elts[0])
-
-    def _call(self, node: ast.Call) -> dict[str, Any]:
-        """`dict(...)`, with another dict as its argument or without."""
-        if not isinstance(node.func, ast.Name) or node.func.id != "dict" or len(node.args) > 1:
-            raise self.refusal(node, f"a call of {ast.unparse(node.func)} is refused")
-        found: dict[str, Any] = {}
-        for argument in node.args:
-            found |= self._checked(argument, self.value(argument), dict)
-        for keyword in node.keywords:
-            value = self.value(keyword.value)
-            found |= {keyword.arg: value} if keyword.arg else self._checked(keyword.value, value, dict)
-        return found
-
-    def _name(self, node: ast.Name) -> Any:
-        if node.id not in self.names:
-            raise self.refusal(node, f"{node.id} is not assigned before", "assign it above, or refer to _base_")
-        return self.names[node.id]
-
-    def _attribute(self, node: ast.Attribute) -> Any:
-        return self._member(node, self._checked(node, self.value(node.value), dict), node.attr)
-
-    def _subscript(self, node: ast.Subscript) -> Any:
-        owner = self._checked(node, self.value(node.value), (dict, list, tuple, str))
-        return self._member(node, owner, self.value(node.slice))
-
-    def _slice(self, node: ast.Slice) -> slice:
-        return slice(*(part and self.value(part) for part in (node.lower, node.upper, node.step)))
-
-    def _member(self, node: ast.expr, owner: Any, key: Any) -> Any:
-        try:
-            return owner[key]
-        except (KeyError, IndexError, TypeError, ValueError) as error:
-            raise self.refusal(node, f"{ast.unparse(node)}: there is no {key!r}", "refer to what exists") from error
-
-    def _unaryop(self, node: ast.UnaryOp) -> Any:
-        value = self._checked(node, self.value(node.operand), (bool, int, float))
-        if isinstance(node.op, ast.Not):
-            return not value
-        if isinstance(node.op, ast.USub):
-            return -value
-        raise self.refusal(node, f"{ast.unparse(node)} is refused")
-
-    def _binop(self, node: ast.BinOp) -> Any:
-        """Arithmetic on numbers; strings and sequences may be joined, and repeated by a number."""
-        left, right = self.value(node.left), self.value(node.right)
-        known = OPERATIONS.get(type(node.op))
-        numbers = isinstance(left, int | float) and isinstance(right, int | float)
-        joined = isinstance(node.op, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple)
-        repeated = isinstance(node.op, ast.Mult) and isinstance(left, list | tuple | str) and isinstance(right, int)
-        if known is None or not (numbers or joined or repeated):
-            raise self.refusal(node, f"{ast.unparse(node)} is refused: it is no arithmetic on numbers")
-        grows = repeated and len(left) * right > LONGEST
-        if grows or (isinstance(node.op, ast.Pow | ast.LShift) and not abs(right) <= 64):
-            raise self.refusal(node, f"{ast.unparse(node)} is too large")
-        try:
-            return known(left, right)
-        except (ArithmeticError, ValueError, TypeError) as error:
-            raise self.refusal(node, f"{ast.unparse(node)}: {error}", "mend the config") from error
-
-    def _joinedstr(self, node: ast.JoinedStr) -> str:
-        parts = []
-        for part in node.values:
-            value = self.value(part.value if isinstance(part, ast.FormattedValue) else part)
-            if isinstance(part, ast.FormattedValue) and (part.format_spec or part.conversion != -1):
-                raise self.refusal(node, "a format in a string is refused")
-            parts.append(str(self._checked(part, value, (str, int, float))))
-        return "".join(parts)
-
-    def _checked(self, node: ast.AST, value: Any, kind: type | tuple[type, ...]) -> Any:
-        if not isinstance(value, kind):
-            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise self.refusal(node, f"{type(value).__name__} where {names} is expected", "mend the config")
-        return value
+    def change(self, call: ast.Call) -> None:
+        """`model.update(...)` and `model.merge(...)`, by which configs of the newer style change what they imported."""
+        method = call.func
+        if not isinstance(method, ast.Attribute) or method.attr not in ("update", "merge") or len(call.args) > 1:
+            raise refusal(self.path, call, f"a call of {self.source(call.func)} is refused")
+        owner = self.value(method.value)
+        new = self.dictionary(call)
+        if not isinstance(owner, dict):
+            raise refusal(self.path, call, f"{self.source(method.value)} is not a dict", "correct the config")
+        owner.update(new if method.attr == "update" else merged(owner, new, self.path, self.budget))
 
 
-def _told(node: ast.AST) -> str:
-    """What a refused piece of Python is called."""
-    names: dict[type[ast.AST], str] = {
-        ast.Import: "an import",
-        ast.ImportFrom: "an import",
-        ast.FunctionDef: "a function",
-        ast.ClassDef: "a class",
-        ast.Lambda: "a function",
-        ast.ListComp: "a comprehension",
-        ast.DictComp: "a comprehension",
-        ast.SetComp: "a comprehension",
-        ast.GeneratorExp: "a comprehension",
-        ast.If: "a condition",
-        ast.IfExp: "a condition",
-        ast.For: "a loop",
-        ast.While: "a loop",
-        ast.Delete: "`del`",
-    }
-    if isinstance(node, ast.With) and "read_base" in ast.unparse(node.items[0]):
-        return "`with read_base()` (a config that imports others)"
-    if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
-        return f"a call of {ast.unparse(node.value.func)}"
-    return names.get(type(node), f"`{ast.unparse(node)[:60]}`")
+def _reads_base(statement: ast.With) -> bool:
+    call = statement.items[0].context_expr
+    return isinstance(call, ast.Call) and isinstance(call.func, ast.Name) and call.func.id == "read_base"

@@ -13,7 +13,7 @@ from typing import Any
 
 from sandglass import discover
 from sandglass.card import Card
-from sandglass.errors import ConfigError
+from sandglass.errors import ConfigError, shown
 from sandglass.graph.bring_up import OPSET
 from sandglass.openmmlab.config import MISSHAPEN, at, read_config
 
@@ -90,7 +90,7 @@ def _read(config: Mapping[str, Any], path: Path) -> DeployConfig:
         raise ConfigError(f"{path} deploys {task}, which Sandglass lacks", f"it has {', '.join(TASKS)}")
     model = at(config, "codebase_config.model_type", "end2end")
     if model != "end2end":
-        raise ConfigError(f"{path}: model_type is {model!r}, Sandglass makes end2end ones", "leave it out")
+        raise ConfigError(f"{path}: model_type is {shown(model)}, Sandglass makes end2end ones", "leave it out")
     dynamic = _dynamic(config)
     notes = list(_notes(config, dynamic))
     return DeployConfig(path, _target(config, path), TASKS[task], _size(config, path), dynamic, tuple(notes))
@@ -100,7 +100,7 @@ def _refuse_unknown(config: Mapping[str, Any], path: Path) -> None:
     backend = at(config, "backend_config.type")
     if backend not in discover.names("backends"):
         have = [name for name in discover.names("backends") if discover.load("backends", name).PURPOSE == "deploy"]
-        raise ConfigError(f"{path}: Sandglass has no backend {backend!r}", f"it has {', '.join(have)}")
+        raise ConfigError(f"{path}: Sandglass has no backend {shown(backend)}", f"it has {', '.join(have)}")
     for section, settings in config.items():
         if section not in USED:
             raise ConfigError(f"{path}: {section} is not supported", f"Sandglass reads {', '.join(USED)}")
@@ -113,7 +113,9 @@ def _target(config: Mapping[str, Any], path: Path) -> str:
     known = discover.load("backends", settings["type"]).PRECISIONS
     precision = str(settings.get("precision", known[0])).lower()
     if precision not in known:
-        raise ConfigError(f"{path}: {settings['type']} has no precision {precision!r}", f"it has {', '.join(known)}")
+        raise ConfigError(
+            f"{path}: {settings['type']} has no precision {shown(precision)}", f"it has {', '.join(known)}"
+        )
     if settings.get("use_vulkan", False):
         raise ConfigError(f"{path}: use_vulkan is not supported", "Sandglass runs it on the processor")
     return f"{settings['type']}:{precision}"
@@ -125,7 +127,9 @@ def _size(config: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
     shape = at(config, "onnx_config.input_shape")
     if shape is not None:
         if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(isinstance(side, int) for side in shape):
-            raise ConfigError(f"{path}: onnx_config.input_shape is {shape!r}, expected width and height", "mend it")
+            raise ConfigError(
+                f"{path}: onnx_config.input_shape is {shown(shape)}, expected width and height", "mend it"
+            )
         found[shape[1], shape[0]] = "onnx_config.input_shape"
     inputs = at(config, "backend_config.model_inputs", [])
     for part in inputs if isinstance(inputs, list | tuple) else [inputs]:

@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from sandglass import discover
-from sandglass.errors import ConfigError
+from sandglass.errors import ConfigError, shown
 from sandglass.openmmlab.config import at
 from sandglass.openmmlab.families import FAMILIES, Family, Only
 
@@ -69,14 +69,14 @@ def _arguments(family: Family, model: Mapping[str, Any], path: object) -> dict[s
         if value is not ... and value not in rule.values:
             expected = " or ".join(repr(one) for one in rule.values)
             raise ConfigError(
-                f"{path}: model.{place} is {_told(value)}, and the {family.model} of Sandglass has {expected}",
+                f"{path}: model.{place} is {shown(value)}, and the {family.model} of Sandglass has {expected}",
                 "its checkpoint would not fit",
             )
     taken = {part for place in family.arguments.values() for part in ([place] if isinstance(place, str) else place)}
     for place in _places({part: model[part] for part in PARTS if model.get(part)}, {*taken, *checks}):
         if place.split(".")[0] not in family.types or place.rpartition(".")[2] not in IGNORED:
             raise ConfigError(
-                f"{path}: model.{place} is {_told(at(model, place))}, which the {family.model} of Sandglass lacks",
+                f"{path}: model.{place} is {shown(at(model, place))}, which the {family.model} of Sandglass lacks",
                 "its checkpoint would not fit",
             )
     return found
@@ -100,8 +100,3 @@ def _plain(value: Any) -> Any:
         parts = [_plain(part) for part in value]
         return ... if ... in parts else parts
     return {key: _plain(part) for key, part in value.items()} if isinstance(value, dict) else value
-
-
-def _told(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 60 else f"{text[:57]}..."

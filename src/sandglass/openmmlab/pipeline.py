@@ -6,7 +6,7 @@ from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-from sandglass.errors import ConfigError
+from sandglass.errors import ConfigError, shown
 from sandglass.openmmlab.config import at
 
 FIX = "use another config, or write a model card by hand"
@@ -51,14 +51,14 @@ def flat(steps: Sequence[Any]) -> list[Mapping[str, Any]]:
 def expected(path: Path, place: str, value: Any, known: Collection[Any], fix: str = FIX) -> None:
     """Raise ConfigError where a value is none of those that Sandglass knows."""
     if value not in known:
-        raise ConfigError(f"{path}: {place} is {value!r}, Sandglass knows {', '.join(map(str, known))}", fix)
+        raise ConfigError(f"{path}: {place} is {shown(value)}, Sandglass knows {', '.join(map(str, known))}", fix)
 
 
 def only(path: Path, place: str, settings: Mapping[str, Any], rules: Mapping[str, Any]) -> None:
     """Raise ConfigError for a setting that has no rule, or another value than its rule; a rule of `...` allows any."""
     for name, value in settings.items():
         if name not in rules:
-            raise ConfigError(f"{path}: {place} has {name}={value!r}, which Sandglass lacks", FIX)
+            raise ConfigError(f"{path}: {place} has {name}={shown(value)}, which Sandglass lacks", FIX)
         if rules[name] is not ...:
             expected(path, f"{place}.{name}", value, (rules[name],))
 
@@ -72,7 +72,9 @@ def image_input(
     """
     numbers = isinstance(size, list | tuple) and len(size) == 2 and all(isinstance(side, int) for side in size)
     if not numbers:
-        raise ConfigError(f"{path}: the input's size is {size!r}, expected width and height", "give a whole config")
+        raise ConfigError(
+            f"{path}: the input's size is {shown(size)}, expected width and height", "give a whole config"
+        )
     unit = steps.get("NormalizeTensor")
     if unit is not None:
         scaled = {key: [round(UNIT_PIXELS * value, 6) for value in unit[key]] for key in ("mean", "std")}

@@ -1,31 +1,88 @@
-"""The size of an image by its file's header, without decoding it: JPEG, PNG, BMP and WebP."""
+"""The size of an image by its file's header, without decoding it: JPEG, PNG, BMP, WebP, TIFF, PNM and GIF."""
 
 from __future__ import annotations
 
+import re
 import struct
 
 # Start-of-frame markers; the others in this range are tables.
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
 ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values with which sides change places
+PNM = re.compile(rb"P[1-6](?:\s|#[^\n]{0,200}\n){1,50}(\d{1,9})(?:\s|#[^\n]{0,200}\n){1,50}(\d{1,9})\s")
+# Tags of TIFF: width, height, bits of a sample, samples of a pixel, width and height of a tile.
+TIFF_SIZES, TIFF_BITS, TIFF_SAMPLES, TIFF_TILES = (256, 257), 258, 277, (322, 323)
+MOST_HEADER = 2 << 20  # bytes before a JPEG's pixels: a profile of colours may take 1 MB
+# Bytes that OpenCV takes for each pixel while it decodes to three channels, where it is over 9, the most of a
+# progressive JPEG with its coefficients: WebP and GIF have copies of their own with alpha.
+BYTES_EACH = {b"RI": 12, b"GI": 16}
 
 
 def stored_size(data: bytes) -> tuple[int, int] | None:
     """Height and width as stored, from a whole file or its beginning; None for another format or a broken header."""
     try:
-        if data[:8] == b"\x89PNG\r\n\x1a\n":
-            width, height = struct.unpack_from(">II", data, 16)
-        elif data[:2] == b"BM":
-            width, height = struct.unpack_from("<ii", data, 18)
-            height = abs(height)  # negative where rows go from the top down
-        elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
-            return _webp(data)
-        elif data[:2] == b"\xff\xd8":
-            return _jpeg(data)
-        else:
-            return None
+        return _size(data)
     except (struct.error, IndexError):
         return None
+
+
+def _size(data: bytes) -> tuple[int, int] | None:
+    if data[:8] == b"\x89PNG\r\n\x1a\n":
+        width, height = struct.unpack_from(">II", data, 16)
+    elif data[:2] == b"BM":
+        old = struct.unpack_from("<I", data, 14)[0] == 12  # OS/2's header, of 16 bits
+        width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
+        height = abs(height)  # negative where rows go from the top down
+    elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
+        return _webp(data)
+    elif data[:2] == b"\xff\xd8":
+        return _jpeg(data)
+    elif data[:4] in (b"II*\0", b"MM\0*"):
+        tags = _tiff(data)
+        width, height = (max(tags.get(tag, (0,))) for tag in TIFF_SIZES)
+    elif data[:6] in (b"GIF87a", b"GIF89a"):
+        width, height = struct.unpack_from("<HH", data, 6)
+    elif found := PNM.match(data):
+        width, height = map(int, found.groups())
+    else:
+        return None
     return height, width
+
+
+def decoding_bytes(data: bytes) -> int:
+    """About what decoding takes, in bytes: the pixels times what its format needs for each; 0 where none has a size."""
+    size = stored_size(data)
+    if size is None:
+        return 0
+    pixels = size[0] * size[1]
+    if data[:2] in (b"II", b"MM"):
+        return _tiff_bytes(data, pixels)
+    return pixels * BYTES_EACH.get(data[:2], 9)
+
+
+def _tiff_bytes(data: bytes, pixels: int) -> int:
+    """A TIFF is decoded by strips or tiles, which may be larger than the image."""
+    try:
+        tags = _tiff(data)
+    except (struct.error, IndexError):
+        return 0
+    each = max(tags.get(TIFF_BITS, (1,))) * max(tags.get(TIFF_SAMPLES, (1,))) / 8
+    width, height = (max(tags.get(tag, (0,))) for tag in TIFF_TILES)
+    return int((each + 4) * max(pixels, width * height)) + 6 * pixels
+
+
+def _tiff(data: bytes) -> dict[int, tuple[int, ...]]:
+    """Numbers in the first directory by tag; of values that lie elsewhere in the file the first is enough."""
+    order = "<" if data[:2] == b"II" else ">"
+    start = struct.unpack_from(f"{order}I", data, 4)[0]
+    (count,) = struct.unpack_from(f"{order}H", data, start)
+    tags: dict[int, tuple[int, ...]] = {}
+    for entry in range(start + 2, start + 2 + 12 * count, 12):
+        tag, kind, values = struct.unpack_from(f"{order}HHI", data, entry)
+        if kind in (3, 4):
+            size, letter = (2, "H") if kind == 3 else (4, "I")
+            place = entry + 8 if size * values <= 4 else struct.unpack_from(f"{order}I", data, entry + 8)[0]
+            tags[tag] = (*tags.get(tag, ()), struct.unpack_from(f"{order}{letter}", data, place)[0])
+    return tags
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
@@ -48,9 +105,10 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
 
 def _segments(data: bytes) -> list[tuple[int, int]]:
     """Markers of a JPEG's segments before its pixels, and where their lengths stand."""
+    data = data[:MOST_HEADER]
     found, place = [], 2
-    while place + 4 <= len(data) and data[place] == 0xFF and data[place + 1] != 0xDA:
-        if data[place + 1] == 0xFF:  # a fill byte
+    while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4 and data[place + 1] != 0xDA:
+        if data[place + 1] in (0, 0xFF):  # a fill byte, or one of those that decoders skip between segments
             place += 1
             continue
         found.append((data[place + 1], place + 2))

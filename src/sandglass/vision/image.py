@@ -11,9 +11,13 @@ import numpy as np
 
 from sandglass.errors import DatasetError, InputError
 from sandglass.files import atomic_file
+from sandglass.reading import read_bytes
 from sandglass.vision import header
 
-MOST_PIXELS = 1 << 28  # decoding takes 6 bytes for each: 1.6 GB
+MOST_BYTES = 256 << 20  # of a file
+MOST_DECODED = 972_000_000  # bytes that decoding may take: 108 million pixels of a JPEG, a phone's largest photo
+ROWS = 256  # that change their order of channels together
+FORMATS = "JPEG, PNG, BMP, WebP, TIFF, PNM or GIF"
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
@@ -21,26 +25,34 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 
     Grey images get three equal channels, 16 bits are scaled to 8, an alpha channel is dropped, and EXIF orientation is
     applied: what `cv2.imread` does by default, and mmcv after it. Not `upright`, pixels stay as they are stored, which
-    is what the truths of text datasets refer to. Raises DatasetError when the file is missing, no
-    readable image, or, by its header, larger than MOST_PIXELS: that one is not decoded.
+    is what the truths of text datasets refer to. Raises DatasetError when the file is missing, not a readable image of
+    FORMATS, or, by its header, would take over MOST_DECODED bytes: that one is not decoded.
     """
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
-    content = _content(path)
-    data = np.frombuffer(content, np.uint8)
-    size = header.stored_size(content)
-    if size and size[0] * size[1] > MOST_PIXELS:
+    data = read_bytes(path, DatasetError, "image", MOST_BYTES)
+    size, needed = header.stored_size(data), header.decoding_bytes(data)
+    if size and needed > MOST_DECODED:
+        pixels = size[0] * size[1]
         raise DatasetError(
-            f"{path} is {size[0]}x{size[1]}, {size[0] * size[1] / 1e6:.0f} million pixels; "
-            f"the limit is {MOST_PIXELS / 1e6:.0f} million",
+            f"{path} is {size[0]}x{size[1]}, {pixels / 1e6:.0f} million pixels; "
+            f"the limit is {pixels * MOST_DECODED // needed / 1e6:.0f} million for its format",
             "make it smaller or leave it out",
         )
     try:
-        pixels = cv2.imdecode(data, flags) if data.size else None
+        decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if needed > 0 else None
     except cv2.error:  # its header states a size over OpenCV's limit
-        pixels = None
-    if pixels is None:
-        raise DatasetError(f"{path} is not a readable image", "replace the file or leave it out of the annotations")
-    return cv2.cvtColor(pixels, cv2.COLOR_BGR2RGB)
+        decoded = None
+    if decoded is None:
+        raise DatasetError(f"{path} is not a readable image", f"replace it by one of {FORMATS}, or leave it out")
+    return _to_rgb(decoded)
+
+
+def _to_rgb(pixels: np.ndarray) -> np.ndarray:
+    """BGR pixels as RGB, in place: a copy of a large image would double its memory."""
+    for start in range(0, len(pixels), ROWS):
+        rows = pixels[start : start + ROWS]
+        rows[:] = cv2.cvtColor(rows, cv2.COLOR_BGR2RGB)
+    return pixels
 
 
 def image_size(path: Path) -> tuple[int, int]:
@@ -48,14 +60,7 @@ def image_size(path: Path) -> tuple[int, int]:
 
     Raises DatasetError as `read_image`.
     """
-    return header.upright_size(_content(path)) or read_image(path).shape[:2]
-
-
-def _content(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except OSError as error:
-        raise DatasetError(f"cannot read image {path}: {error.strerror}", "check the path") from error
+    return header.upright_size(read_bytes(path, DatasetError, "image", MOST_BYTES)) or read_image(path).shape[:2]
 
 
 def normalize(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:

@@ -1,0 +1,295 @@
+"""Pickles, read as data: what a pickle would call is recorded and never called.
+
+A pickle is a program for a small machine with a stack. Here its opcodes are carried out on plain values alone: numbers,
+texts, lists, tuples, dictionaries, and records of the names that it refers to (`Global`) and of the calls that it asks
+for (`Call`). No name is looked up and nothing is imported. The reader of a format takes from the records what it knows
+and leaves the rest.
+
+Opcodes are decoded by `pickletools` of the standard library. A file cannot make the machine grow: every value costs an
+opcode, their number is limited, and no opcode copies a value.
+"""
+
+from __future__ import annotations
+
+import pickletools
+from collections.abc import Callable
+from dataclasses import dataclass
+from functools import partial
+from typing import IO, Any
+
+MOST_OPCODES = 600_000  # 1 to 3 s; the checkpoint of a training of 2,000 tensors has 200,000
+MOST_BITS = 64  # of a whole number as a key: numbers of any size can be made to have one hash
+
+
+class PickleError(ValueError):
+    """The bytes are not a pickle, or one that goes beyond the limits here."""
+
+
+@dataclass(frozen=True)
+class Global:
+    """A name that a pickle refers to."""
+
+    module: str
+    name: str
+
+    def __str__(self) -> str:
+        return f"{self.module}.{self.name}"
+
+
+class Call:
+    """What a pickle asks to be made: by which function, of which arguments, with which state and elements."""
+
+    __slots__ = ("arguments", "elements", "entries", "function", "state")
+
+    def __init__(self, function: Any, arguments: Any) -> None:
+        self.function = str(function) if isinstance(function, Global) else ""
+        self.arguments: tuple[Any, ...] = arguments if isinstance(arguments, tuple) else ()
+        self.state: Any = None
+        self.elements: list[Any] | None = None
+        self.entries: dict[Any, Any] | None = None
+
+
+def _no_persistent(identity: Any) -> Any:
+    raise PickleError("it refers to an object outside of the pickle")
+
+
+def read_pickle(
+    stream: IO[bytes],
+    refuse: Callable[[Global], None] = lambda name: None,
+    persistent: Callable[[Any], Any] = _no_persistent,
+) -> Any:
+    """The value of the pickle at the stream's position, which is then behind it. Texts of Python 2 are bytes.
+
+    `refuse` is called with each name that the pickle refers to, and may raise. `persistent` gives the value for an
+    object that lies outside of the pickle, from its identity. Raises PickleError for other bytes, for a pickle of over
+    MOST_OPCODES opcodes, and for keys of a dictionary that are nested.
+    """
+    machine = _Machine(refuse, persistent)
+    try:
+        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
+            if count >= MOST_OPCODES:
+                raise PickleError(f"it has over {MOST_OPCODES} opcodes")
+            STEPS[opcode.name](machine, argument)
+        return machine.pop()
+    except IndexError:
+        raise PickleError("it takes a value that is not there") from None
+    except KeyError as error:
+        raise PickleError(f"it has {error}, which no file of tensors needs") from None
+
+
+def text(value: Any) -> Any:
+    """A text of Python 2, which is bytes here, as text; other values as they are."""
+    return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
+
+
+class _Mark:
+    """Where a group of values begins on the stack."""
+
+
+MARK = _Mark()
+
+
+class _Machine:
+    def __init__(self, refuse: Callable[[Global], None], persistent: Callable[[Any], Any]) -> None:
+        self.stack: list[Any] = []
+        self.memo: dict[int, Any] = {}
+        self.refuse, self.persistent = refuse, persistent
+
+    def pop(self) -> Any:
+        value = self.stack.pop()
+        if value is MARK:
+            raise PickleError("it takes a value that is not there")
+        return value
+
+    def top(self) -> Any:
+        value = self.stack[-1]
+        if value is MARK:
+            raise PickleError("it takes a value that is not there")
+        return value
+
+    def group(self) -> list[Any]:
+        """The values above the last mark, taken off with it."""
+        values: list[Any] = []
+        while (value := self.stack.pop()) is not MARK:
+            values.append(value)
+        return values[::-1]
+
+    def named(self, module: Any, name: Any) -> Global:
+        if not isinstance(module, str) or not isinstance(name, str):
+            raise PickleError("it refers to something without a name")
+        found = Global(module, name)
+        self.refuse(found)
+        return found
+
+    def push(self, argument: Any) -> None:
+        self.stack.append(argument)
+
+    def push_text(self, argument: str) -> None:
+        self.stack.append(argument.encode("latin-1"))  # of Python 2; pickletools reads it as Latin-1
+
+    def put(self, place: Any) -> None:
+        self.memo[int(place)] = self.top()
+
+    def get(self, place: Any) -> None:
+        if int(place) not in self.memo:
+            raise PickleError(f"it recalls the value {place}, which it did not store")
+        self.stack.append(self.memo[int(place)])
+
+    def small_tuple(self, _: Any, count: int) -> None:
+        values = [self.pop() for _ in range(count)]
+        self.stack.append(tuple(values[::-1]))
+
+    def do_mark(self, _: Any) -> None:
+        self.stack.append(MARK)
+
+    def do_pop(self, _: Any) -> None:
+        self.stack.pop()
+
+    def do_pop_mark(self, _: Any) -> None:
+        self.group()
+
+    def do_dup(self, _: Any) -> None:
+        self.stack.append(self.top())
+
+    def do_memoize(self, _: Any) -> None:
+        self.memo[len(self.memo)] = self.top()
+
+    def do_empty_list(self, _: Any) -> None:
+        self.stack.append([])
+
+    def do_empty_dict(self, _: Any) -> None:
+        self.stack.append({})
+
+    def do_empty_set(self, _: Any) -> None:
+        self.stack.append(Call(Global("builtins", "set"), ()))
+
+    def do_list(self, _: Any) -> None:
+        self.stack.append(self.group())
+
+    def do_tuple(self, _: Any) -> None:
+        self.stack.append(tuple(self.group()))
+
+    def do_frozenset(self, _: Any) -> None:
+        self.stack.append(Call(Global("builtins", "frozenset"), (self.group(),)))
+
+    def do_dict(self, _: Any) -> None:
+        values = self.group()
+        self.stack.append({})
+        self.store(values)
+
+    def do_append(self, _: Any) -> None:
+        self.extend([self.pop()])
+
+    def do_appends(self, _: Any) -> None:
+        self.extend(self.group())
+
+    def do_additems(self, _: Any) -> None:
+        self.extend(self.group())
+
+    def extend(self, values: list[Any]) -> None:
+        owner = self.top()
+        if isinstance(owner, Call):
+            owner.elements = owner.elements if owner.elements is not None else []
+            owner = owner.elements
+        if not isinstance(owner, list):
+            raise PickleError(f"it appends to a {type(owner).__name__}")
+        owner.extend(values)
+
+    def do_setitem(self, _: Any) -> None:
+        value, key = self.pop(), self.pop()
+        self.store([key, value])
+
+    def do_setitems(self, _: Any) -> None:
+        self.store(self.group())
+
+    def store(self, values: list[Any]) -> None:
+        owner = self.top()
+        if isinstance(owner, Call):
+            owner.entries = owner.entries if owner.entries is not None else {}
+            owner = owner.entries
+        if not isinstance(owner, dict) or len(values) % 2:
+            raise PickleError(f"it stores {len(values)} keys and values in a {type(owner).__name__}")
+        for key, value in zip(values[::2], values[1::2], strict=True):
+            if not _is_flat(key):
+                owner[_key(key)] = value
+
+    def do_global(self, argument: str) -> None:
+        self.stack.append(self.named(*argument.split(" ", 1)))
+
+    def do_stack_global(self, _: Any) -> None:
+        name, module = self.pop(), self.pop()
+        self.stack.append(self.named(module, name))
+
+    def do_reduce(self, _: Any) -> None:
+        arguments, function = self.pop(), self.pop()
+        self.stack.append(Call(function, arguments))
+
+    do_newobj = do_reduce
+
+    def do_newobj_ex(self, _: Any) -> None:
+        _, arguments, function = self.pop(), self.pop(), self.pop()
+        self.stack.append(Call(function, arguments))
+
+    def do_inst(self, argument: str) -> None:
+        self.stack.append(Call(self.named(*argument.split(" ", 1)), tuple(self.group())))
+
+    def do_obj(self, _: Any) -> None:
+        function, *arguments = self.group()
+        self.stack.append(Call(function, tuple(arguments)))
+
+    def do_build(self, _: Any) -> None:
+        state, owner = self.pop(), self.top()
+        if isinstance(owner, Call):
+            owner.state = state
+
+    def do_binpersid(self, _: Any) -> None:
+        self.stack.append(self.persistent(self.pop()))
+
+    def do_persid(self, argument: str) -> None:
+        self.stack.append(self.persistent(argument))
+
+
+def _is_flat(key: Any) -> bool:
+    """Whether a key is a tuple of simple values: its entry is left out, because tuples can be made to have one hash."""
+    return isinstance(key, tuple) and not any(isinstance(part, tuple | Call) for part in key)
+
+
+def _key(value: Any) -> Any:
+    """A key that costs no more than its opcode; raises PickleError for any other."""
+    if isinstance(value, int) and value.bit_length() > MOST_BITS:
+        raise PickleError(f"a key is a number of over {MOST_BITS} bits")
+    value = text(value)
+    if value is None or isinstance(value, str | int | float | Call):
+        return value
+    raise PickleError(f"a key is a {'nested ' * isinstance(value, tuple)}{type(value).__name__}, expected a text")
+
+
+Step = Callable[[_Machine, Any], None]
+
+
+def _constant(value: Any) -> Step:
+    return lambda machine, _: machine.stack.append(value)
+
+
+def _each(names: str, step: Step) -> dict[str, Step]:
+    return dict.fromkeys(names.split(), step)
+
+
+# Opcodes by their names in pickletools; one that is not here (extension registry, buffers outside) is refused.
+STEPS: dict[str, Step] = {
+    **_each("PROTO FRAME STOP", lambda machine, _: None),
+    **_each("INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT", _Machine.push),
+    **_each("UNICODE BINUNICODE SHORT_BINUNICODE BINUNICODE8", _Machine.push),
+    **_each("BINBYTES SHORT_BINBYTES BINBYTES8 BYTEARRAY8", _Machine.push),
+    **_each("STRING BINSTRING SHORT_BINSTRING", _Machine.push_text),
+    **_each("PUT BINPUT LONG_BINPUT", _Machine.put),
+    **_each("GET BINGET LONG_BINGET", _Machine.get),
+    "NONE": _constant(None),
+    "NEWTRUE": _constant(True),
+    "NEWFALSE": _constant(False),
+    "EMPTY_TUPLE": _constant(()),
+    "TUPLE1": partial(_Machine.small_tuple, count=1),
+    "TUPLE2": partial(_Machine.small_tuple, count=2),
+    "TUPLE3": partial(_Machine.small_tuple, count=3),
+    **{name[3:].upper(): step for name, step in vars(_Machine).items() if name.startswith("do_")},
+}
