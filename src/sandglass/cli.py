@@ -10,11 +10,12 @@ from pathlib import Path
 from typing import Any
 
 from sandglass.cli_configs import add_deploy_config, what_and_where
+from sandglass.cli_inputs import load_calibration
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_matrix import add_all_of, joined
 from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_tune
-from sandglass.cli_options import Progress, add_calibration, load_calibration, positive, say, write_result
+from sandglass.cli_options import Progress, add_calibration, positive, say, write_result
 from sandglass.cli_shapes import add_shapes, load_shapes
 from sandglass.errors import SandglassError
 
@@ -107,7 +108,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         targets,
         arguments.out,
         checkpoint=arguments.checkpoint,
-        calibration=load_calibration(arguments),
+        calibration=load_calibration(arguments, source),
         plan=arguments.plan,
         tune_minutes=arguments.tune_minutes,
         soc=arguments.soc,
