@@ -36,7 +36,7 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import discover, host, parity
+from sandglass import discover, distribution, host, parity
 from sandglass.artifact import Artifact, load_artifact, write_manifest
 from sandglass.backends import Source
 from sandglass.benchmarking import BURST_SECONDS
@@ -499,7 +499,7 @@ def main() -> int:
                 own = ours(arguments.ours, half)
                 rivals = make_rivals(Path(folder) / "rivals", half, arguments.accuracy_control)
                 rows += compare([*rivals, *own], half, arguments.seconds, Path(folder) / "fp32")
-            packages = ("nncf", "openvino", "onnxruntime", "sandglass")
+            packages = ("nncf", "openvino", "onnxruntime", distribution.NAME)
             versions = {name: version(name) for name in packages}
             write_json(arguments.out, {"host": host.describe(), "versions": versions, "rows": rows})
     except SandglassError as error:

@@ -1,6 +1,6 @@
 """TVM beside ONNX Runtime, both fp32: untuned, tuned, and what compiling and tuning took.
 
-    pip install 'sandglass[tvm]'
+    pip install -e '.[tvm]'
     python benchmarks/tvm_latency.py MODEL [--tune-minutes 5] [--seconds 10] [--out DIR]
 
 MODEL is a card or a zoo model; one without a checkpoint here gets random weights. The search starts from nothing: its

@@ -13,6 +13,7 @@ from sandglass import discover
 from sandglass.card import Card
 from sandglass.errors import DatasetError
 from sandglass.shapes import Size
+from sandglass.tasks import check_dataset
 
 Look = tuple[np.ndarray, Any]
 
@@ -52,6 +53,7 @@ def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look],
 
 
 def _samples(task: Any, calibration: Calibration) -> list[Any]:
+    check_dataset(task, calibration.dataset)
     samples = task.samples(calibration.dataset)
     if not samples:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
@@ -76,6 +78,8 @@ def drawn(calibration: Calibration, count: int) -> dict[str, Any]:
 
 def shared_images(task: Any, first: Any, second: Any) -> list[str]:
     """A line for images, by their pixels, that both datasets have samples in; none where they are disjoint."""
+    for data in (first, second):
+        check_dataset(task, data)
     ids = [dict.fromkeys(sample.image_id for sample in task.samples(data)) for data in (first, second)]
     hashes = [
         {hashlib.sha256(data.read(i).tobytes()).digest() for i in found}

@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from sandglass.cli_configs import add_deploy_config, what_and_where
+from sandglass.cli_inputs import load_calibration
 from sandglass.cli_int8 import add_quantize, add_sensitivity
 from sandglass.cli_kits import add_collect, add_kit, kit_row, load_samples
 from sandglass.cli_matrix import add_all_of, joined
@@ -19,7 +20,6 @@ from sandglass.cli_options import (
     add_calibration,
     add_checkpoint,
     add_processor,
-    load_calibration,
     positive,
     say,
     write_result,
@@ -123,7 +123,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
         arguments.out,
         checkpoint=arguments.checkpoint,
         ema=arguments.ema,
-        calibration=load_calibration(arguments),
+        calibration=load_calibration(arguments, source),
         plan=arguments.plan,
         tune_minutes=arguments.tune_minutes,
         soc=arguments.soc,

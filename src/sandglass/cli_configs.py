@@ -15,7 +15,9 @@ if TYPE_CHECKING:
 def add_deploy_config(command: argparse.ArgumentParser) -> None:
     """Where to deploy to: `--to`, or a config of mmdeploy's that says it."""
     wanted = command.add_mutually_exclusive_group(required=True)
-    wanted.add_argument("--to", nargs="+", metavar="BACKEND[:PRECISION]", dest="targets")
+    wanted.add_argument(
+        "--to", nargs="+", action="extend", metavar="BACKEND[:PRECISION]", dest="targets", help="may be repeated"
+    )
     wanted.add_argument(
         "--deploy-config", type=Path, metavar="FILE.py", help="a deploy config of mmdeploy, in place of --to"
     )

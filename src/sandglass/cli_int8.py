@@ -7,14 +7,14 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from sandglass import discover
+from sandglass.cli_inputs import load_images, needed_calibration
 from sandglass.cli_options import (
+    Once,
     add_calibration,
     add_checkpoint,
     add_draw,
     add_images,
     add_processor,
-    needed_calibration,
     say,
     write_result,
 )
@@ -28,7 +28,7 @@ def add_quantize(commands: Any) -> None:
     command = commands.add_parser("quantize", help="the fastest int8 artifact that keeps an accuracy budget")
     command.set_defaults(run=_run_quantize)
     command.add_argument("source", help="a zoo model, a model card FILE.toml or the folder of a float artifact")
-    command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
+    command.add_argument("--to", required=True, action=Once, metavar="BACKEND:int8", dest="target")
     command.add_argument("--out", type=Path, required=True, metavar="DIR")
     add_checkpoint(command)
     command.add_argument("--max-drop", type=_points, default=0.5, metavar="POINTS", help="of the metric (default 0.5)")
@@ -37,7 +37,7 @@ def add_quantize(commands: Any) -> None:
         "--min-fidelity", type=_share, metavar="F",
         help="agreement with the float network on the evaluation images (default: the task's, 0.985 for pose)",
     )  # fmt: skip
-    add_images(command, "evaluation")
+    add_images(command, "evaluation", "images that the result is measured on")
     add_calibration(command)
     add_processor(command)
     _add_without(command)
@@ -59,17 +59,12 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
     from sandglass.quantization import quantize
     from sandglass.report.layers import search_report
 
-    evaluation = discover.load("datasets", arguments.evaluation_dataset).load(
-        images=arguments.evaluation,
-        annotations=arguments.evaluation_annotations,
-        limit=arguments.limit,
-        seed=arguments.seed,
-    )
+    evaluation = load_images(arguments, "evaluation", arguments.source, limit=arguments.limit, seed=arguments.seed)
     result = quantize(
         arguments.source,
         arguments.target,
         arguments.out,
-        calibration=needed_calibration(arguments),
+        calibration=needed_calibration(arguments, arguments.source),
         evaluation=evaluation,
         checkpoint=arguments.checkpoint,
         ema=arguments.ema,
@@ -94,7 +89,7 @@ def add_sensitivity(commands: Any) -> None:
     command = commands.add_parser("sensitivity", help="what each layer costs and gains in int8, rounded alone")
     command.set_defaults(run=_run_sensitivity)
     command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
-    command.add_argument("--to", required=True, metavar="BACKEND:int8", dest="target")
+    command.add_argument("--to", required=True, action=Once, metavar="BACKEND:int8", dest="target")
     add_checkpoint(command)
     add_calibration(command)
     add_processor(command)
@@ -111,7 +106,7 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
     costs = sensitivity(
         arguments.source,
         arguments.target,
-        calibration=needed_calibration(arguments),
+        calibration=needed_calibration(arguments, arguments.source),
         checkpoint=arguments.checkpoint,
         ema=arguments.ema,
         repairs=_repairs(arguments),

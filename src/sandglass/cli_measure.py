@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import argparse
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from sandglass import discover
+from sandglass.cli_inputs import load_artifacts
 from sandglass.cli_options import Progress, add_draw, count, positive, say, write_result
 from sandglass.cli_shapes import speed_rows
-from sandglass.errors import InputError
+from sandglass.errors import InputError, SandglassError
 
 if TYPE_CHECKING:
     from sandglass.artifact import Artifact
@@ -36,12 +37,13 @@ def add_evaluate(commands: Any) -> None:
 
 
 def _run_evaluate(arguments: argparse.Namespace) -> int:
-    from sandglass import evaluation
-    from sandglass.artifact import load_artifact
+    from sandglass import evaluation, tasks
     from sandglass.report.table import evaluation_table
 
-    artifacts = [load_artifact(folder) for folder in arguments.artifacts]
+    artifacts = load_artifacts(arguments.artifacts)
     _refuse_coco(arguments.results, artifacts)
+    for artifact in artifacts:
+        tasks.check_dataset_name(discover.load("tasks", artifact.card.task), arguments.dataset)
     dataset = discover.load("datasets", arguments.dataset).load(
         images=arguments.images,
         annotations=arguments.annotations,
@@ -106,12 +108,11 @@ def add_benchmark(commands: Any) -> None:
 
 
 def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from sandglass.artifact import load_artifact
     from sandglass.benchmarking import benchmark
     from sandglass.report.table import markdown
 
     speeds = benchmark(
-        [load_artifact(folder) for folder in arguments.artifacts],
+        load_artifacts(arguments.artifacts),
         threads=arguments.threads,
         batch=arguments.batch,
         seconds=arguments.seconds,
@@ -126,7 +127,7 @@ def add_inspect(commands: Any) -> None:
     """Adds `sandglass inspect`."""
     command = commands.add_parser("inspect", help="is it really int8? every layer as the runtime executes it")
     command.set_defaults(run=_run_inspect)
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one: shows where int8 is slower")
     command.add_argument("--threads", type=count, metavar="N")
     command.add_argument("--json", type=Path, metavar="FILE", help="write the layers as JSON too")
@@ -138,11 +139,14 @@ def _run_inspect(arguments: argparse.Namespace) -> int:
     from sandglass.report.table import inspection_rows, markdown
 
     against = load_artifact(arguments.against) if arguments.against else None
-    found = inspect(load_artifact(arguments.artifact), threads=arguments.threads, against=against)
-    print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
-    print("\n".join(summary(found)))
-    write_result(arguments.json, found.to_dict())
-    return 0
+
+    def inspected(artifact: Artifact) -> dict[str, Any]:
+        found = inspect(artifact, threads=arguments.threads, against=against)
+        print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
+        print("\n".join(summary(found)))
+        return found.to_dict()
+
+    return _each(arguments, inspected)
 
 
 def add_tune(commands: Any) -> None:
@@ -151,7 +155,7 @@ def add_tune(commands: Any) -> None:
         "tune", help="find the fastest settings of the runtime on this machine, and keep them"
     )
     command.set_defaults(run=_run_tune)
-    command.add_argument("artifact", type=Path, metavar="ARTIFACT")
+    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
     command.add_argument(
         "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
     )
@@ -160,13 +164,33 @@ def add_tune(commands: Any) -> None:
 
 
 def _run_tune(arguments: argparse.Namespace) -> int:
-    from sandglass.artifact import load_artifact
     from sandglass.report.table import markdown, trial_row
     from sandglass.tuning import summary, tune
 
-    artifact = load_artifact(arguments.artifact)
-    found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=say)
-    print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
-    print("\n".join(summary(found)))
-    write_result(arguments.json, found.to_dict())
-    return 0
+    def tuned(artifact: Artifact) -> dict[str, Any]:
+        found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=say)
+        print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
+        print("\n".join(summary(found)))
+        return found.to_dict()
+
+    return _each(arguments, tuned)
+
+
+def _each(arguments: argparse.Namespace, work: Callable[[Artifact], dict[str, Any]]) -> int:
+    """Do `work` for each artifact, and write its result as JSON: a list where there are several artifacts.
+
+    The error of one of several is printed and does not stop the others; the exit code is 2 then.
+    """
+    artifacts = load_artifacts(arguments.artifacts)
+    if len(artifacts) == 1:
+        write_result(arguments.json, work(artifacts[0]))
+        return 0
+    results: list[dict[str, Any]] = []
+    for artifact in artifacts:
+        print(f"\n{artifact.folder}\n")
+        try:
+            results.append(work(artifact))
+        except SandglassError as error:
+            say(f"{artifact.folder}: {error}")
+    write_result(arguments.json, results)
+    return 2 if len(results) < len(artifacts) else 0

@@ -5,15 +5,13 @@ from __future__ import annotations
 import argparse
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from sandglass import discover
 from sandglass.errors import InputError
 from sandglass.quantize.processor import PROCESSORS, Processor, find_processor
 
-if TYPE_CHECKING:
-    from sandglass.calibration import Calibration
-
+ANNOTATED = "coco-keypoints"  # the format of annotations where none is named
 METHODS = ("mse", "minmax", "percentile", "kl")
 
 
@@ -26,8 +24,11 @@ def add_checkpoint(command: argparse.ArgumentParser) -> None:
 def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> None:
     """Options that name a dataset: `--NAME`, `--NAME-annotations`, `--NAME-dataset`."""
     command.add_argument(f"--{name}", type=Path, metavar="IMAGES_DIR", help=told or None)
-    command.add_argument(f"--{name}-annotations", type=Path, metavar="PATH")
-    command.add_argument(f"--{name}-dataset", default="coco-keypoints", choices=discover.names("datasets"))
+    command.add_argument(f"--{name}-annotations", type=Path, metavar="PATH", help="truths (default: none are read)")
+    command.add_argument(
+        f"--{name}-dataset", choices=discover.names("datasets"),
+        help=f"(default: {ANNOTATED} with annotations, a folder of photos without)",
+    )  # fmt: skip
 
 
 def add_draw(command: argparse.ArgumentParser) -> None:
@@ -59,24 +60,16 @@ def _processor(name: str) -> Processor:
         raise argparse.ArgumentTypeError(f"{error.message} ({error.fix})") from None
 
 
-def load_calibration(arguments: argparse.Namespace) -> Calibration | None:
-    """The calibration set that was asked for; None where none was."""
-    if arguments.calibration is None and arguments.calibration_dataset == "coco-keypoints":
-        return None
-    return needed_calibration(arguments)
+class Once(argparse.Action):
+    """An option of one value that is refused where it is given again: the last one alone would count, silently."""
 
-
-def needed_calibration(arguments: argparse.Namespace) -> Calibration:
-    """The calibration set; raises DatasetError where none was asked for."""
-    from sandglass.calibration import Calibration
-
-    dataset = discover.load("datasets", arguments.calibration_dataset).load(
-        images=arguments.calibration,
-        annotations=arguments.calibration_annotations,
-        split="train",
-        limit=arguments.calibration_size,  # every image that is drawn has a person at least
-    )
-    return Calibration(dataset, arguments.calibration_size, arguments.calibration_method)
+    def __call__(
+        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
+    ) -> None:
+        """Keep the value, or end with the parser's error."""
+        if getattr(namespace, self.dest, None) is not None:
+            raise argparse.ArgumentError(self, "may be given once; run the command for each value")
+        setattr(namespace, self.dest, values)
 
 
 class Progress:
@@ -106,7 +99,7 @@ def write_result(path: Path | None, value: Any) -> None:
 
 def count(text: str) -> int:
     """A whole number of 1 or more."""
-    if not text.isdigit() or int(text) < 1:
+    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
         raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 

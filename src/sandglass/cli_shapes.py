@@ -23,7 +23,12 @@ def add_shapes(command: argparse.ArgumentParser) -> None:
     """Options of `deploy` for images that keep their aspect ratio."""
     wanted = command.add_mutually_exclusive_group()
     wanted.add_argument(
-        "--shapes", type=_sizes, default=[], metavar="HxW,HxW,...", help="input shapes; an image runs in the smallest"
+        "--shapes",
+        type=_sizes,
+        action="extend",
+        default=[],
+        metavar="HxW,HxW,...",
+        help="input shapes; an image runs in the smallest that holds it; may be repeated",
     )
     wanted.add_argument("--shapes-from", type=Path, metavar="IMAGES_DIR", help="those that suit these images best")
     command.add_argument("--max-shapes", type=count, default=36, metavar="K", help="of --shapes-from (default 36)")

@@ -23,6 +23,7 @@ from sandglass.card import Card
 from sandglass.journal import Journal
 from sandglass.metrics import bootstrap
 from sandglass.shapes import smallest
+from sandglass.tasks import check_dataset
 
 AHEAD = 4  # portions of batches a core
 # Of work that is handed over at once: handing over a batch of a small network takes as long as the batch.
@@ -82,6 +83,7 @@ def evaluate(
     protocol that was killed before goes on where it stopped; `journal` replaces the one in the user's cache.
     """
     task = discover.load("tasks", artifact.card.task)
+    check_dataset(task, dataset)
     samples = task.samples(dataset)
     if flip_test is None:
         flip_test = flips(artifact.card)

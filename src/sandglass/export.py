@@ -15,6 +15,7 @@ from sandglass import discover
 from sandglass.card import HELP, Card
 from sandglass.checkpoint import match_state, read_checkpoint
 from sandglass.difference import relative_difference
+from sandglass.distribution import install_command
 from sandglass.errors import BackendUnavailable, CardError, ParityError
 from sandglass.files import atomic_file
 from sandglass.graph.bring_up import OPSET, simplify
@@ -62,7 +63,7 @@ def build_module(card: Card) -> torch.nn.Module:
     try:
         import torch  # noqa: F401
     except ImportError as error:
-        raise BackendUnavailable("reading a checkpoint needs PyTorch", "pip install 'sandglass[torch]'") from error
+        raise BackendUnavailable("reading a checkpoint needs PyTorch", install_command("torch")) from error
     assert card.model is not None
     build = discover.load("models", card.model).build
     try:

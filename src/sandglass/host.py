@@ -9,7 +9,7 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
-from sandglass import discover
+from sandglass import discover, distribution
 from sandglass.errors import BackendUnavailable
 
 
@@ -86,7 +86,7 @@ def describe() -> dict[str, Any]:
 def own_version() -> str:
     """The installed version of Sandglass, or "source" when run from a checkout that is not installed."""
     try:
-        return version("sandglass")
+        return version(distribution.NAME)
     except PackageNotFoundError:
         return "source"
 

@@ -32,6 +32,7 @@ from sandglass.quantize.plan import Plan
 from sandglass.quantize.processor import ANY, Processor
 from sandglass.shapes import Shapes
 from sandglass.sources import Say, find_card, is_quantized, prepared_source
+from sandglass.tasks import check_dataset
 
 
 @dataclass(frozen=True)
@@ -103,6 +104,9 @@ def deploy(
     holds it.
     """
     card = source if isinstance(source, Card) else find_card(source)
+    for data in (calibration, samples):
+        if data is not None:
+            check_dataset(discover.load("tasks", card.task), data.dataset)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):

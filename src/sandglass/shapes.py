@@ -18,8 +18,8 @@ from sandglass import buckets, discover
 from sandglass.backends import Arrays, Session
 from sandglass.buckets import Size
 from sandglass.card import Card
-from sandglass.datasets.coco_keypoints import IMAGE_SUFFIXES
-from sandglass.errors import BackendError, DatasetError, InputError
+from sandglass.datasets._photos import find_photos
+from sandglass.errors import BackendError, InputError
 from sandglass.vision.image import image_size
 
 Shapes = Mapping[Size, int]
@@ -49,12 +49,7 @@ def of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, int], flo
 
     Only headers of the files are read. Raises DatasetError for a folder without images and for a broken one.
     """
-    if not folder.is_dir():
-        raise DatasetError(f"there is no folder of images {folder}", "check the path")
-    paths = sorted(path for path in folder.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DatasetError(f"{folder} has no images", f"expected files that end in {', '.join(IMAGE_SUFFIXES)}")
-    needed = Counter(_task(card).needed(image_size(path), card) for path in paths)
+    needed = Counter(_task(card).needed(image_size(path), card) for path in find_photos(folder))
     found = buckets.choose(needed, most)
     return dict(sorted(found.items(), key=lambda item: -item[1])), buckets.padding(found, needed)
 

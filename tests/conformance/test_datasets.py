@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 
 from sandglass import discover
+from sandglass.datasets import kind_of
 from sandglass.errors import DatasetError
 
 OPTIONS = ["images", "annotations", "detections", "limit", "split", "seed"]
@@ -87,6 +88,8 @@ def test_example_is_of_a_kind_that_a_task_reads(source: ModuleType, options: dic
     dataset = source.load(**options)
     tasks = [discover.load("tasks", name) for name in discover.names("tasks")]
     kinds = [(task, type(discover.load("datasets", task.DATASET).load(limit=1))) for task in tasks]
+    assert all(task.READS is kind for task, kind in kinds)
+    assert kind_of(dataset.name) is type(dataset)
     readers = [task for task, kind in kinds if isinstance(dataset, kind)]
     assert readers
     for task in readers:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from dataclasses import dataclass, replace
 from itertools import pairwise
+from pathlib import Path
 from types import ModuleType
 from typing import Any
 
@@ -13,6 +14,10 @@ import pytest
 
 from sandglass import discover
 from sandglass.card import Card, Input
+from sandglass.datasets._photos import load_photos
+from sandglass.errors import DatasetError
+from sandglass.tasks import check_dataset
+from sandglass.vision.image import write_image
 
 IMAGES = 8
 
@@ -224,3 +229,31 @@ def test_an_input_may_follow_the_size_of_the_image(case: Case, larger: int) -> N
         assert (array.shape, array.dtype) == ((3, *shape), np.float32)
         found = case.task.decode(case.task.encode([truth], [meta], case.card), [meta], case.card)
         assert case.task.agreement(truth, found[0])[case.task.FIDELITY[0]] > 0.8
+
+
+def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
+    """Of a folder of photos every image is a sample that is prepared; nothing can be scored, and that is marked."""
+    for number in range(3):
+        write_image(tmp_path / f"{number}.png", np.full((40 + number, 60, 3), 90, np.uint8))
+    dataset = load_photos(case.task.READS, tmp_path)
+    assert isinstance(dataset, case.task.READS)
+    samples = case.task.samples(dataset)
+    assert [sample.image_id for sample in samples] == dataset.image_ids
+    assert json.loads(json.dumps(dataset.protocol)) == dataset.protocol
+    metas = [case.task.prepare(dataset.read(sample.image_id), sample, case.card)[1] for sample in samples]
+    one = {name: array[:1] for name, array in case.outputs.items()}
+    predictions = [case.task.decode(one, [meta], case.card)[0] for meta in metas]
+    assert not case.task.score(predictions, dataset)[case.task.METRICS[0]]["value"] >= 0
+    assert len(dataset.fingerprint) == 64
+
+
+def test_dataset_of_another_kind_is_refused(case: Case) -> None:
+    """The embedded dataset of every other kind is an error that names both."""
+    for name in discover.names("tasks"):
+        other = discover.load("tasks", name)
+        dataset = discover.load("datasets", other.DATASET).load(limit=2)
+        if other.READS is case.task.READS:
+            check_dataset(case.task, dataset)
+        else:
+            with pytest.raises(DatasetError, match=case.task.READS.HOLDS):
+                check_dataset(case.task, dataset)

@@ -34,7 +34,7 @@ def plain_peaks(heatmap: np.ndarray) -> list[tuple[int, int]]:
     return sorted(found, key=lambda place: -heatmap[place])
 
 
-def plain_decode(heatmaps: np.ndarray, tags: np.ndarray) -> list[list[tuple[float, float, float]]]:
+def plain_decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> list[list[tuple[float, float, float]]]:
     """What `decode` is to give, with a loop for everything and every matching tried."""
     people: list[dict[int, tuple[int, int]]] = []
     for k in grouping.ORDER:
@@ -58,27 +58,32 @@ def plain_decode(heatmaps: np.ndarray, tags: np.ndarray) -> list[list[tuple[floa
                 people[owners[i]][k] = place
             else:
                 people.append({k: place})
-    return [plain_person(person, heatmaps, tags) for person in people]
+    return [plain_person(person, heatmaps, tags, centre) for person in people]
 
 
 def plain_person(
-    person: dict[int, tuple[int, int]], heatmaps: np.ndarray, tags: np.ndarray
+    person: dict[int, tuple[int, int]], heatmaps: np.ndarray, tags: np.ndarray, centre: float
 ) -> list[tuple[float, float, float]]:
     """x, y, score of each keypoint: moved by a quarter of a pixel where it has a peak, else found by tags."""
-    mean = np.mean([tags[:, k][(slice(None), *place)] for k, place in person.items()], axis=0)
+    places = {k: plain_refined(heatmaps[k], y, x, centre) for k, (y, x) in person.items()}
+    mean = np.mean([tags[:, k, int(y), int(x)] for k, (x, y, _) in places.items()], axis=0)
     result = []
     for k, heatmap in enumerate(heatmaps):
-        if k in person:
-            y, x = person[k]
-            inside_x, inside_y = (1 < v < n - 1 for v, n in ((x, SHAPE[1]), (y, SHAPE[0])))
-            right = np.sign(heatmap[y, x + 1] - heatmap[y, x - 1]) if inside_x and y > 0 else 0
-            down = np.sign(heatmap[y + 1, x] - heatmap[y - 1, x]) if inside_y and x > 0 else 0
-            result.append((x + 0.25 * right + 0.5, y + 0.25 * down + 0.5, heatmap[y, x]))
+        if k in places:
+            result.append(places[k])
         else:
             apart = np.linalg.norm(tags[:, k] - mean[:, None, None], axis=0)
             y, x = np.unravel_index((np.round(apart) * 100 - heatmap).argmin(), SHAPE)
             result.append((x, y, heatmap[y, x]))
     return result
+
+
+def plain_refined(heatmap: np.ndarray, y: int, x: int, centre: float) -> tuple[float, float, float]:
+    """A peak's x and y, moved by a quarter of a pixel towards the larger neighbour, and its score."""
+    inside_x, inside_y = (1 < v < n - 1 for v, n in ((x, SHAPE[1]), (y, SHAPE[0])))
+    right = np.sign(heatmap[y, x + 1] - heatmap[y, x - 1]) if inside_x and y > 0 else 0
+    down = np.sign(heatmap[y + 1, x] - heatmap[y - 1, x]) if inside_y and x > 0 else 0
+    return x + 0.25 * right + centre, y + 0.25 * down + centre, heatmap[y, x]
 
 
 def scene(seed: int, kinds: int) -> tuple[np.ndarray, np.ndarray]:
@@ -102,13 +107,14 @@ def scene(seed: int, kinds: int) -> tuple[np.ndarray, np.ndarray]:
     return maps
 
 
+@pytest.mark.parametrize("centre", [0.0, 0.5])
 @pytest.mark.parametrize("kinds", [1, 2])
-def test_equals_plain_loops(kinds: int) -> None:
+def test_equals_plain_loops(kinds: int, centre: float) -> None:
     """On people with keypoints missing, strangers and noise everything is as the loops have it."""
     for seed in range(20):
         heatmaps, tags = scene(seed, kinds)
-        found, scores = grouping.decode(heatmaps, tags)
-        expected = np.array(plain_decode(heatmaps, tags)).reshape(-1, 17, 3)
+        found, scores = grouping.decode(heatmaps, tags, centre)
+        expected = np.array(plain_decode(heatmaps, tags, centre)).reshape(-1, 17, 3)
         assert found.shape == expected.shape
         np.testing.assert_allclose(found, expected, rtol=1e-6)
         assert len(scores) == len(found) >= 3
@@ -135,6 +141,44 @@ def test_score_counts_missing_keypoints_which_are_filled_in_after() -> None:
     assert score == pytest.approx(0.85 / 17)
     np.testing.assert_allclose(person[0], [5.5, 5.5, 0.85], rtol=1e-6)
     np.testing.assert_allclose(person[1], [7, 8, 0.05], rtol=1e-6)
+
+
+@pytest.mark.parametrize(("centre", "place"), [(0.0, (12, 9)), (0.5, (4, 8))])
+def test_tags_are_read_at_the_refined_place(centre: float, place: tuple[int, int]) -> None:
+    """A peak that moves to the left has its tag in the pixel before it, where nothing is added to its place.
+
+    The missing keypoint is then looked for with that tag.
+    """
+    maps = blank()
+    put(maps, 0, 5, 5, 0.85, 2.0)
+    maps[0][0, 5, 4] = 0.3  # the larger neighbour
+    maps[1][0, 0, 5, 4] = 7.0  # another person's tag
+    put(maps, 1, 4, 8, 0.05, 2.0)
+    put(maps, 1, 12, 9, 0.05, 7.0)
+    (person,), _ = grouping.decode(*maps, centre)
+    assert tuple(person[1, :2]) == place
+
+
+def test_tags_are_read_inside_the_map() -> None:
+    """A peak in the last pixel, whose refined place lies beyond it, has the tag of the last pixel."""
+    maps = blank()
+    put(maps, 0, SHAPE[1] - 1, SHAPE[0] - 1, 0.85, 2.0)
+    put(maps, 1, 4, 8, 0.05, 2.0)
+    (person,), _ = grouping.decode(*maps, centre=1.5)
+    assert tuple(person[1, :2]) == (4, 8)
+
+
+def test_half_steps_round_to_the_even_step() -> None:
+    """Where no tags are alike, a distance of 1.5 counts as two steps as one of 2.5 does, and the heatmap decides."""
+    maps = blank()
+    put(maps, 0, 5, 5, 0.85, 2.0)
+    put(maps, 1, 7, 8, 0.02, 3.5)
+    put(maps, 1, 12, 8, 0.03, 4.5)
+    (person,), _ = grouping.decode(*maps)
+    assert tuple(person[1, :2]) == (12, 8)
+    put(maps, 1, 2, 3, 0.01, 3.4)
+    (person,), _ = grouping.decode(*maps)
+    assert tuple(person[1, :2]) == (2, 3)
 
 
 def test_nearest_step_of_tags_is_taken_where_none_is_alike() -> None:

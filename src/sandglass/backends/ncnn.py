@@ -32,6 +32,7 @@ from sandglass.backends import (
     run_by_one,
     way,
 )  # fmt: skip
+from sandglass.distribution import install_command
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
@@ -41,7 +42,7 @@ if TYPE_CHECKING:
     from sandglass.formats.ncnn_param import Layer, Param
     from sandglass.formats.ncnn_table import Scales
 
-INSTALL = "pip install 'sandglass[ncnn]'"
+INSTALL = install_command("ncnn")
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 DYNAMIC = True

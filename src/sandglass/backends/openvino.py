@@ -31,11 +31,12 @@ from sandglass.backends import (
     way,
 )  # fmt: skip
 from sandglass.backends._parts import joined
+from sandglass.distribution import install_command
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Arithmetic, Spec, decide, pairs_products
 
-INSTALL = "pip install 'sandglass[openvino]'"
+INSTALL = install_command("openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 DYNAMIC = True

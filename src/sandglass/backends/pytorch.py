@@ -17,9 +17,10 @@ import numpy as np
 
 from sandglass import discover
 from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen
+from sandglass.distribution import install_command
 from sandglass.errors import BackendError, BackendUnavailable
 
-INSTALL = "pip install 'sandglass[torch]'"
+INSTALL = install_command("torch")
 PRECISIONS = ("fp32", "fp16")
 PURPOSE = "deploy"
 DYNAMIC = True

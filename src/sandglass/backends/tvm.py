@@ -32,10 +32,11 @@ from sandglass.backends import (
     chosen,
     run_by_one,
 )  # fmt: skip
+from sandglass.distribution import install_command
 from sandglass.errors import BackendError, BackendUnavailable
 from sandglass.quantize.layers import find_layers
 
-INSTALL = "pip install 'sandglass[tvm]'"
+INSTALL = install_command("tvm")
 PRECISIONS = ("fp32",)
 PURPOSE = "deploy"
 SPEC = None

@@ -10,7 +10,7 @@ Each file defines, at module level:
                  writes a few samples into `folder` and returns the options with which `load` reads them; a dataset
                  that needs no files writes none and returns a limit only
 
-A dataset has
+`load` is annotated with the class that it returns, which is the kind of the dataset. A dataset has
 
     name         the file's, as a user writes it
     image_ids    ids of its images, in a stable order
@@ -19,7 +19,12 @@ A dataset has
                  where `boxes` come from where there are any, and counts of what could not be used
     fingerprint  a hash: two datasets with the same one have the same samples and truths
 
-and the truths in the form that the tasks of its kind read.
+and the truths in the form that the tasks of its kind read. A kind defines
+
+    HOLDS        what its datasets hold, in words
+    TRUTHS       the attribute that has the truths
+    of_photos(name, photos, read, protocol) -> dataset
+                 images without truths: enough for calibration and for fidelity
 """
 
 from __future__ import annotations
@@ -29,11 +34,16 @@ import json
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import Any, Protocol
+from pathlib import Path
+from typing import Any, ClassVar, Protocol, get_type_hints
 
 import numpy as np
 
 from sandglass import discover
+from sandglass.vision import coco17
+from sandglass.vision.image import image_size
+
+Read = Callable[[Any], np.ndarray]
 
 
 @dataclass
@@ -45,11 +55,26 @@ class KeypointDataset:
     COCO's result format that replace the ground-truth ones.
     """
 
+    HOLDS: ClassVar[str] = "people with keypoints"
+    TRUTHS: ClassVar[str] = "coco"
+
     name: str
     coco: dict[str, Any]
     read: Callable[[int], np.ndarray]
     protocol: dict[str, Any]
     detections: list[dict[str, Any]] | None = None
+
+    @classmethod
+    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: dict[str, Any]) -> KeypointDataset:
+        """Photos without truths; each is one box, which is all of it. Raises DatasetError for a file that is broken."""
+        images, boxes = [], []
+        for number, photo in enumerate(photos):
+            height, width = image_size(photo)
+            images.append({"id": number, "file_name": photo.name, "width": width, "height": height})
+            box = [0.0, 0.0, float(width), float(height)]
+            boxes.append({"image_id": number, "category_id": 1, "bbox": box, "score": 1.0})
+        coco: dict[str, Any] = {"info": {}, "images": images, "annotations": [], "categories": [coco17.CATEGORY]}
+        return cls(name, coco, read, {**protocol, "boxes": "whole images"}, boxes)
 
     @property
     def image_ids(self) -> list[int]:
@@ -74,10 +99,19 @@ class TextDataset:
     `read` returns an image by its id, HWC uint8 RGB; `protocol` says how the subset was drawn and what was left out.
     """
 
+    HOLDS: ClassVar[str] = "pages with outlines of texts"
+    TRUTHS: ClassVar[str] = "texts"
+
     name: str
     texts: dict[str, list[Text]]
     read: Callable[[str], np.ndarray]
     protocol: dict[str, Any]
+
+    @classmethod
+    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: dict[str, Any]) -> TextDataset:
+        """Photos without truths."""
+        numbers = {str(number): number for number in range(len(photos))}
+        return cls(name, {key: [] for key in numbers}, lambda key: read(numbers[key]), protocol)
 
     @property
     def image_ids(self) -> list[str]:
@@ -94,16 +128,26 @@ class TextDataset:
 class LabelledDataset:
     """Images that show one thing each.
 
-    `labels` maps an image's id to its class, from 0; `classes` are the names of all classes, empty where only numbers
-    are known; `images` maps the id to the image's name, for errors and the fingerprint; `read` and `protocol` as above.
+    `labels` maps an image's id to its class, from 0, or to None where that is not known; `classes` are the names of all
+    classes, empty where only numbers are known; `images` maps the id to the image's name, for errors and the
+    fingerprint; `read` and `protocol` as above.
     """
 
+    HOLDS: ClassVar[str] = "images with a class each"
+    TRUTHS: ClassVar[str] = "labels"
+
     name: str
-    labels: Mapping[int, int]
+    labels: Mapping[int, int | None]
     classes: Sequence[str]
     images: Mapping[int, str]
     read: Callable[[int], np.ndarray]
     protocol: dict[str, Any]
+
+    @classmethod
+    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: dict[str, Any]) -> LabelledDataset:
+        """Photos without truths."""
+        names = {number: photo.name for number, photo in enumerate(photos)}
+        return cls(name, dict.fromkeys(names), (), names, read, protocol)
 
     @property
     def image_ids(self) -> list[int]:
@@ -144,3 +188,14 @@ def subset(kept: int, total: int, images: str, drawn: str) -> dict[str, Any]:
     if kept == total:
         return {"subset": f"all {total} {images}"}
     return {"subset": f"{kept} of {total} {images}, {drawn}", "partial": True}
+
+
+def kind_of(name: str) -> type:
+    """The class of a dataset, by the dataset's name; nothing is loaded."""
+    kind: type = get_type_hints(discover.load("datasets", name).load)["return"]
+    return kind
+
+
+def of_kind(kind: type) -> list[str]:
+    """Names of the datasets of a kind."""
+    return [name for name in discover.names("datasets") if kind_of(name) is kind]

@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import random
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sandglass.datasets import KeypointDataset, subset
+from sandglass.datasets._photos import load_photos
 from sandglass.errors import DatasetError
 from sandglass.files import read_json, sha256, write_json
-from sandglass.vision import coco17
 from sandglass.vision.image import read_image, write_image
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
 MOST_BYTES = 1 << 30  # of an annotation file; COCO's own have 240 MB
-IMAGE_SUFFIXES = (".jpg", ".jpeg", ".png", ".bmp", ".webp")
 SHOWN = 3  # missing images that an error names
 
 
@@ -75,26 +75,8 @@ def _unlabelled(images: Path, detections: Path | None, limit: int | None, seed: 
     """A folder of images without truths: each is looked at whole. Enough for calibration and for fidelity."""
     if detections is not None:
         raise DatasetError(f"{detections} names images by ids, which annotations define", "give --annotations too")
-    paths = sorted(path for path in images.iterdir() if path.suffix.lower() in IMAGE_SUFFIXES)
-    if not paths:
-        raise DatasetError(f"{images} has no images", f"expected files that end in {', '.join(IMAGE_SUFFIXES)}")
-    chosen = sorted(random.Random(seed).sample(paths, min(limit or len(paths), len(paths))))
-    entries, boxes = [], []
-    for index, path in enumerate(chosen):
-        height, width = read_image(path).shape[:2]
-        entries.append({"id": index, "file_name": path.name, "width": width, "height": height})
-        boxes.append(
-            {"image_id": index, "category_id": 1, "bbox": [0.0, 0.0, float(width), float(height)], "score": 1.0}
-        )
-    protocol = {
-        "dataset": f"coco-keypoints, {images.name} without annotations",
-        "boxes": "whole images",
-        "subset": f"{len(chosen)} of {len(paths)} images, drawn by seed {seed}"
-        if limit
-        else f"all {len(paths)} images",
-    }
-    coco: dict[str, Any] = {"info": {}, "images": entries, "annotations": [], "categories": [coco17.CATEGORY]}
-    return KeypointDataset("coco-keypoints", coco, lambda index: read_image(chosen[index]), protocol, boxes)
+    photos: KeypointDataset = load_photos(KeypointDataset, images, limit, seed)
+    return replace(photos, name="coco-keypoints")
 
 
 def example(folder: Path) -> dict[str, Any]:

@@ -15,6 +15,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass.distribution import install_command
 from sandglass.errors import BackendUnavailable, FormatError, ParityError
 from sandglass.formats.ncnn_bin import float_weights, read_bin
 from sandglass.formats.ncnn_param import ARRAY, Layer, Param, read_param
@@ -252,7 +253,7 @@ def _compare(source: Path, param: Param, model: onnx.ModelProto, written: Path) 
         import ncnn
     except ImportError as error:
         raise BackendUnavailable(
-            f"reading {source.name} needs ncnn, to compare with", "pip install 'sandglass[ncnn]'"
+            f"reading {source.name} needs ncnn, to compare with", install_command("ncnn")
         ) from error
     net = ncnn.Net()
     net.opt.use_winograd_convolution = net.opt.use_sgemm_convolution = False  # these round more coarsely

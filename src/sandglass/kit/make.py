@@ -19,6 +19,7 @@ from sandglass.evaluation import infer
 from sandglass.files import atomic_folder, sha256, write_json
 from sandglass.host import own_version
 from sandglass.parity import Reference
+from sandglass.tasks import check_dataset
 
 KIT, BUILD, RUN, RUNTIME, README = "kit.json", "build.sh", "run.py", "runtime.py", "README.md"
 INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
@@ -114,6 +115,7 @@ def _write_probes(reference: Reference, folder: Path) -> list[str]:
 def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
     """The inputs that an evaluation gives its session, in files of some rows; digests of the rows by file."""
     task = discover.load("tasks", kit.card.task)
+    check_dataset(task, dataset)
     recorder = _Recorder(folder / INPUTS, kit.manifest["outputs"])
     for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):
         pass

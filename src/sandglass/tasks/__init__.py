@@ -3,6 +3,7 @@
 Each file defines, at module level:
 
     METRICS      names of its metrics, the one that decides first
+    READS        the kind of datasets that it reads samples and truths from: a class of `sandglass.datasets`
     DATASET      name of a dataset of its kind that needs no files
     DECODE       fields of a card's `[decode]`: by name its type, or a tuple of its values with the default first.
                  `flip_test` says whether evaluations average with the mirrored image unless told otherwise
@@ -54,3 +55,32 @@ A task whose input may follow the size of the image defines also
 
 Every field of a card's `[decode]` has a default.
 """
+
+from __future__ import annotations
+
+from types import ModuleType
+from typing import Any
+
+from sandglass import datasets
+from sandglass.errors import DatasetError
+
+
+def check_dataset(task: ModuleType, dataset: Any) -> None:
+    """Raise DatasetError for a dataset of another kind than the task reads."""
+    if not hasattr(dataset, task.READS.TRUTHS):
+        raise _another_kind(task, dataset.name, getattr(dataset, "HOLDS", "something else"))
+
+
+def check_dataset_name(task: ModuleType, name: str) -> None:
+    """Raise DatasetError for the name of a dataset of another kind than the task reads; nothing is loaded."""
+    kind: Any = datasets.kind_of(name)
+    if kind is not task.READS:
+        raise _another_kind(task, name, kind.HOLDS)
+
+
+def _another_kind(task: ModuleType, name: str, holds: str) -> DatasetError:
+    own = task.__name__.rpartition(".")[2].replace("_", "-")
+    return DatasetError(
+        f"the dataset {name} holds {holds}, and the task of the model, {own}, reads {task.READS.HOLDS}",
+        f"use one of {', '.join(datasets.of_kind(task.READS))}",
+    )

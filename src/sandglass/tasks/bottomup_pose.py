@@ -22,6 +22,7 @@ from sandglass.vision import affine, coco17, grouping, heatmap, skeleton
 from sandglass.vision.image import normalize
 
 METRICS = keypoints.METRICS
+READS = KeypointDataset
 DATASET = "synthetic-crowd"
 DECODE = {"flip_shift": bool, "flip_test": bool}
 PROTOCOL = {"boxes": "none, people are looked for in whole images"}

@@ -23,6 +23,7 @@ from sandglass.vision.image import normalize
 from sandglass.vision.resize import LIBRARIES, OPENCV, by_short_side, centre_crop, resize
 
 METRICS = ("top-1", "top-5")
+READS = LabelledDataset
 DATASET = "synthetic-shapes"
 DECODE = {
     "short_side": int,
@@ -151,8 +152,9 @@ def encode(
 
 
 def truths(dataset: LabelledDataset) -> list[dict[str, Any]]:
-    """The labels as predictions."""
-    return [{"image_id": image_id, "classes": [label], "scores": [1.0]} for image_id, label in dataset.labels.items()]
+    """The labels as predictions; images without a label have none."""
+    known = {image_id: label for image_id, label in dataset.labels.items() if label is not None}
+    return [{"image_id": image_id, "classes": [label], "scores": [1.0]} for image_id, label in known.items()]
 
 
 def flip_inputs(inputs: np.ndarray) -> np.ndarray:
@@ -166,7 +168,7 @@ def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np
 
 
 def score(predictions: Sequence[Mapping[str, Any]], dataset: LabelledDataset, seed: int = 0) -> dict[str, Any]:
-    """Top-1 and top-5 accuracy with 95 % intervals: name to value, low and high."""
+    """Top-1 and top-5 accuracy with 95 % intervals: name to value, low and high; NaN without labels."""
     return _means(_right(predictions, dataset), seed)
 
 
@@ -181,14 +183,18 @@ def paired(
 
 
 def _right(predictions: Sequence[Mapping[str, Any]], dataset: LabelledDataset) -> np.ndarray:
-    """Whether the class of each image is the likeliest, and among the five likeliest: (images, 2), 0 or 1."""
+    """Whether the class of each image is the likeliest, and among the five likeliest: (images, 2), 0 or 1, or NaN."""
     return np.array(
         [
-            [dataset.labels[p["image_id"]] in p["classes"][:count] for count in (1, SHOWN)]
+            [_is_among(dataset.labels[p["image_id"]], p["classes"][:count]) for count in (1, SHOWN)]
             for p in sorted(predictions, key=lambda p: p["image_id"])
         ],
         np.float64,
     )
+
+
+def _is_among(label: int | None, classes: Sequence[int]) -> float:
+    return float("nan") if label is None else float(label in classes)
 
 
 def _means(values: np.ndarray, seed: int) -> dict[str, Any]:

@@ -24,6 +24,7 @@ from sandglass.vision import dbnet, panet, polygon, textsnake
 from sandglass.vision.image import normalize
 
 METRICS = hmean.METRICS
+READS = TextDataset
 DATASET = "synthetic-text"
 FIDELITY = ("IoU", "hmean")
 LEAST_FIDELITY = 0.9  # a small text that is cut by a pixel on each side keeps as much

@@ -24,6 +24,7 @@ from sandglass.vision.image import normalize
 from sandglass.vision.nms import oks_nms
 
 METRICS = keypoints.METRICS
+READS = KeypointDataset
 DATASET = "synthetic-people"
 VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
 PADDING = 1.25

@@ -23,6 +23,7 @@ WINDOW = 5  # pixels around a peak in which it is the largest
 CANDIDATES = 30  # peaks of a heatmap that are looked at
 PEOPLE = 30
 LIKE = 0.5  # half a step: tags as near as this to a person's count as equal
+ROUNDING = 1e-3  # steps: more than two ways of computing a distance in float32 differ by
 SPARSE, HIGH = 4, 256  # of every 4th pixel of every 4th row the 256 largest say which values are high
 EXACT = 2.0**20  # scores are multiples of its reciprocal: sums of costs are exact, and which are equal does not waver
 FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
@@ -38,11 +39,10 @@ def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple
     found = group(candidates(heatmaps, tags))
     scores = found[..., 2].mean(axis=1)
     missing = found[..., 2] == 0
-    centres = _mean_tags(found, ~missing, tags)
     everybodys = np.broadcast_to(heatmaps, (len(found), *heatmaps.shape))
     offsets = heatmap.quarter_offset(everybodys, found[..., :2].astype(int)) + centre
     found[..., :2] += np.where(missing[..., None], 0, offsets).astype(np.float32)
-    fill(found, missing, centres, heatmaps, tags)
+    fill(found, missing, mean_tags(found, ~missing, tags), heatmaps, tags)
     return found, scores
 
 
@@ -83,11 +83,7 @@ def group(found: list[np.ndarray]) -> np.ndarray:
 
 
 def _match(found: np.ndarray, members: dict[float, list[Any]]) -> list[float | None]:
-    """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person.
-
-    Where several matchings are the cheapest, which steps of whole tags make likely with people who are not all seen, it
-    is not always the one that mmpose's solver meets first.
-    """
+    """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person."""
     if not members:
         return [None] * len(found)
     names = list(members)
@@ -126,19 +122,26 @@ def _highest(values: np.ndarray) -> np.ndarray:
 
 
 def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
-    """The pixel of the largest of values (h, w) among tags (L, h, w) of the nearest whole step."""
-    if len(tags) == 1:
-        apart = cv2.absdiff(tags[0], float(centre[0]))
-    else:
-        apart = cv2.magnitude(*(cv2.subtract(part, float(c)) for part, c in zip(tags, centre, strict=True)))
-    least = cv2.minMaxLoc(apart)[0]
-    _, _, _, (x, y) = cv2.minMaxLoc(values, cv2.compare(apart, round(least) + LIKE, cv2.CMP_LE))
-    return int(y * values.shape[1] + x)
+    """The pixel of the least cost: distance of tags (L, h, w) from `centre` in whole steps, then values (h, w).
+
+    The first pass takes pixels whose distance may round to the least step. The second pass computes their costs.
+    """
+    apart = cv2.absdiff(tags[0], float(centre[0]))
+    for part, c in zip(tags[1:], centre[1:], strict=True):
+        apart = cv2.magnitude(apart, cv2.subtract(part, float(c)))
+    near = np.flatnonzero(apart <= np.round(apart.min()) + LIKE + ROUNDING)
+    distances = np.linalg.norm(tags.reshape(len(tags), -1)[:, near] - centre[:, None], axis=0)
+    return int(near[(np.round(distances) * np.float32(FIRST) - values.flat[near]).argmin()])
 
 
-def _mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    """Mean tags (P, L) of people at their keypoints that are present (P, K)."""
-    x, y = (found[..., i].astype(int) for i in (0, 1))
-    values = tags[:, np.arange(tags.shape[1])[None], y, x]
-    mean: np.ndarray = np.where(present, values, 0).sum(axis=2) / np.maximum(present.sum(axis=1), 1)
-    return mean.T
+def mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    """Mean tags (P, L) float32 of people at their keypoints that are `present` (P, K).
+
+    A tag is read at the pixel that holds the refined place, as mmpose does: a quarter of a pixel to the left of a peak
+    is the pixel before it. There the tag may be another person's.
+    """
+    height, width = tags.shape[2:]
+    x, y = (found[..., i].astype(int).clip(0, side - 1) for i, side in enumerate((width, height)))
+    values = tags[:, np.arange(tags.shape[1]), y, x].transpose(1, 2, 0)  # people, keypoints, tags
+    means = [np.mean(person[seen], axis=0) for person, seen in zip(values, present, strict=True)]
+    return np.array(means, np.float32).reshape(-1, len(tags))

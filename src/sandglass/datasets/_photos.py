@@ -1,0 +1,41 @@
+"""A folder of photos without truths, as a dataset of any kind: enough for calibration and for fidelity."""
+
+from __future__ import annotations
+
+import os
+import random
+from pathlib import Path
+from typing import Any
+
+from sandglass.datasets import subset
+from sandglass.errors import DatasetError
+from sandglass.vision.image import read_image
+
+SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+
+
+def load_photos(kind: Any, folder: Path, limit: int | None = None, seed: int = 0) -> Any:
+    """A dataset of `kind` (a class of `sandglass.datasets`) with the images in `folder` and in the folders inside it.
+
+    `limit` images are drawn by `seed` where it is given. Raises DatasetError where `folder` is missing, is not a folder
+    or has no images.
+    """
+    photos = find_photos(folder)
+    drawn = sorted(random.Random(seed).sample(photos, min(limit or len(photos), len(photos))))
+    told = subset(len(drawn), len(photos), "images", f"drawn by seed {seed}")
+    protocol = {"dataset": f"photos, {folder.name} without annotations", **told}
+    return kind.of_photos("photos", drawn, lambda number: read_image(drawn[number]), protocol)
+
+
+def find_photos(folder: Path) -> list[Path]:
+    """Image files in a folder and in the folders inside it, sorted; hidden ones are not photos."""
+    if not folder.is_dir():
+        problem = f"{folder} is a file" if folder.exists() else f"there is no folder of images {folder}"
+        raise DatasetError(problem, "give a folder of images, or name the dataset whose file it is")
+    found = []
+    for place, folders, names in os.walk(folder):
+        folders[:] = [name for name in folders if not name.startswith(".")]
+        found += [Path(place) / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    if not found:
+        raise DatasetError(f"{folder} has no images", f"expected files that end in {', '.join(SUFFIXES)}")
+    return sorted(found)
