@@ -14,6 +14,7 @@ from typing import Any
 from sandglass import discover
 from sandglass.errors import CardError
 from sandglass.fields import Fields, read_toml
+from sandglass.files import is_plain_name
 
 ZOO = Path(__file__).parent / "cards"
 HELP = "see docs/model-card.md"
@@ -149,5 +150,9 @@ class _Reader(Fields):
         if table is None:
             return None
         self.only(table, {f.name for f in dataclasses.fields(Checkpoint)}, "[checkpoint]")
-        urls = self.get(table, "urls", (list, tuple), ())
-        return Checkpoint(self.get(table, "file", str), tuple(urls), self.get(table, "sha256", str, ""))
+        file, urls = self.get(table, "file", str), self.get(table, "urls", (list, tuple), ())
+        if not is_plain_name(file):
+            raise self.fail(f"the checkpoint's file is {file!r}, expected a plain file name, without a path")
+        if wrong := [url for url in urls if not isinstance(url, str)]:
+            raise self.fail(f"urls has {wrong[0]!r}, expected addresses")
+        return Checkpoint(file, tuple(urls), self.get(table, "sha256", str, ""))

@@ -192,13 +192,26 @@ def _fetch(commands: Any) -> None:
     command.add_argument(
         "--mirror", action="append", default=[], metavar="URL", help="also try URL/FILE; may be repeated"
     )
+    command.add_argument(
+        "--time-limit", type=positive, default=60.0, metavar="MINUTES", help="for all addresses together (default 60)"
+    )
+    command.add_argument(
+        "--insecure", action="store_true", help="accept a card whose sha256 has too few digits to verify the file"
+    )
 
 
 def _run_fetch(arguments: argparse.Namespace) -> int:
     from sandglass.card import load_card
     from sandglass.fetch import fetch_card
 
-    print(fetch_card(load_card(arguments.model), mirrors=arguments.mirror, progress=Progress(arguments.model)))
+    path = fetch_card(
+        load_card(arguments.model),
+        mirrors=arguments.mirror,
+        progress=Progress(arguments.model),
+        insecure=arguments.insecure,
+        seconds=60 * arguments.time_limit,
+    )
+    print(path)
     return 0
 
 

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover, parity
-from sandglass.artifact import Artifact, load_artifact, write_manifest
+from sandglass.artifact import Artifact, load_artifact
 from sandglass.backends import Source
 from sandglass.building import build_each, build_once
 from sandglass.calibration import Calibration, calibration_arrays, drawn
@@ -28,6 +28,7 @@ from sandglass.errors import (
 from sandglass.files import atomic_folder, refuse_existing, sha256
 from sandglass.host import own_version
 from sandglass.kit.make import Samples, make_kit
+from sandglass.manifest import write_manifest
 from sandglass.quantize.plan import Plan
 from sandglass.shapes import Shapes
 from sandglass.sources import Say, find_card, prepared_source

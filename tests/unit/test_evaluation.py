@@ -101,7 +101,7 @@ def test_killed_evaluation_goes_on_where_it_stopped(artifact: Artifact, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    (file,) = (tmp_path / "evaluations").iterdir()
+    (file,) = (tmp_path / "evaluations").glob("*.jsonl")
     dataset = synthetic_people.load(limit=20)
     os.environ["SANDGLASS_CACHE"] = str(tmp_path)
     try:
