@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -16,28 +17,50 @@ from sandglass.cli_matrix import add_all_of, joined
 from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_tune
 from sandglass.cli_options import Progress, add_calibration, load_calibration, positive, say, write_result
 from sandglass.cli_shapes import add_shapes, load_shapes
+from sandglass.cli_streams import discard_output, escape_unprintable, flush, one_line
 from sandglass.errors import SandglassError
+from sandglass.files import run_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted or terminated."""
-    arguments = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
+    """Run one subcommand. Returns 0, or 2 after a clear line on standard error.
+
+    130 says that it was interrupted or terminated, 141 that nobody reads its output any more, as after `| head`.
+    """
+    escape_unprintable()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(arguments.run(arguments) or 0)
+        return _run(joined(sys.argv[1:] if argv is None else argv))
     except SandglassError as error:
-        print(f"sandglass: {error.message}", file=sys.stderr)
-        if error.fix:
-            print(f"  {error.fix}", file=sys.stderr)
-        return 2
+        return _failed(error.message, error.fix)
+    except BrokenPipeError:
+        discard_output()
+        return 141
     except OSError as error:  # a full disk, say, which any write may meet
-        print(f"sandglass: {error}\n  make room, or check the permissions", file=sys.stderr)
-        return 2
+        return _failed(str(error), "make room, or check the permissions")
     except KeyboardInterrupt:
-        print("sandglass: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return _failed("interrupted; run the same command again to go on", code=130)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        arguments = parser().parse_args(argv)
+        with run_folder():
+            return int(arguments.run(arguments) or 0)
+    finally:
+        flush()
+
+
+def _failed(message: str, fix: str = "", code: int = 2) -> int:
+    """Say what went wrong, a line for it and a line for what to do; returns the exit code."""
+    with suppress(BrokenPipeError):  # nobody reads it
+        say(f"sandglass: {one_line(message)}")
+        if fix:
+            say(f"  {one_line(fix)}")
+    discard_output()
+    return code
 
 
 class _Terminated(KeyboardInterrupt):

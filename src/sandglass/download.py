@@ -175,7 +175,12 @@ class _Watch:
         timer.start()
         try:
             yield
-        except (OSError, HTTPException, ValueError, AttributeError) as error:  # what a read raises whose connection ends under it
+        except (
+            OSError,
+            HTTPException,
+            ValueError,
+            AttributeError,
+        ) as error:  # what a read raises whose connection ends under it
             if time.monotonic() < end:
                 raise
             raise TimeoutError("the time limit is over") from error

@@ -11,6 +11,7 @@ import json
 from collections.abc import Iterator, Mapping
 from math import prod
 from pathlib import Path, PurePosixPath
+from reprlib import repr as abbreviated
 from typing import Any
 
 from sandglass import discover
@@ -33,7 +34,7 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
     hashes = {name: sha256(path) for name, path in sorted(_entries(folder)) if path.is_file()}
     manifest = {"format": FORMAT, **fields, "files": hashes}
     manifest.pop(SEAL, None)
-    write_json(folder / MANIFEST, {**manifest, SEAL: _digest(manifest)})
+    write_json(folder / MANIFEST, {**manifest, SEAL: seal(manifest)})
 
 
 def read_manifest(folder: Path) -> dict[str, Any]:
@@ -49,13 +50,14 @@ def read_manifest(folder: Path) -> dict[str, Any]:
     if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
         raise ArtifactError(f"{path} is not of format {FORMAT}", "deploy the model again with this version")
     _Reader(str(path), ArtifactError, AGAIN).check(manifest)
-    if manifest[SEAL] != _digest({key: value for key, value in manifest.items() if key != SEAL}):
+    if manifest[SEAL] != seal({key: value for key, value in manifest.items() if key != SEAL}):
         raise ArtifactError(f"{path} was changed since the artifact was made", AGAIN)
     _verify(folder, manifest["files"])
     return manifest
 
 
-def _digest(manifest: Mapping[str, Any]) -> str:
+def seal(manifest: Mapping[str, Any]) -> str:
+    """The hash of a manifest that its field SEAL has: of all other fields, in any order."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
@@ -97,7 +99,7 @@ class _Reader(Fields):
             self.get(data, name, dict)
         self.get(data, "versions", dict, {})
         self.get(data, "graph_sha256", str)
-        for name in ("checkpoint_sha256", "plan_sha256"):
+        for name in ("checkpoint_sha256", "plan_sha256", "recipe_sha256"):
             self.get(data, name, (str, type(None)), None)
         self.get(data, SEAL, str)
         self.backend(self.get(data, "backend", str), self.get(data, "precision", str), self.get(data, "files", dict))
@@ -129,14 +131,17 @@ class _Reader(Fields):
         if not shapes:
             raise self.fail("inputs is empty, expected the shape of each input")
         for name, shape in shapes.items():
-            if not isinstance(shape, list) or not all(map(_is_count, shape)) or not 0 < prod(shape) <= MOST_ELEMENTS:
-                raise self.fail(f"the input {name!r} has the shape {shape!r}, expected positive whole numbers")
+            if not isinstance(shape, list) or not shape or not _are_sides(shape):
+                raise self.fail(
+                    f"the input {name!r} has the shape {abbreviated(shape)}, expected positive whole numbers"
+                )
 
     def shape(self, field: str, entry: Any, last: str, kind: type) -> None:
-        size = entry[:2] if isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], kind) else [0]
-        if not all(map(_is_count, size)) or prod(size) > MOST_ELEMENTS:
-            raise self.fail(f"{field} has {entry!r}, expected height, width and {last}")
+        whole = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], kind)
+        if not whole or not _are_sides(entry[:2]):
+            raise self.fail(f"{field} has {abbreviated(entry)}, expected height, width and {last}")
 
 
-def _is_count(value: Any) -> bool:
-    return isinstance(value, int) and not isinstance(value, bool) and value > 0
+def _are_sides(values: list[Any]) -> bool:
+    """Whether these are positive whole numbers, with no more than MOST_ELEMENTS elements between them."""
+    return all(type(value) is int and value > 0 for value in values) and prod(values) <= MOST_ELEMENTS
