@@ -17,7 +17,14 @@ from sandglass.cli_matrix import add_all_of, joined
 from sandglass.cli_measure import add_benchmark, add_evaluate, add_inspect, add_tune
 from sandglass.cli_options import Progress, add_calibration, load_calibration, positive, say, write_result
 from sandglass.cli_shapes import add_shapes, load_shapes
-from sandglass.cli_streams import discard_output, escape_unprintable, flush, one_line
+from sandglass.cli_system import (
+    discard_output,
+    escape_unprintable,
+    fix_of,
+    flush,
+    one_line,
+    refuse_other_encodings,
+)
 from sandglass.errors import SandglassError
 from sandglass.files import run_folder
 
@@ -37,7 +44,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         discard_output()
         return 141
     except OSError as error:  # a full disk, say, which any write may meet
-        return _failed(str(error), "make room, or check the permissions")
+        return _failed(str(error), fix_of(error))
     except KeyboardInterrupt:
         return _failed("interrupted; run the same command again to go on", code=130)
     finally:
@@ -46,6 +53,7 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: Sequence[str]) -> int:
     try:
+        refuse_other_encodings(argv)
         arguments = parser().parse_args(argv)
         with run_folder():
             return int(arguments.run(arguments) or 0)

@@ -15,9 +15,8 @@ import urllib.request
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
 from dataclasses import asdict, dataclass
-from email.message import Message
 from functools import partial
-from http.client import HTTPConnection, HTTPException, HTTPResponse, HTTPSConnection
+from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
 from typing import Any
 from urllib.parse import urlsplit
@@ -248,7 +247,7 @@ class _Https(urllib.request.HTTPSHandler):
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
     def redirect_request(
-        self, request: urllib.request.Request, answer: Any, code: int, reason: str, headers: Message, address: str
+        self, request: urllib.request.Request, answer: Any, code: int, reason: str, headers: HTTPMessage, address: str
     ) -> urllib.request.Request | None:
         """Follow a redirection, but not from https to http."""
         if request.type == "https" and urlsplit(address).scheme != "https":

@@ -69,7 +69,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
         temporary = name.startswith(f".{TUNING}.") and name.endswith(PART)
-        if name in (MANIFEST, TUNING, LOCK, f".{TUNING}.lock") or temporary:
+        if (name in (MANIFEST, TUNING, LOCK) or temporary) and path.is_file():
             continue
         if path.is_symlink() or not path.is_dir():
             yield name, path

@@ -169,9 +169,11 @@ def test_pipe_in_place_of_a_file_is_refused(folder: Path) -> None:
         load_artifact(folder)
     (folder / "weights.bin").unlink()
     (folder / "weights.bin").write_bytes(b"1234")
-    os.mkfifo(folder / "pipe")
-    with pytest.raises(ArtifactError, match="is not a file of the artifact"):
-        load_artifact(folder)
+    for name in ("pipe", "tuning.json"):
+        os.mkfifo(folder / name)
+        with pytest.raises(ArtifactError, match=f"{name} is not a file of the artifact"):
+            load_artifact(folder)
+        (folder / name).unlink()
 
 
 HASH = "0" * 64

@@ -1,11 +1,37 @@
-"""Standard output and error, whatever they are connected to: a pipe that nobody reads, a terminal that is not UTF-8."""
+"""What the command line runs in: streams that nobody reads or that are not UTF-8, arguments, a system that refuses."""
 
 from __future__ import annotations
 
+import errno
 import io
 import os
 import sys
+from collections.abc import Sequence
 from contextlib import suppress
+
+from sandglass.errors import InputError
+
+FIXES = {
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room, or choose another place",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "check the permissions, or choose another place",
+    (errno.EMFILE, errno.ENFILE): "allow more open files, as with `ulimit -n 1024`",
+}
+
+
+def fix_of(error: OSError) -> str:
+    """What to do about an error of the system."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # by tempfile, which tries several places
+        return "set TMPDIR to a folder that can be written"
+    return next((fix for numbers, fix in FIXES.items() if error.errno in numbers), "check the path")
+
+
+def refuse_other_encodings(arguments: Sequence[str]) -> None:
+    """Raise InputError for an argument that is not UTF-8 text: no runtime opens a file of such a name."""
+    for argument in arguments:
+        try:
+            argument.encode("utf-8")
+        except UnicodeEncodeError as error:
+            raise InputError(f"the argument {argument!r} is not UTF-8 text", "rename the file or the folder") from error
 
 
 def escape_unprintable() -> None:
