@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -24,3 +25,15 @@ def real_data() -> Path:
             pytest.fail(message)
         pytest.skip(message)
     return folder
+
+
+@pytest.fixture(scope="session", autouse=True)
+def own_cache(tmp_path_factory: pytest.TempPathFactory) -> Iterator[None]:
+    """A cache of this process alone, so that tests neither read the user's nor wait for each other's."""
+    before = os.environ.get("SANDGLASS_CACHE")
+    os.environ["SANDGLASS_CACHE"] = str(tmp_path_factory.mktemp("cache"))
+    yield
+    if before is None:
+        del os.environ["SANDGLASS_CACHE"]
+    else:
+        os.environ["SANDGLASS_CACHE"] = before

@@ -15,17 +15,16 @@ from sandglass.backends import DEFAULTS, Session, Settings
 from sandglass.buckets import Size
 from sandglass.card import Card
 from sandglass.errors import ArtifactError, BackendError, CardError
-from sandglass.files import read_json, sha256, write_json
+from sandglass.files import sha256
+from sandglass.manifest import MANIFEST, read_manifest
+from sandglass.manifest import write_manifest as write_manifest
 from sandglass.quantize.processor import ANY, PROCESSORS, find_processor
 from sandglass.shapes import ShapeSession, text
-from sandglass.tuned import TUNING, Tuned, check_settings, processor_kind, read_tuned
+from sandglass.tuned import Tuned, check_settings, processor_kind, read_tuned
 
-MANIFEST = "sandglass.json"
-FORMAT = 1
-EIGHT_BITS = PROCESSORS["x86-vnni"]  # what an int8 artifact that names no processor was made for, by version 0.1.0
+EIGHT_BITS = PROCESSORS["x86-vnni"]  # what an int8 artifact that names no processor may have been made for
 # Of an int8 artifact's multiply-accumulates: with less in int8 it is a float artifact in all but name, and says so.
 LEAST_INT8_SHARE = 0.1
-FIELDS = ("card", "backend", "precision", "files", "inputs", "graph_sha256", "check", "backend_notes")
 
 
 @dataclass(frozen=True)
@@ -144,34 +143,15 @@ class Artifact:
         }
 
 
-def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
-    """Hash the files in `folder` and write its manifest, the last file of an artifact to appear."""
-    files = sorted(path for path in folder.rglob("*") if path.is_file() and path.name not in (MANIFEST, TUNING))
-    hashes = {path.relative_to(folder).as_posix(): sha256(path) for path in files}
-    write_json(folder / MANIFEST, {"format": FORMAT, **fields, "files": hashes})
-
-
 def load_artifact(folder: Path) -> Artifact:
     """Read and verify an artifact.
 
-    Raises ArtifactError when the folder has no manifest, a manifest of another format, a file that is missing or was
-    changed, or broken settings beside it.
+    Raises ArtifactError when the folder has no manifest, a manifest of another format or one that was edited, a file
+    that is missing, was changed or is not listed, or broken settings beside it.
     """
-    path = folder / MANIFEST
-    if not path.is_file():
-        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}", "make one with `sandglass deploy`")
-    manifest = read_json(path, ArtifactError)
-    if not isinstance(manifest, dict) or manifest.get("format") != FORMAT:
-        raise ArtifactError(f"{path} is not of format {FORMAT}", "deploy the model again with this version")
-    if missing := [name for name in FIELDS if name not in manifest]:
-        raise ArtifactError(f"{path} lacks {', '.join(missing)}", "deploy the model again")
-    for name, expected in manifest["files"].items():
-        file = folder / name
-        if not file.is_file() or sha256(file) != expected:
-            state = "was changed" if file.is_file() else "is missing"
-            raise ArtifactError(f"{file} {state} since the artifact was made", "deploy the model again")
+    manifest = read_manifest(folder)
     try:
-        card = Card.from_dict(manifest["card"], str(path), folder)
+        card = Card.from_dict(manifest["card"], str(folder / MANIFEST), folder)
     except CardError as error:
         raise ArtifactError(error.message, "deploy the model again with this version") from error
     artifact = Artifact(folder, manifest, card)

@@ -2,20 +2,23 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
 from sandglass.calibration import Calibration
 from sandglass.card import Card
-from sandglass.errors import DatasetError, InputError
-from sandglass.files import read_json, write_json
+from sandglass.errors import InputError
+from sandglass.files import read_json, refuse_existing, sweep, write_json
 from sandglass.gate import Kept
+from sandglass.locks import locked_folder
 from sandglass.pipeline import Target
 from sandglass.quantize.processor import ANY, Processor
 
 GAINS = ("time", "work")
+ARGUMENTS, FINISHED = "search.json", "finished"
 COUNTLESS = 1e6  # images, more than anybody evaluates on
 
 
@@ -74,14 +77,32 @@ def arguments(card: Card, wanted: Request, calibration: Calibration, evaluation:
     }
 
 
-def same_arguments(path: Path, given: dict[str, Any], force: bool) -> None:
-    """Refuse to go on with a search that was begun with other arguments, naming them."""
-    if path.exists() and not force:
-        before = read_json(path, DatasetError)
-        changed = [name for name, value in given.items() if before.get(name) != value]
-        if changed:
-            raise InputError(
-                f"{path.parent} holds a search that was begun with another {', '.join(changed)}",
-                "choose another folder, or begin anew with --force",
-            )
-    write_json(path, given)
+@contextmanager
+def own_search(out: Path, target: Target, given: Mapping[str, Any], force: bool) -> Iterator[bool]:
+    """`out` for one search with the arguments `given` alone; yields whether an artifact that is there may be replaced.
+
+    It may by `force`, and where the same search was killed before its end. Raises BusyError where another run works in
+    `out`, InputError where `out` holds a search with other arguments, and ArtifactError for another artifact.
+    """
+    with locked_folder(out):
+        sweep(out)
+        replace = force or _is_unfinished(out / ARGUMENTS, given)
+        refuse_existing(out / target.folder, replace)
+        write_json(out / ARGUMENTS, {**given, FINISHED: False})
+        yield replace
+        write_json(out / ARGUMENTS, {**given, FINISHED: True})
+
+
+def _is_unfinished(path: Path, given: Mapping[str, Any]) -> bool:
+    """Whether a search was begun with the arguments `given`, which `path` notes, and did not come to its end."""
+    if not path.exists():
+        return False
+    before = read_json(path, InputError)
+    if not isinstance(before, dict):
+        raise InputError(f"{path} does not hold the arguments of a search", "begin again with --force")
+    if changed := [name for name, value in given.items() if before.get(name) != value]:
+        raise InputError(
+            f"{path.parent} holds a search that was begun with another {', '.join(changed)}",
+            "choose another folder, or begin again with --force",
+        )
+    return not before.get(FINISHED, False)

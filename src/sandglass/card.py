@@ -15,6 +15,7 @@ from typing import Any
 from sandglass import discover
 from sandglass.errors import CardError, shown
 from sandglass.fields import Fields, excess, read_toml
+from sandglass.files import is_plain_name
 
 ZOO = Path(__file__).parent / "cards"
 MOST_PIXELS = 1 << 26  # of an input: as float32 it takes 0.8 GB
@@ -164,7 +165,9 @@ class _Reader(Fields):
         if table is None:
             return None
         self.only(table, {f.name for f in dataclasses.fields(Checkpoint)}, "[checkpoint]")
-        urls = self.get(table, "urls", (list, tuple), ())
-        if not all(isinstance(url, str) for url in urls):
-            raise self.fail(f"urls is {shown(urls)}, expected a list of addresses")
-        return Checkpoint(self.get(table, "file", str), tuple(urls), self.get(table, "sha256", str, ""))
+        file, urls = self.get(table, "file", str), self.get(table, "urls", (list, tuple), ())
+        if not is_plain_name(file):
+            raise self.fail(f"the checkpoint's file is {shown(file)}, expected a plain file name, without a path")
+        if wrong := [url for url in urls if not isinstance(url, str)]:
+            raise self.fail(f"urls has {shown(wrong[0])}, expected addresses")
+        return Checkpoint(file, tuple(urls), self.get(table, "sha256", str, ""))

@@ -6,6 +6,7 @@ import argparse
 import signal
 import sys
 from collections.abc import Sequence
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -25,28 +26,58 @@ from sandglass.cli_options import (
     write_result,
 )
 from sandglass.cli_shapes import add_shapes, load_shapes
+from sandglass.cli_system import (
+    discard_output,
+    escape_unprintable,
+    fix_of,
+    flush,
+    one_line,
+    refuse_other_encodings,
+)
 from sandglass.errors import SandglassError
+from sandglass.files import run_folder
 
 
 def main(argv: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Returns 0, or 2 after a clear line on standard error; 130 when interrupted or terminated."""
-    arguments = parser().parse_args(joined(sys.argv[1:] if argv is None else argv))
+    """Run one subcommand. Returns 0, or 2 after a clear line on standard error.
+
+    130 says that it was interrupted or terminated, 141 that nobody reads its output any more, as after `| head`.
+    """
+    escape_unprintable()
     before = signal.signal(signal.SIGTERM, _terminate)
     try:
-        return int(arguments.run(arguments) or 0)
+        return _run(joined(sys.argv[1:] if argv is None else argv))
     except SandglassError as error:
-        print(f"sandglass: {error.message}", file=sys.stderr)
-        if error.fix:
-            print(f"  {error.fix}", file=sys.stderr)
-        return 2
+        return _failed(error.message, error.fix)
+    except BrokenPipeError:
+        discard_output()
+        return 141
     except OSError as error:  # a full disk, say, which any write may meet
-        print(f"sandglass: {error}\n  make room, or check the permissions", file=sys.stderr)
-        return 2
+        return _failed(str(error), fix_of(error))
     except KeyboardInterrupt:
-        print("sandglass: interrupted; run the same command again to go on", file=sys.stderr)
-        return 130
+        return _failed("interrupted; run the same command again to go on", code=130)
     finally:
         signal.signal(signal.SIGTERM, before)
+
+
+def _run(argv: Sequence[str]) -> int:
+    try:
+        refuse_other_encodings(argv)
+        arguments = parser().parse_args(argv)
+        with run_folder():
+            return int(arguments.run(arguments) or 0)
+    finally:
+        flush()
+
+
+def _failed(message: str, fix: str = "", code: int = 2) -> int:
+    """Say what went wrong, a line for it and a line for what to do; returns the exit code."""
+    with suppress(BrokenPipeError):  # nobody reads it
+        say(f"sandglass: {one_line(message)}")
+        if fix:
+            say(f"  {one_line(fix)}")
+    discard_output()
+    return code
 
 
 class _Terminated(KeyboardInterrupt):
@@ -210,13 +241,26 @@ def _fetch(commands: Any) -> None:
     command.add_argument(
         "--mirror", action="append", default=[], metavar="URL", help="also try URL/FILE; may be repeated"
     )
+    command.add_argument(
+        "--time-limit", type=positive, default=60.0, metavar="MINUTES", help="for all addresses together (default 60)"
+    )
+    command.add_argument(
+        "--insecure", action="store_true", help="accept a card whose sha256 has too few digits to verify the file"
+    )
 
 
 def _run_fetch(arguments: argparse.Namespace) -> int:
     from sandglass.card import load_card
     from sandglass.fetch import fetch_card
 
-    print(fetch_card(load_card(arguments.model), mirrors=arguments.mirror, progress=Progress(arguments.model)))
+    path = fetch_card(
+        load_card(arguments.model),
+        mirrors=arguments.mirror,
+        progress=Progress(arguments.model),
+        insecure=arguments.insecure,
+        seconds=60 * arguments.time_limit,
+    )
+    print(path)
     return 0
 
 

@@ -79,7 +79,7 @@ class Progress:
         self.label = label
 
     def __call__(self, done: int, total: int) -> None:
-        if sys.stderr.isatty():
+        if sys.stderr is not None and sys.stderr.isatty():
             end = "\n" if done >= total else ""
             print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
 

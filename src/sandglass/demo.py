@@ -17,12 +17,14 @@ from sandglass.card import load_card
 from sandglass.errors import BackendUnavailable
 from sandglass.evaluation import Evaluation, changes, evaluate
 from sandglass.files import atomic_file, refuse_existing, write_json
+from sandglass.locks import LOCK, locked_folder
 from sandglass.report.results import failure_row, results_page, results_rows
 from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
 DATASET = "synthetic-people"
 PICTURES = 4
+ARTIFACTS, RESULTS = "artifacts", "results.json"
 METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
 Say = Callable[[str], None]
 
@@ -30,14 +32,21 @@ Say = Callable[[str], None]
 def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
     """Run the demo into `out`: artifacts, `results.md`, `results.json` and pictures. Returns the exit code.
 
-    Raises ArtifactError when `out` exists and `force` is false.
+    A demo that was killed goes on. Raises ArtifactError when `out` exists otherwise and `force` is false, BusyError
+    where another run works in it.
     """
-    refuse_existing(out, force)
+    begun = ((out / ARTIFACTS).exists() or (out / LOCK).exists()) and not (out / RESULTS).exists()  # and was killed
+    refuse_existing(out, force or begun)
+    with locked_folder(out):
+        return _demo(out, force, say, progress)
+
+
+def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
     card = load_card(MODEL)
     datasets = discover.load("datasets", DATASET)
     calibration = Calibration(datasets.load(split="train", limit=128), size=128)
     outcomes = pipeline.deploy(
-        card, runnable_targets(say), out / "artifacts", calibration=calibration, force=force, say=say
+        card, runnable_targets(say), out / ARTIFACTS, calibration=calibration, force=force, say=say
     )
     artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
     test = datasets.load()
@@ -80,10 +89,10 @@ def report(
         {**result.to_dict(), "change": difference, "speed": speed.to_dict(), "bytes": result.artifact.size}
         for result, difference, speed in zip(results, differences, speeds, strict=True)
     ]
-    write_json(out / "results.json", {"results": numbers, "failures": failures})
     pictures = [picture(results, image["id"]) for image in results[0].dataset.coco["images"][:PICTURES]]
     for number, pixels in enumerate(pictures, 1):
         write_image(out / f"people-{number}.png", pixels)
+    write_json(out / RESULTS, {"results": numbers, "failures": failures})  # last: with it the demo is complete
     say(f"wrote {out / 'results.md'}, results.json and {len(pictures)} pictures: people-1.png ...")
 
 

@@ -9,6 +9,7 @@ SandglassError
 │   ├── DatasetError      images, annotations or detections
 │   ├── PlanError         a quantization plan that does not fit its graph
 │   ├── ArtifactError     an artifact folder that is missing, incomplete or changed
+│   ├── BusyError         another run works in the same folder
 │   └── FormatError       a foreign model file (ncnn) that does not parse
 ├── BackendError          a runtime refused or failed: exit code 2
 │   ├── BackendUnavailable    its package is not installed here
@@ -88,6 +89,10 @@ class PlanError(InputError):
 
 class ArtifactError(InputError):
     """An artifact folder is missing, incomplete, changed, or in the way."""
+
+
+class BusyError(InputError):
+    """Another run works in the same folder, or writes the same file."""
 
 
 class FormatError(InputError):

@@ -80,7 +80,8 @@ def evaluate(
 
     `threads` batches are worked on at once (default: one for each core). `flip_test` averages each output with that of
     the mirrored image (default: what the card says, else not). A run with the same artifact, dataset and
-    protocol that was killed before goes on where it stopped; `journal` replaces the one in the user's cache.
+    protocol that was killed before goes on where it stopped; `journal` replaces the one in the user's cache. Raises
+    BusyError where another run evaluates the same artifact on the same data.
     """
     task = discover.load("tasks", artifact.card.task)
     check_dataset(task, dataset)
@@ -90,18 +91,19 @@ def evaluate(
     protocol = {**dataset.protocol, **task.PROTOCOL, "flip_test": flip_test, "samples": len(samples)}
     if journal is None:
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
-    resumed = len(journal.done)
-    workers = threads or host.threads()
-    session = opened(artifact, workers)
-    todo = [sample for sample in samples if sample.index not in journal.done]
-    started = time.perf_counter()
-    for done in infer(task, artifact, session, dataset, todo, batch, flip_test, workers):
-        journal.append(done)
-        progress(len(journal.done), len(samples))
-    seconds = time.perf_counter() - started
-    predictions = [journal.done[sample.index] for sample in samples]
-    metrics = task.score(predictions, dataset, seed=seed)
-    journal.close()
+    with journal:
+        resumed = len(journal.done)
+        workers = threads or host.threads()
+        session = opened(artifact, workers)
+        todo = [sample for sample in samples if sample.index not in journal.done]
+        started = time.perf_counter()
+        for done in infer(task, artifact, session, dataset, todo, batch, flip_test, workers):
+            journal.append(done)
+            progress(len(journal.done), len(samples))
+        seconds = time.perf_counter() - started
+        predictions = [journal.done[sample.index] for sample in samples]
+        metrics = task.score(predictions, dataset, seed=seed)
+        journal.close()
     return Evaluation(artifact, dataset, metrics, protocol, origin(artifact), predictions, seconds, resumed)
 
 

@@ -2,43 +2,45 @@
 
 from __future__ import annotations
 
+import glob
 import hashlib
 import json
 import os
 import shutil
 import tempfile
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
 from sandglass.errors import ArtifactError, InputError
 from sandglass.reading import MOST_BYTES, open_file, read_text
+from sandglass.locks import Unlockable, hold
+
+RUN = "sandglass-run-"
+
+
+PART, OLD = (
+    "-sandglass.part",
+    "-sandglass.old",
+)  # ends of temporary names: of what is being written, of what it replaces
+LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
     """Yield a temporary path beside `path`; on a clean exit flush it to disk and rename it to `path`.
 
-    After a kill at any moment `path` is the old file or the new one. Raises ArtifactError when the folder cannot
-    be written, or `path` is a folder itself.
+    After a kill at any moment `path` is the old file or the new one, and what the killed run left is removed by the
+    next one that writes `path`. Raises ArtifactError when the folder cannot be written, or `path` is a folder itself.
     """
     if path.is_dir():
         raise ArtifactError(f"cannot write {path}: it is a folder", "name a file")
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        handle, name = tempfile.mkstemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent)
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror}", "choose a folder that can be written") from error
-    os.close(handle)
-    temporary = Path(name)
-    temporary.chmod(0o666 & ~_umask())
-    try:
+    with _temporary(path, _new_file) as temporary:
+        temporary.chmod(0o666 & ~_umask())
         yield temporary
         _flush(temporary)
         temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
 
 
 @contextmanager
@@ -49,27 +51,122 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
     complete.
     """
     refuse_existing(path, force)
-    try:
-        path.parent.mkdir(parents=True, exist_ok=True)
-        temporary = Path(tempfile.mkdtemp(prefix=f".{path.name}.", suffix=".part", dir=path.parent))
-    except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror}", "choose a folder that can be written") from error
-    temporary.chmod(0o777 & ~_umask())
-    try:
+    with _temporary(path, tempfile.mkdtemp) as temporary:
+        temporary.chmod(0o777 & ~_umask())
         yield temporary
         for file in temporary.rglob("*"):
             if file.is_file():
                 _flush(file)
         refuse_existing(path, force)
+        old = temporary.with_name(temporary.name.removesuffix(PART) + OLD)
         if path.exists():
-            old = temporary.with_suffix(".old")
             path.rename(old)
-            temporary.rename(path)
-            shutil.rmtree(old)
-        else:
-            temporary.rename(path)
+        temporary.rename(path)
+        _remove(old)
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[..., str]) -> Iterator[Path]:
+    """A new file or folder beside `path`, removed at the end; it is locked, so that no other run sweeps it away."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
+        temporary, descriptor = _owned(lambda: Path(make(prefix=f".{path.name}.", suffix=PART, dir=path.parent)))
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror}", "choose a folder that can be written") from error
+    try:
+        yield temporary
     finally:
-        shutil.rmtree(temporary, ignore_errors=True)
+        _remove(temporary)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _new_file(**where: Any) -> str:
+    handle, name = tempfile.mkstemp(**where)
+    os.close(handle)
+    return name
+
+
+def _owned(make: Callable[[], Path]) -> tuple[Path, int | None]:
+    """What `make` makes, with the descriptor that holds its lock; None where the filesystem has no locks."""
+    while True:
+        path = make()
+        try:
+            if (descriptor := hold(path)) is not None:
+                return path, descriptor
+        except Unlockable:
+            return path, None
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed runs left in `folder`, where nobody holds it: all, or what was to become `name`.
+
+    A folder that was moved aside for a new one that never took its place is moved back.
+    """
+    start = f".{glob.escape(name)}." if name else ".*."
+    for end in (PART, OLD):
+        for path in folder.glob(f"{start}*{end}"):
+            with suppress(OSError), _held(path):
+                final = path.with_name(path.name[1:].rpartition(".")[0].rpartition(".")[0])
+                if end == OLD and not final.exists():
+                    path.rename(final)
+                _remove(path)
+
+
+@contextmanager
+def run_folder() -> Iterator[None]:
+    """A folder for all temporary files of this process and of those that it starts, removed at the end.
+
+    What killed runs left beside it is removed first. Where no folder for temporary files can be written there is none.
+    """
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    try:
+        parent = Path(tempfile.gettempdir())
+        for left in parent.glob(f"{RUN}*"):
+            with suppress(OSError), _held(left):
+                _remove(left)
+        folder, descriptor = _owned(lambda: Path(tempfile.mkdtemp(prefix=RUN, dir=parent)))
+    except OSError:  # whatever needs a temporary file says so
+        yield
+        return
+    try:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
+        _remove(folder)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a leftover while it is removed; raises OSError where another process holds it."""
+    descriptor = hold(path)
+    if descriptor is None:
+        raise BlockingIOError
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` names a file in whatever folder it is put: no path, nothing hidden, nothing unprintable."""
+    plain = name.isprintable() and not name.startswith(".") and not set("/\\:") & set(name)
+    return plain and 0 < len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def refuse_existing(path: Path, force: bool) -> None:

@@ -29,7 +29,8 @@ from sandglass.errors import (
     UnsupportedOperator,
 )
 from sandglass.evaluation import Evaluation, Progress, evaluate, has_truths
-from sandglass.files import read_json, sha256, write_json
+from sandglass.files import read_json, sha256, sweep, write_json
+from sandglass.locks import locked_folder
 from sandglass.matrix_file import Row, Table
 from sandglass.pipeline import Target
 from sandglass.quantization import quantize
@@ -83,8 +84,14 @@ def deploy_all(
 ) -> list[Line]:
     """Make, evaluate and time every cell that `out` does not hold already; what stops one cell stops no other.
 
-    Latencies come last, the precisions of a row and backend interleaved.
+    Latencies come last, the precisions of a row and backend interleaved. Raises BusyError where another run works in
+    `out`.
     """
+    with locked_folder(out):
+        return _deploy_all(table, out, say, progress)
+
+
+def _deploy_all(table: Table, out: Path, say: Say, progress: Callable[[str], Progress]) -> list[Line]:
     total, number = len(table.rows) * len(table.targets()), 0
     found: list[tuple[Row, list[Cell]]] = []
     for row in table.rows:
@@ -131,6 +138,7 @@ class _Work:
                 say(f"{name}: done before")
                 return done
             say(f"{name}: begins")
+            sweep(self.folder)
             artifact, entry = self.make(say, progress)
         except SandglassError as error:
             artifact, entry = None, {"reason": reason(error)}
@@ -179,10 +187,8 @@ class _Work:
 
     def done(self, asked: Mapping[str, Any]) -> Cell | None:
         """The finished cell, None where there is none, of the same kind, with the artifact that was measured."""
-        if not (self.folder / CELL).is_file():
-            return None
-        entry = read_json(self.folder / CELL, ArtifactError)
-        if entry["asked"] != asked:
+        entry = _kept(self.folder / CELL)
+        if not isinstance(entry, dict) or entry.get("asked") != asked:
             return None
         if "reason" in entry:
             return self.cell(None, entry)
@@ -190,7 +196,8 @@ class _Work:
             artifact = load_artifact(self.folder / self.target.folder)
         except ArtifactError:
             return None
-        return self.cell(artifact, entry) if artifact.sha256 == entry["origin"]["artifact_sha256"] else None
+        same = entry.get("origin", {}).get("artifact_sha256") == artifact.sha256
+        return self.cell(artifact, entry) if same else None
 
     def cell(self, artifact: Artifact | None, entry: Mapping[str, Any]) -> Cell:
         return Cell(self.target, artifact, entry if artifact else {}, reason=entry.get("reason", ""))
@@ -225,6 +232,14 @@ class _Work:
         )
         told = {"verdict": found.verdict, "int8_share_of_macs": found.integer_share}
         return found.artifact, _entry(found.evaluations[-1]) | told
+
+
+def _kept(path: Path) -> Any:
+    """What an earlier run wrote down; None where there is nothing, or it was damaged: it is done again then."""
+    try:
+        return read_json(path, ArtifactError) if path.is_file() else None
+    except ArtifactError:
+        return None
 
 
 def _entry(evaluation: Evaluation) -> dict[str, Any]:
@@ -268,8 +283,8 @@ def _speeds(
     """For each artifact its Speed as JSON-able data, or the reason why there is none."""
     if not artifacts:
         return []
-    known: list[dict[str, Any]] = read_json(path, ArtifactError) if path.is_file() else []
-    if [entry["artifact_sha256"] for entry in known] == [artifact.sha256 for artifact in artifacts]:
+    known = _kept(path)
+    if isinstance(known, list) and [entry["artifact_sha256"] for entry in known] == [a.sha256 for a in artifacts]:
         return known
     name = f"latency of {artifacts[0].card.name} on {artifacts[0].backend}"
     say(name)

@@ -12,6 +12,7 @@ from sandglass.calibration import Calibration
 from sandglass.card import Card, load_card, zoo
 from sandglass.errors import InputError
 from sandglass.fields import Fields, read_toml
+from sandglass.files import is_plain_name
 from sandglass.pipeline import Target
 from sandglass.quantize.thresholds import METHODS
 
@@ -106,6 +107,8 @@ class _Reader(Fields):
         shared = {key: data[key] for key in BUDGET if key in data}
         rows = tuple(self.inside(f"row {number}").row({**shared, **entry}) for number, entry in enumerate(entries, 1))
         names = [row.card.name for row in rows]
+        if wrong := [name for name in names if not is_plain_name(name)]:
+            raise self.fail(f"a row has the model {wrong[0]!r}, whose name cannot be the name of its folder")
         if twice := [name for name in names if names.count(name) > 1]:
             raise self.fail(f"two rows have the model {twice[0]!r}, expected each once")
         return Table(rows, backends, precisions)

@@ -12,7 +12,7 @@ from typing import Any
 import numpy as np
 
 from sandglass import discover, parity
-from sandglass.artifact import LEAST_INT8_SHARE, Artifact, load_artifact, write_manifest
+from sandglass.artifact import LEAST_INT8_SHARE, Artifact, load_artifact
 from sandglass.backends import Source
 from sandglass.building import build_each, build_once
 from sandglass.calibration import Calibration, calibration_arrays, drawn
@@ -25,11 +25,13 @@ from sandglass.errors import (
     SandglassError,
     UnsupportedOperator,
 )
-from sandglass.files import atomic_folder, refuse_existing, sha256
+from sandglass.files import atomic_folder, sha256
 from sandglass.host import own_version
 from sandglass.kit.make import Samples, make_kit
+from sandglass.manifest import write_manifest
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.processor import ANY, Processor
+from sandglass.recipe import RECIPE, made_before, own_folder, recipe
 from sandglass.shapes import Shapes
 from sandglass.sources import Say, find_card, is_quantized, prepared_source
 from sandglass.tasks import check_dataset
@@ -93,10 +95,12 @@ def deploy(
 
     `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
     the averaged weights of the checkpoint. A target that fails does not stop the others: its Outcome carries the error.
-    Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan). Where a vendor's tools
-    are not here, the folder is a build kit for a host that has them; `soc` names its processor, and the inputs of
-    `samples` are taken along. Runtimes that compile their kernels may measure which are the fastest on this machine,
-    for `tune_minutes` each.
+    Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan), and BusyError where
+    another run works in `out`. An artifact that is there already is kept where it was made from the same inputs, so
+    that the same call goes on with one that was killed; any other is refused, and `force` replaces both. Where a
+    vendor's tools are not here, the folder is a build kit for a host that has them; `soc` names its processor, and the
+    inputs of `samples` are taken along. Runtimes that compile their kernels may measure which are the fastest on this
+    machine, for `tune_minutes` each.
     `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
     of 7 bits where 8 would saturate on some.
     A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
@@ -123,10 +127,11 @@ def deploy(
         )
     if shapes and (kits := [target for target in wanted if needs_kit(target)]):
         raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
-    for target in wanted:
-        refuse_existing(out / target.folder, force)
-    kept = "float" if dequantize else "keep"
-    with prepared_source(card, checkpoint, say, tuple(shapes), quantized=kept, ema=ema) as graph:
+    kept, folders = "float" if dequantize else "keep", [out / target.folder for target in wanted]
+    with (
+        own_folder(out, folders, card, force),
+        prepared_source(card, checkpoint, say, tuple(shapes), quantized=kept, ema=ema) as graph,
+    ):
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         if ready.quantized and plan is not None:
@@ -140,7 +145,8 @@ def deploy(
         return [
             build_kit(target, ready, reference, samples, out, force, say)
             if needs_kit(target)
-            else build_artifact(target, ready, made, reference, out, force, say, shapes)
+            else _made_before(target, ready, made, reference, out, force, say, shapes)
+            or build_artifact(target, ready, made, reference, out, force, say, shapes)
             for target in wanted
         ]
 
@@ -212,6 +218,31 @@ def _repaired(source: Source, plan: Plan | None, backend: Any) -> tuple[Source, 
     return replace(source, graph=folder / "graph.onnx"), changed
 
 
+def _made_before(
+    target: Target,
+    source: Source,
+    plan: Plan | None,
+    reference: parity.Reference,
+    out: Path,
+    force: bool,
+    say: Say,
+    shapes: Shapes,
+) -> Outcome | None:
+    """The artifact in `out` where an earlier run made it from the same inputs; None where it is to be built."""
+    if force or not (out / target.folder).exists():
+        return None
+    try:
+        version = discover.load("backends", target.backend).available()
+    except BackendUnavailable:
+        return None
+    used = plan if target.precision == "int8" else None
+    found = made_before(out / target.folder, recipe(target.folder, version, source, used, reference, shapes))
+    if found is None:
+        return None
+    say(f"{target}: made before from the same inputs")
+    return Outcome(target, found)
+
+
 def build_artifact(
     target: Target,
     source: Source,
@@ -249,6 +280,7 @@ def build_artifact(
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: version},
                 **({"processor": backend.SPEC.exact_on(source.processor).name} if used else {}),
+                RECIPE: recipe(target.folder, version, source, used, reference, shapes),
                 **parts,
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }

@@ -20,12 +20,12 @@ from sandglass import discover
 from sandglass.artifact import Artifact, load_artifact
 from sandglass.backends import Source
 from sandglass.benchmarking import Speed, undisturbed
-from sandglass.budget import GAINS, Request, arguments, judge, same_arguments
+from sandglass.budget import GAINS, Request, arguments, judge, own_search
 from sandglass.calibration import Calibration, shared_images
 from sandglass.card import Card
 from sandglass.errors import BudgetError, InputError
 from sandglass.evaluation import Evaluation, evaluate, fidelity, has_truths
-from sandglass.files import atomic_folder, refuse_existing
+from sandglass.files import atomic_folder
 from sandglass.gate import INPUTS, Gate, Kept
 from sandglass.graph.load import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work
@@ -39,7 +39,6 @@ from sandglass.sources import Say, find_card, prepared_source
 from sandglass.time_left import TimeLeft
 from sandglass.workbench import LAYERS, SENSITIVITY_SAMPLES, TIMED, TIMED_SECONDS, TIMES, Workbench
 
-ARGUMENTS = "search.json"
 ATTEMPTS = 12
 CHOICES, SPEEDS = "choices", "speeds"  # stages
 USUAL_CHOICES = 36
@@ -102,17 +101,19 @@ def quantize(
     `processor` is the kind of processor that integer sums have to be exact on (see `pipeline.deploy`).
     `least_fidelity` is by default what the task names. Raises BudgetError when the budget
     cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
-    begun with other arguments.
+    begun with other arguments; BusyError where another run works in `out`.
     """
     card = source if isinstance(source, Card) else find_card(source)
     task = discover.load("tasks", card.task)
     least = task.LEAST_FIDELITY if least_fidelity is None else least_fidelity
     wanted = _request(task, target, max_drop, metric, least, repairs, gain, least_share, processor)
-    refuse_existing(out / wanted.target.folder, force)
-    same_arguments(out / ARGUMENTS, arguments(card, wanted, calibration, evaluation), force)
+    given = arguments(card, wanted, calibration, evaluation)
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
-    with prepared_source(card, checkpoint, say, ema=ema) as graph:
+    with (
+        own_search(out, wanted.target, given, force) as replace_old,
+        prepared_source(card, checkpoint, say, ema=ema) as graph,
+    ):
         ready = replace(graph, processor=wanted.processor)
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready, evaluation))
         say, scratch = bench.say, ready.graph.parent
@@ -126,7 +127,7 @@ def quantize(
             raise BudgetError(best.verdict, "allow more with --max-drop, or publish the best found with --best-effort")
         best, speeds = _fastest(wanted, timed, gate, best, full_result, say)
         best.plan.save(out / "plan.json")
-        with atomic_folder(out / wanted.target.folder, force) as folder:  # the very artifact that was measured
+        with atomic_folder(out / wanted.target.folder, replace_old) as folder:  # the very artifact that was measured
             shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
         artifact = load_artifact(out / wanted.target.folder)
         share = bench.share(best.choice.bits)

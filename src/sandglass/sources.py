@@ -10,13 +10,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING
 
-from sandglass.artifact import MANIFEST, load_artifact
+from sandglass.artifact import load_artifact
 from sandglass.backends import Source
 from sandglass.building import hold_for
 from sandglass.card import ZOO, Card, load_card
 from sandglass.errors import ArtifactError, CheckpointError
 from sandglass.files import sha256
 from sandglass.journal import cache_folder
+from sandglass.manifest import MANIFEST
 from sandglass.shapes import Size
 
 if TYPE_CHECKING:
@@ -96,9 +97,11 @@ def find_checkpoint(card: Card, given: Path | None) -> Path:
         return given
     assert card.checkpoint is not None or card.model is not None
     name = card.checkpoint.file if card.checkpoint else ""
-    for folder in (ZOO, cache_folder() / "checkpoints"):
-        if name and (folder / name).is_file():
-            return folder / name
+    if name and (ZOO / name).is_file():
+        return ZOO / name
+    cached = cache_folder() / "checkpoints" / name
+    if name and cached.is_file():
+        return _verified(cached, card)
     if not name:
         raise CheckpointError(f"{card.name} needs a checkpoint", "give --checkpoint FILE")
     raise CheckpointError(
@@ -112,3 +115,16 @@ def is_quantized(card: Card) -> bool:
     from sandglass.graph.quantized import is_quantized
 
     return card.graph is not None and card.graph.suffix == ".onnx" and is_quantized(load_graph(card.graph))
+
+
+def _verified(cached: Path, card: Card) -> Path:
+    """A file of the cache, where it is the one that the card means: another card may have fetched one of that name."""
+    from sandglass.fetch import is_right
+
+    assert card.checkpoint is not None
+    if not is_right(cached, card.checkpoint):
+        raise CheckpointError(
+            f"the SHA-256 of {cached} does not start with {card.checkpoint.sha256}, as the card of {card.name} says",
+            f"give --checkpoint FILE, or try `sandglass fetch {card.name}`",
+        )
+    return cached

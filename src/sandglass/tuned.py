@@ -16,6 +16,7 @@ from sandglass.files import read_json, write_json
 
 TUNING = "tuning.json"
 FORMAT = 1
+MOST = 4096  # threads, or images in a batch: more than any machine has a use for, and few enough to be tried
 GOALS = ("latency", "throughput")
 MEND = "delete that file, or tune the artifact again after that"
 
@@ -83,6 +84,6 @@ def _tuned(path: Path, entry: Tuned) -> Tuned:
     counts = (entry.threads, entry.batch)
     if entry.goal not in GOALS or not isinstance(entry.settings, dict):
         raise ArtifactError(f"{path} has the goal {entry.goal!r} and the settings {entry.settings!r}", MEND)
-    if not all(isinstance(count, int) and count > 0 for count in counts):
-        raise ArtifactError(f"{path} has threads and batch {counts}, expected whole numbers above 0", MEND)
+    if not all(type(count) is int and 0 < count <= MOST for count in counts):
+        raise ArtifactError(f"{path} has threads and batch {counts}, expected whole numbers from 1 to {MOST}", MEND)
     return entry

@@ -19,6 +19,7 @@ from sandglass import discover, host
 from sandglass.artifact import Artifact
 from sandglass.difference import correlation, relative_difference
 from sandglass.errors import ArtifactError, InputError, SandglassError
+from sandglass.locks import locked_folder
 from sandglass.parity import FLOAT_TOLERANCE, SAMPLES
 from sandglass.racing import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 from sandglass.tuned import GOALS, TUNING, Tuned, processor_kind, write_tuned
@@ -79,7 +80,8 @@ class Tuning:
 def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, say: Say = lambda line: None) -> Tuning:
     """Search for about `seconds`, and store the best beside the artifact for this kind of processor.
 
-    Raises InputError for an unknown goal, and the SandglassError of an artifact that does not run with its defaults.
+    Raises InputError for an unknown goal, BusyError where another run tunes the artifact, and the SandglassError of an
+    artifact that does not run with its defaults.
     """
     if goal not in GOALS:
         raise InputError(f"unknown goal {goal!r}", f"known: {', '.join(GOALS)}")
@@ -87,15 +89,16 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     backend.available()
     if not os.access(artifact.folder, os.W_OK):
         raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a folder that can be written")
-    started, load = time.perf_counter(), host.load()
-    search = _Search(artifact, goal, started + seconds * (1 - FINAL_SHARE), say)
-    try:
-        for name, values in knobs(backend.SETTINGS, goal):
-            search.turn(name, values)
-    finally:
-        search.base.close()
-    best = search.final(max(seconds * FINAL_SHARE, started + seconds - time.perf_counter()))
-    write_tuned(artifact.folder, artifact.sha256, best)
+    with locked_folder(artifact.folder):
+        started, load = time.perf_counter(), host.load()
+        search = _Search(artifact, goal, started + seconds * (1 - FINAL_SHARE), say)
+        try:
+            for name, values in knobs(backend.SETTINGS, goal):
+                search.turn(name, values)
+        finally:
+            search.base.close()
+        best = search.final(max(seconds * FINAL_SHARE, started + seconds - time.perf_counter()))
+        write_tuned(artifact.folder, artifact.sha256, best)
     return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried), load)
 
 

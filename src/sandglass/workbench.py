@@ -170,20 +170,21 @@ class Workbench:
 
         graph = self.source.graph
         journal = Journal({"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]})
-        self.left.expect(LAYERS, len(wanted) - len(journal.done), runs=len(self.probes))
-        first = self._predictions(self.expected)
-        for i, (name, bits) in enumerate(wanted):
-            if i in journal.done:
-                continue
-            plan = self.planned({name: bits}, {})
-            found = sensitivity.run(simulate(graph, sensitivity.only(plan, [name]), self.spec), self.probes)
-            agreed = [self.task.agreement(a, b) for a, b in zip(first, self._predictions(found), strict=True)]
-            kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
-            local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
-            journal.append({i: [sensitivity.changes(self.expected, found).tolist(), local, kept]})
-            told = sensitivity.decibels(sensitivity.noise(self.expected, found))
-            self.left.step(LAYERS)
-            self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {told:.1f} dB")
+        with journal:
+            self.left.expect(LAYERS, len(wanted) - len(journal.done), runs=len(self.probes))
+            first = self._predictions(self.expected)
+            for i, (name, bits) in enumerate(wanted):
+                if i in journal.done:
+                    continue
+                plan = self.planned({name: bits}, {})
+                found = sensitivity.run(simulate(graph, sensitivity.only(plan, [name]), self.spec), self.probes)
+                agreed = [self.task.agreement(a, b) for a, b in zip(first, self._predictions(found), strict=True)]
+                kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
+                local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
+                journal.append({i: [sensitivity.changes(self.expected, found).tolist(), local, kept]})
+                told = sensitivity.decibels(sensitivity.noise(self.expected, found))
+                self.left.step(LAYERS)
+                self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {told:.1f} dB")
         changed = np.array([journal.done[i][0] for i in range(len(wanted))])
         first_ways = [i for i, (name, _) in enumerate(wanted) if name not in dict(wanted[:i])]
         noises = sensitivity.layer_noises(changed, sensitivity.powers(self.expected), first_ways)

@@ -120,13 +120,15 @@ def test_unknown_names_list_the_known_ones(card: Path, tmp_path: Path, capsys: p
 def test_output_that_exists_is_kept_unless_forced(
     card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """An artifact is not replaced silently."""
+    """An artifact of another graph is not replaced silently."""
     arguments = ("deploy", card, "--to", "onnxruntime", "--out", tmp_path / "out")
     assert run(*arguments) == 0
     before = load_artifact(tmp_path / "out/onnxruntime-fp32").sha256
+    card.write_text(CARD.replace("123.675", "100.0"))
     assert "exists already" in refused(capsys, *arguments)
     assert load_artifact(tmp_path / "out/onnxruntime-fp32").sha256 == before
     assert run(*arguments, "--force") == 0
+    assert load_artifact(tmp_path / "out/onnxruntime-fp32").sha256 != before
 
 
 def test_output_that_cannot_be_written_is_one_line(

@@ -84,7 +84,9 @@ def test_journal_reads_back_and_drops_a_half_line(tmp_path: Path) -> None:
     assert journal(tmp_path).done == {}
 
 
-def test_killed_evaluation_goes_on_where_it_stopped(artifact: Artifact, tmp_path: Path) -> None:
+def test_killed_evaluation_goes_on_where_it_stopped(
+    artifact: Artifact, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     """After SIGKILL in the middle, the same command finishes with the result of an undisturbed run."""
     code = (
         "import sys, time; from pathlib import Path; from sandglass.artifact import load_artifact\n"
@@ -101,13 +103,10 @@ def test_killed_evaluation_goes_on_where_it_stopped(artifact: Artifact, tmp_path
     process.send_signal(signal.SIGKILL)
     process.wait()
     process.stdout.close()
-    (file,) = (tmp_path / "evaluations").iterdir()
+    (file,) = (tmp_path / "evaluations").glob("*.jsonl")
     dataset = synthetic_people.load(limit=20)
-    os.environ["SANDGLASS_CACHE"] = str(tmp_path)
-    try:
-        resumed = evaluate(artifact, dataset)
-    finally:
-        del os.environ["SANDGLASS_CACHE"]
+    monkeypatch.setenv("SANDGLASS_CACHE", str(tmp_path))
+    resumed = evaluate(artifact, dataset)
     assert 0 < resumed.resumed < len(resumed.predictions)
     assert not file.exists()
     whole = evaluate(artifact, dataset, journal=journal(tmp_path / "other"))

@@ -136,7 +136,7 @@ def test_killed_at_any_step(driver: subprocess.Popen[str], card: Path, tmp_path:
         assert os.WIFSIGNALED(status)
         assert os.WTERMSIG(status) == signal.SIGKILL
         seen.add(tuple(sorted(assert_whole(place, graph))))
-    assert len(seen) > 1, "all kills were at the same stage"
+    assert existing or len(seen) > 1, "all kills were at the same stage"
     _, status = run(driver, 0, place, arguments)
     assert status == 0
     assert len(assert_whole(place, graph)) == 2

@@ -37,11 +37,12 @@ def best_tiles(module: Any, target: Any, source: Source) -> dict[str, Tile]:
     kernels, have = functions(module), registers(target)
     costly = sorted(range(len(kernels)), key=lambda number: -_products(kernels[number][1]))
     end = time.perf_counter() + source.tune_seconds
-    for number in costly:
-        if time.perf_counter() >= end:
-            break
-        if number not in journal.done:
-            journal.append({number: _fastest(kernels[number][1], target, have)})
+    with journal:
+        for number in costly:
+            if time.perf_counter() >= end:
+                break
+            if number not in journal.done:
+                journal.append({number: _fastest(kernels[number][1], target, have)})
     return {kernels[number][0].name_hint: Tile(*tile) for number, tile in journal.done.items() if tile}
 
 

@@ -1,0 +1,89 @@
+"""What an artifact is made from, as one hash: where its manifest has the hash of now, it need not be made again."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from dataclasses import fields
+from pathlib import Path
+
+import numpy as np
+
+from sandglass import parity
+from sandglass.artifact import Artifact, load_artifact
+from sandglass.backends import Source
+from sandglass.card import Card
+from sandglass.errors import ArtifactError
+from sandglass.files import refuse_existing, sha256, sweep
+from sandglass.host import own_version
+from sandglass.locks import locked_folder
+from sandglass.quantize.plan import Plan
+from sandglass.shapes import Shapes
+
+RECIPE = "recipe_sha256"
+
+
+def recipe(
+    folder: str, version: str, source: Source, plan: Plan | None, reference: parity.Reference, shapes: Shapes
+) -> str:
+    """The hash of what the artifact `folder` follows from: 64 hex digits.
+
+    These are the target, the version of its backend, the card, the graph, the plan where it is int8, the options of the
+    build, and the inputs that the artifact is compared with the graph on.
+    """
+    options = {field.name: getattr(source, field.name) for field in fields(source)}
+    made_from = {
+        **{name: sorted(value) if isinstance(value, frozenset) else value for name, value in options.items()},
+        "target": folder,
+        "versions": [own_version(), version],
+        "card": source.card.to_dict(),
+        "processor": source.processor.name,
+        "graph": sha256(source.graph),
+        "weights": sha256(source.weights) if source.weights else None,
+        "plan": plan.sha256 if plan else None,
+        "reference": [[_digest(array) for array in feed.values()] for feed in reference.feeds],
+        "least": dict(reference.least),
+        "shapes": [[*size, images] for size, images in shapes.items()],
+    }
+    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+
+
+def _digest(array: np.ndarray) -> str:
+    return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
+
+
+def made_before(folder: Path, wanted: str) -> Artifact | None:
+    """The artifact in `folder` where it is whole and made by the recipe with the hash `wanted`, else None."""
+    try:
+        artifact = load_artifact(folder)
+    except ArtifactError:
+        return None
+    return artifact if artifact.manifest.get(RECIPE) == wanted else None
+
+
+@contextmanager
+def own_folder(out: Path, folders: Iterable[Path], card: Card, force: bool) -> Iterator[None]:
+    """`out` for this run alone, without what killed runs left there, while the context lives.
+
+    Raises BusyError where another run works in it, and ArtifactError where one of `folders`, which are to be made,
+    exists and is not of `card`, unless `force`.
+    """
+    with locked_folder(out):
+        sweep(out)
+        for folder in folders:
+            _refuse_other_model(folder, card, force)
+        yield
+
+
+def _refuse_other_model(folder: Path, card: Card, force: bool) -> None:
+    """This much is known at once; whether everything else is the same too is known when the graph is ready."""
+    if force or not folder.exists():
+        return
+    try:
+        same = load_artifact(folder).manifest["card"] == json.loads(json.dumps(card.to_dict()))
+    except ArtifactError:
+        same = False
+    if not same:
+        refuse_existing(folder, force)
