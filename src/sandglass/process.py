@@ -91,7 +91,7 @@ class Process:
     """
 
     def __init__(self, name: str, make: Callable[..., Any], *arguments: Any, callers: int = 1) -> None:
-        self.name, self._limit = name, time_limit()
+        self.name, limit = name, time_limit()
         self._lock, self._failure, self._closed = threading.Lock(), "", False
         self._scratch = tempfile.TemporaryDirectory(prefix="sandglass-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
@@ -112,7 +112,7 @@ class Process:
             other.close()
         self._free: SimpleQueue[Connection] = SimpleQueue()
         for pipe in ours:
-            _limit_blocking(pipe, self._limit)
+            _limit_blocking(pipe, limit)
             self._free.put(pipe)
         try:
             self.begin(make, *arguments)()
@@ -137,7 +137,7 @@ class Process:
 
     def begin(self, what: str | Callable[..., Any], *arguments: Any, more_seconds: float = 0.0) -> Callable[[], Any]:
         """Begin a call, and return what waits for its result."""
-        limit = self._limit + more_seconds
+        limit = time_limit() + more_seconds
         try:
             pipe = self._free.get(timeout=limit)
         except Empty as error:
