@@ -31,6 +31,11 @@ class Worker:
         self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, given)
         self._finish: Callable[[], Any] = list
 
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
     def burst(self, seconds: float, shape: Size | None = None) -> list[float]:
         """Seconds of each run in a burst of about `seconds`, at least one, at one of the artifact's shapes."""
         self.start(seconds, shape)
