@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
@@ -100,13 +101,24 @@ class Artifact:
             check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
         settings = settings if settings is not None else found.settings if found else DEFAULTS
 
-        def opened(folder: Path, notes: Mapping[str, Any]) -> Session:
+        def opened(folder: Path, notes: Mapping[str, Any], size: Size | None = None) -> Session:
             session: Session = backend.open(folder, notes, threads or self.threads, settings, callers)
+            # Its first call belongs to the thread that opens it: bindings initialize then what is shared by all
+            # threads, and two that do so at once may wait for each other forever.
+            session.run(self.noise(size=size))
             return session
 
         if not self._parts:
             return opened(self.folder, self.manifest["backend_notes"])
-        return ShapeSession({size: partial(opened, *part) for size, part in self._parts.items()})
+        return ShapeSession({size: partial(opened, *part, size) for size, part in self._parts.items()})
+
+    def isolated(
+        self, threads: int | None = None, settings: Settings | None = None, callers: int = 1
+    ) -> AbstractContextManager[Session]:
+        """`open` in a process of its own, which lives as long as the context: a crash there is an error here."""
+        from sandglass.worker import remote_session
+
+        return remote_session(self.folder, threads, settings, callers)
 
     def files(self) -> tuple[Path, Mapping[str, Any]]:
         """Folder and notes of what its backend built for the first of its shapes."""

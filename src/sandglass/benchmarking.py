@@ -14,6 +14,7 @@ import numpy as np
 from sandglass import host
 from sandglass.artifact import Artifact
 from sandglass.buckets import Size
+from sandglass.errors import SandglassError
 from sandglass.worker import Worker
 
 WARM_UP_SECONDS = 0.5
@@ -77,30 +78,93 @@ def benchmark(
 
     An artifact of several shapes is timed so at each of them, and has as many results, in their order.
 
-    Raises the SandglassError of an artifact that cannot be loaded or run.
+    Raises the SandglassError of the first artifact that cannot be loaded or run.
     """
-    workers: list[Worker] = []
-    counts = [threads or artifact.threads for artifact in artifacts]
+    found = benchmark_each(artifacts, threads=threads, batch=batch, seconds=seconds, progress=progress)
+    for entry in found:
+        if isinstance(entry, SandglassError):
+            raise entry
+    return [speed for entry in found if not isinstance(entry, SandglassError) for speed in entry]
+
+
+def benchmark_each(
+    artifacts: Sequence[Artifact],
+    *,
+    threads: int | None = None,
+    batch: int = 1,
+    seconds: float = 3.0,
+    progress: Callable[[int, int], None] = lambda done, total: None,
+) -> list[list[Speed] | SandglassError]:
+    """`benchmark`, for each artifact its speeds, or the error that stopped it: it stops no other."""
+    lanes: list[_Lane] = []
     try:
-        for artifact, count in zip(artifacts, counts, strict=True):
-            workers.append(Worker(artifact, count, batch))
-        lanes = [(i, shape) for i, artifact in enumerate(artifacts) for shape in artifact.shapes or (None,)]
-        for i, shape in lanes:
-            workers[i].burst(WARM_UP_SECONDS, shape)
+        for artifact in artifacts:
+            lanes.append(_Lane(artifact, threads or artifact.threads, batch))
         rounds = max(1, round(seconds / BURST_SECONDS))
-        times: list[list[float]] = [[] for _ in lanes]
+        for lane in lanes:
+            lane.attempt(lane.warm_up)
         for turn in range(rounds):
-            for (i, shape), collected in zip(lanes, times, strict=True):
-                collected.extend(workers[i].burst(BURST_SECONDS, shape))
+            for lane in lanes:
+                lane.attempt(lane.burst)
             progress(turn + 1, rounds)
-        memory = [worker.peak_memory() for worker in workers]
+        for lane in lanes:
+            lane.attempt(lane.weigh)
     finally:
-        for worker in workers:
-            worker.close()
-    return [
-        speed(artifacts[i], spent, memory[i], counts[i], batch, shape)
-        for (i, shape), spent in zip(lanes, times, strict=True)
-    ]
+        for lane in lanes:
+            lane.close()
+    return [lane.error or lane.speeds() for lane in lanes]
+
+
+class _Lane:
+    """One artifact that is timed: its process, the seconds of its runs by shape, and the error that stopped it."""
+
+    def __init__(self, artifact: Artifact, threads: int, batch: int) -> None:
+        self.artifact, self.threads, self.batch = artifact, threads, batch
+        self.times: dict[Size | None, list[float]] = {shape: [] for shape in artifact.shapes or (None,)}
+        self.memory = 0.0
+        self.error: SandglassError | None = None
+        self.worker: Worker | None = None
+        self.attempt(self._open)
+
+    def attempt(self, step: Callable[[], None]) -> None:
+        """Take a step, unless one before it failed."""
+        try:
+            if self.error is None:
+                step()
+        except SandglassError as error:
+            self.error = error
+
+    def _open(self) -> None:
+        self.worker = Worker(self.artifact, self.threads, self.batch)
+
+    def warm_up(self) -> None:
+        """A burst at each shape that does not count."""
+        assert self.worker is not None
+        for shape in self.times:
+            self.worker.burst(WARM_UP_SECONDS, shape)
+
+    def burst(self) -> None:
+        """A burst at each shape."""
+        assert self.worker is not None
+        for shape, collected in self.times.items():
+            collected.extend(self.worker.burst(BURST_SECONDS, shape))
+
+    def weigh(self) -> None:
+        """Read the peak memory of the process."""
+        assert self.worker is not None
+        self.memory = self.worker.peak_memory()
+
+    def speeds(self) -> list[Speed]:
+        """The speed at each shape."""
+        return [
+            speed(self.artifact, spent, self.memory, self.threads, self.batch, shape)
+            for shape, spent in self.times.items()
+        ]
+
+    def close(self) -> None:
+        """End the process."""
+        if self.worker is not None:
+            self.worker.close()
 
 
 def undisturbed(

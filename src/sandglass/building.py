@@ -1,19 +1,26 @@
-"""What a backend builds from a graph: files that serve every input shape, or files for each."""
+"""What a backend builds from a graph: files that serve every input shape, or files for each.
+
+A build and its check run in a process of their own: a runtime that crashes there stops no other.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
-from tempfile import TemporaryDirectory
+from tempfile import TemporaryDirectory, mkdtemp
 from types import ModuleType
 from typing import Any
 
-from sandglass import parity
+from sandglass import discover, parity
 from sandglass.backends import Source
-from sandglass.errors import GraphError, ParityError
+from sandglass.errors import GraphError, ParityError, SandglassError
+from sandglass.process import isolated
 from sandglass.quantize.plan import Plan
 from sandglass.shapes import Size, extremes, text
+
+FLOAT = "fp32"
 
 
 def hold_for(graph: Path, shapes: Sequence[Size], check: Callable[[Path, Size], object]) -> None:
@@ -39,6 +46,77 @@ def hold_for(graph: Path, shapes: Sequence[Size], check: Callable[[Path, Size], 
                     f"the graph does not hold for inputs of {text(size)}: {error.message}",
                     "export it with a free height and width, or leave the shapes out",
                 ) from error
+
+
+def built(
+    backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: parity.Reference
+) -> dict[str, Any]:
+    """Build and check the artifact's files in `folder`. Returns what the manifest says of them, with the version.
+
+    Where the runtime has rounded precisions, what its float build came to is kept for `check_float`. Raises
+    ParityError where the artifact disagrees with the graph, and the BackendError of a runtime that cannot build it,
+    crashes or hangs.
+    """
+    if precision != FLOAT:
+        check_float(backend, source, reference)
+        return _isolated(backend, source, precision, folder, plan, reference)
+    try:
+        parts = _isolated(backend, source, precision, folder, plan, reference)
+    except SandglassError as error:
+        reference.floats[backend, source.graph] = error
+        raise
+    reference.floats[backend, source.graph] = None
+    return parts
+
+
+def check_float(backend: str, source: Source, reference: parity.Reference) -> None:
+    """Raise what is wrong with a runtime's float build of the graph, which is made once.
+
+    A rounded artifact is allowed to differ from the graph, more than what the runtime computes wrongly may change.
+    """
+    if FLOAT not in discover.load("backends", backend).PRECISIONS:
+        return
+    if (backend, source.graph) not in reference.floats:
+        ends = (source.shapes[0], *extremes(source.shapes)) if source.shapes else ()
+        with TemporaryDirectory(dir=source.graph.parent) as folder, suppress(SandglassError):
+            built(backend, replace(source, shapes=ends, tune_seconds=0.0), FLOAT, Path(folder), None, reference)
+    error = reference.floats[backend, source.graph]
+    if isinstance(error, ParityError):
+        raise ParityError(f"{backend} computes this graph wrongly in float already: {error.message}", error.fix)
+    if error is not None:
+        raise error
+
+
+def _isolated(backend: str, source: Source, precision: str, *rest: Any) -> dict[str, Any]:
+    name = f"{backend}:{precision}"
+    parts: dict[str, Any] = isolated(
+        name, _built_here, backend, source, precision, *rest, more_seconds=source.tune_seconds
+    )
+    return parts
+
+
+def _built_here(
+    backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: parity.Reference
+) -> dict[str, Any]:
+    """`built`, in this process."""
+    module = discover.load("backends", backend)
+    version = module.available()
+    changed, planned = _repaired(source, plan, module)
+    build = build_each if source.shapes and not getattr(module, "DYNAMIC", False) else build_once
+    return {"version": version, **build(module, changed, precision, folder, planned, reference)}
+
+
+def _repaired(source: Source, plan: Plan | None, backend: ModuleType) -> tuple[Source, Plan | None]:
+    """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
+    if plan is None or not plan.arrays.sha256:
+        return source, plan
+    from sandglass.graph.load import save_graph
+    from sandglass.quantize.repair import repaired
+
+    folder = Path(mkdtemp(dir=source.graph.parent))
+    model, changed = repaired(source.graph, plan, backend.SPEC.on(source.processor))
+    save_graph(model, folder / "graph.onnx")
+    return replace(source, graph=folder / "graph.onnx"), changed
 
 
 def build_once(

@@ -51,28 +51,51 @@ def _run_evaluate(arguments: argparse.Namespace) -> int:
         limit=arguments.limit,
         seed=arguments.seed,
     )
-    results = [
-        evaluation.evaluate(
+    found = evaluation.evaluate_each(
+        artifacts,
+        lambda artifact: evaluation.evaluate(
             artifact,
             dataset,
             threads=arguments.threads,
             batch=arguments.batch,
             flip_test=arguments.flip_test,
             progress=Progress(str(artifact.folder)),
-        )
-        for artifact in artifacts
-    ]
-    changes, speeds = evaluation.changes(results), _speeds(arguments, artifacts)
-    print(evaluation_table(results, changes, speeds))
+        ),
+    )
+    results = [entry for entry in found if isinstance(entry, evaluation.Evaluation)]
+    failures = _failures(artifacts, found)
+    if not results:
+        _raise_first(found)
+    changes, timed = evaluation.changes(results), _speeds(arguments, [result.artifact for result in results])
+    failures += _failures([result.artifact for result in results], timed)
+    speeds = [[] if isinstance(entry, SandglassError) else entry for entry in timed]
+    print(evaluation_table(results, changes, speeds, failures))
     print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
     rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
     if speeds:
-        rows = [{**row, "speed": [s.to_dict() for s in found]} for row, found in zip(rows, speeds, strict=True)]
+        rows = [{**row, "speed": [s.to_dict() for s in entry]} for row, entry in zip(rows, speeds, strict=True)]
     if arguments.results:
         task = discover.load("tasks", artifacts[0].card.task)
         write_result(arguments.results, task.to_coco(results[0].predictions))
-    write_result(arguments.json, rows)
-    return 0
+    write_result(arguments.json, rows + failures)
+    return 2 if failures else 0
+
+
+def _failures(artifacts: Sequence[Artifact], found: Sequence[Any]) -> list[dict[str, str]]:
+    """Rows of the artifacts that an error was found for."""
+    from sandglass.report.table import failed_row
+
+    return [
+        failed_row(artifact, entry)
+        for artifact, entry in zip(artifacts, found, strict=False)  # nothing was asked for where `found` is empty
+        if isinstance(entry, SandglassError)
+    ]
+
+
+def _raise_first(found: Sequence[Any]) -> None:
+    for entry in found:
+        if isinstance(entry, SandglassError):
+            raise entry
 
 
 def _refuse_coco(path: Path | None, artifacts: Sequence[Artifact]) -> None:
@@ -86,14 +109,13 @@ def _refuse_coco(path: Path | None, artifacts: Sequence[Artifact]) -> None:
         raise InputError(f"COCO's result format has nothing for {task}", "use --json")
 
 
-def _speeds(arguments: argparse.Namespace, artifacts: Sequence[Artifact]) -> list[list[Speed]]:
-    """For each artifact its speed at each of its shapes; nothing where that was not asked for."""
-    from sandglass.benchmarking import benchmark
+def _speeds(arguments: argparse.Namespace, artifacts: Sequence[Artifact]) -> list[list[Speed] | SandglassError]:
+    """For each artifact its speed at each of its shapes, or what stopped it; nothing where that was not asked for."""
+    from sandglass.benchmarking import benchmark_each
 
     if not arguments.speed:
         return []
-    measured = benchmark(artifacts, threads=arguments.threads, batch=arguments.batch, progress=Progress("benchmark"))
-    return [[speed for speed in measured if speed.artifact is artifact] for artifact in artifacts]
+    return benchmark_each(artifacts, threads=arguments.threads, batch=arguments.batch, progress=Progress("benchmark"))
 
 
 def add_benchmark(commands: Any) -> None:
@@ -108,19 +130,24 @@ def add_benchmark(commands: Any) -> None:
 
 
 def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from sandglass.benchmarking import benchmark
+    from sandglass.benchmarking import benchmark_each
     from sandglass.report.table import markdown
 
-    speeds = benchmark(
-        load_artifacts(arguments.artifacts),
+    artifacts = load_artifacts(arguments.artifacts)
+    found = benchmark_each(
+        artifacts,
         threads=arguments.threads,
         batch=arguments.batch,
         seconds=arguments.seconds,
         progress=Progress("benchmark"),
     )
-    print(markdown(speed_rows(speeds)))
-    write_result(arguments.json, [speed.to_dict() for speed in speeds])
-    return 0
+    speeds = [speed for entry in found if not isinstance(entry, SandglassError) for speed in entry]
+    failures = _failures(artifacts, found)
+    if not speeds:
+        _raise_first(found)
+    print(markdown([*speed_rows(speeds), *failures]))
+    write_result(arguments.json, [speed.to_dict() for speed in speeds] + failures)
+    return 2 if failures else 0
 
 
 def add_inspect(commands: Any) -> None:

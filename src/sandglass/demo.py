@@ -11,14 +11,15 @@ import numpy as np
 
 from sandglass import discover, host, pipeline
 from sandglass.artifact import Artifact
-from sandglass.benchmarking import Speed, benchmark
+from sandglass.benchmarking import Speed, benchmark_each
 from sandglass.calibration import Calibration
 from sandglass.card import load_card
-from sandglass.errors import BackendUnavailable
-from sandglass.evaluation import Evaluation, changes, evaluate
+from sandglass.errors import BackendUnavailable, SandglassError
+from sandglass.evaluation import Evaluation, changes, evaluate, evaluate_each
 from sandglass.files import atomic_file, refuse_existing, write_json
 from sandglass.locks import LOCK, locked_folder
 from sandglass.report.results import failure_row, results_page, results_rows
+from sandglass.report.table import failed_row, markdown
 from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
@@ -51,10 +52,22 @@ def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[
     artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
     test = datasets.load()
     say(f"evaluate: {len(artifacts)} artifacts on {len(test.coco['images'])} unseen images")
-    results = [evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")) for a in artifacts]
+    found = evaluate_each(artifacts, lambda a: evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")))
     say("benchmark: bursts of each artifact in turn")
-    speeds = benchmark(artifacts, seconds=1.0, progress=progress("benchmark"))
+    timed = benchmark_each(artifacts, seconds=1.0, progress=progress("benchmark"))
+    results, speeds = list[Evaluation](), list[Speed]()
     failures = [failure_row(card, outcome) for outcome in outcomes if outcome.error]
+    for artifact, result, measured in zip(artifacts, found, timed, strict=True):
+        if isinstance(result, SandglassError):
+            failures.append(failed_row(artifact, result))
+        elif isinstance(measured, SandglassError):
+            failures.append(failed_row(artifact, measured))
+        else:
+            results.append(result)
+            speeds += measured
+    if not results:
+        print(markdown(failures))
+        return 2
     report(out, results, speeds, failures, say)
     return 2 if failures else 0
 
@@ -98,9 +111,9 @@ def report(
 
 def picture(results: Sequence[Evaluation], image_id: int) -> np.ndarray:
     """The same image as seen by a float artifact and by each int8 one, side by side, HWC uint8 RGB."""
-    shown = [next(r for r in results if r.artifact.precision == "fp32")]
+    shown = [result for result in results if result.artifact.precision == "fp32"][:1]
     shown += [result for result in results if result.artifact.precision == "int8"]
-    return np.hstack([_panel(result, image_id) for result in shown])
+    return np.hstack([_panel(result, image_id) for result in shown or results[:1]])
 
 
 def _panel(result: Evaluation, image_id: int) -> np.ndarray:

@@ -13,7 +13,8 @@ SandglassError
 │   └── FormatError       a foreign model file (ncnn) that does not parse
 ├── BackendError          a runtime refused or failed: exit code 2
 │   ├── BackendUnavailable    its package is not installed here
-│   └── UnsupportedOperator   it lacks an operator of the graph
+│   ├── UnsupportedOperator   it lacks an operator of the graph
+│   └── CrashError            its process crashed, hung, or met an error that nobody expected
 ├── BudgetError           no artifact keeps the accuracy that was asked for: exit code 2
 └── ParityError           two stages that must agree do not: exit code 2
 """
@@ -109,6 +110,10 @@ class BackendUnavailable(BackendError):
 
 class UnsupportedOperator(BackendError):
     """A runtime lacks an operator that the graph uses."""
+
+
+class CrashError(BackendError):
+    """The process of a runtime crashed, was killed, took too long, or raised an error that nobody expected."""
 
 
 class ParityError(SandglassError):

@@ -1,7 +1,9 @@
 """The only loop that sees both seams: a task's samples through a backend's session, to metrics.
 
 Each of the machine's cores takes a batch all the way from image to predictions, on a session that all share and that
-computes on the caller's core. No core waits for another, so this is faster than one inference spread over them all.
+computes each call on one core. No core waits for another, so this is faster than one inference spread over them all.
+The session runs in a process of its own: what a runtime does there cannot end the loop. Samples, predictions and the
+journal are here.
 """
 
 from __future__ import annotations
@@ -10,6 +12,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from types import ModuleType
 from typing import Any
@@ -20,8 +23,10 @@ from sandglass import discover, host
 from sandglass.artifact import Artifact
 from sandglass.backends import DEFAULTS, Session
 from sandglass.card import Card
+from sandglass.errors import SandglassError
 from sandglass.journal import Journal
 from sandglass.metrics import bootstrap
+from sandglass.parallel import waited
 from sandglass.shapes import smallest
 from sandglass.tasks import check_dataset
 
@@ -91,10 +96,9 @@ def evaluate(
     protocol = {**dataset.protocol, **task.PROTOCOL, "flip_test": flip_test, "samples": len(samples)}
     if journal is None:
         journal = Journal({"artifact": artifact.sha256, "dataset": dataset.fingerprint, "protocol": protocol})
-    with journal:
+    workers = threads or host.threads()
+    with journal, opened(artifact, workers) as session:
         resumed = len(journal.done)
-        workers = threads or host.threads()
-        session = opened(artifact, workers)
         todo = [sample for sample in samples if sample.index not in journal.done]
         started = time.perf_counter()
         for done in infer(task, artifact, session, dataset, todo, batch, flip_test, workers):
@@ -107,9 +111,22 @@ def evaluate(
     return Evaluation(artifact, dataset, metrics, protocol, origin(artifact), predictions, seconds, resumed)
 
 
-def opened(artifact: Artifact, workers: int) -> Session:
-    """A session that computes on its callers' cores, `workers` of them at once, with the runtime's own defaults."""
-    return artifact.open(threads=1, settings=DEFAULTS, callers=workers)
+def evaluate_each(
+    artifacts: Sequence[Artifact], evaluated: Callable[[Artifact], Evaluation]
+) -> list[Evaluation | SandglassError]:
+    """For each artifact what `evaluated` returns, or the error that stopped it: it stops no other."""
+    results: list[Evaluation | SandglassError] = []
+    for artifact in artifacts:
+        try:
+            results.append(evaluated(artifact))
+        except SandglassError as error:
+            results.append(error)
+    return results
+
+
+def opened(artifact: Artifact, workers: int) -> AbstractContextManager[Session]:
+    """A session that computes `workers` calls at once, each on one core, with the runtime's own defaults."""
+    return artifact.isolated(threads=1, settings=DEFAULTS, callers=workers)
 
 
 def flips(card: Card) -> bool:
@@ -138,7 +155,10 @@ def infer(
     def work(part: Sequence[Any], images: list[Future[np.ndarray]]) -> dict[int, dict[str, Any]]:
         nonlocal together
         began = time.perf_counter()
-        prepared = [_prepared(task, artifact, i.result(), sample) for sample, i in zip(part, images, strict=True)]
+        prepared = [
+            _prepared(task, artifact, waited(i, "reading an image"), sample)
+            for sample, i in zip(part, images, strict=True)
+        ]
         found: dict[int, dict[str, Any]] = {}
         for shape in dict.fromkeys(array.shape for array, _ in prepared):
             places = [i for i, (array, _) in enumerate(prepared) if array.shape == shape]
@@ -170,12 +190,13 @@ def infer(
             if len(planned) > AHEAD * workers:
                 waiting.append(pool.submit(work, *planned.popleft()))
             if len(waiting) > AHEAD * workers:
-                yield waiting.popleft().result()
+                yield waited(waiting.popleft(), "a batch")
         waiting.extend(pool.submit(work, *plan) for plan in planned)
         while waiting:
-            yield waiting.popleft().result()
+            yield waited(waiting.popleft(), "a batch")
     finally:
-        pool.shutdown(cancel_futures=True)  # whoever has seen enough does not wait for the rest
+        # Nobody waits for work that is not wanted any more, nor for a session that answers no longer.
+        pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _joined(outputs: Sequence[Mapping[str, np.ndarray]]) -> Mapping[str, np.ndarray]:

@@ -14,8 +14,8 @@ from pathlib import Path
 from typing import Any
 
 from sandglass.errors import ArtifactError, InputError
-from sandglass.reading import MOST_BYTES, open_file, read_text
 from sandglass.locks import Unlockable, hold
+from sandglass.reading import MOST_BYTES, open_file, read_text
 
 RUN = "sandglass-run-"
 

@@ -7,7 +7,7 @@ needs no truths, so that the calibration images tell it as well, as they are and
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from typing import Any
 
@@ -17,6 +17,7 @@ from sandglass import host
 from sandglass.backends import Session
 from sandglass.evaluation import Evaluation, flips, infer, mean_agreement, opened
 from sandglass.graph.work import inputs_to_try, spread
+from sandglass.parallel import in_threads
 from sandglass.quantize.plan import Plan
 from sandglass.workbench import Workbench
 
@@ -82,21 +83,24 @@ class Gate:
                 if hopeless(values, self.least):
                     value = float(np.nanmean(values))
                     return Kept(value, value, value)
-        return self._kept(agreed, lambda: session)
+        return self._kept(agreed, lambda: nullcontext(session))
 
     def built(self, result: Evaluation) -> Kept:
         """What an artifact keeps that was evaluated."""
         agreed = self._agreed(self.base.predictions, result.predictions)
         return self._kept(agreed, lambda: opened(result.artifact, host.threads()))
 
-    def _kept(self, agreed: Sequence[Mapping[str, float]], session: Callable[[], Session]) -> Kept:
-        """What is kept by the agreements on the evaluation set; `session` runs the calibration inputs if need be."""
+    def _kept(
+        self, agreed: Sequence[Mapping[str, float]], session: Callable[[], AbstractContextManager[Session]]
+    ) -> Kept:
+        """What is kept by the agreements on the evaluation set; `session` opens what runs the calibration inputs."""
         task, name = self.bench.task, self.bench.task.FIDELITY[0]
         images = [(True, entry["image_id"]) for entry in self.base.predictions]
         value = float(mean_agreement(task, agreed, images)[name]["value"])
         if not value >= self.least:
             return Kept(value, value, value)
-        more = self._agreed(self.expected, self._predicted(session()))
+        with session() as opened_session:
+            more = self._agreed(self.expected, self._predicted(opened_session))
         images += [(False, entry["image_id"]) for entry in self.expected]
         together = float(mean_agreement(task, [*agreed, *more], images)[name]["value"])
         return Kept(value, together, together - MARGIN * (1 - self.least))
@@ -114,5 +118,4 @@ class Gate:
             found: Mapping[str, Any] = self.bench.decoded(session.run(batch), meta)
             return found
 
-        with ThreadPoolExecutor(host.threads()) as pool:
-            return list(pool.map(one, self.inputs))
+        return list(in_threads(one, self.inputs, "a calibration input"))

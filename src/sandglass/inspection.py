@@ -6,14 +6,16 @@ import time
 from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sandglass import discover, host
-from sandglass.artifact import Artifact
+from sandglass.artifact import Artifact, load_artifact
 from sandglass.backends import INT8, LayerRun
 from sandglass.errors import InputError
+from sandglass.process import isolated
 
 ROUNDS = 3  # artifacts are profiled in turn; of each layer the quietest round counts
 WHOLE_RUNS = 10
@@ -108,14 +110,15 @@ class Inspection:
 def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact | None = None) -> Inspection:
     """Run an artifact under its runtime's profiler, beside the float artifact `against` where one is given.
 
-    Raises InputError when `against` is no float artifact of the same graph, and what the runtime raises.
+    They run in a process of their own. Raises InputError when `against` is not a float artifact of the same graph,
+    and the BackendError of a runtime that fails, crashes or hangs.
     """
     artifacts = [artifact] if against is None else [artifact, against]
     if against is not None:
         _check_pair(artifact, against)
     threads = threads or host.threads()
-    rounds = [[_profile(entry, threads) for entry in artifacts] for _ in range(ROUNDS)]
-    wholes = _whole(artifacts, threads)
+    name = " and ".join(str(entry.folder) for entry in artifacts)
+    rounds, wholes = isolated(name, _measured, [entry.folder for entry in artifacts], threads)
     found = [
         Inspection(entry, quietest([row[i] for row in rounds]), threads, wholes[i]) for i, entry in enumerate(artifacts)
     ]
@@ -184,6 +187,13 @@ def _check_pair(artifact: Artifact, against: Artifact) -> None:
         raise InputError(f"{against.folder} is {against.precision}, expected a float artifact", "give an fp32 one")
     if against.manifest["graph_sha256"] != artifact.manifest["graph_sha256"]:
         raise InputError(f"{against.folder} and {artifact.folder} are of different graphs", "deploy both together")
+
+
+def _measured(folders: Sequence[Path], threads: int) -> tuple[list[list[list[LayerRun]]], list[float]]:
+    """The layers of each artifact in each round, and milliseconds of its whole runs."""
+    artifacts = [load_artifact(folder) for folder in folders]
+    rounds = [[_profile(artifact, threads) for artifact in artifacts] for _ in range(ROUNDS)]
+    return rounds, _whole(artifacts, threads)
 
 
 def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:

@@ -14,7 +14,7 @@ from typing import Any
 
 from sandglass import discover, pipeline
 from sandglass.artifact import Artifact, load_artifact
-from sandglass.benchmarking import benchmark
+from sandglass.benchmarking import benchmark_each
 from sandglass.calibration import Calibration, shared_images
 from sandglass.card import Card
 from sandglass.errors import (
@@ -22,6 +22,7 @@ from sandglass.errors import (
     BackendUnavailable,
     BudgetError,
     CheckpointError,
+    CrashError,
     DatasetError,
     InputError,
     ParityError,
@@ -47,6 +48,7 @@ REASONS = {
     DatasetError: "no data",
     CheckpointError: "no checkpoint",
     ParityError: "disagrees with the graph",
+    CrashError: "crashed",
 }
 KEPT = (UnsupportedOperator, BudgetError, ParityError)  # what else stops a cell may be mended by the next run
 
@@ -288,11 +290,12 @@ def _speeds(
         return known
     name = f"latency of {artifacts[0].card.name} on {artifacts[0].backend}"
     say(name)
-    try:
-        measured = [speed.to_dict() for speed in benchmark(artifacts, progress=progress(name))]
-    except SandglassError as error:
-        return [{"reason": reason(error)}] * len(artifacts)
-    write_json(path, measured)
+    found = benchmark_each(artifacts, progress=progress(name))
+    measured = [
+        {"reason": reason(entry)} if isinstance(entry, SandglassError) else entry[0].to_dict() for entry in found
+    ]
+    if not any("reason" in entry for entry in measured):
+        write_json(path, measured)
     return measured
 
 

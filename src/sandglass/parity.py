@@ -15,7 +15,7 @@ import numpy as np
 from sandglass import host
 from sandglass.backends import Source
 from sandglass.difference import correlation, relative_difference
-from sandglass.errors import GraphError, ParityError
+from sandglass.errors import GraphError, ParityError, SandglassError
 from sandglass.shapes import extremes
 
 if TYPE_CHECKING:
@@ -45,10 +45,12 @@ class Reference:
         self.kind = "calibration samples" if samples else "noise"
         # What is quantized in the file runtimes round at other places: its fp32 artifacts differ as int8 ones do.
         self.least = LEAST_CORRELATION | ({"fp32": LEAST_CORRELATION["int8"]} if source.quantized else {})
+        self.floats: dict[tuple[str, Path], SandglassError | None] = {}  # by runtime and graph (see `check_float`)
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
         self.feeds += [self._repeated(size) for size in extremes(source.shapes)]
-        session = _free(source.graph) if source.shapes else GraphSession(source.graph)
-        self.session = session if source.shapes else None  # one that is not needed again need not stay in memory
+        self.shaped = bool(source.shapes)
+        # A session that is not needed again does not stay in memory.
+        session = self.session if self.shaped else GraphSession(source.graph)
         self.expected = [session.run(feed) for feed in self.feeds]
         for outputs in self.expected:
             for name, values in outputs.items():
@@ -57,6 +59,15 @@ class Reference:
                         f"the graph's output {name} is NaN or infinite on {self.kind}",
                         "check the weights",
                     )
+
+    def __getstate__(self) -> dict[str, Any]:
+        """All but the session, which another process opens again if it needs it."""
+        return {name: value for name, value in self.__dict__.items() if name != "session"}
+
+    @cached_property
+    def session(self) -> GraphSession:
+        """The graph with its sides left open."""
+        return _free(self.graph)
 
     def lenient(self) -> Reference:
         """The same for what a search measures by its predictions: int8 may correlate as little as it does."""
@@ -79,7 +90,7 @@ class Reference:
         if precision == "int8" and not backend.SPEC.exact_on(self.processor).runs_here():
             return {"summary": f"not compared: made for {self.processor.name}, unlike this processor"}
         feeds, expected = self.feeds, self.expected
-        if size is not None and self.session is not None:
+        if size is not None and self.shaped:
             feeds, expected = [self._repeated(size)], [self.session.run(self._repeated(size))]
         session = backend.open(folder, notes, host.threads())
         results = [session.run(feed) for feed in feeds]

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from tempfile import TemporaryDirectory, mkdtemp
 from types import MappingProxyType
 from typing import Any
 
@@ -14,11 +13,12 @@ import numpy as np
 from sandglass import discover, parity
 from sandglass.artifact import LEAST_INT8_SHARE, Artifact, load_artifact
 from sandglass.backends import Source
-from sandglass.building import build_each, build_once
+from sandglass.building import FLOAT, built, check_float
 from sandglass.calibration import Calibration, calibration_arrays, drawn
 from sandglass.card import Card
 from sandglass.errors import (
     ArtifactError,
+    BackendError,
     BackendUnavailable,
     InputError,
     PlanError,
@@ -94,9 +94,9 @@ def deploy(
     """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
 
     `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
-    the averaged weights of the checkpoint. A target that fails does not stop the others: its Outcome carries the error.
-    Raises a SandglassError for what concerns all of them (card, checkpoint, calibration, plan), and BusyError where
-    another run works in `out`. An artifact that is there already is kept where it was made from the same inputs, so
+    the averaged weights of the checkpoint. A target that fails, or whose runtime crashes or hangs, does not stop the
+    others: its Outcome carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint,
+    calibration, plan), and BusyError where another run works in `out`. An artifact that is there already is kept where it was made from the same inputs, so
     that the same call goes on with one that was killed; any other is refused, and `force` replaces both. Where a
     vendor's tools are not here, the folder is a build kit for a host that has them; `soc` names its processor, and the
     inputs of `samples` are taken along. Runtimes that compile their kernels may measure which are the fastest on this
@@ -142,13 +142,14 @@ def deploy(
         if made:
             _save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, inputs)
-        return [
-            build_kit(target, ready, reference, samples, out, force, say)
+        outcomes = {
+            target: build_kit(target, ready, reference, samples, out, force, say)
             if needs_kit(target)
             else _made_before(target, ready, made, reference, out, force, say, shapes)
             or build_artifact(target, ready, made, reference, out, force, say, shapes)
-            for target in wanted
-        ]
+            for target in sorted(wanted, key=lambda target: target.precision != FLOAT)  # the others need to know it
+        }
+        return [outcomes[target] for target in wanted]
 
 
 def _tunes(backend: str) -> bool:
@@ -189,33 +190,21 @@ def _holds(path: Path, plan: Plan) -> bool:
 
 def able_backends(source: Source, reference: parity.Reference, apart_from: str) -> list[str]:
     """Names of the other runtimes installed here that build the float graph and agree with it."""
-    found = []
-    for name in discover.names("backends"):
-        backend = discover.load("backends", name)
-        if backend.PURPOSE != "deploy" or name == apart_from:
-            continue
-        try:
-            backend.available()
-            with TemporaryDirectory(prefix="sandglass-") as folder:
-                notes = backend.build(source, backend.PRECISIONS[0], Path(folder), None)
-                reference.check(backend, Path(folder), notes, backend.PRECISIONS[0])
-        except SandglassError:
-            continue
-        found.append(name)
-    return found
+    others = [name for name in discover.names("backends") if name != apart_from]
+    return [name for name in others if _deploys(name) and _is_able(name, source, reference)]
 
 
-def _repaired(source: Source, plan: Plan | None, backend: Any) -> tuple[Source, Plan | None]:
-    """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
-    if plan is None or not plan.arrays.sha256:
-        return source, plan
-    from sandglass.graph.load import save_graph
-    from sandglass.quantize.repair import repaired
+def _deploys(backend: str) -> bool:
+    module = discover.load("backends", backend)
+    return module.PURPOSE == "deploy" and FLOAT in module.PRECISIONS
 
-    folder = Path(mkdtemp(dir=source.graph.parent))
-    model, changed = repaired(source.graph, plan, backend.SPEC.on(source.processor))
-    save_graph(model, folder / "graph.onnx")
-    return replace(source, graph=folder / "graph.onnx"), changed
+
+def _is_able(backend: str, source: Source, reference: parity.Reference) -> bool:
+    try:
+        check_float(backend, source, reference)
+    except SandglassError:
+        return False
+    return True
 
 
 def _made_before(
@@ -254,19 +243,15 @@ def build_artifact(
     shapes: Shapes = MappingProxyType({}),
 ) -> Outcome:
     """One target's artifact in `out`, compared with the graph; its Outcome carries the error where there is one."""
-    backend = discover.load("backends", target.backend)
     used = plan if target.precision == "int8" else None
+    given = replace(source, wide=reference.wide) if target.precision == "fp16" else source
     try:
-        version = backend.available()
         say(f"{target}: building")
-        given, planned = _repaired(source, used, backend)
         if target.precision == "fp16" and source.quantized:
             raise UnsupportedOperator("half precision is not written of a file that is quantized already", "")
-        if target.precision == "fp16":
-            given = replace(given, wide=reference.wide)
         with atomic_folder(out / target.folder, force) as folder:
-            built = build_each if shapes and not getattr(backend, "DYNAMIC", False) else build_once
-            parts = built(backend, given, target.precision, folder, planned, reference)
+            parts = built(target.backend, given, target.precision, folder, used, reference)
+            version = parts.pop("version")
             for name in parts["backend_notes"].get("float_layers", []):
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
             _note_integers(target, source, parts, say)
@@ -279,7 +264,7 @@ def build_artifact(
                 "checkpoint_sha256": sha256(source.weights) if source.weights else None,
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: version},
-                **({"processor": backend.SPEC.exact_on(source.processor).name} if used else {}),
+                **_processor(target.backend, source, used),
                 RECIPE: recipe(target.folder, version, source, used, reference, shapes),
                 **parts,
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
@@ -294,6 +279,14 @@ def build_artifact(
         return _failed(target, UnsupportedOperator(error.message, fix), say)
     except SandglassError as error:
         return _failed(target, error, say)
+    except OSError as error:  # a full disk, say
+        return _failed(target, BackendError(str(error), "make room, or check the permissions"), say)
+
+
+def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str]:
+    """What the manifest of an artifact with a plan says of the processors that its integer sums are exact on."""
+    spec = discover.load("backends", backend).SPEC
+    return {"processor": spec.exact_on(source.processor).name} if plan and spec else {}
 
 
 def _note_integers(target: Target, source: Source, parts: dict[str, Any], say: Say) -> None:
@@ -316,10 +309,12 @@ def _note_integers(target: Target, source: Source, parts: dict[str, Any], say: S
 def needs_kit(target: Target) -> bool:
     """Whether the tools of a target are not here, and its backend can make a build kit for a host that has them."""
     backend = discover.load("backends", target.backend)
+    if not hasattr(backend, "kit"):
+        return False
     try:
         backend.available()
     except BackendUnavailable:
-        return hasattr(backend, "kit")
+        return True
     return False
 
 

@@ -24,10 +24,10 @@ def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple
     task = discover.load("tasks", artifact.card.task)
     pixels = read_image(image)
     samples = task.samples_in_image(pixels, boxes)
-    session = artifact.open()
     predictions: dict[int, dict[str, Any]] = {}
-    for part in infer(task, artifact, session, _One(pixels), samples):
-        predictions.update(part)
+    with artifact.isolated() as session:
+        for part in infer(task, artifact, session, _One(pixels), samples):
+            predictions.update(part)
     ordered = [predictions[sample.index] for sample in samples]
     return task.draw(pixels, ordered), ordered
 

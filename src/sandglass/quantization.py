@@ -23,7 +23,7 @@ from sandglass.benchmarking import Speed, undisturbed
 from sandglass.budget import GAINS, Request, arguments, judge, own_search
 from sandglass.calibration import Calibration, shared_images
 from sandglass.card import Card
-from sandglass.errors import BudgetError, InputError
+from sandglass.errors import BackendError, BudgetError, InputError
 from sandglass.evaluation import Evaluation, evaluate, fidelity, has_truths
 from sandglass.files import atomic_folder
 from sandglass.gate import INPUTS, Gate, Kept
@@ -170,7 +170,8 @@ def sensitivity(
         ready = replace(graph, processor=processor)
         bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready))
         folder = ready.graph.parent
-        return bench.costs(folder, bench.tried(folder / "full", bench.plan), bench.make(folder / "base", None))
+        base = bench.make(folder / "base", None)  # first: what is rounded needs it to be right
+        return bench.costs(folder, bench.tried(folder / "full", bench.plan), base)
 
 
 def _ahead(ready: Source, evaluation: Any = None) -> TimeLeft:
@@ -225,13 +226,20 @@ def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) 
             yield from (_uncredited(choice, timed) for choice in found if choice.fidelity >= 0)
 
     tried: list[_Candidate] = []
+    failure: BackendError | None = None
     for number, choice in enumerate(islice(choices(), ATTEMPTS)):
         final = bench.planned(choice.bits, choice.reasons)
-        result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)
+        try:
+            result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)
+        except BackendError as error:  # of the runtime, which may take another choice
+            failure = error
+            continue
         tried.append(_judged(wanted, gate, choice, final, result))
         say(f"search: built with {len(choice.bits)} layers in int8: {tried[-1].verdict}")
         if tried[-1].met:
             return tried[-1]
+    if not tried and failure is not None:
+        raise failure
     if not tried:
         told = f"no choice runs {wanted.share:.0%} of the multiply-accumulates in int8"
         most = f"{bench.share(bench.integer_layers):.0%} can at most"

@@ -35,6 +35,7 @@ class Lane:
     def __init__(self, artifact: Artifact, how: Configuration) -> None:
         self.how, self.workers = how, list[Worker]()
         self.rounds: list[tuple[float, float]] = []  # milliseconds of a batch, images per second
+        self.error: SandglassError | None = None  # what ended it in a race
         try:
             for _ in range(how.processes):
                 self.workers.append(Worker(artifact, how.threads, how.batch, how.settings))
@@ -51,6 +52,14 @@ class Lane:
         bursts = [worker.finish() for worker in self.workers]
         middle = float(np.median([spent for times in bursts for spent in times])) * 1e3
         self.rounds.append((middle, sum(self.how.batch * len(times) / sum(times) for times in bursts)))
+
+    def survives(self, seconds: float) -> bool:
+        """One round, and whether its processes did not fail in it."""
+        try:
+            self.burst(seconds)
+        except SandglassError as error:
+            self.error = error
+        return self.error is None
 
     def ratios(self, base: Lane, goal: str) -> np.ndarray:
         """How many times faster than `base` in each round that both ran."""
@@ -69,12 +78,15 @@ class Lane:
 
 
 def race(base: Lane, lanes: Sequence[Lane], goal: str, deadline: float, rounds: int = ROUNDS) -> None:
-    """Bursts of every lane in turn, at least two rounds; a lane that is hopeless is timed no further."""
+    """Bursts of every lane in turn, at least two rounds; a lane that is hopeless or fails is timed no further.
+
+    What a lane failed with is its `error`. Raises that of `base`.
+    """
     base.rounds.clear()
     racing = list(lanes)
     for turn in range(rounds):
         if not racing or (turn >= 2 and time.perf_counter() > deadline):
             return
-        for lane in (base, *racing):
-            lane.burst(BURST_SECONDS)
+        base.burst(BURST_SECONDS)
+        racing = [lane for lane in racing if lane.survives(BURST_SECONDS)]
         racing = [lane for lane in racing if turn < 1 or lane.ratios(base, goal).max() > 1 / HOPELESS]

@@ -210,6 +210,8 @@ class _Search:
                 if lane is not None:
                     lanes[value] = lane
             race(self.base, list(lanes.values()), self.goal, self.deadline)
+            for value in [value for value, lane in lanes.items() if lane.error]:
+                self._drop(f"{name} {value}", lanes.pop(value))
             ratios = {value: lane.ratios(self.base, self.goal) for value, lane in lanes.items()}
             fastest = max(ratios, key=lambda value: float(np.median(ratios[value])), default=None)
             for value, lane in lanes.items():
@@ -242,7 +244,7 @@ class _Search:
             for lane in lanes:
                 lane.close()
         found, advice = Tuned(self.goal, self.default.threads), {}
-        for lane in lanes[1:]:
+        for lane in (lane for lane in lanes[1:] if lane.error is None):
             ratios, how = lane.ratios(lanes[0], self.goal), lane.how
             gain = round(float(np.median(ratios)), 3)
             if how.processes > 1:
@@ -271,6 +273,11 @@ class _Search:
             lane.close()
         self._refuse(label, how, why)
         return None
+
+    def _drop(self, label: str, lane: Lane) -> None:
+        """A lane that failed while it was timed."""
+        lane.close()
+        self._refuse(label, lane.how, f"failed: {lane.error.message if lane.error else ''}")
 
     def _refuse(self, label: str, how: Configuration, why: str) -> None:
         self.say(f"tune: {label}: {why}")

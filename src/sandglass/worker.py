@@ -1,50 +1,40 @@
-"""An artifact in a process of its own: its peak memory is its own, and no runtime's threads meet another's.
-
-The process begins with this module, not with its parent's main one as multiprocessing's do: a script needs no guard
-around what it measures, and a notebook or an interpreter has no file that could be run again.
-"""
+"""An artifact in a process of its own: its peak memory is its own, and no runtime's threads meet another's."""
 
 from __future__ import annotations
 
 import resource
-import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
-from contextlib import suppress
-from functools import cache, partial
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from sandglass.artifact import Artifact, load_artifact
+from sandglass.backends import Arrays, Session
 from sandglass.buckets import Size
-from sandglass.errors import BackendError, SandglassError
-
-START = "import sys; sys.path[:] = {path!r}; from sandglass.worker import serve; serve({descriptor})"
+from sandglass.process import Process
 
 
 class Worker:
     """An artifact in its own process, which runs bursts on request.
 
-    Without `settings` it runs with those that it is tuned to. Raises the SandglassError that it meets there.
+    Without `settings` it runs with those that it is tuned to. Raises the SandglassError that it meets there, and
+    CrashError where its runtime crashes or hangs.
     """
 
     def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Mapping[str, Any] | None = None) -> None:
-        self.name = str(artifact.folder)
-        self.pipe, other = Pipe()
-        start = START.format(path=sys.path, descriptor=other.fileno())
-        self.process = subprocess.Popen([sys.executable, "-c", start], pass_fds=[other.fileno()])
-        self.pipe.send((artifact.folder, threads, batch, settings))
-        other.close()
-        try:
-            self._receive()
-        except SandglassError:
-            self.close()
-            raise
+        given = None if settings is None else dict(settings)
+        self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, given)
+        self._finish: Callable[[], Any] = list
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
 
     def burst(self, seconds: float, shape: Size | None = None) -> list[float]:
         """Seconds of each run in a burst of about `seconds`, at least one, at one of the artifact's shapes."""
@@ -53,73 +43,72 @@ class Worker:
 
     def start(self, seconds: float, shape: Size | None = None) -> None:
         """Begin a burst; `finish` waits for it."""
-        self._send(("burst", seconds, shape))
+        self._finish = self._process.begin("burst", seconds, shape, more_seconds=seconds)
 
     def finish(self) -> list[float]:
         """Seconds of each run in the burst that was begun."""
-        return list(self._receive())
+        return list(self._finish())
 
     def outputs(self, images: int) -> dict[str, np.ndarray]:
         """What it computes from `images` inputs of the artifact's noise."""
-        self._send(("outputs", images))
-        return dict(self._receive())
+        return dict(self._process.call("outputs", images))
 
     def peak_memory(self) -> float:
         """The process's largest resident size so far, MiB."""
-        self._send("memory")
-        return float(self._receive())
+        return float(self._process.call("peak_memory"))
 
     def close(self) -> None:
         """End the process."""
-        self.process.terminate()
-        self.process.wait()
-        self.pipe.close()
-
-    def _send(self, request: Any) -> None:
-        with suppress(ConnectionError):  # where the process has died, receiving tells
-            self.pipe.send(request)
-
-    def _receive(self) -> Any:
-        try:
-            answer = self.pipe.recv()
-        except (EOFError, ConnectionError) as error:
-            raise BackendError(
-                f"{self.name}: the runtime's process died", "try fewer threads or a smaller batch"
-            ) from error
-        if isinstance(answer, SandglassError):
-            raise answer
-        return answer
+        self._process.close()
 
 
-def serve(descriptor: int) -> None:
-    """The process: answers what comes from a socket, until its other end is closed."""
-    pipe = Connection(descriptor)
-    try:
-        _answer(pipe, *pipe.recv())
-    except (EOFError, ConnectionError, KeyboardInterrupt):  # the parent has gone, or goes too
-        return
+class _Bench:
+    """What the process holds: the artifact's session, and inputs for each shape."""
+
+    def __init__(self, folder: Path, threads: int, batch: int, settings: Mapping[str, Any] | None) -> None:
+        self._artifact, self._batch = load_artifact(folder), batch
+        self._session = self._artifact.open(threads, settings)
+        self._inputs: dict[Size | None, dict[str, np.ndarray]] = {}
+        self._session.run(self._given(None))
+
+    def burst(self, seconds: float, shape: Size | None) -> list[float]:
+        return _burst(partial(self._session.run, self._given(shape)), seconds)
+
+    def outputs(self, images: int) -> dict[str, np.ndarray]:
+        return self._session.run(self._artifact.noise(images))
+
+    def peak_memory(self) -> float:
+        return peak_memory()
+
+    def _given(self, shape: Size | None) -> dict[str, np.ndarray]:
+        if shape not in self._inputs:
+            self._inputs[shape] = self._artifact.noise(self._batch, shape)
+        return self._inputs[shape]
 
 
-def _answer(pipe: Connection, folder: Path, threads: int, batch: int, settings: Mapping[str, Any] | None) -> None:
-    try:
-        artifact = load_artifact(folder)
-        session = artifact.open(threads, settings)
-        inputs = cache(lambda shape: artifact.noise(batch, shape))
-        session.run(inputs(None))
-    except SandglassError as error:
-        pipe.send(error)
-        return
-    pipe.send("ready")
-    while True:
-        request = pipe.recv()
-        if request == "memory":
-            pipe.send(peak_memory())
-        elif request[0] == "outputs":
-            pipe.send(session.run(artifact.noise(request[1])))
-        else:
-            _, seconds, shape = request
-            images = inputs(shape)
-            pipe.send(_burst(partial(session.run, images), seconds))
+class RemoteSession:
+    """A session that runs in another process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises CrashError where the runtime crashes or hangs."""
+        return dict(self._process.call("run", dict(inputs)))
+
+
+@contextmanager
+def remote_session(
+    folder: Path, threads: int | None, settings: Mapping[str, Any] | None, callers: int
+) -> Iterator[Session]:
+    """The artifact in `folder`, opened as `Artifact.open` does it in a process that lives as long as the context."""
+    given = None if settings is None else dict(settings)
+    with Process(str(folder), _opened, folder, threads, given, callers, callers=callers) as process:
+        yield RemoteSession(process)
+
+
+def _opened(folder: Path, threads: int | None, settings: Mapping[str, Any] | None, callers: int) -> Session:
+    return load_artifact(folder).open(threads, settings, callers)
 
 
 def peak_memory() -> float:

@@ -497,17 +497,6 @@ def test_folder_without_permission(house: House) -> None:
     assert "Permission denied" in house.refused_deploy("onnxruntime")
 
 
-def test_full_disk(house: House, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A write that fails in the middle is one line, and the half-written artifact is gone."""
-    from sandglass.backends import onnxruntime
-
-    def full(*_: object) -> dict[str, Any]:
-        raise OSError(28, "No space left on device")
-
-    monkeypatch.setattr(onnxruntime, "build", full)
-    assert "No space left on device" in house.refused_deploy("onnxruntime")
-
-
 def test_the_same_target_twice_is_made_once(house: House) -> None:
     """A backend named with and without its default precision is one target."""
     assert house.deploy("onnxruntime", "onnxruntime:fp32") == 0

@@ -172,21 +172,6 @@ def test_operator_that_a_backend_lacks_is_named(card: Path, tmp_path: Path) -> N
     assert having.artifact is not None
 
 
-def test_artifact_that_disagrees_is_not_published(card: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """A backend whose result differs from the graph leaves no folder behind."""
-    from sandglass.backends import onnxruntime
-
-    run_right = onnxruntime.RuntimeSession.run
-
-    def run_wrong(self: onnxruntime.RuntimeSession, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        return {name: value * np.float32(1.1) for name, value in run_right(self, inputs).items()}
-
-    monkeypatch.setattr(onnxruntime.RuntimeSession, "run", run_wrong)
-    (outcome,) = deploy(card, ["onnxruntime:fp32"], tmp_path / "out")
-    assert "allowed is 0.002" in str(outcome.error)
-    assert not (tmp_path / "out").exists() or list((tmp_path / "out").iterdir()) == []
-
-
 def test_targets_are_read_with_a_default() -> None:
     """`ncnn` means its first precision."""
     assert str(Target.parse("ncnn")) == "ncnn:fp32"

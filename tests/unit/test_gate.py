@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
+from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -69,7 +70,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
 def evaluated(errors: Sequence[float], session: Session | None = None) -> Evaluation:
     """An evaluation whose predictions are off by these."""
     card = SimpleNamespace(task="stub", decode={})
-    artifact: Any = SimpleNamespace(card=card, open=lambda **given: session)
+    artifact: Any = SimpleNamespace(card=card, isolated=lambda **given: nullcontext(session))
     predictions = [{"image_id": i // 2, "sum": error} for i, error in enumerate(errors)]
     return Evaluation(artifact, None, {}, {}, {}, predictions, 0.0, 0)
 

@@ -45,7 +45,7 @@ def table(tmp_path: Path) -> Path:
 @pytest.fixture(autouse=True)
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements."""
-    monkeypatch.setattr(matrix, "benchmark", partial(matrix.benchmark, seconds=0.25))
+    monkeypatch.setattr(matrix, "benchmark_each", partial(matrix.benchmark_each, seconds=0.25))
     monkeypatch.setattr(quantization, "undisturbed", partial(quantization.undisturbed, seconds=0.25))
     monkeypatch.setattr(workbench, "TIMED_SECONDS", 0.25)
 

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
+import os
+import shutil
+import signal
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import numpy as np
 import pytest
 
 from artifacts import write_null
 from sandglass.artifact import Artifact, load_artifact
-from sandglass.errors import BackendError
+from sandglass.benchmarking import benchmark, benchmark_each
+from sandglass.errors import ArtifactError, CrashError, SandglassError
 from sandglass.worker import Worker
 
 SCRIPT = """
@@ -38,18 +44,32 @@ def test_scripts_need_no_guard(by: str, artifact: Artifact, tmp_path: Path) -> N
     assert done.stdout.split() == ["begun", "True"], done.stderr
 
 
-def test_death_of_the_process_is_told(artifact: Artifact) -> None:
-    """One line names the artifact, and what may help."""
+def test_death_of_the_process_is_an_error(artifact: Artifact) -> None:
+    """One line names the artifact and how it ended."""
     worker = Worker(artifact, 1, 1)
-    worker.process.kill()
-    worker.process.wait()
-    with pytest.raises(BackendError, match="process died"):
-        worker.burst(0.01)
-    worker.close()
+    try:
+        os.kill(worker.pid, signal.SIGSEGV)
+        with pytest.raises(CrashError, match=f"{artifact.folder} crashed.*SIGSEGV"):
+            worker.burst(0.01)
+    finally:
+        worker.close()
 
 
-def test_process_ends_with_its_parent(artifact: Artifact) -> None:
-    """Where the other end is gone there is nobody to answer, and nothing is printed."""
-    worker = Worker(artifact, 1, 1)
-    worker.pipe.close()
-    assert worker.process.wait(timeout=30) == 0
+def test_one_that_dies_stops_no_other(artifact: Artifact, tmp_path: Path) -> None:
+    """Neither while it is opened nor while it is timed."""
+    other = load_artifact(write_null(tmp_path / "other"))
+    shutil.rmtree(other.folder)
+    found, missing = benchmark_each([artifact, other], seconds=0.1)
+    assert isinstance(missing, ArtifactError)
+    assert not isinstance(found, SandglassError)
+    assert found[0].runs > 0
+    with pytest.raises(ArtifactError):
+        benchmark([artifact, other], seconds=0.1)
+
+
+def test_sessions_of_other_processes_answer_several_threads(artifact: Artifact) -> None:
+    """As many as there are callers; each gets its own answer."""
+    with artifact.isolated(1, {}, callers=3) as session, ThreadPoolExecutor(3) as pool:
+        sizes = range(1, 13)
+        found = list(pool.map(lambda size: session.run({"x": np.zeros((size, 3, 8, 8), np.float32)}), sizes))
+    assert [outputs["y"].shape for outputs in found] == [(size, 2) for size in sizes]

@@ -6,7 +6,6 @@ by name; it stands alone, so that a build kit can take it along.
 
 from __future__ import annotations
 
-import subprocess
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
@@ -16,6 +15,7 @@ import numpy as np
 
 from sandglass.backends import FLOAT, Arrays, LayerRun, Source, run_by_one
 from sandglass.errors import BackendError
+from sandglass.process import run_program
 
 
 def graph_notes(source: Source) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def graph_layers(notes: Mapping[str, Any]) -> list[LayerRun]:
 
 def compiled(command: Sequence[str], folder: Path, model: str) -> None:
     """Run a compiler in `folder`; raises BackendError with its last line where it fails or writes no `model`."""
-    result = subprocess.run(command, cwd=folder, capture_output=True, text=True)
+    result = run_program(command, folder)
     if result.returncode or not (folder / model).is_file():
         lines = (result.stdout + result.stderr).strip().splitlines()
         raise BackendError(f"{command[0]} failed: {lines[-1] if lines else result.returncode}", "see its log")

@@ -10,7 +10,6 @@ from __future__ import annotations
 import importlib.util
 import re
 import shutil
-import subprocess
 import time
 from collections.abc import Mapping
 from pathlib import Path
@@ -34,6 +33,7 @@ from sandglass.backends import (
 )  # fmt: skip
 from sandglass.distribution import install_command
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
+from sandglass.process import run_program
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Arithmetic, Spec, decide
@@ -150,7 +150,7 @@ def convert(graph: Path, folder: Path) -> None:
     with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx leaves four more copies of the weights
         shutil.copyfile(graph, Path(scratch) / "graph.onnx")
         command = [program, "graph.onnx", "fp16=0", f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
-        result = subprocess.run(command, cwd=scratch, capture_output=True, text=True)
+        result = run_program(command, Path(scratch))
     if result.returncode or not (folder / BIN).is_file():
         lines = (result.stderr + result.stdout).strip().splitlines()
         raise BackendError(f"pnnx failed: {lines[-1] if lines else result.returncode}", "choose another backend")

@@ -10,6 +10,7 @@ import math
 import re
 import threading
 from collections.abc import Mapping
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
@@ -61,6 +62,12 @@ class Collected(Artifact):
     def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Replay:
         """A session that answers with the outputs that came back."""
         return Replay(self.folder / RESULTS, self.manifest)
+
+    def isolated(
+        self, threads: int | None = None, settings: Settings | None = None, callers: int = 1
+    ) -> AbstractContextManager[Replay]:
+        """The same: no runtime is at work that could crash."""
+        return nullcontext(self.open())
 
     def speed(self) -> Speed:
         """The host's timed runs of one image; peak memory is not known."""

@@ -19,6 +19,7 @@ from sandglass.evaluation import infer
 from sandglass.files import atomic_folder, sha256, write_json
 from sandglass.host import own_version
 from sandglass.parity import Reference
+from sandglass.process import isolated
 from sandglass.tasks import check_dataset
 
 KIT, BUILD, RUN, RUNTIME, README = "kit.json", "build.sh", "run.py", "runtime.py", "README.md"
@@ -68,7 +69,7 @@ def make_kit(
     """Write the kit `out`. Raises the InputError of a backend that lacks what it compiles for."""
     module: ModuleType = discover.load("backends", backend)
     with atomic_folder(out, force) as folder:
-        recipe: Recipe = module.kit(source, precision, folder)
+        recipe: Recipe = isolated(f"{backend}:{precision}", module.kit, source, precision, folder)
         (folder / INPUTS).mkdir()
         manifest = {
             "format": FORMAT,

@@ -49,6 +49,11 @@ def identity(artifact: Any) -> Row:
     }
 
 
+def failed_row(artifact: Any, error: Exception) -> Row:
+    """An artifact that could not be measured, and why."""
+    return {**identity(artifact), "failed": str(error)}
+
+
 def part(protocol: Mapping[str, Any]) -> Row:
     """A column that marks what was measured on a part of its dataset, and says how that was drawn."""
     return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
@@ -106,19 +111,21 @@ def evaluation_table(
     results: Sequence[Evaluation],
     changes: Sequence[Mapping[str, Any] | None],
     speeds: Sequence[Sequence[Speed]] = (),
+    failures: Sequence[Row] = (),
 ) -> str:
     """Evaluations as Markdown; with a column for the change where there is a float result to compare with.
 
-    `speeds` are those of each result's artifact, one for each of its shapes.
+    `speeds` are those of each result's artifact, one for each of its shapes. `failures` are rows of artifacts without
+    a result, which come last.
     """
-    rows = []
+    rows: list[Row] = []
     for result, difference, found in zip(results, changes, speeds or [()] * len(results), strict=True):
         row = evaluation_row(result)
         if any(changes):
             name = next(iter(result.metrics))
             row[f"{name} change in points (95 %)"] = change(difference[name]) if difference else ""
         rows.append({**row, **throughput_cells(found)})
-    return markdown(rows)
+    return markdown([*rows, *failures])
 
 
 def throughput_cells(speeds: Sequence[Speed]) -> Row:
