@@ -96,11 +96,11 @@ def deploy(
     `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
     the averaged weights of the checkpoint. A target that fails, or whose runtime crashes or hangs, does not stop the
     others: its Outcome carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint,
-    calibration, plan), and BusyError where another run works in `out`. An artifact that is there already is kept where it was made from the same inputs, so
-    that the same call goes on with one that was killed; any other is refused, and `force` replaces both. Where a
-    vendor's tools are not here, the folder is a build kit for a host that has them; `soc` names its processor, and the
-    inputs of `samples` are taken along. Runtimes that compile their kernels may measure which are the fastest on this
-    machine, for `tune_minutes` each.
+    calibration, plan), and BusyError where another run works in `out`. An artifact that is there already is kept where
+    it was made from the same inputs, so that the same call goes on with one that was killed; any other is refused, and
+    `force` replaces both. Where a vendor's tools are not here, the folder is a build kit for a host that has them;
+    `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their kernels may
+    measure which are the fastest on this machine, for `tune_minutes` each.
     `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
     of 7 bits where 8 would saturate on some.
     A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
