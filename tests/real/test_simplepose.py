@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from conformance.test_plain_runtimes import plain
 from references import assert_metrics, reference
 from sandglass import discover
 from sandglass.artifact import Artifact
@@ -99,6 +100,23 @@ def test_int8_keeps_most_of_it(
         pytest.skip(f"{name} is not installed")
     result = evaluate(artifacts[f"{name}:int8"], people, journal=Journal({}, tmp_path))
     assert abs(result.metrics["AP"]["value"] - reference(NAME, "metrics")["AP"]) < 0.04
+
+
+@pytest.mark.parametrize("name", runtimes("int8"))
+def test_plain_runtime_reaches_the_same_numbers(
+    name: str, card: Card, artifacts: dict[str, Artifact], people: KeypointDataset, tmp_path: Path
+) -> None:
+    """A script with the runtime alone, and its default options, gives the int8 artifact's AP to 0.0005."""
+    if f"{name}:int8" not in artifacts:
+        pytest.skip(f"{name} is not installed")
+    artifact, task = artifacts[f"{name}:int8"], discover.load("tasks", card.task)
+    measured = evaluate(artifact, people, journal=Journal({}, tmp_path)).metrics["AP"]["value"]
+    samples = task.samples(people)
+    inputs, metas = zip(*(task.prepare(people.read(s.image_id), s, card) for s in samples), strict=True)
+    outputs = plain(name, artifact.folder, np.stack(inputs)[:, None], tmp_path).reshape(-1, 17, 64, 48)
+    predictions = task.decode({"heatmaps": outputs}, metas, card)
+    found = task.score(predictions, people, seed=0)["AP"]["value"]
+    assert found == pytest.approx(measured, abs=0.0005)
 
 
 @pytest.mark.parametrize("name", runtimes("int8"))
