@@ -20,11 +20,14 @@ Look = tuple[np.ndarray, Any]
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where activation ranges are read: `size` samples of `dataset`, drawn by `seed`, thresholds by `method`."""
+    """Where activation ranges are read: `size` samples of `dataset`, drawn by `seed`, thresholds by `method`.
+
+    A method is one of `quantize.thresholds.METHODS`, or "auto" (see `quantize.automatic`).
+    """
 
     dataset: Any
     size: int = 64
-    method: str = "mse"
+    method: str = "auto"
     seed: int = 0
 
 

@@ -12,7 +12,7 @@ from sandglass.errors import InputError
 from sandglass.quantize.processor import PROCESSORS, Processor, find_processor
 
 ANNOTATED = "coco-keypoints"  # the format of annotations where none is named
-METHODS = ("mse", "minmax", "percentile", "kl")
+METHODS = ("auto", "mse", "minmax", "percentile", "kl")
 
 
 def add_checkpoint(command: argparse.ArgumentParser) -> None:
@@ -41,7 +41,12 @@ def add_calibration(command: argparse.ArgumentParser) -> None:
     """Options of the calibration set."""
     add_images(command, "calibration", "images that set the int8 ranges")
     command.add_argument("--calibration-size", type=count, default=64, metavar="N", help="samples (default 64)")
-    command.add_argument("--calibration-method", default=METHODS[0], choices=METHODS, help="(default mse)")
+    command.add_argument(
+        "--calibration-method",
+        default=METHODS[0],
+        choices=METHODS,
+        help="how thresholds are chosen (default auto: the method with the least noise at the outputs)",
+    )
 
 
 def add_processor(command: argparse.ArgumentParser) -> None:

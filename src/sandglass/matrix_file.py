@@ -14,7 +14,7 @@ from sandglass.errors import InputError
 from sandglass.fields import Fields, read_toml
 from sandglass.files import is_plain_name
 from sandglass.pipeline import Target
-from sandglass.quantize.thresholds import METHODS
+from sandglass.quantize.thresholds import AUTO, METHODS
 
 HELP = "see docs/table.md"
 PATHS = ("images", "annotations", "detections")
@@ -58,7 +58,7 @@ class Row:
         if not self.calibration:
             return None
         given = dict(self.calibration)
-        name, size, method = given.pop("dataset"), given.pop("size", 64), given.pop("method", METHODS[0])
+        name, size, method = given.pop("dataset"), given.pop("size", 64), given.pop("method", AUTO)
         dataset = discover.load("datasets", name).load(**given, split="train", limit=size)
         return Calibration(dataset, size, method)
 
@@ -149,8 +149,8 @@ class _Reader(Fields):
         for key, least in (("limit", 1), ("size", 1), ("seed", 0)):
             if key in table and (type(table[key]) is not int or table[key] < least):
                 raise self.fail(f"{key} is {table[key]!r}, expected a whole number of {least} or more")
-        if table.get("method", METHODS[0]) not in METHODS:
-            raise self.fail(f"method is {table['method']!r}, expected one of {', '.join(METHODS)}")
+        if table.get("method", AUTO) not in (AUTO, *METHODS):
+            raise self.fail(f"method is {table['method']!r}, expected one of {', '.join((AUTO, *METHODS))}")
         return {**table, **{key: self.folder / self.get(table, key, str) for key in PATHS if key in table}}
 
     def budget(self, entry: Mapping[str, Any], least: float) -> Budget | None:

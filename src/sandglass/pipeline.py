@@ -160,12 +160,18 @@ def make_plan(
     source: Source, calibration: Calibration, samples: Sequence[np.ndarray], file: Path | None, say: Say
 ) -> Plan:
     """The quantization plan: read from `file` and checked against the graph, or computed from the calibration set."""
-    from sandglass.quantize import make
+    from sandglass.quantize import automatic, make
+    from sandglass.quantize.thresholds import AUTO
 
     if file is not None:
         return make.load_plan(file, source.graph)
     say(f"plan: reading activation ranges from {len(samples)} samples, method {calibration.method}")
-    plan = make.make_plan(source.graph, samples, calibration.method, drawn(calibration, len(samples)))
+    origin = drawn(calibration, len(samples))
+    if calibration.method == AUTO:
+        plan = automatic.automatic_plan(source.graph, samples, origin)
+        say(f"plan: the method {plan.method} leaves the least noise at the outputs")
+    else:
+        plan = make.make_plan(source.graph, samples, calibration.method, origin)
     for layer in plan.layers.values():
         if layer.keep_float:
             say(f"plan: {layer.name} stays in float: {layer.reason}")

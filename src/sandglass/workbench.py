@@ -79,15 +79,19 @@ class Workbench:
         """
         from sandglass.graph.execute import GraphSession
         from sandglass.quantize import repair, sensitivity
+        from sandglass.quantize.automatic import automatic_plan
         from sandglass.quantize.simulate import simulate
+        from sandglass.quantize.thresholds import AUTO
 
-        graph, told = self.source.graph, drawn(calibration, len(self.batches))
+        graph, told, method = self.source.graph, drawn(calibration, len(self.batches)), calibration.method
+        if method == AUTO:
+            method = automatic_plan(graph, self.batches).method
         tried = spread(self.batches, inputs_to_try(sum(self.macs.values()), PLAN_SAMPLES))
         expected = sensitivity.run(GraphSession(graph), tried)
 
         def made(chosen: Sequence[str], uneven: Plan | None = None) -> tuple[float, Plan, Material]:
             plan, material = repair.repaired_plan(
-                graph, self.batches, self.spec, graph.parent, calibration.method, chosen, told, self.say, uneven
+                graph, self.batches, self.spec, graph.parent, method, chosen, told, self.say, uneven
             )
             session, started = simulate(graph, plan, self.spec), time.monotonic()
             noise = sensitivity.noise(expected, sensitivity.run(session, tried))

@@ -1,4 +1,4 @@
-"""What the command line takes: options that are repeated, other things among artifacts, photos, other tasks' datasets."""
+"""What the command line takes: repeated options, other things among artifacts, photos, datasets of other tasks."""
 
 from __future__ import annotations
 

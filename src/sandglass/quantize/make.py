@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,16 @@ def make_plan(
     A batch is arrays by the name of the input, or the array of the first one. `calibration` is recorded in the plan:
     where the batches came from. Raises DatasetError without batches, PlanError for activations that are not finite.
     """
+    return make_plans(graph, batches, [method], calibration)[method]
+
+
+def make_plans(
+    graph: Path,
+    batches: Iterable[np.ndarray | Mapping[str, np.ndarray]],
+    methods: Iterable[str],
+    calibration: dict[str, Any] | None = None,
+) -> dict[str, Plan]:
+    """`make_plan` for several methods, by their names, from one pass over the batches."""
     model = load_graph(graph)
     layers, tensors, mark = find_layers(model), measured_tensors(model), fingerprint(model)
     inputs, stands = list(static_inputs(model)), carried.carriers(model, tensors)
@@ -46,18 +57,22 @@ def make_plan(
     statistics = gather(session, tensors, named)
     read = {layer.input for layer in layers.values()}
 
-    def chosen(name: str) -> float:
+    def chosen(name: str, method: str) -> float:
         unclipped = name in means and name not in read
         return threshold(statistics[name], "minmax" if unclipped else method, name in read)
 
-    with ThreadPoolExecutor(host.threads()) as pool:
+    def plan(method: str) -> Plan:
+        with ThreadPoolExecutor(host.threads()) as pool:
+            taken = list(pool.map(partial(chosen, method=method), statistics))
         ranges = {
-            name: TensorRange(found.minimum, found.maximum, taken)
-            for (name, found), taken in zip(statistics.items(), pool.map(chosen, statistics), strict=True)
+            name: TensorRange(found.minimum, found.maximum, clipped)
+            for (name, found), clipped in zip(statistics.items(), taken, strict=True)
         }
-    ranges = carried.shared(ranges, {name: stands[name] for name in ranges}, read)
-    decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
-    return Plan(mark, method, ranges, decided, calibration or {})
+        ranges = carried.shared(ranges, {name: stands[name] for name in ranges}, read)
+        decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
+        return Plan(mark, method, ranges, decided, calibration or {})
+
+    return {method: plan(method) for method in methods}
 
 
 def load_plan(path: Path, graph: Path) -> Plan:

@@ -6,7 +6,8 @@ import numpy as np
 
 from sandglass.quantize.calibrate import TensorStatistics
 
-METHODS = ("mse", "minmax", "percentile", "kl")  # the first one is the default
+METHODS = ("mse", "minmax", "percentile", "kl")
+AUTO = "auto"  # the one of METHODS that suits the network (see `quantize.automatic`)
 LEVELS = 128  # magnitudes of a signed byte
 KL_BINS = 2048
 KL_EPSILON = 1e-4
