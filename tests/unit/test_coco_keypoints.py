@@ -12,6 +12,7 @@ import pytest
 
 from sandglass.card import Card, Input
 from sandglass.datasets import coco_keypoints
+from sandglass.datasets._coco_file import IMAGE_FIELDS
 from sandglass.errors import DatasetError
 from sandglass.tasks import topdown_pose
 from sandglass.vision.image import read_image
@@ -99,7 +100,7 @@ def test_fields_that_other_tools_leave_out_are_filled_in(tmp_path: Path) -> None
     assert topdown_pose.score(found, dataset)["AP"]["value"] == pytest.approx(1.0)
 
 
-@pytest.mark.parametrize("field", coco_keypoints.IMAGE_FIELDS)
+@pytest.mark.parametrize("field", IMAGE_FIELDS)
 def test_image_without_a_field_is_refused(tmp_path: Path, field: str) -> None:
     """An entry of `images` that lacks what reading needs is told by the field."""
     images, annotations = write(tmp_path, [person(1, 0)])

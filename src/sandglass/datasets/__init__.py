@@ -44,6 +44,7 @@ from sandglass.vision import coco17
 from sandglass.vision.image import image_size
 
 Read = Callable[[Any], np.ndarray]
+FOR_CALIBRATION = "for calibration, which needs no truths, leave the name of the dataset out"  # what else may be done
 
 
 @dataclass

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -10,11 +11,12 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.datasets import LabelledDataset, subset
+from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, subset
 from sandglass.errors import DatasetError
 from sandglass.vision.image import read_image
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)  # a class
 SHOWN = 3  # names in a line that counts things
 
 
@@ -86,7 +88,10 @@ def class_folders(folder: Path, known: Sequence[str]) -> tuple[Found, list[str]]
         found.images += [f"{name}/{file}" for file in files]
         found.labels += [numbers[name]] * len(files)
     if not found.images:
-        raise DatasetError(f"{folder} has no image in any folder of a class", "give one folder of images a class")
+        raise DatasetError(
+            f"{folder} has no image in any folder of a class",
+            f"give one folder of images a class; {FOR_CALIBRATION}",
+        )
     found.notes |= counted("empty_class_folders", empty)
     found.notes |= counted("unreadable_class_folders", unreadable)
     found.notes |= counted("images_without_label", loose)
@@ -122,10 +127,19 @@ def _images(folder: Path) -> Iterator[str]:
         yield from (entry.name for entry in entries if entry.name.lower().endswith(IMAGES) and entry.is_file())
 
 
+def _by_number(folder: Path, names: Sequence[str]) -> dict[str, int]:
+    """Labels of folders whose names are numbers."""
+    numbers = {name: int(name) for name in names}
+    if twice := [name for name in names if list(numbers.values()).count(numbers[name]) > 1]:
+        raise DatasetError(f"{folder} has several folders of class {numbers[twice[0]]}: {', '.join(twice[:SHOWN])}",
+                           "give each class one folder")  # fmt: skip
+    return numbers
+
+
 def _number(folder: Path, names: Sequence[str], known: Sequence[str]) -> tuple[Mapping[str, int], list[str]]:
     """Labels by folder, and the names of all classes."""
-    if all(name.isdigit() for name in names):
-        return {name: int(name) for name in names}, []
+    if all(WHOLE.fullmatch(name) for name in names):
+        return _by_number(folder, names), []
     strangers = [name for name in names if name not in set(known)]
     if 0 < len(strangers) < len(names):
         raise DatasetError(

@@ -4,12 +4,11 @@ from __future__ import annotations
 
 import random
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
-from sandglass.datasets import Text, TextDataset, subset
+from sandglass.datasets import FOR_CALIBRATION, Text, TextDataset, subset
 from sandglass.errors import DatasetError
-from sandglass.reading import read_text
 from sandglass.vision import polygon
 from sandglass.vision.image import read_image
 
@@ -37,7 +36,8 @@ def load_folder(
 
     Files belong together when their names without suffix have the same `key`. `parse` gives the outlines in a file,
     each with its text. An outline that crosses itself is kept, as it is scored by what it encloses; one without an area
-    is left out. Both are counted in the protocol, as are images without annotation and the reverse.
+    is left out. Both are counted in the protocol, as are images without annotation and the reverse, and images and
+    annotations of which several have the same key: which of them belong together is not known.
 
     Raises DatasetError for folders that are missing or do not belong together.
     """
@@ -46,47 +46,50 @@ def load_folder(
     if detections is not None:
         raise DatasetError(f"{name} takes no detections: text is looked for in whole images", "leave them out")
     if images is None or annotations is None:
-        raise DatasetError(f"{name} needs images and annotations", "give the folder of each")
+        raise DatasetError(
+            f"{name} needs images and annotations",
+            f"give the folder of each; {FOR_CALIBRATION}",
+        )
     pictures, files = _files(images, SUFFIXES, key), _files(annotations, suffixes, key)
-    paired = [stem for stem in pictures if stem in files]
+    both = [name for name in pictures if name in files]
+    paired = {name: (pictures[name][0], files[name][0]) for name in both if len(pictures[name] + files[name]) == 2}
     if not paired:
         raise DatasetError(
             f"no image in {images} has an annotation in {annotations}",
             f"give the folder of images and that of their {' or '.join(sorted(suffixes))} files",
         )
-    drawn = set(random.Random(seed).sample(paired, min(limit or len(paired), len(paired))))
-    chosen = [stem for stem in paired if stem in drawn]
-    outlines = {pictures[stem].stem: parse(files[stem]) for stem in chosen}
+    drawn = set(random.Random(seed).sample(list(paired), min(limit or len(paired), len(paired))))
+    places = {image.stem: image for name, (image, _) in paired.items() if name in drawn}
+    outlines = {image.stem: parse(file) for name, (image, file) in paired.items() if name in drawn}
     protocol = {
         "dataset": name,
-        **subset(len(chosen), len(paired), "images", f"drawn with seed {seed}"),
-        **_left_out("images without annotation", len(pictures) - len(paired)),
-        **_left_out("annotations without image", len(files) - len(paired)),
+        **subset(len(drawn), len(paired), "images", f"drawn with seed {seed}"),
+        **_left_out("images without annotation", _count(pictures, pictures.keys() - files.keys())),
+        **_left_out("annotations without image", _count(files, files.keys() - pictures.keys())),
+        **_left_out("images and annotations of one name", _count(pictures, set(both) - paired.keys())),
         **_defects(outlines),
     }
     texts: dict[str, list[Text]] = {
         image: [(points, text.strip() in IGNORED) for points, text in found if _usable(points)]
         for image, found in outlines.items()
     }
-    places = {pictures[stem].stem: pictures[stem] for stem in chosen}
     return TextDataset(name, texts, lambda image: read_image(places[image], upright=False), protocol)
 
 
-def numbers(values: Sequence[str], path: Path, line: str, expected: str) -> list[float]:
-    """Fields of a line as numbers; raises DatasetError with the line and what was expected of it."""
+def numbers(values: Sequence[str], where: str, line: str, expected: str) -> list[float]:
+    """Fields of a line as numbers; raises DatasetError with its place, the line and what was expected of it."""
     try:
         found = [float(value) for value in values]
         if all(abs(value) < float("inf") for value in found):  # NaN is not
             return found
     except ValueError:
         pass
-    raise DatasetError(f"{path}: {line[:60]!r} is not {expected}", "give the annotations as they are published")
+    raise DatasetError(f"{where}: {line[:60]!r} is not {expected}", "give the annotations as they are published")
 
 
-def lines(path: Path) -> list[str]:
-    """Lines of a UTF-8 file that hold something; a byte-order mark is dropped."""
-    text = read_text(path, DatasetError, most=MOST_BYTES)
-    return [line.strip() for line in text.splitlines() if line.strip()]
+def lines(path: Path) -> list[tuple[int, str]]:
+    """Lines of a file that hold something, each with its number."""
+    return read_lines(path, DatasetError, MOST_BYTES)
 
 
 def points(values: Sequence[float]) -> list[list[float]]:
@@ -94,12 +97,19 @@ def points(values: Sequence[float]) -> list[list[float]]:
     return [list(pair) for pair in zip(values[::2], values[1::2], strict=False)]
 
 
-def _files(folder: Path, suffixes: set[str], key: Callable[[str], str]) -> dict[str, Path]:
+def _files(folder: Path, suffixes: set[str], key: Callable[[str], str]) -> dict[str, list[Path]]:
     """Files of a folder by the key of their names, in the order of the numbers in them."""
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}", "check the path")
-    found = [path for path in folder.iterdir() if path.suffix.lower() in suffixes]
-    return {key(path.stem): path for path in sorted(found, key=lambda path: (len(path.stem), path.name))}
+    found: dict[str, list[Path]] = {}
+    for path in sorted(folder.iterdir(), key=lambda path: (len(path.stem), path.name)):
+        if path.suffix.lower() in suffixes and path.is_file():
+            found.setdefault(key(path.stem), []).append(path)
+    return found
+
+
+def _count(files: dict[str, list[Path]], names: Collection[str]) -> int:
+    return sum(len(files[name]) for name in names)
 
 
 def _usable(outline: list[list[float]]) -> bool:

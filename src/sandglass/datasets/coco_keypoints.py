@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
-from math import isfinite
 from pathlib import Path
 from typing import Any
 
 from sandglass.datasets import KeypointDataset, subset
+from sandglass.datasets._coco_file import read_annotations, read_detections
 from sandglass.datasets._photos import load_photos
 from sandglass.errors import DatasetError
-from sandglass.files import read_json, sha256, write_json
+from sandglass.files import sha256, write_json
+from sandglass.image_ids import id_order
 from sandglass.vision.image import read_image, write_image
 
-IMAGE_FIELDS = ("id", "file_name", "width", "height")
-MOST_BYTES = 1 << 30  # of an annotation file; COCO's own have 240 MB
 SHOWN = 3  # missing images that an error names
 
 
@@ -32,9 +31,9 @@ def load(
 
     Without annotations every image is one sample, looked at whole, and nothing can be scored. Otherwise only images
     with a usable person (or a detection) have samples. People without keypoints, crowds and boxes without
-    area inside the image are no samples, as in mmpose; boxes without area are counted in the protocol. `split` does
-    not matter here: the files say it. Raises DatasetError for files that are missing or malformed, and where no box
-    is left.
+    area inside the image are not samples, as in mmpose. Boxes without area are counted in the protocol, and so is what
+    the file leaves unclear (see `_coco_file`). `split` does not matter here: the files say it. Raises DatasetError for
+    files that are missing or malformed, and where no box is left.
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
@@ -44,18 +43,20 @@ def load(
         raise DatasetError(f"there is no folder of images {images}", "check the path")
     if annotations is None:
         return _unlabelled(images, detections, limit, seed)
-    coco = _read(annotations)
-    found = _read_detections(detections, coco) if detections else None
+    file = read_annotations(annotations)
+    coco = file.coco
+    found = read_detections(detections, file) if detections else None
     names = {image["id"]: image["file_name"] for image in coco["images"]}
     needed = {entry["image_id"] for entry in (coco["annotations"] if found is None else found)}
     whole = subset(len(coco["images"]), len(coco["images"]), "images", "")
     coco, drawn = _draw(coco, limit, seed) if limit else (coco, whole)
     kept = {image["id"] for image in coco["images"]}
-    _require_images(images, [names[i] for i in sorted(needed & kept)], annotations)
+    _require_images(images, [names[i] for i in sorted(needed & kept, key=id_order)], annotations)
     protocol = {
         "dataset": f"coco-keypoints, {annotations.name} ({sha256(annotations)[:8]})",
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
         **drawn,
+        **file.note(),
     }
     if found is not None:
         found = [entry for entry in found if entry["image_id"] in kept]
@@ -122,83 +123,21 @@ def _boxes(coco: dict[str, Any], found: list[dict[str, Any]] | None) -> list[Seq
     return [clipped_box(e["bbox"], *sizes[e["image_id"]]) for e in coco["annotations"] if is_sample(e)]
 
 
-def _read(path: Path) -> dict[str, Any]:
-    data = read_json(path, DatasetError, MOST_BYTES)
-    if not isinstance(data, dict) or not all(_is_list_of_objects(data.get(key)) for key in ("images", "annotations")):
-        raise DatasetError(f"{path} is not a COCO annotation file", "it needs the lists `images` and `annotations`")
-    for image in data["images"]:
-        if lacking := [key for key in IMAGE_FIELDS if key not in image]:
-            raise DatasetError(f"{path}: image {image.get('id')} has no {lacking[0]}", "use a complete COCO file")
-        if not isinstance(image["id"], (int, str)) or not isinstance(image["file_name"], str):
-            raise DatasetError(f"{path}: image {image['id']} has no file_name, or no number as its id", "mend the file")
-        if not _numbers([image["width"], image["height"]], 2):
-            raise DatasetError(f"{path}: image {image['id']} has no width and height in pixels", "mend the file")
-    people = [_person(entry, path) for entry in data["annotations"] if entry.get("category_id", 1) == 1]
-    known = {image["id"] for image in data["images"]}
-    if strangers := sorted({entry["image_id"] for entry in people} - known):
-        raise DatasetError(
-            f"{path}: annotations name image {strangers[0]}, which is not in its images", "mend the file"
-        )
-    if not any(entry["num_keypoints"] for entry in people):
-        raise DatasetError(f"{path} has no person with keypoints", "use a file of COCO person keypoints")
-    return {"info": {}, "images": data["images"], "annotations": people, "categories": data.get("categories", [])}
-
-
-def _person(entry: dict[str, Any], path: Path) -> dict[str, Any]:
-    """A checked annotation, with what other tools leave out: a person, no crowd, keypoints counted by their flags."""
-    if not _numbers(entry.get("keypoints"), 51) or not _numbers(entry.get("bbox"), 4) or "image_id" not in entry:
-        raise DatasetError(
-            f"{path}: annotation {entry.get('id')} has no image_id, 17 keypoints and bbox",
-            "use a file of COCO person keypoints; every value is a finite number",
-        )
-    if not isinstance(entry["image_id"], (int, str)):
-        raise DatasetError(f"{path}: annotation {entry.get('id')} has no number as its image_id", "mend the file")
-    if not _numbers([entry.get("area")], 1):
-        raise DatasetError(
-            f"{path}: annotation {entry.get('id')} has no area, by which COCO's metric scales distances",
-            "give the area of the person in pixels",
-        )
-    shown = sum(flag > 0 for flag in entry["keypoints"][2::3])
-    return {"category_id": 1, "iscrowd": 0, "num_keypoints": shown, **entry}
-
-
-def _numbers(values: Any, count: int) -> bool:
-    return (
-        isinstance(values, list)
-        and len(values) == count
-        and all(isinstance(v, (int, float)) and isfinite(v) for v in values)
-    )
-
-
-def _is_list_of_objects(values: Any) -> bool:
-    return isinstance(values, list) and all(isinstance(value, dict) for value in values)
-
-
-def _read_detections(path: Path, coco: dict[str, Any]) -> list[dict[str, Any]]:
-    data = read_json(path, DatasetError, MOST_BYTES)
-    fix = "it is a list of image_id, category_id, bbox (x, y, width, height), score"
-    if not _is_list_of_objects(data):
-        raise DatasetError(f"{path} is not in COCO's result format", fix)
-    for number, entry in enumerate(data):
-        named = isinstance(entry.get("image_id"), (int, str))
-        if not named or not _numbers(entry.get("bbox"), 4) or not _numbers([entry.get("score")], 1):
-            raise DatasetError(f"{path}: entry {number} is not in COCO's result format", fix)
-    known = {image["id"] for image in coco["images"]}
-    people = [e for e in data if e.get("category_id", 1) == 1 and e["image_id"] in known]
-    if not people:
-        raise DatasetError(f"{path} has no person in the annotated images", "use detections of the same images")
-    return people
-
-
 def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
     """Images with people come first in line: a subset of empty images would measure nothing."""
     with_people = {entry["image_id"] for entry in coco["annotations"] if entry["num_keypoints"]}
-    candidates = sorted((image for image in coco["images"] if image["id"] in with_people), key=lambda i: i["id"])
+    candidates = sorted(
+        (image for image in coco["images"] if image["id"] in with_people), key=lambda i: id_order(i["id"])
+    )
     images = random.Random(seed).sample(candidates, min(limit, len(candidates)))
     kept = {image["id"] for image in images}
     annotations = [entry for entry in coco["annotations"] if entry["image_id"] in kept]
     told = subset(len(images), len(candidates), "images with people", f"drawn by seed {seed}")
-    return {**coco, "images": sorted(images, key=lambda i: i["id"]), "annotations": annotations}, told
+    return {**coco, "images": images, "annotations": annotations}, told
+
+
+def _by_id(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
+    return sorted(images, key=lambda image: id_order(image["id"]))
 
 
 def _require_images(folder: Path, names: list[str], annotations: Path) -> None:

@@ -44,20 +44,22 @@ def load(
 
 
 def parse(path: Path) -> list[_text.Outline]:
-    """Outlines and texts of a file in any format. Raises DatasetError naming the file and what is no text."""
-    return (
-        _parse_xml(path) if path.suffix.lower() == ".xml" else [_parse_line(line, path) for line in _text.lines(path)]
-    )
+    """Outlines and texts of a file in any format. Raises DatasetError naming the file and what is not a text."""
+    if path.suffix.lower() == ".xml":
+        return _parse_xml(path)
+    return [
+        _parse_line(line, f"{path}, line {number}") for number, line in read_lines(path, DatasetError, _text.MOST_BYTES)
+    ]
 
 
-def _parse_line(line: str, path: Path) -> _text.Outline:
+def _parse_line(line: str, where: str) -> _text.Outline:
     coordinates, mark, text = line.partition(MARK)
     fields = coordinates.rstrip(",").split(",")
-    values = _text.numbers(fields, path, line, LINE)
+    values = _text.numbers(fields, where, line, LINE)
     if mark:
         return _text.points(values), text
     if len(values) != RELATIVE:
-        raise DatasetError(f"{path}: a line has {len(values)} numbers and no {MARK}, expected {LINE}", "mend the file")
+        raise DatasetError(f"{where}: it has {len(values)} numbers and no {MARK}, expected {LINE}", "correct the file")
     corner = np.array(values[:2])
     return (np.array(values[BOX:]).reshape(-1, 2) + corner).tolist(), ""
 
@@ -71,9 +73,10 @@ def _parse_xml(path: Path) -> list[_text.Outline]:
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"{path} is not an XML file: {error}", "give the annotations as published") from error
     found = []
-    for box in boxes:
+    for number, box in enumerate(boxes, 1):
         told = box.findtext("segs") or ""
-        values = _text.numbers(told.split(",") if told.strip() else [], path, told, "<segs>x1,y1,...</segs>")
+        fields = told.split(",") if told.strip() else []
+        values = _text.numbers(fields, f"{path}, box {number}", told, "<segs>x1,y1,...</segs>")
         found.append((_text.points(values), box.findtext("label") or ""))
     return found
 

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 from sandglass.datasets import TextDataset, _text
+from sandglass.errors import DatasetError
 
 LINE = "x1,y1,x2,y2,x3,y3,x4,y4,text"
 COORDINATES = 8
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
+TABS = re.compile(r"([-+\d. ]+\t){7}")  # between the numbers, in place of commas
 
 
 def load(
@@ -33,15 +35,18 @@ def load(
 
 
 def parse(path: Path) -> list[_text.Outline]:
-    """Outlines and texts of a file. Raises DatasetError naming a line that is no text."""
-    found = []
-    for line in _text.lines(path):
-        fields = line.split(",", COORDINATES)
-        few = next((i for i, field in enumerate(fields) if not NUMBER.fullmatch(field)), len(fields))
-        kept = few if 2 <= few < 6 else COORDINATES  # fewer than three points are a defect, other lines are no texts
-        values = _text.numbers(fields[:kept], path, line, LINE)
-        found.append((_text.points(values), ",".join(fields[kept:])))
-    return found
+    """Outlines and texts of a file. Raises DatasetError naming a line that is not a text."""
+    return [
+        _parse_line(line, f"{path}, line {number}") for number, line in read_lines(path, DatasetError, _text.MOST_BYTES)
+    ]
+
+
+def _parse_line(line: str, where: str) -> _text.Outline:
+    fields = line.split("\t" if TABS.match(line) else ",", COORDINATES)
+    few = next((i for i, field in enumerate(fields) if not NUMBER.fullmatch(field)), len(fields))
+    kept = few if 2 <= few < 6 else COORDINATES  # fewer than three points are a defect, other lines are not texts
+    values = _text.numbers(fields[:kept], where, line, LINE)
+    return _text.points(values), ",".join(fields[kept:])
 
 
 def example(folder: Path) -> dict[str, Any]:

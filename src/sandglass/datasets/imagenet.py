@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
 from typing import Any
@@ -17,9 +18,13 @@ from sandglass.datasets import LabelledDataset
 from sandglass.datasets._labelled import IMAGES, Found, class_folders, counted, labelled, reader
 from sandglass.errors import DatasetError
 from sandglass.files import atomic_file, sha256
-from sandglass.reading import read_text
+from sandglass.text_lines import read_lines
 from sandglass.vision.image import write_image
 
+Lines = Sequence[tuple[int, str]]
+
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)
+FIX = "correct the file"
 TABLE = Path(__file__).with_name("imagenet_classes.txt")
 
 
@@ -79,31 +84,22 @@ def example(folder: Path) -> dict[str, Any]:
 
 def _flat(folder: Path, annotations: Path) -> Found:
     """The labelled images of a folder."""
-    lines = _lines(annotations)
+    lines = read_lines(annotations, DatasetError)
+    if not lines:
+        raise DatasetError(f"{annotations} has no labels", "give a file of labels")
     if not folder.is_dir():
         raise DatasetError(f"there is no folder of images {folder}", "check the path")
     present = _files(folder)
-    by_number = all(_is_number(line.strip()) for line in lines)
-    labels = _numbered(lines, present, annotations) if by_number else _named(lines, annotations)
-    images = [name for name in labels if name in present]
-    if not images:
+    found = Found([], [])
+    by_number = all(WHOLE.fullmatch(line) for _, line in lines)
+    labels = (_numbered if by_number else _named)(lines, present, annotations, found)
+    found.images = [name for name in labels if name in present]
+    if not found.images:
         raise DatasetError(f"{folder} has none of the {len(lines)} images of {annotations}", "check both paths")
-    found = Found(images, [labels[name] for name in images])
+    found.labels = [labels[name] for name in found.images]
     found.notes |= counted("images_without_label", sorted(present - labels.keys()))
     found.notes |= counted("labels_without_image", [name for name in labels if name not in present])
     return found
-
-
-def _lines(path: Path) -> list[str]:
-    lines = read_text(path, DatasetError).strip().splitlines()
-    if not lines:
-        raise DatasetError(f"{path} has no labels", "give a file of labels")
-    return lines
-
-
-def _is_number(text: str) -> bool:
-    """Whether a text is a label: a few digits, and not such as only Unicode calls so."""
-    return text.isascii() and text.isdigit() and len(text) < 10
 
 
 def _files(folder: Path) -> set[str]:
@@ -115,34 +111,48 @@ def _files(folder: Path) -> set[str]:
     return found
 
 
-def _named(lines: list[str], path: Path) -> dict[str, int]:
-    """Labels by image, from lines of name and label."""
-    labels: dict[str, int] = {}
-    for number, line in enumerate(lines, 1):
-        name, label = [*line.rsplit(maxsplit=1), "", ""][:2]
-        if not _is_number(label):
-            raise DatasetError(f"{path}, line {number}: {line[:80]!r} is not an image and its label", "mend the file")
-        if name in labels:
-            raise DatasetError(f"{path}, line {number}: {name} has a label already", "mend the file")
-        labels[name] = int(label)
+def _named(lines: Lines, present: set[str], path: Path, found: Found) -> dict[str, int]:
+    """Labels by image, from lines of name and label. One that is repeated as it is counts in the notes of `found`."""
+    labels: dict[str, tuple[int, int]] = {}
+    repeated = []
+    for number, line in lines:
+        name, label = [*line.rsplit(maxsplit=1), ""][:2]
+        if not WHOLE.fullmatch(label):
+            raise DatasetError(f"{path}, line {number}: {line[:80]!r} is not an image and its label", FIX)
+        first, known = labels.setdefault(name, (number, int(label)))
+        if known != int(label):
+            raise DatasetError(f"{path}, line {number}: {name} has a label already, {known} in line {first}", FIX)
+        repeated += [name] if first != number else []
     _in_range(path, list(labels.values()), 0)
-    return labels
+    found.notes |= counted("labels_listed_twice", repeated)
+    return {name: label for name, (_, label) in labels.items()}
 
 
-def _numbered(lines: list[str], present: set[str], path: Path) -> dict[str, int]:
-    """Labels by image, from the devkit's ground truth: line k is for the image whose name ends in the number k."""
-    ids = [int(line) for line in lines]
+def _numbered(lines: Lines, present: set[str], path: Path, found: Found) -> dict[str, int]:
+    """Labels by image, from the devkit's ground truth: line k is for the image whose name ends in the number k.
+
+    Images of one number count in the notes of `found`: which of them the label is for is not known.
+    """
+    if empty := [k for k, (number, _) in enumerate(lines, 1) if number != k]:
+        raise DatasetError(f"{path}, line {empty[0]}: it is empty, expected the label of image {empty[0]}", FIX)
+    ids = [(number, int(line)) for number, line in lines]
     _in_range(path, ids, 1)
     label = {number: i for i, (_, number, _) in enumerate(table())}
-    names = {int(match[1]): name for name in sorted(present) if (match := re.search(r"(\d+)\.\w+$", name))}
-    return {names.get(k, f"image {k}"): label[number] for k, number in enumerate(ids, 1)}
+    names: dict[int, list[str]] = {}
+    for name in sorted(present):
+        if match := re.search(r"(\d+)\.\w+$", name):
+            names.setdefault(int(match[1]), []).append(name)
+    several = {k for k, own in names.items() if len(own) > 1}
+    found.notes |= counted("images_of_one_number", [name for k in sorted(several) for name in names[k]])
+    return {names.get(k, [f"image {k}"])[0]: label[own] for k, own in ids if k not in several}
 
 
-def _in_range(path: Path, labels: list[int], first: int) -> None:
+def _in_range(path: Path, labels: Sequence[tuple[int, int]], first: int) -> None:
+    """Raise DatasetError where labels, each with its line, are not of the table."""
     last = first + len(table()) - 1
-    if wrong := [i for i, label in enumerate(labels) if not first <= label <= last]:
+    if wrong := [(number, label) for number, label in labels if not first <= label <= last]:
         raise DatasetError(
-            f"{path}: {len(wrong)} of {len(labels)} labels are out of range, the first is {labels[wrong[0]]} in line "
-            f"{wrong[0] + 1}, expected {first} to {last}",
+            f"{path}: {len(wrong)} of {len(labels)} labels are out of range, the first is {wrong[0][1]} in line "
+            f"{wrong[0][0]}, expected {first} to {last}",
             "use the labels of ImageNet-1k",
         )

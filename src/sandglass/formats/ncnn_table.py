@@ -9,6 +9,7 @@ import numpy as np
 
 from sandglass.errors import FormatError
 from sandglass.reading import read_text
+from sandglass.text_lines import END
 
 
 @dataclass(frozen=True)
@@ -21,7 +22,7 @@ class Scales:
 
 def read_table(path: Path) -> dict[str, Scales]:
     """Scales by layer name. Raises FormatError, naming the line, for one that is cut off or not positive."""
-    return parse_table(read_text(path, FormatError).splitlines(), str(path))
+    return parse_table(END.split(read_text(path, FormatError)), str(path))
 
 
 def parse_table(lines: list[str], where: str = "table") -> dict[str, Scales]:

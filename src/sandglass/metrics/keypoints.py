@@ -15,6 +15,7 @@ from typing import Any
 
 import numpy as np
 
+from sandglass.image_ids import Id, id_order
 from sandglass.metrics import bootstrap
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
@@ -41,23 +42,31 @@ def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> lis
     """Match results in COCO's format to the truth, for each area range.
 
     `truth` is COCO ground truth. Results hold image_id, keypoints (51 numbers), score and category_id.
-    People are numbered anew: pycocotools takes the id 0 for "not matched" and loses all but one of equal ids.
+    People get new numbers: pycocotools takes the id 0 for "not matched" and loses all but one of equal ids. Images get
+    new numbers in the order of their ids: pycocotools turns numbers into text where some ids are text.
     """
     from pycocotools.coco import COCO
     from pycocotools.cocoeval import COCOeval
 
     with contextlib.redirect_stdout(io.StringIO()):
         reference = COCO()
-        people = [{**entry, "id": number} for number, entry in enumerate(truth["annotations"], 1)]
-        reference.dataset = {**truth, "annotations": people, "info": {}}
+        order = sorted((image["id"] for image in truth["images"]), key=id_order)
+        place = {own: number for number, own in enumerate(order, 1)}
+        images = [{**image, "id": place[image["id"]]} for image in truth["images"]]
+        people = [{**_placed(entry, place), "id": number} for number, entry in enumerate(truth["annotations"], 1)]
+        reference.dataset = {**truth, "images": images, "annotations": people, "info": {}}
         reference.createIndex()
-        found = reference.loadRes([dict(result) for result in results]) if results else COCO()
+        found = reference.loadRes([_placed(result, place) for result in results]) if results else COCO()
         evaluation = COCOeval(reference, found, "keypoints")
-        evaluation.params.imgIds = sorted(image["id"] for image in truth["images"])
+        evaluation.params.imgIds = list(place.values())
         evaluation.params.catIds = [1]
         evaluation.evaluate()
     count = len(evaluation.params.imgIds)
     return [_collect(evaluation.evalImgs[i * count : (i + 1) * count]) for i in range(len(AREAS))]
+
+
+def _placed(entry: Mapping[str, Any], place: Mapping[Id, int]) -> dict[str, Any]:
+    return {**entry, "image_id": place[entry["image_id"]]}
 
 
 def _collect(images: Sequence[dict[str, Any] | None]) -> Matches:

@@ -17,6 +17,7 @@ from sandglass.card import Card
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import is_sample
 from sandglass.errors import GraphError
+from sandglass.image_ids import Id
 from sandglass.metrics import keypoints
 from sandglass.vision import affine, coco17, grouping, heatmap, skeleton
 from sandglass.vision.image import normalize
@@ -41,7 +42,7 @@ class Sample:
     """One image to look at, or the region `box` of it: x, y, w, h in pixels."""
 
     index: int
-    image_id: int
+    image_id: Id
     box: affine.Box | None = None
 
 

@@ -18,6 +18,7 @@ from sandglass.card import Card
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
 from sandglass.errors import GraphError
+from sandglass.image_ids import Id, id_order
 from sandglass.metrics import keypoints
 from sandglass.vision import affine, coco17, heatmap, skeleton
 from sandglass.vision.image import normalize
@@ -42,7 +43,7 @@ class Sample:
     """One person to look at: box x, y, w, h in pixels of image `image_id`, and the box's score."""
 
     index: int
-    image_id: int
+    image_id: Id
     box: tuple[float, float, float, float]
     score: float = 1.0
 
@@ -53,7 +54,7 @@ def samples(dataset: KeypointDataset) -> list[Sample]:
         found = [
             (e["image_id"], tuple(e["bbox"]), float(e["score"])) for e in dataset.detections if has_area(e["bbox"])
         ]
-        found.sort(key=lambda f: f[0])
+        found.sort(key=lambda f: id_order(f[0]))
     else:
         found = [(entry["image_id"], box, 1.0) for entry, box in _people(dataset)]
     return [Sample(index, *person) for index, person in enumerate(found)]
@@ -67,7 +68,7 @@ def _people(dataset: KeypointDataset) -> list[tuple[Mapping[str, Any], tuple[flo
         for entry in dataset.coco["annotations"]
         if is_sample(entry)
     ]
-    return sorted((p for p in people if has_area(p[1])), key=lambda p: p[0]["image_id"])
+    return sorted((p for p in people if has_area(p[1])), key=lambda p: id_order(p[0]["image_id"]))
 
 
 def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:

@@ -1,0 +1,54 @@
+"""Ids of images and categories as people's tools write them: numbers, numbers with a fraction of 0, and text."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+Id = int | str
+LONGEST = 18  # digits of a text that is taken for a number
+
+
+def plain_id(value: Any) -> Id | None:
+    """An id as a whole number or text; None for what is not an id."""
+    if isinstance(value, float) and value.is_integer():
+        return int(value)
+    return value if isinstance(value, int | str) and not isinstance(value, bool) else None
+
+
+def id_order(value: Id) -> tuple[bool, Id]:
+    """A key that sorts ids: numbers first, then text."""
+    return isinstance(value, str), value
+
+
+def is_number(value: Id) -> bool:
+    """Whether an id is a number, or text that has only digits."""
+    return _number(value) is not None
+
+
+class Ids:
+    """The ids that a file defines, and which of them another entry means."""
+
+    def __init__(self, known: Iterable[Id]) -> None:
+        self.known = set(known)
+        self.by_number: defaultdict[int, list[Id]] = defaultdict(list)
+        for value in self.known:
+            number = _number(value)
+            if number is not None:
+                self.by_number[number].append(value)
+
+    def find(self, value: Any) -> Id | None:
+        """The known id that is equal to `value`, else the only one of the same number; None where there is none."""
+        plain = plain_id(value)
+        if plain is None or plain in self.known:
+            return plain
+        number = _number(plain)
+        same = self.by_number.get(number, []) if number is not None else []
+        return same[0] if len(same) == 1 else None
+
+
+def _number(value: Id) -> int | None:
+    if isinstance(value, int):
+        return value
+    return int(value) if value.isascii() and value.isdigit() and len(value) <= LONGEST else None
