@@ -248,7 +248,8 @@ def build_artifact(
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
-            raise UnsupportedOperator("half precision is not written of a file that is quantized already", "")
+            raise InputError("half precision is not written of a file that is quantized already",
+                             "deploy it as it is, or use --dequantize")  # fmt: skip
         with atomic_folder(out / target.folder, force) as folder:
             parts = built(target.backend, given, target.precision, folder, used, reference)
             version = parts.pop("version")

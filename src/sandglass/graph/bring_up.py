@@ -21,11 +21,11 @@ from sandglass.errors import GraphError, ParityError
 from sandglass.formats import foreign
 from sandglass.graph.affine import fold_affines
 from sandglass.graph.affine_before import fold_affines_before
-from sandglass.graph.agreement import LEAST_OF_NARROW, LEAST_OF_QUANTIZED, compare
+from sandglass.graph.agreement import LEAST_OF_NARROW, LEAST_OF_QUANTIZED, compare, session
 from sandglass.graph.attributes import removed_attributes
 from sandglass.graph.batch import fixed_batch, for_one_image
 from sandglass.graph.dequantize import dequantized
-from sandglass.graph.execute import GraphSession, run_once
+from sandglass.graph.execute import run_once
 from sandglass.graph.explicit_padding import explicit_padding
 from sandglass.graph.float32 import as_float32, is_float32, is_narrow
 from sandglass.graph.hard_swish import fuse_hard_swish
@@ -94,7 +94,7 @@ def _whole_graph(source: Path, size: tuple[int, int], folder: Path) -> tuple[Pat
         path = folder / source.with_suffix(".onnx").name
         save_graph(model, path)
     if is_quantized(model) or not foreign_operators(model):
-        GraphSession(path, optimize=False)
+        session(path, optimize=False)
     return path, model
 
 
