@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
@@ -34,6 +34,9 @@ from sandglass.quantize.processor import ANY, Processor
 from sandglass.recipe import RECIPE, made_before, own_folder, recipe
 from sandglass.shapes import Shapes
 from sandglass.sources import Say, find_card, is_quantized, prepared_source
+
+if TYPE_CHECKING:
+    from sandglass.graph.bring_up import Quantized
 from sandglass.tasks import check_dataset
 
 
@@ -127,10 +130,10 @@ def deploy(
         )
     if shapes and (kits := [target for target in wanted if needs_kit(target)]):
         raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
-    kept, folders = "float" if dequantize else "keep", [out / target.folder for target in wanted]
+    quantized: Quantized = "float" if dequantize else "keep"
     with (
-        own_folder(out, folders, card, force),
-        prepared_source(card, checkpoint, say, tuple(shapes), quantized=kept, ema=ema) as graph,
+        own_folder(out, [out / target.folder for target in wanted], card, force),
+        prepared_source(card, checkpoint, say, tuple(shapes), quantized=quantized, ema=ema) as graph,
     ):
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
@@ -254,7 +257,8 @@ def build_artifact(
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
-            raise UnsupportedOperator("half precision is not written of a file that is quantized already", "")
+            raise InputError("half precision is not written of a file that is quantized already",
+                             "deploy it as it is, or use --dequantize")  # fmt: skip
         with atomic_folder(out / target.folder, force) as folder:
             parts = built(target.backend, given, target.precision, folder, used, reference)
             version = parts.pop("version")

@@ -9,6 +9,8 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import onnxruntime
+from onnx import helper
+from onnx.reference import ReferenceEvaluator
 
 from sandglass import host
 from sandglass.errors import GraphError
@@ -21,8 +23,15 @@ RUNTIME_ERRORS = (
     _state.RuntimeException, _state.NoSuchFile, _state.EPFail,
 )  # fmt: skip
 NUMPY: Mapping[str, type[np.floating]] = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
+# onnx's evaluator documents no exceptions; these come out of numpy and of its own checks.
+EVALUATOR_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
 # They would multiply weights by what scales a layer's sums: integers would be integers no longer.
 FUSIONS = ("ConvMulFusion", "ConvAddFusion", "MatMulScaleFusion")
+
+
+def lacks_kernel(error: GraphError) -> bool:
+    """Whether a graph cannot be run because ONNX Runtime has no kernel for an element type; it is whole otherwise."""
+    return isinstance(error.__cause__, _state.NotImplemented)
 
 
 class GraphSession:
@@ -108,3 +117,20 @@ def run_once(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[s
         path = Path(folder) / "graph.onnx"
         save_graph(model, path)
         return GraphSession(path).run(inputs)
+
+
+class ReferenceSession:
+    """A graph run by onnx's own evaluator, which knows every element type: slow, in plain numpy."""
+
+    def __init__(self, path: Path) -> None:
+        self._evaluator = ReferenceEvaluator(str(path))
+        types = zip(self._evaluator.input_names, self._evaluator.input_types, strict=True)
+        self.input_types = {name: helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type) for name, kind in types}
+
+    def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises GraphError where the evaluator fails."""
+        try:
+            values = self._evaluator.run(None, dict(inputs))
+        except EVALUATOR_ERRORS as error:
+            raise GraphError(f"the graph failed on an input: {error}", "export it in float32") from error
+        return dict(zip(self._evaluator.output_names, map(np.asarray, values), strict=True))

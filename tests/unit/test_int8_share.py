@@ -1,0 +1,61 @@
+"""An int8 artifact with hardly a layer in int8 says so."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+
+from conformance.test_backends import save_graph
+from sandglass import discover
+from sandglass.calibration import Calibration
+from sandglass.card import Card, Input
+from sandglass.graph.load import load_graph
+from sandglass.graph.work import integer_share, layer_work
+from sandglass.pipeline import deploy
+from sandglass.report.table import identity
+
+TARGET = "onnxruntime:int8"
+
+
+@pytest.fixture
+def card(tmp_path: Path) -> Card:
+    """A card over the small graph."""
+    path = save_graph(tmp_path / "small.onnx")
+    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
+
+
+@pytest.mark.parametrize("kept", ["none", "all", "all but the smallest"])
+def test_share_is_in_the_manifest_and_the_table(kept: str, card: Card, tmp_path: Path) -> None:
+    """The share of multiply-accumulates in int8 is recorded; under a tenth it is a warning, and part of the table."""
+    calibration = Calibration(discover.load("datasets", "synthetic-people").load(limit=4, split="train"), size=2)
+    deploy(card, [TARGET], tmp_path / "first", calibration=calibration)
+    plan = json.loads((tmp_path / "first" / "plan.json").read_text(encoding="utf-8"))
+    for name, layer in plan["layers"].items():
+        layer["keep_float"] = kept == "all" or (kept == "all but the smallest" and name != "depthwise")
+    (tmp_path / "plan.json").write_text(json.dumps(plan), encoding="utf-8")
+    said: list[str] = []
+    (outcome,) = deploy(
+        card, [TARGET], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json", say=said.append
+    )
+    assert outcome.artifact is not None, outcome.error
+    share = outcome.artifact.manifest["check"]["int8_share"]
+    if kept == "none":
+        assert share == 1
+        assert identity(outcome.artifact)["precision"] == "int8"
+        assert not any("warning" in line for line in said)
+    else:
+        assert share < 0.1
+        assert (share > 0) == (kept != "all")
+        assert identity(outcome.artifact)["precision"] == f"int8 (only {share:.1%} of the work)"
+        assert any(f"warning: only {share:.1%} of the multiply-accumulates run in int8" in line for line in said)
+
+
+def test_share_counts_multiply_accumulates(tmp_path: Path) -> None:
+    """Layers count by their work, whatever their number."""
+    model = load_graph(save_graph(tmp_path / "small.onnx"))
+    work = {name: macs for name, (macs, _) in layer_work(model).items()}
+    ways = {name: "int8" if name == "three" else "float: by hand" for name in work}
+    assert integer_share(model, ways) == pytest.approx(work["three"] / sum(work.values()))
+    assert integer_share(model, {}) == 0
