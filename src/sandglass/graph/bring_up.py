@@ -65,8 +65,7 @@ def bring_up_file(source: Path, out: Path, size: tuple[int, int], quantized: Qua
     file cannot be brought up, and ParityError when the result differs from it on random inputs (see `compare`).
     """
     with TemporaryDirectory(prefix="sandglass-") as folder:
-        original = foreign.as_onnx(source, size, Path(folder))
-        model = _whole_graph(original)
+        original, model = _whole_graph(source, size, Path(folder))
         if is_quantized(model) and quantized == "refuse":
             raise GraphError(
                 f"{source.name} is quantized already, and a float model is needed here",
@@ -82,12 +81,21 @@ def bring_up_file(source: Path, out: Path, size: tuple[int, int], quantized: Qua
     return kept
 
 
-def _whole_graph(path: Path) -> onnx.ModelProto:
-    """The graph of a file that ONNX Runtime loads: what follows relies on it. Foreign operators are named elsewhere."""
+def _whole_graph(source: Path, size: tuple[int, int], folder: Path) -> tuple[Path, onnx.ModelProto]:
+    """An ONNX file that ONNX Runtime loads, which what follows relies on, and its graph: `source` or one in `folder`.
+
+    ONNX Runtime does not take two nodes of one name, which ONNX allows. Foreign operators are named elsewhere.
+    """
+    path = foreign.as_onnx(source, size, folder)
     model = load_graph(path)
-    if not foreign_operators(model):
+    names = [node.name for node in model.graph.node if node.name]
+    if len({*names}) < len(names):
+        name_nodes(model, reserved=MARK)
+        path = folder / source.with_suffix(".onnx").name
+        save_graph(model, path)
+    if is_quantized(model) or not foreign_operators(model):
         GraphSession(path, optimize=False)
-    return model
+    return path, model
 
 
 def _in_float(original: Path, model: onnx.ModelProto, out: Path, size: tuple[int, int], dequantize: bool) -> Path:
@@ -122,8 +130,8 @@ def _opened_for_one(source: Path, batch: int) -> Iterator[None]:
 def check_size(source: Path, graph: Path, size: tuple[int, int]) -> None:
     """Compare a graph, brought up at another size, with the file `source` at `size`; raises as `compare` does."""
     with TemporaryDirectory(prefix="sandglass-") as folder:
-        original = foreign.as_onnx(source, size, Path(folder))
-        before, after = load_graph(original), load_graph(graph)
+        original, before = _whole_graph(source, size, Path(folder))
+        after = load_graph(graph)
         least = LEAST_OF_NARROW if is_narrow(before) else None
         least = LEAST_OF_QUANTIZED if is_quantized(before) and not is_quantized(after) else least
         (name,) = (value.name for value in after.graph.input)

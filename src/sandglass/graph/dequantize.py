@@ -72,7 +72,7 @@ class Grid:
     def ends(self) -> list[np.ndarray]:
         """The smallest and the largest value, where one scale holds for all, float32."""
         limits = np.iinfo(self.zero.dtype)
-        return [np.float32((end - self.zero.item()) * self.scale.item()) for end in (limits.min, limits.max)]
+        return [np.array((end - self.zero.item()) * self.scale.item(), np.float32) for end in (limits.min, limits.max)]
 
     def same(self, other: Grid) -> bool:
         """Whether integers stand for the same values on another grid."""
@@ -169,7 +169,7 @@ def _dequantize(writer: _Floats, node: onnx.NodeProto) -> None:
 def _dynamic(writer: _Floats, node: onnx.NodeProto) -> None:
     """A grid that follows from the values: the values themselves, with 1 as their scale."""
     integers, scale, zero = node.output
-    writer.grids[integers] = Grid(np.float32(1), np.zeros((), np.uint8))
+    writer.grids[integers] = Grid(np.ones((), np.float32), np.zeros((), np.uint8))
     writer.write("Identity", [node.input[0]], integers, node.name)
     for name, value in ((scale, np.ones((), np.float32)), (zero, np.zeros((), np.uint8))):
         if name:
@@ -186,7 +186,9 @@ def _sums(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
             name = node.input[i]
             zero = writer.constants.get(node.input[2 + i]) if len(node.input) > 2 + i else None
             grid = Grid(
-                np.float32(1), np.zeros((), np.uint8) if zero is None else zero, 0 if operator == "Conv" else -1
+                np.ones((), np.float32),
+                np.zeros((), np.uint8) if zero is None else zero,
+                0 if operator == "Conv" else -1,
             )
             if name not in writer.constants and (name not in writer.grids or writer.grids[name].scale.item() != 1):
                 raise GraphError(f"{node.op_type} {node.name!r} reads {name}, whose scale is not dynamic",

@@ -8,7 +8,7 @@ import onnx
 
 from sandglass.graph.names import Names
 
-PARTS = ("QLinear", "Quantize", "Quantized", "Integer", "QGemm", "QAttention", "MatMulNBits")  # of operators' names
+PARTS = ("quantize", "qlinear", "integer", "qgemm", "qattention", "nbits")  # of operators' names, in lower case
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
@@ -18,7 +18,7 @@ def is_quantized(model: onnx.ModelProto) -> bool:
 
 def reads_integers(node: onnx.NodeProto) -> bool:
     """Whether a node reads or makes quantized integers."""
-    return any(part in node.op_type for part in PARTS)
+    return any(part in node.op_type.lower() for part in PARTS)
 
 
 def own_grids(model: onnx.ModelProto) -> None:

@@ -1,0 +1,172 @@
+"""Names of what rewrites add: none that the graph has already."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import onnx
+import pytest
+from onnx import helper, numpy_helper
+
+from graphs import normal
+from sandglass import discover
+from sandglass.backends import Source
+from sandglass.card import Card, Input
+from sandglass.errors import BackendUnavailable
+from sandglass.graph.bring_up import bring_up_file
+from sandglass.graph.execute import GraphSession
+from sandglass.graph.gradients import with_gradients
+from sandglass.graph.half import half_precision
+from sandglass.graph.load import load_graph, save_graph
+from sandglass.graph.names import Names, name_nodes
+from sandglass.graph.phases import split_late
+from sandglass.graph.shapes import free_sides
+from sandglass.quantize import repair
+from sandglass.quantize.simulate import simulate
+
+# What rewrites derive from the name of a tensor or a node.
+SUFFIXES = (
+    "weight", "bias", "scale", "zero_point", "q", "rounded", "quantize", "dequantize", "bytes", "factor", "offset",
+    "padded", "minimum", "maximum", "constant1", "correction", "half", "float", "cast", "early", "phase0", "phases",
+    "columns", "rows", "sums", "taps", "integers", "weights", "gradient", "adjoint", "low", "high", "step", "factors",
+)  # fmt: skip
+
+
+def hostile(style: str) -> onnx.ModelProto:
+    """A network in which nodes, tensors and weights bear names that rewrites would make of each other's.
+
+    `style` says what nodes are called: "same" as their result, "none" at all, all "alike", or as a "part" of a layer.
+    """
+    constants: dict[str, np.ndarray] = {}
+    nodes: list[onnx.NodeProto] = []
+
+    def add(operator: str, inputs: list[str], made: str, **attributes: object) -> str:
+        name = {"same": made, "none": "", "alike": "node", "part": f"a.phase{len(nodes)}"}[style]
+        nodes.append(helper.make_node(operator, inputs, [made], name, **attributes))
+        return made
+
+    def constant(name: str, values: np.ndarray) -> str:
+        constants[name] = values.astype(np.float32)
+        return name
+
+    def layer(operator: str, source: str, name: str, *shape: int, **attributes: object) -> str:
+        weight = constant(f"{name}.weight", normal(len(nodes), *shape) / np.sqrt(np.prod(shape[1:])))
+        channels = shape[1] if operator == "ConvTranspose" else shape[0]
+        return add(operator, [source, weight, constant(f"{name}.bias", normal(99, channels))], name, **attributes)
+
+    made = layer("Conv", "image", "a", 8, 3, 3, 3, pads=[1, 1, 1, 1])
+    made = add("Mul", [made, constant("a.scale", 1 + np.abs(normal(5, 8, 1, 1)))], "a.rounded")
+    made = add("Relu", [made], "a.q")
+    # A chain of nodes whose results bear every name that a rewrite might make.
+    for suffix in SUFFIXES:
+        for base in ("image", "a.q", "b"):
+            if f"{base}.{suffix}" not in {*constants, "b.weight", "b.bias"}:
+                made = add("Identity" if len(nodes) % 7 else "Relu", [made], f"{base}.{suffix}")
+    made = layer("ConvTranspose", made, "b", 8, 8, 4, 4, strides=[2, 2], pads=[1, 1, 1, 1])
+    made = add("Relu", [made], "b.phase0.taps")
+    layer("Conv", made, "image.scores", 5, 8, 1, 1)
+    graph = helper.make_graph(
+        nodes,
+        "hostile",
+        [helper.make_tensor_value_info("image", onnx.TensorProto.FLOAT, [1, 3, 16, 12])],
+        [helper.make_tensor_value_info("image.scores", onnx.TensorProto.FLOAT, [1, 5, 32, 24])],
+        [numpy_helper.from_array(values, name) for name, values in constants.items()],
+    )
+    return helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8)
+
+
+def images(count: int, seed: int) -> list[dict[str, np.ndarray]]:
+    """Inputs of the network, on the levels of a byte."""
+    random = np.random.default_rng(seed)
+    levels = (random.integers(0, 256, (1, 3, 16, 12)) for _ in range(count))
+    return [{"image": ((level - 127) / 64).astype(np.float32)} for level in levels]
+
+
+@pytest.fixture(scope="module", params=["same", "none", "alike", "part"])
+def graph(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network, brought up."""
+    folder = tmp_path_factory.mktemp("hostile")
+    onnx.save(hostile(request.param), folder / "source.onnx")
+    bring_up_file(folder / "source.onnx", folder / "graph.onnx", (16, 12))
+    return folder / "graph.onnx"
+
+
+def test_fresh_names_are_not_taken() -> None:
+    """A name is given once; one that the graph has, or that begins one of its names, is not given."""
+    names = Names(hostile("same"))
+    assert names.fresh("new") == "new"
+    assert names.fresh("new") == "new_2"
+    assert names.fresh("new") == "new_3"
+    assert names.fresh("a.rounded") == "a.rounded_2"
+    assert names.fresh("b.phase0.taps") == "b.phase0.taps_2"
+    assert names.fresh("image") == "image_2"
+
+
+def test_names_in_branches_are_taken() -> None:
+    """A tensor of a branch has its name for itself."""
+    inner = helper.make_graph([helper.make_node("Relu", ["x"], ["x.rounded"])], "branch", [], [])
+    node = helper.make_node("If", ["c"], ["y"], "", then_branch=inner, else_branch=inner)
+    model = helper.make_model(helper.make_graph([node], "g", [], []))
+    assert Names(model).fresh("x.rounded") == "x.rounded_2"
+
+
+@pytest.mark.parametrize("style", ["same", "none", "alike", "part"])
+def test_nodes_get_names_of_their_own(style: str) -> None:
+    """Each has one, none has what names the parts of a layer in it, and names that served stay."""
+    model = hostile(style)
+    before = [node.name for node in model.graph.node]
+    name_nodes(model, reserved=".phase")
+    after = [node.name for node in model.graph.node]
+    assert all(after)
+    assert len(set(after)) == len(after)
+    assert not any(".phase" in name for name in after)
+    if style == "same":
+        assert all(old == new for old, new in zip(before, after, strict=True) if ".phase" not in old)
+
+
+@pytest.mark.parametrize("rewrite", ["half", "split", "free", "gradients"])
+def test_rewritten_graph_computes_the_same(graph: Path, rewrite: str) -> None:
+    """Rewrites of the float graph add no name that is there."""
+    (feed,) = images(1, 0)
+    expected = GraphSession(graph).run(feed)["image.scores"]
+    model = load_graph(graph)
+    if rewrite == "half":
+        model = half_precision(model, {"a.q"})
+    elif rewrite == "split":
+        model = split_late(model)
+    elif rewrite == "free":
+        model = free_sides(model)
+    else:
+        found = with_gradients(model, ["a.q"])
+        model = found.model
+        feed = feed | {found.weights["image.scores"]: np.ones_like(expected)}
+    onnx.checker.check_model(model)
+    path = graph.parent / f"{rewrite}.onnx"
+    save_graph(model, path)
+    np.testing.assert_allclose(GraphSession(path).run(feed)["image.scores"], expected, atol=2e-2)
+
+
+@pytest.mark.parametrize("repaired", [False, True], ids=["plain", "repaired"])
+@pytest.mark.parametrize("name", [n for n in discover.names("backends") if discover.load("backends", n).SPEC])
+def test_int8_artifact_and_simulation_agree_with_the_graph(
+    graph: Path, name: str, repaired: bool, tmp_path: Path
+) -> None:
+    """Names are in nobody's way from the plan to the artifact, with repairs and without."""
+    backend = discover.load("backends", name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    repairs = repair.REPAIRS if repaired else ()
+    plan, _ = repair.repaired_plan(graph, images(4, 1), backend.SPEC, tmp_path, "minmax", repairs)
+    model, used = repair.repaired(graph, plan, backend.SPEC)
+    save_graph(model, tmp_path / "repaired.onnx")
+    card = Card("hostile", "topdown-pose", Input((16, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=graph)
+    (tmp_path / "out").mkdir()
+    notes = backend.build(Source(card, tmp_path / "repaired.onnx"), "int8", tmp_path / "out", used)
+    sessions = [backend.open(tmp_path / "out", notes, 1), simulate(graph, plan, backend.SPEC)]
+    for feed in images(2, 2):
+        expected = GraphSession(graph).run(feed)["image.scores"].ravel()
+        for session in sessions:
+            assert np.corrcoef(expected, session.run(feed)["image.scores"].ravel())[0, 1] > 0.99
