@@ -19,7 +19,9 @@ SIZES = [(7, 7), (8, 9), (10, 6)]
 COMPUTED = {"auto_pad", "ceil_mode", "output_shape"}
 
 
-def one(operator: str, size: tuple[int, int], weight: tuple[int, ...] = (), opset: int = 22, **given: object) -> onnx.ModelProto:  # fmt: skip
+def one(
+    operator: str, size: tuple[int, int], weight: tuple[int, ...] = (), opset: int = 22, **given: object
+) -> onnx.ModelProto:
     """A graph of one node over an image (1, 3, height, width)."""
     inputs, weights = ["x"], []
     if weight:

@@ -156,7 +156,7 @@ def _without_ceiling(
 def pad(
     model: onnx.ModelProto, names: Names, data: str, output: str, pads: Sequence[int], value: float = 0.0
 ) -> onnx.NodeProto:
-    """A Pad of the last axes of `data` (N, C, ...) by `pads`, as pools have them; its constants are added to `model`."""
+    """A Pad of `data` (N, C, ...) by `pads`, as pools have them. Its constants are added to `model`."""
     half = len(pads) // 2
     sizes, filler = names.fresh(f"{output}.pads"), names.fresh(f"{output}.value")
     amounts = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
