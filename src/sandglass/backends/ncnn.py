@@ -100,6 +100,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
 
     Raises UnsupportedOperator naming what ncnn lacks.
     """
+    from sandglass.backends._ncnn_lowering import restore
     from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
     from sandglass.formats.ncnn_table import table_text
     from sandglass.graph.half import float_layers
@@ -116,9 +117,10 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     }
     digests = weight_digests(model)
     drop_weights(model)  # its weights and the converted ones are never in memory together
-    converted = source.once("pnnx", lambda folder: convert(source.graph, folder))
+    converted = source.once("pnnx", lambda folder: convert(source.graph, folder, bool(source.shapes)))
     try:
         param = ncnn_param.read_param(converted / PARAM)
+        restore(param, model)
         _refuse_unknown(param, converted)
         parts = ncnn_bin.read_bin(param, converted / BIN)
     except FormatError as error:
@@ -147,16 +149,20 @@ def _pnnx() -> str | None:
     return next((str(program) for program in programs if program.is_file()), None) or shutil.which("pnnx")
 
 
-def convert(graph: Path, folder: Path) -> None:
+def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
     """Write the graph as fp32 `model.param` and `model.bin` into `folder`, by pnnx, with what it said in `pnnx.log`.
 
-    Raises BackendError where pnnx fails, dies or takes too long.
+    With `any_size` nothing of the result may depend on the size of the graph's input. Raises BackendError where pnnx
+    fails, dies or takes too long, and UnsupportedOperator for what ncnn lacks.
     """
+    from sandglass.backends._ncnn_lowering import lower
+    from sandglass.graph.load import load_graph, save_graph
+
     program = _pnnx()
     if program is None:
         raise BackendUnavailable("pnnx is not installed", INSTALL)
     with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx leaves four more copies of the weights
-        shutil.copyfile(graph, Path(scratch) / "graph.onnx")
+        save_graph(lower(load_graph(graph), any_size), Path(scratch) / "graph.onnx")
         command = [program, "graph.onnx", "fp16=0", f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
         result = run_program(command, Path(scratch))
     (folder / LOG).write_text(result.stdout + result.stderr, encoding="utf-8")
