@@ -81,7 +81,7 @@ class _Graph:
         return self.shapes[tensor][2:]
 
     def steps(self, start: str, operators: Iterable[tuple[str, Any]]) -> Nodes:
-        """Elementwise operators one after the other: each with a constant as its second input, or None for no second."""
+        """Elementwise operators one after the other, each with a constant as its second input, or None."""
         made: Nodes = []
         for operator, operand in operators:
             name = self.names.fresh(f"{start}.step")
