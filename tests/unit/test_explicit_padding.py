@@ -14,12 +14,15 @@ from onnx import TensorProto, helper, numpy_helper
 from graphs import normal
 from sandglass.graph.bring_up import bring_up
 from sandglass.graph.explicit_padding import explicit_padding
+from sandglass.graph.load import static_outputs
 
 SIZES = [(7, 7), (8, 9), (10, 6)]
 COMPUTED = {"auto_pad", "ceil_mode", "output_shape"}
 
 
-def one(operator: str, size: tuple[int, int], weight: tuple[int, ...] = (), opset: int = 22, **given: object) -> onnx.ModelProto:  # fmt: skip
+def one(
+    operator: str, size: tuple[int, int], weight: tuple[int, ...] = (), opset: int = 22, **given: object
+) -> onnx.ModelProto:
     """A graph of one node over an image (1, 3, height, width)."""
     inputs, weights = ["x"], []
     if weight:
@@ -124,3 +127,20 @@ def test_bring_up_makes_padding_explicit(tmp_path: Path) -> None:
     )
     (node,) = model.graph.node
     assert {attribute.name for attribute in node.attribute} == {"kernel_shape", "strides", "pads"}
+
+
+@pytest.mark.parametrize("opset", [17, 22])
+def test_shapes_that_were_inferred_with_a_window_outside_are_corrected(opset: int) -> None:
+    """A window that begins behind the image is none; before opset 22 shape inference counts it."""
+    model = one("MaxPool", (9, 10), opset=opset, kernel_shape=[2, 3], strides=[2, 2], pads=[1, 1, 1, 1], ceil_mode=1)
+    model.graph.node[0].output[0] = "pooled"
+    model.graph.node.append(
+        helper.make_node(
+            "MaxPool", ["pooled"], ["y"], "next", kernel_shape=[2, 2], strides=[2, 2], auto_pad="SAME_UPPER"
+        )
+    )
+    model = onnx.shape_inference.infer_shapes(model)
+    expected = ran(model)
+    explicit_padding(model)
+    assert static_outputs(model) == {"y": expected.shape}
+    np.testing.assert_array_equal(ran(model), expected)

@@ -96,7 +96,7 @@ def test_comparison_with_ncnn_can_fail(tmp_path: Path, monkeypatch: pytest.Monke
 @pytest.mark.parametrize(
     ("line", "weights", "message"),
     [
-        ("Quantize q 1 1 s0 out", {}, "layer q is a Quantize, which is not read"),
+        ("Quantize q 1 1 s0 out", {"q": [(1, False)]}, "layer q is a Quantize, which is not read"),
         ("BinaryOp q 1 1 s0 out 0=6 1=1 2=2.0", {}, "layer q computes the BinaryOp 6"),
         ("Pooling q 1 1 s0 out 0=1 1=2 2=2", {}, "layer q pools in a way that is not read"),
         ("Interp q 1 1 s0 out 0=2 1=2.0 2=2.0", {}, "layer q resizes in a way that is not read"),

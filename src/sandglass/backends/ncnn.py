@@ -32,8 +32,8 @@ from sandglass.backends import (
     way,
 )  # fmt: skip
 from sandglass.distribution import install_command
-from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
-from sandglass.process import run_program
+from sandglass.errors import BackendError, BackendUnavailable, FormatError, UnsupportedOperator
+from sandglass.process import ending, run_program
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Arithmetic, Spec, decide
@@ -46,7 +46,8 @@ INSTALL = install_command("ncnn")
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE = "deploy"
 DYNAMIC = True
-PARAM, BIN, TABLE = "model.param", "model.bin", "model.table"
+PARAM, BIN, TABLE, LOG = "model.param", "model.bin", "model.table", "pnnx.log"
+MOST_LETTERS = 240  # of what pnnx says, in a message
 SETTINGS: Mapping[str, tuple[Any, ...]] = {
     "winograd": ("all", "f23", "f43", "f63", "off"),
     "sgemm": (True, False),
@@ -99,6 +100,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
 
     Raises UnsupportedOperator naming what ncnn lacks.
     """
+    from sandglass.backends._ncnn_lowering import restore
     from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
     from sandglass.formats.ncnn_table import table_text
     from sandglass.graph.half import float_layers
@@ -115,10 +117,15 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     }
     digests = weight_digests(model)
     drop_weights(model)  # its weights and the converted ones are never in memory together
-    converted = source.once("pnnx", lambda folder: convert(source.graph, folder))
-    param = ncnn_param.read_param(converted / PARAM)
-    parts = ncnn_bin.read_bin(param, converted / BIN)
-    _refuse_unknown(param)
+    converted = source.once("pnnx", lambda folder: convert(source.graph, folder, bool(source.shapes)))
+    try:
+        param = ncnn_param.read_param(converted / PARAM)
+        restore(param, model)
+        _refuse_unknown(param, converted)
+        parts = ncnn_bin.read_bin(param, converted / BIN)
+    except FormatError as error:
+        raise BackendError(f"the files that pnnx wrote are not understood: {error.message}",
+                           "report the model") from error  # fmt: skip
     places = match_layers(param, parts, digests)
     notes["names"] = {param.layers[i].name: name for name, i in places.items()}
     if plan is not None:
@@ -142,27 +149,60 @@ def _pnnx() -> str | None:
     return next((str(program) for program in programs if program.is_file()), None) or shutil.which("pnnx")
 
 
-def convert(graph: Path, folder: Path) -> None:
-    """Write the graph as fp32 `model.param` and `model.bin` into `folder`, by pnnx."""
+def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
+    """Write the graph as fp32 `model.param` and `model.bin` into `folder`, by pnnx, with what it said in `pnnx.log`.
+
+    With `any_size` nothing of the result may depend on the size of the graph's input. Raises BackendError where pnnx
+    fails, dies or takes too long, and UnsupportedOperator for what ncnn lacks.
+    """
+    from sandglass.backends._ncnn_lowering import lower
+    from sandglass.graph.load import load_graph, save_graph
+
     program = _pnnx()
     if program is None:
         raise BackendUnavailable("pnnx is not installed", INSTALL)
     with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx leaves four more copies of the weights
-        shutil.copyfile(graph, Path(scratch) / "graph.onnx")
+        save_graph(lower(load_graph(graph), any_size), Path(scratch) / "graph.onnx")
         command = [program, "graph.onnx", "fp16=0", f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
         result = run_program(command, Path(scratch))
+    (folder / LOG).write_text(result.stdout + result.stderr, encoding="utf-8")
     if result.returncode or not (folder / BIN).is_file():
-        lines = (result.stderr + result.stdout).strip().splitlines()
-        raise BackendError(f"pnnx failed: {lines[-1] if lines else result.returncode}", "choose another backend")
+        how = _ending(result.returncode, folder)
+        raise BackendError(f"pnnx, which converts graphs for ncnn, {how}", "choose another backend")
 
 
-def _refuse_unknown(param: Param) -> None:
+def _ending(code: int, folder: Path) -> str:
+    """How pnnx ended without a result: by which signal, or with which error."""
+    lines = (folder / LOG).read_text(errors="replace").splitlines()
+    errors = [line for line in lines if "failed" in line or "error" in line.lower()]
+    if errors:
+        reason = re.sub(r"\x1b\[[\d;]*m|/\S+:\d+ .*\) (?=\w)", "", errors[-1])  # colours, and places in C++ files
+        return f"failed: {reason[:MOST_LETTERS]}"
+    return ending(code)
+
+
+def _refuse_unknown(param: Param, converted: Path) -> None:
+    """Raise UnsupportedOperator where pnnx left operators that ncnn does not have, with what pnnx knew of them."""
     import ncnn
 
-    unknown = sorted({layer.kind for layer in param.layers if ncnn.layer_to_index(layer.kind) < 0})
-    if unknown:
-        names = ", ".join(re.split(r"[.:]+", kind)[-1] for kind in unknown)
-        raise UnsupportedOperator(f"ncnn lacks the operator {names}", "choose another backend")
+    unknown = {layer.name: layer.kind for layer in param.layers if ncnn.layer_to_index(layer.kind) < 0}
+    if not unknown:
+        return
+    name, kind = min(unknown.items())
+    log = (converted / LOG).read_text(errors="replace")
+    parameters = re.findall(rf"^ignore {re.escape(kind)} {re.escape(name)} param (.*)$", log, re.MULTILINE)
+    others = sorted({_plain(other) for other in unknown.values()} - {_plain(kind)})
+    raise UnsupportedOperator(
+        f"ncnn lacks the operator {_plain(kind)}"
+        + (f" with {', '.join(parameters)}" if parameters else "")
+        + (f", and {', '.join(others)}" if others else ""),
+        "choose another backend",
+    )
+
+
+def _plain(kind: str) -> str:
+    """The name of an operator without that of its library."""
+    return re.split(r"[.:]+", kind)[-1]
 
 
 def plan_scales(
@@ -261,7 +301,10 @@ def open(
     from sandglass.formats import ncnn_bin, ncnn_param
 
     # ncnn takes any bytes for weights, and dies of some. This reads lengths only.
-    ncnn_bin.read_bin(ncnn_param.read_param(folder / PARAM), folder / BIN)
+    try:
+        ncnn_bin.read_bin(ncnn_param.read_param(folder / PARAM), folder / BIN)
+    except FormatError as error:
+        raise FormatError(error.message, "deploy the model again") from error
     return NcnnSession(folder, notes, threads, settings)
 
 
@@ -368,5 +411,8 @@ class NcnnSession:
             if status:
                 raise BackendError(f"ncnn failed to compute {name}", "deploy the model again")
             values = np.array(mat, np.float32)
+            if -1 not in shape and values.size != np.prod(shape):
+                raise BackendError(f"ncnn computes {values.shape} for the output {name}, the graph has {shape}",
+                                   "choose another backend")  # fmt: skip
             results[name] = values[np.newaxis] if -1 in shape else values.reshape(shape)
         return results

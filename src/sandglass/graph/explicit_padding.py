@@ -14,6 +14,7 @@ from onnx import helper, numpy_helper
 
 from sandglass.graph.load import set_nodes
 from sandglass.graph.names import Names
+from sandglass.graph.shapes import forget_shapes, has_open_outputs
 
 Attributes = dict[str, Any]
 Shape = Sequence[int]
@@ -28,14 +29,38 @@ def explicit_padding(model: onnx.ModelProto) -> None:
     Shapes must have been inferred. A node whose sizes are not known stays, and so does a pool whose last window would
     lie further beyond the image than a runtime lets `pads` reach.
     """
-    shapes, names, nodes = known_shapes(model), Names(model), []
-    for node in model.graph.node:
-        if (node.op_type in WEIGHTS or node.op_type in POOLS) and len(shapes.get(node.input[0], ())) > 2:
-            nodes += _explicit(model, node, shapes, names)
-        else:
-            nodes.append(node)
-    if nodes != list(model.graph.node):
-        set_nodes(model, nodes)
+    shapes, names = known_shapes(model), Names(model)
+    done, rest = [], list(model.graph.node)
+    while rest:
+        node = rest.pop(0)
+        done += _explicit(model, node, shapes, names) if _has_window(node, shapes) else [node]
+        if node.op_type in POOLS and done[-1] is not node and _is_misjudged(done[-1], shapes):
+            set_nodes(model, [*done, *rest])
+            _infer_again(model)
+            shapes, nodes = known_shapes(model), list(model.graph.node)
+            done, rest = nodes[: len(done)], nodes[len(done) :]
+    if done != list(model.graph.node):
+        set_nodes(model, done)
+
+
+def _has_window(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> bool:
+    return (node.op_type in WEIGHTS or node.op_type in POOLS) and len(shapes.get(node.input[0], ())) > 2
+
+
+def _is_misjudged(pool: onnx.NodeProto, shapes: Mapping[str, Shape]) -> bool:
+    """Whether the shape inferred for a pool counts a window that lies outside, as ONNX's before opset 22 does."""
+    data, output = (shapes.get(name) for name in (pool.input[0], pool.output[0]))
+    if data is None or output is None:
+        return False
+    return _Window(attributes_of(pool), data[2:]).outputs() != list(output[2:])
+
+
+def _infer_again(model: onnx.ModelProto) -> None:
+    again = onnx.ModelProto.FromString(model.SerializeToString())
+    forget_shapes(again)
+    again = onnx.shape_inference.infer_shapes(again)
+    if not has_open_outputs(again):
+        model.CopyFrom(again)
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
@@ -86,6 +111,12 @@ class _Window:
         self.extents = [(side - 1) * step + 1 for side, step in zip(self.kernel, dilations, strict=False)]
         self.pads = given.get("pads") or [0] * 2 * len(sizes)
         self.added = given.get("output_padding") or [0] * len(sizes)
+
+    def outputs(self) -> list[int]:
+        """How many windows there are on each axis."""
+        begins, ends = self.pads[: len(self.sizes)], self.pads[len(self.sizes) :]
+        padded = [sum(parts) for parts in zip(self.sizes, begins, ends, strict=True)]
+        return [(a - b) // stride + 1 for a, b, stride in zip(padded, self.extents, self.strides, strict=True)]
 
     def same(self, automatic: str) -> list[int]:
         """Pads that give one output for each stride."""
@@ -156,7 +187,7 @@ def _without_ceiling(
 def pad(
     model: onnx.ModelProto, names: Names, data: str, output: str, pads: Sequence[int], value: float = 0.0
 ) -> onnx.NodeProto:
-    """A Pad of the last axes of `data` (N, C, ...) by `pads`, as pools have them; its constants are added to `model`."""
+    """A Pad of `data` (N, C, ...) by `pads`, as pools have them. Its constants are added to `model`."""
     half = len(pads) // 2
     sizes, filler = names.fresh(f"{output}.pads"), names.fresh(f"{output}.value")
     amounts = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)

@@ -22,7 +22,7 @@ def fix_input(model: onnx.ModelProto, size: Size) -> None:
     check_input(model, size)
     for dim, want in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, *size), strict=True):
         dim.dim_value = want
-    _forget_shapes(model)
+    forget_shapes(model)
 
 
 def check_input(model: onnx.ModelProto, size: Size) -> None:
@@ -60,7 +60,7 @@ def free_sides(model: onnx.ModelProto) -> onnx.ModelProto:
     for value in model.graph.input:
         for dim, name in zip(value.type.tensor_type.shape.dim[2:], ("height", "width"), strict=True):
             dim.dim_param = name
-    _forget_shapes(model)
+    forget_shapes(model)
     return model
 
 
@@ -104,7 +104,8 @@ def set_output_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ..
             shape.dim.add().dim_value = size
 
 
-def _forget_shapes(model: onnx.ModelProto) -> None:
+def forget_shapes(model: onnx.ModelProto) -> None:
+    """Forget the shapes of all tensors but the inputs, in place, so that they are inferred again."""
     del model.graph.value_info[:]
     for output in model.graph.output:
         for dim in output.type.tensor_type.shape.dim:
