@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, static_inputs
+from sandglass.parallel import in_threads
 from sandglass.quantize import carried, pixels
 from sandglass.quantize.calibrate import gather
 from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
@@ -50,11 +49,11 @@ def make_plan(
         unclipped = name in means and name not in read
         return threshold(statistics[name], "minmax" if unclipped else method, name in read)
 
-    with ThreadPoolExecutor(host.threads()) as pool:
-        ranges = {
-            name: TensorRange(found.minimum, found.maximum, taken)
-            for (name, found), taken in zip(statistics.items(), pool.map(chosen, statistics), strict=True)
-        }
+    thresholds = in_threads(chosen, statistics, "choosing a threshold")
+    ranges = {
+        name: TensorRange(found.minimum, found.maximum, taken)
+        for (name, found), taken in zip(statistics.items(), thresholds, strict=True)
+    }
     ranges = carried.shared(ranges, {name: stands[name] for name in ranges}, read)
     decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
     return Plan(mark, method, ranges, decided, calibration or {})
