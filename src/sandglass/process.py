@@ -28,6 +28,7 @@ from typing import Any
 
 from sandglass.channel import Channel
 from sandglass.errors import BackendError, CrashError, InputError
+from sandglass.files import RUN
 from sandglass.journal import cache_folder
 from sandglass.serving import ERROR, VALUE, WRITE_TRACES
 
@@ -269,5 +270,6 @@ def keep_log(name: str, why: str, text: str) -> Path:
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
     except OSError:
         folder = Path(tempfile.gettempdir())
+        folder = folder.parent if folder.name.startswith(RUN) else folder  # that of this run goes with it
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
     return folder / file
