@@ -12,12 +12,14 @@ import threading
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 from sandglass.channel import Channel, Descriptors, Packed, pack
 from sandglass.errors import BackendError, SandglassError
 
 VALUE, ERROR, FAULT = "value", "error", "fault"  # kinds of answers
+OUT_OF_MEMORY_SCORE = "500"  # of 1000: as if it had half of the memory more than it has
 WRITE_TRACES = signal.SIGUSR1  # asks a process that hangs where it does
 
 
@@ -25,6 +27,8 @@ def serve(channels: Sequence[Descriptors], lifeline: int) -> None:
     """Make what the first call names, then answer calls of its methods, in a thread for each channel."""
     _end_with_parent(lifeline)
     faulthandler.register(WRITE_TRACES)  # to standard error, which is a log
+    with suppress(OSError):  # where memory runs out the system ends this process, and not the run that started it
+        Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_SCORE, encoding="ascii")
     first, *others = map(Channel.inherited, channels)
     made: list[Any] = []
     with suppress(EOFError, ConnectionError):  # the parent has gone
