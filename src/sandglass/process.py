@@ -209,8 +209,9 @@ class Process:
 
     def _kill(self) -> None:
         """End the process and the programs that it runs."""
-        with suppress(ProcessLookupError, PermissionError):  # it has gone; its number is ours until it is waited for
-            os.killpg(self.pid, signal.SIGKILL)
+        if self._process.poll() is None:  # else its number may be another's by now
+            with suppress(ProcessLookupError, PermissionError):  # it has ended since, and was not waited for
+                os.killpg(self.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # the system ends it when its disk answers
             self._process.wait(timeout=END_SECONDS)
 
