@@ -49,7 +49,7 @@ class Artifact:
     @property
     def precision_note(self) -> str:
         """What the precision alone does not say: "quantized already", or how little is in int8; else ""."""
-        check = self.manifest["check"]
+        check = self.manifest.get("check", {})  # a build kit has none
         if check.get("quantized"):
             return "quantized already"
         share = check.get("int8_share", 1.0)

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from concurrent.futures import TimeoutError as FutureTimeout
+from queue import Empty, SimpleQueue
 from typing import TypeVar
 
 from sandglass import host
@@ -24,6 +25,15 @@ def waited(future: Future[Result], what: str) -> Result:
     except FutureTimeout as error:
         if future.done():  # it is the work's own
             raise
+        raise CrashError(f"{what} took more than {limit:g} s", f"give it more by {LIMIT}=SECONDS") from error
+
+
+def taken(queue: SimpleQueue[Item], what: str) -> Item:
+    """The next entry of a queue. Raises CrashError where none is put there in time, which `what` would do."""
+    limit = time_limit()
+    try:
+        return queue.get(timeout=limit)
+    except Empty as error:
         raise CrashError(f"{what} took more than {limit:g} s", f"give it more by {LIMIT}=SECONDS") from error
 
 

@@ -238,6 +238,8 @@ def _made_before(
     if found is None:
         return None
     say(f"{target}: made before from the same inputs")
+    if target.precision == FLOAT:
+        reference.floats[target.backend, source.graph] = None  # it was checked when it was made
     return Outcome(target, found)
 
 

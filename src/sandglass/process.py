@@ -10,34 +10,29 @@ does whose threads wait for each other.
 
 from __future__ import annotations
 
-import faulthandler
-import fcntl
 import os
-import pickle
 import re
-import select
 import signal
 import socket
-import struct
 import subprocess
 import sys
 import tempfile
 import threading
 import time
-import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from functools import partial
-from multiprocessing import Pipe
-from multiprocessing.connection import Connection
 from pathlib import Path
 from queue import Empty, SimpleQueue
 from typing import Any
 
-from sandglass.errors import BackendError, CrashError, InputError, SandglassError
+from sandglass.channel import Channel
+from sandglass.errors import BackendError, CrashError, InputError
+from sandglass.files import RUN
 from sandglass.journal import cache_folder
+from sandglass.serving import ERROR, VALUE, WRITE_TRACES
 
-START = "import sys; sys.path[:] = {path!r}; from sandglass.process import serve; serve({pipes!r}, {lifeline})"
+START = "import sys; sys.path[:] = {path!r}; from sandglass.serving import serve; serve({channels!r}, {lifeline})"
 LIMIT = "SANDGLASS_TIME_LIMIT"
 USUAL_LIMIT = 3600.0  # seconds for one step: a large network takes minutes to be built and checked on a slow machine
 # A process that computes uses its share of a core even where a hundred others want it. One whose threads wait for
@@ -47,7 +42,6 @@ LOOK_SECONDS = 5.0  # between two looks at whether a process still computes
 END_SECONDS = 30.0  # for the system to end a process, which writes a memory image first where it is told to
 TRACE_SECONDS = 0.5  # for a process that hangs to write down where
 LOG_BYTES = 1 << 20  # of what a process printed, the end of it, are kept
-VALUE, ERROR, FAULT = "value", "error", "fault"
 
 
 def time_limit() -> float:
@@ -95,25 +89,25 @@ class Process:
         self._lock, self._failure, self._closed = threading.Lock(), "", False
         self._scratch = tempfile.TemporaryDirectory(prefix="sandglass-")
         self._log = tempfile.TemporaryFile()  # noqa: SIM115 - lives as long as the process
-        ours, theirs = zip(*(Pipe() for _ in range(callers)), strict=True)
+        ours, theirs = zip(*(Channel.new() for _ in range(callers)), strict=True)
         self._lifeline, end = socket.socketpair()
-        descriptors = [pipe.fileno() for pipe in theirs]
-        start = START.format(path=sys.path, pipes=descriptors, lifeline=end.fileno())
+        channels = [channel.other(pipe) for channel, pipe in zip(ours, theirs, strict=True)]
+        start = START.format(path=sys.path, channels=channels, lifeline=end.fileno())
         self._process = subprocess.Popen(
             [sys.executable, "-X", "faulthandler", "-c", start],
             stdin=subprocess.DEVNULL,
             stdout=self._log,
             stderr=self._log,
             env=os.environ | {"TMPDIR": self._scratch.name},
-            pass_fds=[*descriptors, end.fileno()],
+            pass_fds=[end.fileno(), *(descriptor for channel in channels for descriptor in channel)],
             start_new_session=True,  # a terminal's Ctrl-C is ours to answer, and programs that it runs end with it
         )
         for other in (*theirs, end):
             other.close()
-        self._free: SimpleQueue[Connection] = SimpleQueue()
-        for pipe in ours:
-            _limit_blocking(pipe, limit)
-            self._free.put(pipe)
+        self._free: SimpleQueue[Channel] = SimpleQueue()
+        for channel in ours:
+            channel.limit(limit)
+            self._free.put(channel)
         try:
             self.begin(make, *arguments)()
         except BaseException:
@@ -139,22 +133,21 @@ class Process:
         """Begin a call, and return what waits for its result."""
         limit = time_limit() + more_seconds
         try:
-            pipe = self._free.get(timeout=limit)
+            channel = self._free.get(timeout=limit)
         except Empty as error:
             raise self._failed(f"no call ended within {limit:g} s") from error
-        request = pickle.dumps((what, arguments), pickle.HIGHEST_PROTOCOL)
         with suppress(ConnectionError):  # where the process has died, receiving says so
             try:
-                pipe.send_bytes(request)
+                channel.send((what, *arguments))
             except BlockingIOError as error:
                 raise self._failed(f"took no input within {limit:g} s") from error
-        return partial(self._result, pipe, limit)
+        return partial(self._result, channel, limit)
 
-    def _result(self, pipe: Connection, limit: float) -> Any:
-        """The answer that comes from `pipe`, which is free then."""
+    def _result(self, channel: Channel, limit: float) -> Any:
+        """The answer that comes from `channel`, which is free then."""
         try:
-            self._wait(pipe, limit)
-            kind, value = pickle.loads(pipe.recv_bytes())
+            self._wait(channel, limit)
+            kind, value = channel.receive()
         except BlockingIOError as error:
             raise self._failed(f"gave half an answer within {limit:g} s") from error
         except (EOFError, ConnectionError) as error:
@@ -163,7 +156,7 @@ class Process:
             self.close()  # or the next call would take this one's answer for its own
             raise
         finally:
-            self._free.put(pipe)
+            self._free.put(channel)
         if kind == VALUE:
             return value
         if kind == ERROR:
@@ -171,11 +164,11 @@ class Process:
         log = self._keep_log(value)
         raise CrashError(f"{self.name}: unexpected {value}", f"report this line with the log {log}")
 
-    def _wait(self, pipe: Connection, limit: float) -> None:
+    def _wait(self, channel: Channel, limit: float) -> None:
         """Return when an answer comes, or the end. Raises CrashError when it takes longer than `limit` seconds."""
         started = looked = time.monotonic()
         spent = 0.0
-        while not pipe.poll(min(LOOK_SECONDS, limit)):
+        while not channel.pipe.poll(min(LOOK_SECONDS, limit)):
             now, total = time.monotonic(), group_seconds(self.pid)
             if now - started >= limit:
                 raise self._failed(f"took more than {limit:g} s")
@@ -198,7 +191,7 @@ class Process:
             return f"{self.name}: its process was ended"
         if why:
             with suppress(ProcessLookupError):
-                self._process.send_signal(signal.SIGUSR1)  # see `serve`: it writes down where it hangs
+                self._process.send_signal(WRITE_TRACES)
             time.sleep(TRACE_SECONDS)
             self._kill()
             log = self._keep_log(why)
@@ -216,8 +209,9 @@ class Process:
 
     def _kill(self) -> None:
         """End the process and the programs that it runs."""
-        with suppress(ProcessLookupError, PermissionError):  # it has gone; its number is ours until it is waited for
-            os.killpg(self.pid, signal.SIGKILL)
+        if self._process.poll() is None:  # else its number may be another's by now
+            with suppress(ProcessLookupError, PermissionError):  # it has ended since, and was not waited for
+                os.killpg(self.pid, signal.SIGKILL)
         with suppress(subprocess.TimeoutExpired):  # the system ends it when its disk answers
             self._process.wait(timeout=END_SECONDS)
 
@@ -277,69 +271,6 @@ def keep_log(name: str, why: str, text: str) -> Path:
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
     except OSError:
         folder = Path(tempfile.gettempdir())
+        folder = folder.parent if folder.name.startswith(RUN) else folder  # that of this run goes with it
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
     return folder / file
-
-
-def _limit_blocking(pipe: Connection, seconds: float) -> None:
-    """Sending into a full pipe, or receiving the rest of a message, ends with BlockingIOError after `seconds`."""
-    limit = struct.pack("ll", int(seconds), int(seconds % 1 * 1e6))
-    with socket.socket(fileno=os.dup(pipe.fileno())) as handle:
-        for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
-            handle.setsockopt(socket.SOL_SOCKET, option, limit)
-
-
-def serve(pipes: Sequence[int], lifeline: int) -> None:
-    """The process: makes what the first request names, then answers each pipe until its other end is closed."""
-    _end_with_parent(lifeline)
-    faulthandler.register(signal.SIGUSR1)  # writes every thread's trace to the log
-    first, *others = [Connection(descriptor) for descriptor in pipes]
-    with suppress(EOFError, ConnectionError):  # the parent has gone
-        made: list[Any] = []
-        first.send_bytes(_answer(first.recv_bytes(), lambda make, *given: made.append(make(*given))))
-        if made:
-            for pipe in others:
-                threading.Thread(target=_answer_all, args=(pipe, made[0]), daemon=True).start()
-            _answer_all(first, made[0])
-
-
-def _end_with_parent(lifeline: int) -> None:
-    """Ask the system for SIGIO, which ends the process group, when the parent's end of the lifeline closes.
-
-    A thread that watched it could not run in a process whose threads wait for each other.
-    """
-    fcntl.fcntl(lifeline, fcntl.F_SETOWN, -os.getpgrp())
-    fcntl.fcntl(lifeline, fcntl.F_SETFL, fcntl.fcntl(lifeline, fcntl.F_GETFL) | os.O_ASYNC)
-    if select.select([lifeline], [], [], 0)[0]:  # it has gone already
-        os._exit(1)
-
-
-def _answer_all(pipe: Connection, subject: Any) -> None:
-    def called(method: str, *arguments: Any) -> Any:
-        return getattr(subject, method)(*arguments)
-
-    with suppress(EOFError, ConnectionError):
-        while True:
-            pipe.send_bytes(_answer(pipe.recv_bytes(), called))
-
-
-def _answer(request: bytes, called: Callable[..., Any]) -> bytes:
-    """What a request comes to, pickled: a value, a SandglassError, or the name of any other error.
-
-    This is the one place where any exception is caught: a runtime may raise what it likes.
-    """
-    try:
-        what, arguments = pickle.loads(request)
-        return pickle.dumps((VALUE, called(what, *arguments)), pickle.HIGHEST_PROTOCOL)
-    except SandglassError as error:
-        return pickle.dumps((ERROR, error))
-    except OSError as error:  # a full disk, say
-        traceback.print_exc()
-        return pickle.dumps((ERROR, BackendError(str(error), "make room, or check the permissions")))
-    except BaseException as error:  # noqa: BLE001
-        traceback.print_exc()
-        first = next(iter(str(error).strip().splitlines()), "")
-        return pickle.dumps((FAULT, f"{type(error).__name__}: {first}"))
-    finally:
-        sys.stderr.flush()
-        sys.stdout.flush()

@@ -16,12 +16,13 @@ from sandglass.artifact import Artifact, load_artifact
 from sandglass.benchmarking import Speed, benchmark
 from sandglass.budget import Request, judge
 from sandglass.cli import main
-from sandglass.errors import InputError
+from sandglass.errors import CrashError, InputError
 from sandglass.gate import Kept
 from sandglass.graph.load import save_graph
 from sandglass.pipeline import Target
 from sandglass.quantize.costs import Cost
 from sandglass.quantize.equalize import Link
+from sandglass.quantize.plan import Plan
 from sandglass.quantize.repair import EVENING, REPAIRS
 from sandglass.quantize.search import Choice
 from sandglass.quantize.times import Timed
@@ -158,13 +159,14 @@ def test_splits_are_timed_and_written(tmp_path: Path, small: str, monkeypatch: p
     assert json.loads((tmp_path / "out/plan.json").read_text())["split"] == ["c"]
 
 
-def test_quieter_choices_are_built_where_the_fastest_lose_too_much(
-    tmp_path: Path, small: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("crashes", [False, True], ids=["loses too much", "crashes"])
+def test_next_choice_is_built_where_the_fastest_does_not_do(
+    tmp_path: Path, small: str, monkeypatch: pytest.MonkeyPatch, crashes: bool
 ) -> None:
-    """The metric says no to the first choice: the next one is built and published, and no further one."""
-    from sandglass import quantization
+    """The metric refuses the first choice, or its runtime crashes: the next one is published, no further one built."""
+    from sandglass import quantization, workbench
 
-    given = list[int]()
+    given, tried = list[int](), workbench.Workbench.tried
 
     def choices(costs: Sequence[Cost], *rest: object) -> Iterator[Choice]:
         for count in (3, 2, 1):
@@ -172,6 +174,12 @@ def test_quieter_choices_are_built_where_the_fastest_lose_too_much(
             names = [cost.name for cost in costs]
             yield Choice(dict.fromkeys(names[:count], 8), dict.fromkeys(names[count:], "noisy"), 1.0, 0.0, 0.0)
 
+    def crashing(bench: workbench.Workbench, folder: Path, plan: Plan) -> Artifact:
+        if crashes and folder.name == "candidate0":
+            raise CrashError("it crashed")
+        return tried(bench, folder, plan)
+
+    monkeypatch.setattr(workbench.Workbench, "tried", crashing)
     monkeypatch.setattr(quantization, "search", choices)
     monkeypatch.setattr(quantization, "judge", lambda *asked: (len(given) == 2, "told"))
     assert search(tmp_path / "out", "--gain", "work", source=small) == 0

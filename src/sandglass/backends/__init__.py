@@ -41,6 +41,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 import numpy as np
 
 from sandglass.files import atomic_folder
+from sandglass.parallel import waited
 from sandglass.quantize.processor import ANY, Processor
 
 if TYPE_CHECKING:
@@ -165,7 +166,10 @@ def run_by_one(
     """
     count = len(next(iter(inputs.values())))
     images = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
-    parts = list(pool.map(run, images)) if pool and count > 1 else [run(image) for image in images]
+    if pool and count > 1:
+        parts = [waited(future, "an image") for future in [pool.submit(run, image) for image in images]]
+    else:
+        parts = [run(image) for image in images]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 

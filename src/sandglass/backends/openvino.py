@@ -33,6 +33,7 @@ from sandglass.backends import (
 from sandglass.backends._parts import joined
 from sandglass.distribution import install_command
 from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
+from sandglass.parallel import taken
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.spec import Arithmetic, Spec, decide, pairs_products
 
@@ -250,7 +251,7 @@ class OpenVinoSession:
         return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        request = self.requests.get()
+        request = taken(self.requests, "a call of this session")
         try:
             given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
             result = request.infer(given, share_inputs=True, share_outputs=True)

@@ -3,15 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import cv2
 import numpy as np
 
-from sandglass import host
 from sandglass.errors import DatasetError, PlanError
 from sandglass.graph.execute import GraphSession
+from sandglass.parallel import in_threads
 
 NEGLIGIBLE = 1e-30  # below this the step of an 8-bit grid is no normal float32
 BINS = 8192  # after a doubling of the range at least half of them cover the largest value
@@ -77,22 +76,26 @@ def gather(
     statistics = {name: TensorStatistics() for name in tensors}
     session = graph if isinstance(graph, GraphSession) else None
     seen = False
-    with ThreadPoolExecutor(host.threads()) as pool:  # numpy and OpenCV let go of the interpreter
-        for index, batch in enumerate(batches):
-            if session is None:
-                session = GraphSession(graph, outputs=[name for name in tensors if name not in batch])
-            seen = True
-            values = {**batch, **session.run(batch)}
-            statistics = {name: found for name, found in statistics.items() if values[name].dtype == np.float32}
-            updates = {name: pool.submit(found.update, values[name]) for name, found in statistics.items()}
-            for name, update in updates.items():
-                try:
-                    update.result()
-                except ValueError as error:
-                    raise PlanError(
-                        f"the tensor {name} is {error} on calibration sample {index}",
-                        "check the weights and the sample",
-                    ) from error
+    for index, batch in enumerate(batches):
+        if session is None:
+            session = GraphSession(graph, outputs=[name for name in tensors if name not in batch])
+        seen = True
+        values = {**batch, **session.run(batch)}
+        statistics = {name: found for name, found in statistics.items() if values[name].dtype == np.float32}
+        updates = [(name, found, values[name], index) for name, found in statistics.items()]
+        for _ in in_threads(_update, updates, "the statistics of a tensor"):
+            pass
     if not seen:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     return statistics
+
+
+def _update(entry: tuple[str, TensorStatistics, np.ndarray, int]) -> None:
+    """Add a tensor's values on one sample to its statistics. Raises PlanError for one that is NaN or infinite."""
+    name, statistics, values, index = entry
+    try:
+        statistics.update(values)
+    except ValueError as error:
+        raise PlanError(
+            f"the tensor {name} is {error} on calibration sample {index}", "check the weights and the sample"
+        ) from error

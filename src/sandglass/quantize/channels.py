@@ -10,19 +10,18 @@ outputs. It is followed no further, and other images have other peaks, so that f
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 
-from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.gradients import with_gradients
 from sandglass.graph.load import load_graph
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.graph.work import layer_work, spread
+from sandglass.parallel import in_threads
 from sandglass.quantize import carried
 from sandglass.quantize.equalize import ChannelRange, Link, channel_ranges
 from sandglass.quantize.plan import TensorRange
@@ -169,8 +168,7 @@ def _changes(
         present = sum(powers[:, PRESENT].sum() for powers in found.values())
         return {name: powers / max(present, TINY) for name, powers in found.items()}
 
-    with ThreadPoolExecutor(host.threads()) as pool:
-        every = list(pool.map(one, enumerate(batches)))
+    every = list(in_threads(one, enumerate(batches), "the gradients of a batch"))
     return {name: np.sum([found[name] for found in every], axis=0) for name in gradients}
 
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -11,9 +10,9 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, static_inputs
+from sandglass.parallel import in_threads
 from sandglass.quantize import carried, pixels
 from sandglass.quantize.calibrate import gather
 from sandglass.quantize.layers import find_layers, fingerprint, measured_tensors
@@ -62,8 +61,7 @@ def make_plans(
         return threshold(statistics[name], "minmax" if unclipped else method, name in read)
 
     def plan(method: str) -> Plan:
-        with ThreadPoolExecutor(host.threads()) as pool:
-            taken = list(pool.map(partial(chosen, method=method), statistics))
+        taken = in_threads(partial(chosen, method=method), statistics, "choosing a threshold")
         ranges = {
             name: TensorRange(found.minimum, found.maximum, clipped)
             for (name, found), clipped in zip(statistics.items(), taken, strict=True)

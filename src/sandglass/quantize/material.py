@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -11,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass import host
 from sandglass.graph.work import spread
+from sandglass.parallel import in_threads
 from sandglass.quantize import rounding, samples
 from sandglass.quantize.arrays import Rounded
 from sandglass.quantize.layers import Facts, facts
@@ -99,6 +98,5 @@ def biases(model: onnx.ModelProto, wanted: Mapping[str, Facts]) -> dict[str, np.
 
 def round_layers(material: Material, plan: Plan, bits: Mapping[str, int], repairs: Sequence[str]) -> dict[str, Rounded]:
     """The layers named in `bits`, each rounded to its number of bits, on all cores."""
-    with ThreadPoolExecutor(host.threads()) as pool:
-        futures = {name: pool.submit(material.round, plan, name, count, repairs) for name, count in bits.items()}
-        return {name: future.result() for name, future in futures.items()}
+    rounded = in_threads(lambda name: material.round(plan, name, bits[name], repairs), bits, "rounding a layer")
+    return dict(zip(bits, rounded, strict=True))

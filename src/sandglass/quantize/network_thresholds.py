@@ -15,7 +15,6 @@ layer clips it anyway would be missed where that layer is in float.
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from functools import partial
 from operator import itemgetter
@@ -25,11 +24,11 @@ from tempfile import TemporaryDirectory
 import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
-from sandglass import host
 from sandglass.graph.execute import GraphSession
 from sandglass.graph.load import load_graph, save_graph, set_nodes
 from sandglass.graph.names import Names
 from sandglass.graph.work import inputs_to_try, layer_work, spread
+from sandglass.parallel import in_threads
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import activation_scale, rounded_range
 from sandglass.quantize.sensitivity import Batches, Outputs, changes, run
@@ -70,13 +69,13 @@ def choose(
     used = _with_peaks(graph, peaked, batches)
     expected = run(GraphSession(graph), used)
     chosen = dict(ranges)
-    with TemporaryDirectory() as folder, ThreadPoolExecutor(host.threads()) as pool:
+    with TemporaryDirectory() as folder:
         session = _Session(graph, names, stands, set(layers), Path(folder))
         floating = {key: value for name in names for key, value in session.floating(name, ranges[name]).items()}
 
         def change(name: str, found: TensorRange) -> float:
             fed = floating | session.rounding(name, found, asymmetric[name])
-            return _moved(expected, list(pool.map(lambda batch: session.run({**batch, **fed}), used)))
+            return _moved(expected, list(in_threads(lambda batch: session.run({**batch, **fed}), used, "a batch")))
 
         for name in peaked:
             chosen[name] = _any(ranges[name], partial(change, name))

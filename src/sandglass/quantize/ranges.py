@@ -6,12 +6,11 @@ A clamp behind the layer is part of it: what it cuts off may change as it likes.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sandglass import host
+from sandglass.parallel import in_threads
 from sandglass.quantize.layers import Facts
 from sandglass.quantize.plan import TensorRange
 from sandglass.quantize.qdq import clipped_range
@@ -90,5 +89,4 @@ def output_thresholds(
             return found
         return output_threshold(found, readers[name], asymmetric[name])
 
-    with ThreadPoolExecutor(host.threads()) as pool:
-        return dict(zip(ranges, pool.map(chosen, ranges), strict=True))
+    return dict(zip(ranges, in_threads(chosen, ranges, "choosing a threshold"), strict=True))
