@@ -35,6 +35,7 @@ from queue import Empty, SimpleQueue
 from typing import Any
 
 from sandglass.errors import BackendError, CrashError, InputError, SandglassError
+from sandglass.files import temporary_folder
 from sandglass.journal import cache_folder
 
 START = "import sys; sys.path[:] = {path!r}; from sandglass.process import serve; serve({pipes!r}, {lifeline})"
@@ -275,8 +276,8 @@ def keep_log(name: str, why: str, text: str) -> Path:
         folder = cache_folder() / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
-    except OSError:
-        folder = Path(tempfile.gettempdir())
+    except (OSError, InputError):
+        folder = temporary_folder()
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
     return folder / file
 

@@ -14,6 +14,8 @@ from conformance.test_backends import save_graph
 from sandglass.card import load_card
 from sandglass.cli import main
 from sandglass.cli_system import one_line
+from sandglass.files import run_folder
+from sandglass.process import keep_log
 from sandglass.sources import find_checkpoint
 from unit.test_cli import CARD
 
@@ -114,6 +116,18 @@ def test_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest
     assert "SANDGLASS_CACHE" in capsys.readouterr().err
     assert main(["fetch", "hourglass52-coco-256x256"]) == 2
     assert find_checkpoint(load_card("hourglass-tiny-synthetic"), None).is_file()
+
+
+def test_log_outlives_the_run(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where the cache cannot be written a log lies with the temporary files, not in the run's own folder of them."""
+    (tmp_path / "file").touch()
+    monkeypatch.setenv("SANDGLASS_CACHE", str(tmp_path / "file"))
+    monkeypatch.setenv("TMPDIR", str(tmp_path))
+    monkeypatch.setattr("tempfile.tempdir", None)
+    with run_folder():
+        log = keep_log("a runtime", "crashed", "its last words")
+    assert log.parent == tmp_path
+    assert "its last words" in log.read_text()
 
 
 def test_no_place_for_temporary_files(
