@@ -101,6 +101,7 @@ def test_cache_that_cannot_be_had(tmp_path: Path) -> None:
         ended = run("evaluate", folder, *EVALUATE, SANDGLASS_CACHE=str(place))
         assert_clear(ended)
         assert str(place) in ended.stderr
+        assert "SANDGLASS_CACHE" in ended.stderr
 
 
 def test_no_home(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
