@@ -17,13 +17,8 @@ from sandglass.errors import ArtifactError, InputError
 from sandglass.locks import Unlockable, hold
 from sandglass.reading import MOST_BYTES, open_file, read_text
 
-RUN = "sandglass-run-"
-
-
-PART, OLD = (
-    "-sandglass.part",
-    "-sandglass.old",
-)  # ends of temporary names: of what is being written, of what it replaces
+RUN = "sandglass-run-"  # how the names of folders begin that have a run's temporary files
+PART, OLD = "-sandglass.part", "-sandglass.old"  # ends of the names of what is being written, and of what it replaces
 LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
 
 
@@ -141,6 +136,12 @@ def run_folder() -> Iterator[None]:
         _remove(folder)
         if descriptor is not None:
             os.close(descriptor)
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files: what lies there outlives the run, unlike what is in `run_folder`."""
+    folder = Path(tempfile.gettempdir())
+    return folder.parent if folder.name.startswith(RUN) else folder
 
 
 @contextmanager

@@ -16,6 +16,8 @@ from sandglass.errors import InputError
 from sandglass.files import atomic_file
 from sandglass.locks import locked_file
 
+NAME_A_CACHE = "set SANDGLASS_CACHE to a folder that can be written"
+
 
 def cache_folder() -> Path:
     """Where Sandglass keeps what it can make again: SANDGLASS_CACHE, or the user's cache folder.
@@ -27,9 +29,7 @@ def cache_folder() -> Path:
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandglass"
     except RuntimeError as error:  # neither HOME is set nor has the user an entry in the system's list
-        raise InputError(
-            "there is no home folder to keep the cache in", "set SANDGLASS_CACHE to a folder that can be written"
-        ) from error
+        raise InputError("there is no home folder to keep the cache in", NAME_A_CACHE) from error
 
 
 class Journal:
@@ -46,7 +46,7 @@ class Journal:
         self._entered = ExitStack()
 
     def __enter__(self) -> Journal:
-        self._entered.enter_context(locked_file(self.path))
+        self._entered.enter_context(locked_file(self.path, NAME_A_CACHE))
         self.done = self._read()  # again: another run may have gone on with it until now
         return self
 

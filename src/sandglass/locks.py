@@ -18,6 +18,7 @@ from pathlib import Path
 from sandglass.errors import ArtifactError, BusyError
 
 LOCK = ".sandglass.lock"
+ELSEWHERE = "choose a folder that can be written"
 # Filesystems without locks (some network and user-space ones) answer with one of these.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 
@@ -75,20 +76,21 @@ def locked_folder(folder: Path) -> Iterator[None]:
 
 
 @contextmanager
-def locked_file(path: Path) -> Iterator[None]:
-    """Keep other runs from writing the file `path` while the context lives. Raises as `locked_folder` does."""
-    with _locked(path.with_name(f".{path.name}.lock"), path):
+def locked_file(path: Path, fix: str = ELSEWHERE) -> Iterator[None]:
+    """Keep other runs from writing the file `path` while the context lives. Raises as `locked_folder` does.
+
+    `fix` says what to do where it cannot be written.
+    """
+    with _locked(path.with_name(f".{path.name}.lock"), path, fix):
         yield
 
 
 @contextmanager
-def _locked(path: Path, subject: Path) -> Iterator[None]:
+def _locked(path: Path, subject: Path, fix: str = ELSEWHERE) -> Iterator[None]:
     try:
         descriptor = _acquired(path, subject)
     except OSError as error:
-        raise ArtifactError(
-            f"cannot write {subject}: {error.strerror}", "choose a folder that can be written"
-        ) from error
+        raise ArtifactError(f"cannot write {subject}: {error.strerror}", fix) from error
     try:
         yield
     finally:

@@ -24,6 +24,7 @@ from sandglass.tuned import TUNING
 MANIFEST = "sandglass.json"
 FORMAT = 1
 SEAL = "manifest_sha256"
+BUILD_KEY = "build_key"  # hash of what an artifact or a build kit was made from
 AGAIN = "deploy the model again"
 SHA256_DIGITS = 64
 MOST_ELEMENTS = 2**28  # of one input: 1 GiB of float32, more than any runtime here could compute on
@@ -99,7 +100,7 @@ class _Reader(Fields):
             self.get(data, name, dict)
         self.get(data, "versions", dict, {})
         self.get(data, "graph_sha256", str)
-        for name in ("checkpoint_sha256", "plan_sha256", "recipe_sha256"):
+        for name in ("checkpoint_sha256", "plan_sha256", BUILD_KEY):
             self.get(data, name, (str, type(None)), None)
         self.get(data, SEAL, str)
         self.backend(self.get(data, "backend", str), self.get(data, "precision", str), self.get(data, "files", dict))

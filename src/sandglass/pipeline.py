@@ -13,6 +13,7 @@ import numpy as np
 from sandglass import discover, parity
 from sandglass.artifact import LEAST_INT8_SHARE, Artifact, load_artifact
 from sandglass.backends import Source
+from sandglass.build_key import build_key, kit_made_before, made_before, own_folder
 from sandglass.building import FLOAT, built, check_float
 from sandglass.calibration import Calibration, calibration_arrays, drawn
 from sandglass.card import Card
@@ -28,10 +29,9 @@ from sandglass.errors import (
 from sandglass.files import atomic_folder, sha256
 from sandglass.host import own_version
 from sandglass.kit.make import Samples, make_kit
-from sandglass.manifest import write_manifest
+from sandglass.manifest import BUILD_KEY, write_manifest
 from sandglass.quantize.plan import Plan
 from sandglass.quantize.processor import ANY, Processor
-from sandglass.recipe import RECIPE, made_before, own_folder, recipe
 from sandglass.shapes import Shapes
 from sandglass.sources import Say, find_card, is_quantized, prepared_source
 
@@ -234,7 +234,7 @@ def _made_before(
     except BackendUnavailable:
         return None
     used = plan if target.precision == "int8" else None
-    found = made_before(out / target.folder, recipe(target.folder, version, source, used, reference, shapes))
+    found = made_before(out / target.folder, build_key(target.folder, version, source, used, reference, shapes))
     if found is None:
         return None
     say(f"{target}: made before from the same inputs")
@@ -277,7 +277,7 @@ def build_artifact(
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: version},
                 **_processor(target.backend, source, used),
-                RECIPE: recipe(target.folder, version, source, used, reference, shapes),
+                BUILD_KEY: build_key(target.folder, version, source, used, reference, shapes),
                 **parts,
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }
@@ -340,9 +340,13 @@ def build_kit(
     say: Say,
 ) -> Outcome:
     """One target's build kit in `out`; its Outcome carries the error where there is one."""
+    kit, made_from = out / target.folder, build_key(target.folder, "", source, None, reference, samples=samples)
+    if not force and kit_made_before(kit, made_from):
+        say(f"{target}: made before from the same inputs")
+        return Outcome(target, kit=kit)
     say(f"{target}: its tools are not here: making a build kit")
     try:
-        kit = make_kit(source, target.backend, target.precision, reference, out / target.folder, samples, force)
+        make_kit(source, target.backend, target.precision, reference, kit, samples, force, made_from)
     except SandglassError as error:
         return _failed(target, error, say)
     return Outcome(target, kit=kit)

@@ -28,7 +28,7 @@ from typing import Any
 
 from sandglass.channel import Channel
 from sandglass.errors import BackendError, CrashError, InputError
-from sandglass.files import RUN
+from sandglass.files import temporary_folder
 from sandglass.journal import cache_folder
 from sandglass.serving import ERROR, VALUE, WRITE_TRACES
 
@@ -269,8 +269,7 @@ def keep_log(name: str, why: str, text: str) -> Path:
         folder = cache_folder() / "logs"
         folder.mkdir(parents=True, exist_ok=True)
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
-    except OSError:
-        folder = Path(tempfile.gettempdir())
-        folder = folder.parent if folder.name.startswith(RUN) else folder  # that of this run goes with it
+    except (OSError, InputError):
+        folder = temporary_folder()
         (folder / file).write_text(page, encoding="utf-8", errors="replace")
     return folder / file

@@ -57,11 +57,11 @@ def read_bytes(path: Path, error: type[InputError], what: str = "", most: int = 
 
 
 def read_text(
-    path: Path, error: type[InputError], what: str = "", most: int = MOST_BYTES, encoding: str = "utf-8-sig"
+    path: Path, error: type[InputError], what: str = "", most: int = MOST_BYTES, encoding: str = "utf-8"
 ) -> str:
     """The text of a file in UTF-8, without a byte-order mark. Raises `error` as `read_bytes`, and for other bytes."""
     try:
-        return read_bytes(path, error, what, most).decode(encoding)
+        return read_bytes(path, error, what, most).decode(encoding).removeprefix("\ufeff")
     except UnicodeDecodeError as cause:
         raise error(f"{path} is not text in UTF-8", "convert it, or give another file") from cause
 

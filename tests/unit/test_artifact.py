@@ -184,7 +184,7 @@ WRONG = [
     {"inputs": {}}, {"inputs": [1]}, {"inputs": {"x": 5}}, {"inputs": {"x": []}}, {"inputs": {"x": [1, 3, -1, 5]}},
     {"inputs": {"x": [1, 3, 8.0, 8]}}, {"inputs": {"x": [1, 3, True, 8]}}, {"inputs": {"x": [1, 3, 10**6, 10**6]}},
     {"inputs": {"x": [10**400]}}, {"inputs": {"x": "abc"}}, {"graph_sha256": 5}, {"checkpoint_sha256": 5},
-    {"plan_sha256": []}, {"recipe_sha256": {}}, {"check": "fine"}, {"check": [1]}, {"backend_notes": [1]},
+    {"plan_sha256": []}, {"build_key": {}}, {"check": "fine"}, {"check": [1]}, {"backend_notes": [1]},
     {"versions": [1]}, {"shapes": "x"}, {"shapes": {}}, {"shapes": [[1, 2]]}, {"shapes": [[1, 2, "3"]]},
     {"shapes": [[0, 2, 3]]}, {"by_shape": [["../../..", "x", {}]]}, {"by_shape": [[8, 8, 1]]}, {"by_shape": [8]},
     {"by_shape": [[10**9, 10**9, {}]]},

@@ -101,6 +101,22 @@ def test_what_comes_back_scores_as_the_same_outputs_here(name: str, made: Path, 
     assert kit.speed_dict()["host"] == kit.reported["host"]
 
 
+def test_same_command_keeps_the_kit(made: Path, tmp_path: Path) -> None:
+    """With what is in it by then; other samples make another kit, which does not take its place."""
+    name = f"{KITS[0]}-fp16"
+    shutil.copytree(made / name, tmp_path / name)
+    (tmp_path / name / "results").mkdir()
+
+    def again(limit: int) -> pipeline.Outcome:
+        samples = Samples(people(limit), flip_test=True)
+        (outcome,) = pipeline.deploy(MODEL, [f"{KITS[0]}:fp16"], tmp_path, soc="Ascend310P3", samples=samples)
+        return outcome
+
+    assert again(4).kit == tmp_path / name
+    assert (tmp_path / name / "results").is_dir()
+    assert "exists already" in str(again(3).error)
+
+
 def test_half_precision_outputs_are_read(ready: Path, tmp_path: Path) -> None:
     """A device that gives float16 is understood, and agrees with the graph to half precision."""
     on_host(ready, tmp_path, FAKE_ACL_HALF="1")

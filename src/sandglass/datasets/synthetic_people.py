@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from numpy.random import Generator, default_rng
 
 from sandglass.datasets import KeypointDataset, _drawn
 from sandglass.vision import figures, scenes
@@ -40,13 +41,13 @@ def example(folder: Path) -> dict[str, Any]:
 @lru_cache(maxsize=256)  # 63 MB: drawing costs ten times more than what is done with an image
 def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
     """Image `index` of a split, HWC uint8 RGB, and its people as COCO annotations without ids."""
-    random = np.random.default_rng([seed, _drawn.SPLITS[split], index])
+    random = default_rng([seed, _drawn.SPLITS[split], index])
     image = scenes.background(random, SIZE)
     image, found = scenes.draw(random, image, _people(random), MINIMUM_KEYPOINTS)
     return image, [person for person in found if person["num_keypoints"]]
 
 
-def _people(random: np.random.Generator) -> list[figures.Figure]:
+def _people(random: Generator) -> list[figures.Figure]:
     """One to three people, the nearest (lowest in the image) last."""
     height, width = SIZE
     count = int(random.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))

@@ -18,6 +18,7 @@ from sandglass.backends import Arrays, Recipe, Source
 from sandglass.evaluation import infer
 from sandglass.files import atomic_folder, sha256, write_json
 from sandglass.host import own_version
+from sandglass.manifest import BUILD_KEY
 from sandglass.parity import Reference
 from sandglass.process import isolated
 from sandglass.tasks import check_dataset
@@ -65,8 +66,12 @@ def make_kit(
     out: Path,
     samples: Samples | None = None,
     force: bool = False,
+    build_key: str = "",
 ) -> Path:
-    """Write the kit `out`. Raises the InputError of a backend that lacks what it compiles for."""
+    """Write the kit `out`; `build_key` is the hash of what it is made from.
+
+    Raises the InputError of a backend that lacks what it compiles for.
+    """
     module: ModuleType = discover.load("backends", backend)
     with atomic_folder(out, force) as folder:
         recipe: Recipe = isolated(f"{backend}:{precision}", module.kit, source, precision, folder)
@@ -83,6 +88,7 @@ def make_kit(
             "graph_sha256": sha256(source.graph),
             "checkpoint_sha256": sha256(source.weights) if source.weights else None,
             "versions": {"sandglass": own_version()},
+            BUILD_KEY: build_key,
         }
         rows = {PROBES: _write_probes(reference, folder)}
         if samples is not None:

@@ -8,6 +8,8 @@ from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import fields
 from pathlib import Path
+from types import MappingProxyType
+from typing import Any
 
 import numpy as np
 
@@ -16,22 +18,28 @@ from sandglass.artifact import Artifact, load_artifact
 from sandglass.backends import Source
 from sandglass.card import Card
 from sandglass.errors import ArtifactError
-from sandglass.files import refuse_existing, sha256, sweep
+from sandglass.files import read_json, refuse_existing, sha256, sweep
 from sandglass.host import own_version
+from sandglass.kit.make import KIT, Samples
 from sandglass.locks import locked_folder
+from sandglass.manifest import BUILD_KEY
 from sandglass.quantize.plan import Plan
 from sandglass.shapes import Shapes
 
-RECIPE = "recipe_sha256"
 
-
-def recipe(
-    folder: str, version: str, source: Source, plan: Plan | None, reference: parity.Reference, shapes: Shapes
+def build_key(
+    folder: str,
+    version: str,
+    source: Source,
+    plan: Plan | None,
+    reference: parity.Reference,
+    shapes: Shapes = MappingProxyType({}),
+    samples: Samples | None = None,
 ) -> str:
-    """The hash of what the artifact `folder` follows from: 64 hex digits.
+    """The hash of what the artifact or build kit `folder` follows from: 64 hex digits.
 
     These are the target, the version of its backend, the card, the graph, the plan where it is int8, the options of the
-    build, and the inputs that the artifact is compared with the graph on.
+    build, the inputs that the artifact is compared with the graph on, and the samples that a kit takes along.
     """
     options = {field.name: getattr(source, field.name) for field in fields(source)}
     made_from = {
@@ -46,6 +54,7 @@ def recipe(
         "reference": [[_digest(array) for array in feed.values()] for feed in reference.feeds],
         "least": dict(reference.least),
         "shapes": [[*size, images] for size, images in shapes.items()],
+        "samples": [samples.dataset.fingerprint, samples.flip_test] if samples else None,
     }
     return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
 
@@ -55,12 +64,27 @@ def _digest(array: np.ndarray) -> str:
 
 
 def made_before(folder: Path, wanted: str) -> Artifact | None:
-    """The artifact in `folder` where it is whole and made by the recipe with the hash `wanted`, else None."""
+    """The artifact in `folder` where it is whole and made from what has the build key `wanted`, else None."""
     try:
         artifact = load_artifact(folder)
     except ArtifactError:
         return None
-    return artifact if artifact.manifest.get(RECIPE) == wanted else None
+    return artifact if artifact.manifest.get(BUILD_KEY) == wanted else None
+
+
+def kit_made_before(folder: Path, wanted: str) -> bool:
+    """Whether `folder` is a build kit that was made from what has the build key `wanted`."""
+    kit = _kit(folder)
+    return kit is not None and kit.get(BUILD_KEY) == wanted
+
+
+def _kit(folder: Path) -> dict[str, Any] | None:
+    """What a build kit says of itself; None where `folder` is none."""
+    try:
+        kit = read_json(folder / KIT, ArtifactError)
+    except ArtifactError:
+        return None
+    return kit if isinstance(kit, dict) else None
 
 
 @contextmanager
@@ -68,7 +92,7 @@ def own_folder(out: Path, folders: Iterable[Path], card: Card, force: bool) -> I
     """`out` for this run alone, without what killed runs left there, while the context lives.
 
     Raises BusyError where another run works in it, and ArtifactError where one of `folders`, which are to be made,
-    exists and is not of `card`, unless `force`.
+    exists and is not an artifact or build kit of `card`, unless `force`.
     """
     with locked_folder(out):
         sweep(out)
@@ -82,8 +106,8 @@ def _refuse_other_model(folder: Path, card: Card, force: bool) -> None:
     if force or not folder.exists():
         return
     try:
-        same = load_artifact(folder).manifest["card"] == json.loads(json.dumps(card.to_dict()))
+        found = _kit(folder) or load_artifact(folder).manifest
     except ArtifactError:
-        same = False
-    if not same:
+        found = {}
+    if found.get("card") != json.loads(json.dumps(card.to_dict())):
         refuse_existing(folder, force)
