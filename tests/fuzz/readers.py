@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.util
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
@@ -54,7 +55,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("card", "text", "a.toml", seeds.cards(), load_card),
         Reader("table", "text", "t.toml", [seeds.TABLE.encode()], read_table),
         Reader("plan", "json", "plan.json", seeds.plans(), Plan.load),
-        Reader("manifest", "json", f"artifact/{MANIFEST}", seeds.manifests(folder / "artifact"), _artifact),
+        *_manifest_reader(folder / "artifact"),
         Reader("tuning", "json", TUNING, seeds.tunings(), lambda path: read_tuned(path.parent, "0")),
         Reader("ncnn-param", "text", "a.param", [seeds.PARAM.encode()], ncnn_param.read_param),
         Reader("ncnn-layers", "text", "a.param", [seeds.PARAM.encode()], _layers),
@@ -71,6 +72,12 @@ def readers(folder: Path) -> list[Reader]:
         Reader("imagenet", "text", "a.txt", [labels], lambda path: imagenet.load(pictures, path)),
         *_kit_readers(folder / "kit"),
     ]
+
+
+def _manifest_reader(folder: Path) -> list[Reader]:
+    if importlib.util.find_spec("sandglass.manifest") is None:
+        return []
+    return [Reader("manifest", "json", f"artifact/{MANIFEST}", seeds.manifests(folder), _artifact)]
 
 
 def _checkpoint(path: Path) -> None:
