@@ -61,7 +61,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("ncnn-layers", "text", "a.param", [seeds.PARAM.encode()], _layers),
         Reader("ncnn-bin", "bytes", "a.bin", [seeds.ncnn_bin()], _bin),
         Reader("ncnn-table", "text", "a.table", [seeds.NCNN_TABLE], ncnn_table.read_table),
-        Reader("ncnn-onnx", "text", "b.param", [seeds.PARAM.encode()], _rewrite),
+        Reader("ncnn-onnx", "text", "b.param", [seeds.CONVOLUTION.encode()], _rewrite),
         Reader("onnx", "bytes", "a.onnx", seeds.graphs(), lambda path: static_inputs(load_graph(path))),
         Reader("image", "bytes", "a.png", seeds.images(), lambda path: (image_size(path), read_image(path))),
         Reader("annotations", "json", "a.json", [people], lambda path: coco_keypoints.load(pictures, path), 0.5),
@@ -106,7 +106,7 @@ def _bin(path: Path) -> None:
 
 
 def _rewrite(path: Path) -> None:
-    path.with_suffix(".bin").write_bytes(seeds.ncnn_bin())
+    path.with_suffix(".bin").write_bytes(seeds.convolution_bin())
     ncnn_onnx.rewrite(path, (8, 8), path.with_suffix(".onnx"))
 
 

@@ -217,6 +217,21 @@ InnerProduct     fc                       1 1 d y 0=2 1=1 2=512 -23310=2,0.0,6.0
 """
 
 
+CONVOLUTION = """7767517
+5 6
+Input            image                    0 1 image
+Convolution      conv                     1 1 image a 0=4 1=3 11=3 2=1 3=1 4=1 5=1 6=108 9=1
+Split            split                    1 2 a b c
+BinaryOp         add                      2 1 b c d 0=0
+Sigmoid          last                     1 1 d y
+"""
+
+
+def convolution_bin() -> bytes:
+    """The weights of CONVOLUTION."""
+    return bytes(4 + 4 * 108 + 4 * 4)
+
+
 def ncnn_bin() -> bytes:
     """The weights of PARAM."""
     floats = [4 * 27, 4, 8, 512, 2]
