@@ -26,10 +26,6 @@ def main() -> int:
         chosen = [reader for reader in found if not options.reader or reader.name in options.reader]
         if options.only is not None:
             return _replay(chosen, options.seed, options.only, folder)
-        if options.guided:
-            from .guided import guide
-
-            return guide(chosen[0], options.inputs, folder, options.keep)
         results = _run(chosen, options, folder)
     if options.json:
         options.json.write_text(json.dumps([vars(result) for result in results], indent=1))
@@ -45,7 +41,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=int, metavar="NUMBER", help="read this input again, with its trace")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep inputs that fail there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    parser.add_argument("--guided", action="store_true", help="with atheris, guided by coverage, for one reader")
     return parser
 
 
