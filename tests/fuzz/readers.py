@@ -19,6 +19,7 @@ from sandglass.graph.load import load_graph, static_inputs
 from sandglass.kit.collect import RESULTS, TIMINGS, load_kit
 from sandglass.kit.make import FORMAT, KIT, PROBES
 from sandglass.matrix_file import read_table
+from sandglass.quantize.arrays import Arrays
 from sandglass.quantize.plan import Plan
 from sandglass.tuned import TUNING, read_tuned
 from sandglass.vision.image import image_size, read_image
@@ -54,6 +55,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("config", "text", "a.py", seeds.configs(), load_card, 2),
         Reader("card", "text", "a.toml", seeds.cards(), load_card),
         Reader("table", "text", "t.toml", [seeds.TABLE.encode()], read_table),
+        Reader("plan-arrays", "bytes", "p.safetensors", seeds.plan_arrays(), Arrays.load, 0.5),
         Reader("plan", "json", "plan.json", seeds.plans(), Plan.load),
         *_manifest_reader(folder / "artifact"),
         Reader("tuning", "json", TUNING, seeds.tunings(), lambda path: read_tuned(path.parent, "0")),

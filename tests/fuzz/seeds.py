@@ -191,6 +191,15 @@ def plans() -> list[bytes]:
     return [plan.to_json().encode()]
 
 
+def plan_arrays() -> list[bytes]:
+    """Factors of a tensor and a rounded layer."""
+    from safetensors.numpy import save
+
+    ones = np.ones(4, np.float32)
+    rounded = {"integers:conv": np.ones((4, 3), np.int8), "scales:conv": ones, "bias:conv": ones}
+    return [save({"factors:image": ones, **rounded})]
+
+
 def manifests(folder: Path) -> list[bytes]:
     """The manifest of an artifact of one file in `folder`."""
     folder.mkdir(exist_ok=True)

@@ -14,10 +14,15 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors.numpy import load_file
 
 from fuzz import seeds
+from sandglass.card import ZOO, load_card
 from sandglass.checkpoint import read_checkpoint
+from sandglass.cli import main
 from sandglass.errors import CheckpointError
+from sandglass.export import read_weights
+from sandglass.matrix_file import read_table
 
 torch = pytest.importorskip("torch")
 
@@ -232,3 +237,55 @@ def test_other_compressions_are_refused(compression: int, tmp_path: Path) -> Non
     path = written(tmp_path / "a.pth", seeds.dictionary(w=T(S())), compression=compression)
     with pytest.raises(CheckpointError, match="packed otherwise"):
         read_checkpoint(path)
+
+
+def test_numbers_of_another_order_are_refused(tmp_path: Path) -> None:
+    """PyTorch notes the order of bytes in the archive."""
+    torch.save({"state_dict": weights()}, tmp_path / "a.pth")
+    with zipfile.ZipFile(tmp_path / "a.pth") as archive, zipfile.ZipFile(tmp_path / "b.pth", "w") as copy:
+        for entry in archive.infolist():
+            copy.writestr(entry, b"big" if entry.filename.endswith("byteorder") else archive.read(entry))
+    with pytest.raises(CheckpointError, match="another kind of processor"):
+        read_checkpoint(tmp_path / "b.pth")
+
+
+MODEL = "hourglass-tiny-synthetic"
+
+
+def trained(**more: Any) -> dict[str, Any]:
+    """A checkpoint of the embedded model, with averaged weights that are twice the others."""
+    plain = {key: torch.from_numpy(value) for key, value in load_file(ZOO / f"{MODEL}.safetensors").items()}
+    average = {f"ema_{key.replace('.', '_')}": 2 * value for key, value in plain.items() if value.is_floating_point()}
+    return {"state_dict": {**plain, **average}, **more}
+
+
+def test_the_option_reaches_the_weights(tmp_path: Path) -> None:
+    """Averaged weights take the place of the others under the architecture's names; counters stay."""
+    torch.save(trained(), tmp_path / "a.pth")
+    card = load_card(MODEL)
+    plain = read_weights(card, tmp_path / "a.pth", tmp_path / "plain.safetensors")
+    average = read_weights(card, tmp_path / "a.pth", tmp_path / "average.safetensors", ema=True)
+    assert set(plain) == set(average)
+    for key, value in plain.items():
+        np.testing.assert_array_equal(average[key], 2 * value if value.dtype == np.float32 else value)
+
+
+@pytest.mark.parametrize("command", ["deploy", "quantize", "sensitivity"])
+def test_every_command_that_takes_a_checkpoint_takes_averaged_weights(
+    command: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """A file without them is refused by name where the option is given."""
+    torch.save({"state_dict": weights()}, tmp_path / "a.pth")
+    data = ["--calibration-dataset", "synthetic-people", "--calibration-size", "2"]
+    search = ["--out", tmp_path / "out", "--evaluation-dataset", "synthetic-people", "--limit", "2"]
+    more = {"deploy": ["--out", tmp_path / "out"], "quantize": search, "sensitivity": []}[command]
+    options = ["--checkpoint", tmp_path / "a.pth", "--ema", "--to", "onnxruntime:int8", *data, *more]
+    assert main([command, MODEL, *map(str, options)]) == 2
+    assert "a.pth has no averaged (EMA) weights" in capsys.readouterr().err
+
+
+def test_a_table_takes_averaged_weights(tmp_path: Path) -> None:
+    """By a field of its row."""
+    row = f'[[row]]\nmodel = "{MODEL}"\nema = true\n[row.data]\ndataset = "synthetic-people"\n'
+    (tmp_path / "t.toml").write_text(f'backends = ["onnxruntime"]\n{row}')
+    assert read_table(tmp_path / "t.toml").rows[0].ema

@@ -124,7 +124,7 @@ def _images(folder: Path) -> Iterator[str]:
 
 def _number(folder: Path, names: Sequence[str], known: Sequence[str]) -> tuple[Mapping[str, int], list[str]]:
     """Labels by folder, and the names of all classes."""
-    if all(name.isdigit() for name in names):
+    if all(name.isdecimal() for name in names):
         return {name: int(name) for name in names}, []
     strangers = [name for name in names if name not in set(known)]
     if 0 < len(strangers) < len(names):
