@@ -14,6 +14,7 @@ from .readers import Reader, readers
 from .runner import Result, attempt, fuzz, key
 
 STEP = 2000  # inputs of a reader with a share of 1 before the next reader has its turn
+SHOWN = 10  # failures of a reader that are printed at a time
 
 
 def main() -> int:
@@ -75,8 +76,9 @@ def _tell(result: Result, found: Result, reader: Reader, options: argparse.Names
         f"slowest {result.slowest:5.2f} s, largest {result.largest >> 20:5d} MiB",
         flush=True,
     )
-    for number, failure in found.failures.items():
-        print(f"  input {number} of seed {options.seed}: {failure}", flush=True)
+    for place, (number, failure) in enumerate(found.failures.items()):
+        if place < SHOWN:
+            print(f"  input {number} of seed {options.seed}: {failure}", flush=True)
         if options.keep:
             options.keep.mkdir(parents=True, exist_ok=True)
             data = mutated(reader.kind, reader.seeds, key(reader, options.seed, number))

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import importlib.util
+import json
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandglass.artifact import MANIFEST, load_artifact
+from sandglass.artifact import load_artifact
 from sandglass.card import load_card
 from sandglass.checkpoint import read_checkpoint
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015, imagenet
@@ -18,6 +18,7 @@ from sandglass.formats import ncnn_bin, ncnn_onnx, ncnn_param, ncnn_table
 from sandglass.graph.load import load_graph, static_inputs
 from sandglass.kit.collect import RESULTS, TIMINGS, load_kit
 from sandglass.kit.make import FORMAT, KIT, PROBES
+from sandglass.manifest import MANIFEST, SEAL, seal
 from sandglass.matrix_file import read_table
 from sandglass.quantize.arrays import Arrays
 from sandglass.quantize.plan import Plan
@@ -57,7 +58,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("table", "text", "t.toml", [seeds.TABLE.encode()], read_table),
         Reader("plan-arrays", "bytes", "p.safetensors", seeds.plan_arrays(), Arrays.load, 0.5),
         Reader("plan", "json", "plan.json", seeds.plans(), Plan.load),
-        *_manifest_reader(folder / "artifact"),
+        Reader("manifest", "json", f"artifact/{MANIFEST}", seeds.manifests(folder / "artifact"), _artifact),
         Reader("tuning", "json", TUNING, seeds.tunings(), lambda path: read_tuned(path.parent, "0")),
         Reader("ncnn-param", "text", "a.param", [seeds.PARAM.encode()], ncnn_param.read_param),
         Reader("ncnn-layers", "text", "a.param", [seeds.PARAM.encode()], _layers),
@@ -76,12 +77,6 @@ def readers(folder: Path) -> list[Reader]:
     ]
 
 
-def _manifest_reader(folder: Path) -> list[Reader]:
-    if importlib.util.find_spec("sandglass.manifest") is None:
-        return []
-    return [Reader("manifest", "json", f"artifact/{MANIFEST}", seeds.manifests(folder), _artifact)]
-
-
 def _checkpoint(path: Path) -> None:
     """With the averaged weights where it has them, too."""
     with suppress(CheckpointError):
@@ -92,8 +87,12 @@ def _checkpoint(path: Path) -> None:
 def _artifact(path: Path) -> None:
     """Everything that the commands ask a manifest for before a runtime is started."""
     (path.parent / "model.bin").write_bytes(b"weights")
+    with suppress(ValueError, TypeError, AttributeError, RecursionError):  # sealed again, as a hostile one would be
+        manifest = json.loads(path.read_bytes())
+        manifest[SEAL] = seal({key: value for key, value in manifest.items() if key != SEAL})
+        write_json(path, manifest)
     artifact = load_artifact(path.parent)
-    artifact.files(), artifact.shapes, artifact.size, artifact.threads, artifact.noise()
+    artifact.files(), artifact.shapes, artifact.size, artifact.threads
 
 
 def _layers(path: Path) -> None:

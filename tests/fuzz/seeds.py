@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import onnx
 
-from sandglass.artifact import MANIFEST, write_manifest
 from sandglass.card import zoo
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015
+from sandglass.manifest import MANIFEST, write_manifest
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.torch_files import LEGACY_MAGIC
 
