@@ -90,7 +90,7 @@ def _artifact(path: Path) -> None:
     with suppress(ValueError, TypeError, AttributeError, RecursionError):  # sealed again, as a hostile one would be
         manifest = json.loads(path.read_bytes())
         manifest[SEAL] = seal({key: value for key, value in manifest.items() if key != SEAL})
-        write_json(path, manifest)
+        path.write_text(json.dumps(manifest))
     artifact = load_artifact(path.parent)
     artifact.files(), artifact.shapes, artifact.size, artifact.threads
 
