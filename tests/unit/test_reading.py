@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable
 from pathlib import Path
@@ -101,6 +102,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
     ("text", "message"),
     [
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
+        ("[" * 800 + "]" * 800, "nested too deeply"),
+        ('{"a":[' * 40 + "]}" * 40, "nested too deeply"),
         ('{"a": 1' + "0" * 400 + "}", "over 64 bits"),
         ('{"a": -36893488147419103232}', "over 64 bits"),
         ('{"a": 1', "is not JSON"),
@@ -189,3 +192,10 @@ def test_npz_is_not_unpacked_beyond_what_is_expected(tmp_path: Path) -> None:
     np.savez(stream := io.BytesIO(), a=np.array([{}], object))
     with pytest.raises(ValueError, match="allow_pickle"):
         read_npz(stream)
+
+
+def test_levels_that_files_have_are_read(tmp_path: Path) -> None:
+    """A list of a dictionary of a list, and values that are neither."""
+    for text in ("3", "[]", '{"a": [{"b": [1, {}]}]}', "[" * 60 + "]" * 60):
+        (tmp_path / "a.json").write_text(text)
+        assert read_json(tmp_path / "a.json", InputError) == json.loads(text)
