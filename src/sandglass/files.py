@@ -211,7 +211,7 @@ def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> An
 
 def _is_deep(value: Any) -> bool:
     """Whether lists and dictionaries lie in one another on over MOST_LEVELS levels: a message could not show them."""
-    level = [[value]]
+    level: list[Any] = [[value]]
     for _ in range(MOST_LEVELS):
         parts = (part for owner in level for part in (owner.values() if isinstance(owner, dict) else owner))
         level = [part for part in parts if isinstance(part, list | dict)]
