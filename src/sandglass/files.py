@@ -19,6 +19,8 @@ from sandglass.reading import MOST_BYTES, open_file, read_text
 
 RUN = "sandglass-run-"  # how the names of folders begin that have a run's temporary files
 PART, OLD = "-sandglass.part", "-sandglass.old"  # ends of the names of what is being written, and of what it replaces
+MOST_LEVELS = 64  # of lists and dictionaries in JSON; what Sandglass writes has 6
+WRITTEN = "give a file that Sandglass or its tools wrote"
 LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
 
 
@@ -198,11 +200,25 @@ def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> An
     """
     data = read_text(path, error, most=most)
     try:
-        return json.loads(data, parse_int=_whole_number)
+        value = json.loads(data, parse_int=_whole_number)
     except ValueError as cause:
         raise error(f"{path} is not JSON: {cause}", "give a complete JSON file") from cause
     except RecursionError as cause:
-        raise error(f"{path} is nested too deeply", "give a file that Sandglass or its tools wrote") from cause
+        raise error(f"{path} is nested too deeply", WRITTEN) from cause
+    if len(data) <= MOST_BYTES and _is_deep(value):
+        raise error(f"{path} is nested too deeply", WRITTEN)
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and dictionaries lie in one another on over MOST_LEVELS levels: a message could not show them."""
+    level: list[Any] = [[value]]
+    for _ in range(MOST_LEVELS):
+        parts = (part for owner in level for part in (owner.values() if isinstance(owner, dict) else owner))
+        level = [part for part in parts if isinstance(part, list | dict)]
+        if not level:
+            return False
+    return True
 
 
 def _whole_number(digits: str) -> int:

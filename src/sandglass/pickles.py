@@ -64,17 +64,25 @@ def read_pickle(
     object that lies outside of the pickle, from its identity. Raises PickleError for other bytes, for a pickle of over
     MOST_OPCODES opcodes, and for keys of a dictionary that are nested.
     """
+    start = stream.tell()
+    _scan(stream)
+    stream.seek(start)
     machine = _Machine(refuse, persistent)
     try:
-        for count, (opcode, argument, _) in enumerate(pickletools.genops(stream)):
-            if count >= MOST_OPCODES:
-                raise PickleError(f"it has over {MOST_OPCODES} opcodes")
+        for opcode, argument, _ in pickletools.genops(stream):
             STEPS[opcode.name](machine, argument)
         return machine.pop()
     except IndexError:
         raise PickleError("it takes a value that is not there") from None
-    except KeyError as error:
-        raise PickleError(f"it has {error}, which no file of tensors needs") from None
+
+
+def _scan(stream: IO[bytes]) -> None:
+    """Look at all opcodes before the first is carried out: their number, and whether they are known."""
+    for count, (opcode, _, _) in enumerate(pickletools.genops(stream)):
+        if opcode.name not in STEPS:
+            raise PickleError(f"it has the opcode {opcode.name}, which no file of tensors needs")
+        if count >= MOST_OPCODES:
+            raise PickleError(f"it has over {MOST_OPCODES} opcodes")
 
 
 def text(value: Any) -> Any:
@@ -128,16 +136,18 @@ class _Machine:
         self.stack.append(argument.encode("latin-1"))  # of Python 2; pickletools reads it as Latin-1
 
     def put(self, place: Any) -> None:
-        self.memo[int(place)] = self.top()
+        self.memo[place] = self.top()
 
     def get(self, place: Any) -> None:
-        if int(place) not in self.memo:
+        if place not in self.memo:
             raise PickleError(f"it recalls the value {place}, which it did not store")
-        self.stack.append(self.memo[int(place)])
+        self.stack.append(self.memo[place])
 
     def small_tuple(self, _: Any, count: int) -> None:
-        values = [self.pop() for _ in range(count)]
-        self.stack.append(tuple(values[::-1]))
+        values = tuple(self.stack[-count:])
+        if len(values) < count or MARK in values:
+            raise PickleError("it takes a value that is not there")
+        self.stack[-count:] = [values]
 
     def do_mark(self, _: Any) -> None:
         self.stack.append(MARK)

@@ -52,7 +52,7 @@ def read_bytes(path: Path, error: type[InputError], what: str = "", most: int = 
         except OSError as cause:
             raise error(f"cannot read {path}: {cause.strerror}", "check the file") from cause
     if max(size, len(data)) > most:  # some files that a kernel makes have no size
-        raise error(f"{path} has {max(size, len(data))} bytes, the limit is {most}", f"give {what or 'a smaller file'}")
+        raise error(f"{path} has {max(size, len(data))} bytes, the limit is {most}", "give a smaller file")
     return data
 
 

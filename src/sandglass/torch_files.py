@@ -178,6 +178,8 @@ def _open_zip(stream: IO[bytes], left: int) -> TorchFile:
     if len(names) != 1:
         raise PickleError(f"it has {len(names)} entries data.pkl, expected one")
     folder = names[0].removesuffix("data.pkl")
+    if f"{folder}byteorder" in archive.namelist() and _entry(archive, f"{folder}byteorder", 16) != b"little":
+        raise PickleError("its numbers begin with their large ends, as on another kind of processor")
     pickled = _entry(archive, names[0], min(left, MOST_PICKLED))
     content = read_pickle(io.BytesIO(pickled), _refuse, _storage)
 

@@ -14,6 +14,7 @@ from .readers import Reader, readers
 from .runner import Result, attempt, fuzz, key
 
 STEP = 2000  # inputs of a reader with a share of 1 before the next reader has its turn
+SHOWN = 10  # failures of a reader that are printed at a time
 
 
 def main() -> int:
@@ -26,10 +27,6 @@ def main() -> int:
         chosen = [reader for reader in found if not options.reader or reader.name in options.reader]
         if options.only is not None:
             return _replay(chosen, options.seed, options.only, folder)
-        if options.guided:
-            from .guided import guide
-
-            return guide(chosen[0], options.inputs, folder, options.keep)
         results = _run(chosen, options, folder)
     if options.json:
         options.json.write_text(json.dumps([vars(result) for result in results], indent=1))
@@ -45,7 +42,6 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--only", type=int, metavar="NUMBER", help="read this input again, with its trace")
     parser.add_argument("--keep", type=Path, metavar="DIR", help="keep inputs that fail there")
     parser.add_argument("--json", type=Path, metavar="FILE", help="write the result there")
-    parser.add_argument("--guided", action="store_true", help="with atheris, guided by coverage, for one reader")
     return parser
 
 
@@ -80,8 +76,9 @@ def _tell(result: Result, found: Result, reader: Reader, options: argparse.Names
         f"slowest {result.slowest:5.2f} s, largest {result.largest >> 20:5d} MiB",
         flush=True,
     )
-    for number, failure in found.failures.items():
-        print(f"  input {number} of seed {options.seed}: {failure}", flush=True)
+    for place, (number, failure) in enumerate(found.failures.items()):
+        if place < SHOWN:
+            print(f"  input {number} of seed {options.seed}: {failure}", flush=True)
         if options.keep:
             options.keep.mkdir(parents=True, exist_ok=True)
             data = mutated(reader.kind, reader.seeds, key(reader, options.seed, number))

@@ -13,9 +13,9 @@ import cv2
 import numpy as np
 import onnx
 
-from sandglass.artifact import MANIFEST, write_manifest
 from sandglass.card import zoo
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015
+from sandglass.manifest import MANIFEST, write_manifest
 from sandglass.quantize.plan import Layer, Plan, TensorRange
 from sandglass.torch_files import LEGACY_MAGIC
 
@@ -191,6 +191,15 @@ def plans() -> list[bytes]:
     return [plan.to_json().encode()]
 
 
+def plan_arrays() -> list[bytes]:
+    """Factors of a tensor and a rounded layer."""
+    from safetensors.numpy import save
+
+    ones = np.ones(4, np.float32)
+    rounded = {"integers:conv": np.ones((4, 3), np.int8), "scales:conv": ones, "bias:conv": ones}
+    return [save({"factors:image": ones, **rounded})]
+
+
 def manifests(folder: Path) -> list[bytes]:
     """The manifest of an artifact of one file in `folder`."""
     folder.mkdir(exist_ok=True)
@@ -215,6 +224,21 @@ Split            split                    1 2 a b c
 Scale            scale                    1 1 b d 0=4 1=1
 InnerProduct     fc                       1 1 d y 0=2 1=1 2=512 -23310=2,0.0,6.0
 """
+
+
+CONVOLUTION = """7767517
+5 6
+Input            image                    0 1 image
+Convolution      conv                     1 1 image a 0=4 1=3 11=3 2=1 3=1 4=1 5=1 6=108 9=1
+Split            split                    1 2 a b c
+BinaryOp         add                      2 1 b c d 0=0
+Sigmoid          last                     1 1 d y
+"""
+
+
+def convolution_bin() -> bytes:
+    """The weights of CONVOLUTION."""
+    return bytes(4 + 4 * 108 + 4 * 4)
 
 
 def ncnn_bin() -> bytes:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pytest
 
+from fuzz import seeds
 from sandglass.datasets import cifar10
 from sandglass.errors import DatasetError
 from sandglass.vision.image import write_image
@@ -167,3 +168,44 @@ def test_wrong_options_are_told(tmp_path: Path) -> None:
     ):
         with pytest.raises(DatasetError, match=message):
             cifar10.load(**options)
+
+
+def spoilt(**entries: bytes) -> bytes:
+    """A pickle with the given opcodes as values."""
+    return seeds.pickled(seeds.dictionary(**entries))
+
+
+@pytest.mark.parametrize(
+    ("content", "message"),
+    [
+        (b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.", "a key is a nested tuple"),
+        (b"\x80\x02" + b")" + b"\x85" * 1_000_000 + b".", "over 600000 opcodes"),
+        (spoilt(data=b"N", labels=b"]"), "its data are not rows"),
+        (spoilt(data=b"]", labels=b"]"), "its data are not rows"),
+        (spoilt(labels=b"]"), "'data'"),
+        (seeds.pickled(b"]"), "list"),
+    ],
+)
+def test_hostile_batches_are_refused_at_once(content: bytes, message: str, tmp_path: Path) -> None:
+    """Nested keys, many opcodes, and other values than arrays."""
+    (tmp_path / "test_batch").write_bytes(content)
+    with pytest.raises(DatasetError, match=message):
+        cifar10.read_batch(tmp_path / "test_batch")
+
+
+def test_an_array_that_does_not_fit_its_bytes(pixels: np.ndarray, tmp_path: Path) -> None:
+    """A shape that announces more than is there."""
+    data = python2(pixels, LABELS)
+    (tmp_path / "test_batch").write_bytes(data.replace(b"K" + bytes([COUNT]) + b"M", b"K\x7fM", 1))
+    with pytest.raises(DatasetError, match=r"an array \[127, 3072\] of uint8 has 36864 bytes"):
+        cifar10.read_batch(tmp_path / "test_batch")
+
+
+def test_arrays_that_unpack_to_more_than_a_dataset(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """A small archive of zeros."""
+    np.savez_compressed(
+        tmp_path / "a.npz", images=np.zeros((4000, 32, 32, 3), np.uint8), labels=np.zeros(4000, np.uint8)
+    )
+    monkeypatch.setattr("sandglass.npz.read_npz.__defaults__", (1 << 20,))
+    with pytest.raises(DatasetError, match="its arrays take over 1 MiB"):
+        cifar10.read_batch(tmp_path / "a.npz")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -161,3 +162,149 @@ def test_file_that_is_no_config_is_not_parsed(tmp_path: Path) -> None:
     (tmp_path / "a.py").write_bytes(b"x = 1\n" * 200_000)
     with pytest.raises(ConfigError, match="has 1200000 bytes"):
         read_config(tmp_path / "a.py")
+
+
+@pytest.mark.parametrize(
+    ("text", "value"),
+    [
+        ("it: int = 3", 3),
+        ("it: int\nit = 4", 4),
+        ("it = 1\nit += 2", 3),
+        ("it = 8\nit //= 2", 4),
+        ("it = [1]\nit += [2]", [1, 2]),
+        ("a = [1]\nit = a\na += [2]", [1, 2]),
+        ("a = dict(b=1)\na['b'] += 1\nit = a", {"b": 2}),
+        ("it = float(1e-3)", 1e-3),
+        ("it = int('7') + int(1.9)", 8),
+        ("it = tuple([1, 2])", (1, 2)),
+        ("it = list((1, 2))", [1, 2]),
+        ("it = str(5) + 'x'", "5x"),
+        ("_base_ = 'mmpretrain::_base_/default_runtime.py'\nit = 1", 1),
+        ("_base_ = ['mmdet::_base_/schedules/schedule_1x.py', 'mmengine::default_runtime.py']\nit = 2", 2),
+    ],
+)
+def test_what_people_write_in_their_own_configs(text: str, value: Any, tmp_path: Path) -> None:
+    """Annotations, augmented assignments, conversions, and bases of other packages that are for training alone."""
+    found = read(tmp_path, a=text)["it"]
+    assert found == value
+    assert type(found) is type(value)
+
+
+@pytest.mark.parametrize(
+    "text",
+    [
+        "_base_ = 'mmpretrain::_base_/models/resnet18.py'",
+        "_base_ = ['mmdet::_base_/default_runtime.py', 'mmdet::_base_/datasets/coco_detection.py']",
+        "with read_base():\n    from mmpretrain.configs._base_.models.resnet18 import *",
+    ],
+)
+def test_a_base_that_is_needed_and_in_another_package_is_named(text: str, tmp_path: Path) -> None:
+    """What it assigns is not known."""
+    with pytest.raises(ConfigError, match=r"a\.py:[12]: .*(resnet18|coco_detection)"):
+        read(tmp_path, a=text)
+
+
+def test_configs_of_the_newer_style(tmp_path: Path) -> None:
+    """Imported classes are their names, imported files give their names, and methods change what came from there."""
+    (tmp_path / "base" / "models").mkdir(parents=True)
+    write(
+        tmp_path / "base" / "models",
+        net="from mmpretrain.models import ResNet\nimport torch.nn as nn\n_private = 1\n"
+        "model = dict(type=ResNet, depth=50, act=nn.GELU, sizes=[1, 2], neck=dict(type='N', out=3))",
+    )
+    write(tmp_path / "base", schedule="epochs = 3")
+    found = read(
+        tmp_path,
+        a="from mmengine.config import read_base\nfrom mmdet.models import FPN\n"
+        "with read_base():\n    from .base.models.net import *\n    from .base.schedule import epochs as length\n"
+        "    from mmengine.configs.default_runtime import *\n"
+        "model.update(dict(depth=18), neck2=dict(type=FPN))\n"
+        "model.merge(dict(neck=dict(out=4)))\n"
+        "model['sizes'] += [3]\n",
+    )
+    assert found == {
+        "model": {
+            "type": "ResNet",
+            "depth": 18,
+            "act": "GELU",
+            "sizes": [1, 2, 3],
+            "neck": {"type": "N", "out": 4},
+            "neck2": {"type": "mmdet.FPN"},
+        },
+        "length": 3,
+    }
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("from mmengine.config import read_base\nread_base()", "a call of read_base is refused"),
+        ("from mmpretrain.models import ResNet\nx = ResNet(depth=18)", "a call of ResNet is refused"),
+        ("from torch import nn\nx = nn.Linear(3, 4)", "a call of nn.Linear is refused"),
+        ("from torch import nn\nnn.init(1)", "a call of nn.init is refused"),
+        ("x = []\nx.append(1)", "a call of x.append is refused"),
+        ("x = 3\nx.update(a=1)", "x is not a dict"),
+        ("with read_base():\n    import os", "only `from .file import"),
+        ("with read_base():\n    x = 1", "only `from .file import"),
+        ("with read_base():\n    from .nowhere import *", "cannot read config .*nowhere.py"),
+        ("with read_base():\n    from .a import *", "is a _base_ of itself"),
+        ("x = float('a')", "could not convert"),
+        ("x = int(1e999)", "cannot convert float infinity"),
+        ("x = float(1, 2)", "a call of float is refused"),
+        ("x = tuple(5)", "int where list or tuple is expected"),
+    ],
+)
+def test_newer_configs_run_nothing_either(text: str, message: str, tmp_path: Path) -> None:
+    """An imported name is a name; calling it is refused."""
+    with pytest.raises(ConfigError, match=message):
+        read(tmp_path, a=text)
+
+
+GROWTH = {
+    "a chain of powers": "x = ((((10 ** 64) ** 64) ** 64) ** 64) ** 64",
+    "squares": "x = 10 ** 18\n" + "x = x * x\n" * 40,
+    "shifts": "x = 1\n" + "x = x << 64\n" * 5000,
+    "a long number": f"x = {'9' * 4000}",
+    "a text that doubles": "x = 'a' * 100000\n" + "x = x + x\n" * 25,
+    "a list that doubles": "x = [0] * 100000\n" + "x = x + x\n" * 25,
+    "a list that is spread": "x = [0] * 100000\n" + "x = [*x, *x, *x]\n" * 12,
+    "a text of texts": "x = 'a' * 100000\n" + "x = f'{x}{x}{x}'\n" * 14,
+    "many lists": "".join(f"x{i} = [0] * 100000\n" for i in range(5000)),
+    "many texts": "".join(f"x{i} = 'a' * 100000\n" for i in range(5000)),
+    "copies": "x = [0] * 100000\n" + "".join(f"x{i} = x[:]\n" for i in range(5000)),
+    "a list that is added to": "x = [0] * 60000\n" + "x += x\n" * 20,
+    "lists of a list": "x = [0] * 100000\ny = [x] * 100000",
+    "dicts of a dict": "x = dict(a=1)\n" + "x = dict(a=x, b=x, c=x)\n" * 40,
+    "a circle": "x = dict(a=1)\nx['x'] = x",
+    "a message": "x = [[[0] * 100000] * 100000] * 100000\n_base_ = x",
+}
+
+
+@pytest.mark.parametrize("name", GROWTH)
+def test_growth_is_limited(name: str, tmp_path: Path) -> None:
+    """A few bytes do not become billions of values, in memory or in a message."""
+    start = time.process_time()
+    with pytest.raises(ConfigError) as caught:
+        read(tmp_path, a=GROWTH[name])
+    assert time.process_time() - start < 5
+    assert len(caught.value.message) < 1000
+
+
+def test_bases_do_not_fan_out(tmp_path: Path) -> None:
+    """Two bases of two bases of two bases, and a chain of hundreds."""
+    write(tmp_path, f0="")
+    for i in range(1, 40):
+        write(tmp_path, **{f"f{i}": f"_base_ = ['f{i - 1}.py', 'f{i - 1}.py']"})
+    write(tmp_path, c0="a = 1")
+    for i in range(1, 300):
+        write(tmp_path, **{f"c{i}": f"_base_ = 'c{i - 1}.py'"})
+    for name in ("f39", "c299"):
+        with pytest.raises(ConfigError, match="too many _base_ files"):
+            read_config(tmp_path / f"{name}.py")
+
+
+def test_merging_circles_ends(tmp_path: Path) -> None:
+    """A dict that holds itself, over another one."""
+    loop = "a = dict(x=1)\na['a'] = a\n"
+    with pytest.raises(ConfigError, match="nested over 50 levels"):
+        read(tmp_path, b=loop, a=f"_base_ = 'b.py'\n{loop}")

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from math import prod
 from pathlib import Path
 
 import numpy as np
@@ -19,9 +20,11 @@ from sandglass.distribution import install_command
 from sandglass.errors import BackendUnavailable, FormatError, ParityError
 from sandglass.formats.ncnn_bin import float_weights, read_bin
 from sandglass.formats.ncnn_param import ARRAY, Layer, Param, read_param
+from sandglass.reading import MALFORMED
 
 OPSET, IR_VERSION = 17, 8
 TOLERANCE, SMALLEST = 1e-4, 0.01  # of the largest output, or of this: a sigmoid may give nothing but dust on noise
+MOST_ELEMENTS = 1 << 26  # of an input
 SCALES = (1.0, 50.0)  # of the noise that both run on: networks take pixels as they are, or normalized
 ELEMENTWISE = {0: "Add", 1: "Sub", 2: "Mul", 3: "Div", 4: "Max", 5: "Min"}
 
@@ -33,9 +36,13 @@ def rewrite(source: Path, size: tuple[int, int], out: Path) -> None:
     something else; BackendUnavailable where ncnn is not installed to be compared with.
     """
     param = read_param(source)
-    model = to_onnx(param, read_bin(param, source.with_suffix(".bin")), size)
-    onnx.save(model, out)
-    _compare(source, param, model, out)
+    weights = read_bin(param, source.with_suffix(".bin"))
+    try:
+        model = to_onnx(param, weights, size)
+        onnx.save(model, out)
+        _compare(source, param, model, out)
+    except MALFORMED as error:  # a parameter that no layer has, or layers that do not fit each other
+        raise FormatError(f"{source} does not describe a network: {error}", "convert the model again") from error
 
 
 def to_onnx(param: Param, parts: Sequence[Sequence[memoryview]], size: tuple[int, int]) -> onnx.ModelProto:
@@ -51,6 +58,8 @@ def to_onnx(param: Param, parts: Sequence[Sequence[memoryview]], size: tuple[int
                     f"known: {', '.join(sorted(WRITERS))}",
                 )
             WRITERS[layer.kind](writer, layer, blobs)
+    if [layer.kind for layer in param.layers].count("Input") != 1:
+        raise FormatError("the model has several inputs or none", "give a model of one input")
     inputs = [
         helper.make_tensor_value_info(layer.tops[0], TensorProto.FLOAT, _input_shape(layer, size))
         for layer in param.layers
@@ -70,7 +79,10 @@ def results(param: Param) -> list[str]:
 def _input_shape(layer: Layer, size: tuple[int, int]) -> list[int]:
     """As the layer fixes it, else of the size that is asked for."""
     width, height, channels = (layer.integer(key, 0) for key in (0, 1, 2))
-    return [1, channels or 3, height or size[0], width or size[1]]
+    shape = [1, channels or 3, height or size[0], width or size[1]]
+    if min(shape) < 1 or prod(shape) > MOST_ELEMENTS:
+        raise FormatError(f"layer {layer.name} has the shape {shape[1:]}", "give a model for images")
+    return shape
 
 
 class _Writer:

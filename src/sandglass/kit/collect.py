@@ -90,7 +90,8 @@ def load_kit(folder: Path) -> Collected:
         )
     if not all(map(_is_shape, [*manifest["inputs"].values(), *manifest["outputs"].values()])):
         raise ArtifactError(f"{folder / KIT} has a shape that is not a list of whole numbers", "make the kit again")
-    if not all(_is_plain(name) and _is_texts(found) for name, found in manifest["rows"].items()):
+    rows = manifest["rows"]
+    if PROBES not in rows or not all(_is_plain(name) and _is_texts(found) for name, found in rows.items()):
         raise ArtifactError(f"{folder / KIT} has rows that are not in files of the kit", "make the kit again")
     results = folder / RESULTS
     if not results.is_dir():

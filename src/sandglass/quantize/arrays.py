@@ -14,6 +14,7 @@ from safetensors.numpy import load_file, save
 
 from sandglass.errors import PlanError
 from sandglass.files import atomic_file
+from sandglass.reading import MALFORMED, open_file
 
 
 @dataclass(frozen=True)
@@ -58,8 +59,9 @@ class Arrays:
     def load(path: Path) -> Arrays:
         """Read them. Raises PlanError for a file that is missing, cut off or of another kind."""
         try:
-            named = load_file(path)
-        except (OSError, SafetensorError) as error:
+            with open_file(path, PlanError):
+                named = load_file(path)
+        except (SafetensorError, *MALFORMED) as error:
             raise PlanError(f"cannot read the plan's arrays in {path}: {error}", "keep both files together") from error
         by_tensor: dict[str, dict[str, np.ndarray]] = {"factors": {}, "offsets": {}}
         parts: dict[str, dict[str, np.ndarray]] = {}
