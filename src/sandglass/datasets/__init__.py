@@ -61,7 +61,7 @@ class KeypointDataset:
 
     name: str
     coco: dict[str, Any]
-    read: Callable[[int], np.ndarray]
+    read: Callable[[int | str], np.ndarray]
     protocol: dict[str, Any]
     detections: list[dict[str, Any]] | None = None
 
@@ -141,7 +141,7 @@ class LabelledDataset:
     labels: Mapping[int, int | None]
     classes: Sequence[str]
     images: Mapping[int, str]
-    read: Callable[[int], np.ndarray]
+    read: Callable[[int | str], np.ndarray]
     protocol: dict[str, Any]
 
     @classmethod

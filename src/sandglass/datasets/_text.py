@@ -9,6 +9,7 @@ from pathlib import Path
 
 from sandglass.datasets import FOR_CALIBRATION, Text, TextDataset, subset
 from sandglass.errors import DatasetError
+from sandglass.text_lines import read_lines
 from sandglass.vision import polygon
 from sandglass.vision.image import read_image
 

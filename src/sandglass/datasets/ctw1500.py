@@ -18,6 +18,7 @@ import numpy as np
 from sandglass.datasets import TextDataset, _text
 from sandglass.errors import DatasetError
 from sandglass.reading import read_bytes
+from sandglass.text_lines import read_lines
 
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"

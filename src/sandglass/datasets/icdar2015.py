@@ -8,6 +8,7 @@ from typing import Any
 
 from sandglass.datasets import TextDataset, _text
 from sandglass.errors import DatasetError
+from sandglass.text_lines import read_lines
 
 LINE = "x1,y1,x2,y2,x3,y3,x4,y4,text"
 COORDINATES = 8
