@@ -141,7 +141,7 @@ class LabelledDataset:
     labels: Mapping[int, int | None]
     classes: Sequence[str]
     images: Mapping[int, str]
-    read: Callable[[int | str], np.ndarray]
+    read: Callable[[int], np.ndarray]
     protocol: dict[str, Any]
 
     @classmethod

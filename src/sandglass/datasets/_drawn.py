@@ -42,4 +42,4 @@ def load(name: str, render: Render, limit: int | None, split: str, seed: int) ->
             coco["annotations"].append({"id": len(coco["annotations"]) + 1, "image_id": index, **person})
     protocol = {"dataset": f"{name}, {split} split, seed {seed}", "boxes": "ground truth",
                 "subset": f"first {count} images", **({"partial": True} if count < IMAGES[split] else {})}  # fmt: skip
-    return KeypointDataset(name, coco, lambda index: render(index, split, seed)[0].copy(), protocol)
+    return KeypointDataset(name, coco, lambda index: render(int(index), split, seed)[0].copy(), protocol)
