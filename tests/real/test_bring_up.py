@@ -9,10 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
+from sandglass.card import Card, Input
 from sandglass.errors import ParityError
 from sandglass.graph.agreement import compare
 from sandglass.graph.bring_up import bring_up_file
 from sandglass.graph.load import load_graph, static_inputs, static_outputs
+from sandglass.pipeline import deploy
 
 MODELS = [
     ("classification/imagenet-sample/efficientnet-lite0.onnx", (224, 224), (1, 1000)),
@@ -44,3 +46,18 @@ def test_model_comes_up_equal(
     onnx.save(model, graph)
     with pytest.raises(ParityError, match="changed by"):
         compare(source, graph, static_inputs(model))
+
+
+def test_results_are_called_as_the_graph_says(real_data: Path, tmp_path: Path) -> None:
+    """A detector of which a runtime knows one output by two names."""
+    source = real_data / "data" / "wild" / "yunet" / "yunet_n_320_320.onnx"
+    if not source.is_file():
+        pytest.skip(f"{source} is absent")
+    card = Card("yunet", "topdown-pose", Input((320, 320), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=source)
+    outcomes = deploy(card, ["onnxruntime:fp32", "openvino:fp32", "ncnn:fp32"], tmp_path)
+    expected = set(static_outputs(load_graph(tmp_path / "onnxruntime-fp32" / "model.onnx")))
+    assert "cls_8" in expected
+    for outcome in outcomes:
+        assert outcome.artifact is not None, outcome.error
+        found = outcome.artifact.open(1).run({outcome.artifact.input_name: np.zeros((1, 3, 320, 320), np.float32)})
+        assert set(found) == expected

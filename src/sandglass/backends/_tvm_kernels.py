@@ -18,6 +18,7 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.errors import BackendError, UnsupportedOperator
+from sandglass.graph.names import Names
 
 LAYOUT = {"relax.nn.conv2d": ["NHWC", "HWIO"], "relax.nn.conv2d_transpose": ["NHWC", "IOHW"]}
 CLAMPS = ("maximum", "minimum")
@@ -93,7 +94,7 @@ def _whole_vectors(model: onnx.ModelProto, lanes: int) -> onnx.ModelProto:
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
     graph = changed.graph
-    values = {entry.name: entry for entry in graph.initializer}
+    values, names = {entry.name: entry for entry in graph.initializer}, Names(model)
     for place, node in reversed(list(enumerate(graph.node))):
         if node.op_type != "Conv" or any(a.name == "group" and a.i > 1 for a in node.attribute):
             continue
@@ -106,10 +107,10 @@ def _whole_vectors(model: onnx.ModelProto, lanes: int) -> onnx.ModelProto:
         for i, entry in enumerate(weights, 1):
             array = numpy_helper.to_array(entry)
             zeros = np.zeros((-channels % lanes, *array.shape[1:]), array.dtype)
-            node.input[i] = f"{output}_whole_{i}"
+            node.input[i] = names.fresh(f"{output}_whole_{i}")
             graph.initializer.append(numpy_helper.from_array(np.concatenate([array, zeros]), node.input[i]))
-        node.output[0] = f"{output}_whole"
-        ends = [f"{output}_{name}" for name in ("start", "end", "axis")]
+        node.output[0] = names.fresh(f"{output}_whole")
+        ends = [names.fresh(f"{output}_{name}") for name in ("start", "end", "axis")]
         graph.initializer.extend(numpy_helper.from_array(np.array([value], np.int64), name)
                                  for name, value in zip(ends, (0, channels, 1), strict=True))  # fmt: skip
         graph.node.insert(place + 1, onnx.helper.make_node("Slice", [node.output[0], *ends], [output]))

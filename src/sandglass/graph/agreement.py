@@ -41,7 +41,7 @@ def compare(
         }
         for scale in np.linspace(0.5, 2, TRIALS)
     ]
-    pairs = _results(session(before), GraphSession(after), feeds, images)
+    pairs = _results(session(before, optimize=least is None), GraphSession(after), feeds, images)
     if least is not None:
         agreement = min(correlation(expected, found) for expected, found in pairs)
         if not agreement >= least:
