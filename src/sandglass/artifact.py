@@ -19,11 +19,10 @@ from sandglass.errors import ArtifactError, BackendError, CardError
 from sandglass.files import sha256
 from sandglass.manifest import MANIFEST, read_manifest
 from sandglass.manifest import write_manifest as write_manifest
-from sandglass.quantize.processor import ANY, PROCESSORS, find_processor
+from sandglass.quantize.processor import ANY, find_processor
 from sandglass.shapes import ShapeSession, text
 from sandglass.tuned import Tuned, check_settings, processor_kind, read_tuned
 
-EIGHT_BITS = PROCESSORS["x86-vnni"]  # what an int8 artifact that names no processor may have been made for
 # Of an int8 artifact's multiply-accumulates: with less in int8 it is a float artifact in all but name, and says so.
 LEAST_INT8_SHARE = 0.1
 
@@ -77,10 +76,7 @@ class Artifact:
 
     def check_processor(self) -> None:
         """Raise BackendError where integer sums of this artifact would saturate on the processor at hand."""
-        spec = discover.load("backends", self.backend).SPEC if self.precision == "int8" else None
-        if spec is None or spec.exact_on(EIGHT_BITS) is ANY:
-            return
-        name = self.manifest.get("processor", EIGHT_BITS.name)
+        name = self.manifest.get("processor", ANY.name)
         if not find_processor(name).runs_here():
             raise BackendError(
                 f"{self.folder} was made for {name}: on this processor sums of its 8-bit weights saturate",

@@ -217,7 +217,7 @@ def test_search_under_a_budget(
         ("limit = 20", 'images = ["a"]', "row 1, data: images is \\['a'\\], expected str"),
         ("limit = 20", "draw = 20", "row 1, data: unknown field 'draw'"),
         ('"synthetic-shapes"', '"shapes"', "row 1, data: dataset is 'shapes', known: "),
-        ("size = 8", 'method = "max"', "row 1, calibration: method is 'max', expected one of kl"),
+        ("size = 8", 'method = "max"', "row 1, calibration: method is 'max', expected one of auto"),
         ("size = 8", 'size = 8\n[[row]]\nmodel = "small.toml"\ndata = {dataset = "imagenet"}',
          "two rows have the model 'small'"),
         ("[[row]]", "[[row]", "is not a TOML file"),

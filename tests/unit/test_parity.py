@@ -16,6 +16,7 @@ from sandglass.card import Card, Input
 from sandglass.difference import SMALLEST, relative_difference
 from sandglass.errors import ParityError
 from sandglass.parity import Reference
+from sandglass.quantize.spec import Spec
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -34,7 +35,7 @@ def backend(error: float) -> Any:
     """A runtime that is off by noise of this size."""
     random = np.random.default_rng(0)
     run = lambda feed: {"y": np.maximum(feed["x"], 0) + error * random.standard_normal((1, 3, 4, 4))}  # noqa: E731
-    return SimpleNamespace(open=lambda *_: SimpleNamespace(run=run))
+    return SimpleNamespace(SPEC=Spec((), asymmetric=True), open=lambda *_: SimpleNamespace(run=run))
 
 
 def test_an_input_without_an_answer_does_not_decide(tmp_path: Path) -> None:
