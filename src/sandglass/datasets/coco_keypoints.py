@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
+from os.path import isfile  # unlike Path.is_file, also of names that are too long
 from pathlib import Path
 from typing import Any
 
@@ -141,7 +142,7 @@ def _by_id(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 def _require_images(folder: Path, names: list[str], annotations: Path) -> None:
-    missing = [name for name in names if not (folder / name).is_file()]
+    missing = [name for name in names if not isfile(folder / name)]
     if missing:
         more = f" and {len(missing) - SHOWN} more" if len(missing) > SHOWN else ""
         raise DatasetError(
