@@ -18,7 +18,6 @@ import numpy as np
 from sandglass.datasets import TextDataset, _text
 from sandglass.errors import DatasetError
 from sandglass.reading import read_bytes
-from sandglass.text_lines import read_lines
 
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"
@@ -48,9 +47,7 @@ def parse(path: Path) -> list[_text.Outline]:
     """Outlines and texts of a file in any format. Raises DatasetError naming the file and what is not a text."""
     if path.suffix.lower() == ".xml":
         return _parse_xml(path)
-    return [
-        _parse_line(line, f"{path}, line {number}") for number, line in read_lines(path, DatasetError, _text.MOST_BYTES)
-    ]
+    return [_parse_line(line, f"{path}, line {number}") for number, line in _text.lines(path)]
 
 
 def _parse_line(line: str, where: str) -> _text.Outline:

@@ -7,8 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from sandglass.datasets import TextDataset, _text
-from sandglass.errors import DatasetError
-from sandglass.text_lines import read_lines
 
 LINE = "x1,y1,x2,y2,x3,y3,x4,y4,text"
 COORDINATES = 8
@@ -37,9 +35,7 @@ def load(
 
 def parse(path: Path) -> list[_text.Outline]:
     """Outlines and texts of a file. Raises DatasetError naming a line that is not a text."""
-    return [
-        _parse_line(line, f"{path}, line {number}") for number, line in read_lines(path, DatasetError, _text.MOST_BYTES)
-    ]
+    return [_parse_line(line, f"{path}, line {number}") for number, line in _text.lines(path)]
 
 
 def _parse_line(line: str, where: str) -> _text.Outline:
