@@ -118,7 +118,9 @@ def kill_and_resume(runs: Runs, kills: int) -> None:
                 break
             killed += 1
             assert_nothing_is_wrong(out, expected)
-        assert code == 0 or runs.run(out)[0] == 0
+        if code != 0:
+            code, seconds = runs.run(out)  # as long as a run takes now: the machine may be busier, or less busy
+        assert code == 0
         assert results(out) == expected
         assert list((runs.folder / "scratch").glob("sandglass-*")) == []
 
@@ -130,5 +132,5 @@ def test_killed_now_and_then(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_killed_often(runs: Runs) -> None:
-    """As many moments as a night of use has."""
+    """As many moments as an unlucky user meets in years."""
     kill_and_resume(runs, ALL[runs.command])
