@@ -21,7 +21,7 @@ from unit.test_cli import CARD, SYNTHETIC
 DRIVER = Path(__file__).parents[1] / "kill_driver.py"
 KILLS_IN_TURN = 3  # at most, before a run is left alone
 SEARCH = ["--gain", "work", "--best-effort", "--evaluation-dataset", "synthetic-people", "--limit", "2"]
-FEW = {"deploy": 3, "evaluate": 3, "quantize": 1}
+FEW = {"deploy": 2, "evaluate": 2, "quantize": 1}
 ALL = {"deploy": 100, "evaluate": 50, "quantize": 50}
 
 
