@@ -21,7 +21,7 @@ from unit.test_cli import CARD, SYNTHETIC
 DRIVER = Path(__file__).parents[1] / "kill_driver.py"
 KILLS_IN_TURN = 3  # at most, before a run is left alone
 SEARCH = ["--gain", "work", "--best-effort", "--evaluation-dataset", "synthetic-people", "--limit", "2"]
-FEW = {"deploy": 3, "evaluate": 3, "quantize": 1}
+FEW = {"deploy": 2, "evaluate": 2, "quantize": 1}
 ALL = {"deploy": 100, "evaluate": 50, "quantize": 50}
 
 
@@ -118,7 +118,9 @@ def kill_and_resume(runs: Runs, kills: int) -> None:
                 break
             killed += 1
             assert_nothing_is_wrong(out, expected)
-        assert code == 0 or runs.run(out)[0] == 0
+        if code != 0:
+            code, seconds = runs.run(out)  # as long as a run takes now: the machine may be busier, or less busy
+        assert code == 0
         assert results(out) == expected
         assert list((runs.folder / "scratch").glob("sandglass-*")) == []
 
@@ -130,5 +132,5 @@ def test_killed_now_and_then(runs: Runs) -> None:
 
 @pytest.mark.slow
 def test_killed_often(runs: Runs) -> None:
-    """As many moments as a night of use has."""
+    """As many moments as an unlucky user meets in years."""
     kill_and_resume(runs, ALL[runs.command])
