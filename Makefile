@@ -1,11 +1,11 @@
 # Two commands need nothing but Python 3.11 and pip:
 #   make demo   the main job on the embedded model and data
 #   make test   the tests, in under ten minutes on two cores
-# `make slow` runs the tests that take longer, as .ci/run does.
+# `make slow` runs the tests that take longer, as .ci/run does; `make stress` repeats cold starts and kills by the hundred.
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow venv check clean
+.PHONY: demo test slow stress venv check clean
 
 venv: .venv/installed
 
@@ -23,10 +23,13 @@ check: venv
 	$(BIN)/mypy
 
 test: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow" --durations 25
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not stress" --durations 25
 
 slow: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations 25
+
+stress: venv
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m stress --durations 25
 
 clean:
 	rm -rf .venv demo build dist

@@ -64,7 +64,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return made
 
 
-@pytest.mark.parametrize("starts", [2, pytest.param(200, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("starts", [2, pytest.param(200, marks=pytest.mark.stress)])
 @pytest.mark.parametrize("name", discover.names("backends"))
 def test_first_calls_return(name: str, starts: int, artifact: Callable[[str], Path]) -> None:
     """Of so many cold starts every one ends, with an answer for each caller."""

@@ -130,7 +130,7 @@ def test_killed_now_and_then(runs: Runs) -> None:
     kill_and_resume(runs, FEW[runs.command])
 
 
-@pytest.mark.slow
+@pytest.mark.stress
 def test_killed_often(runs: Runs) -> None:
     """As many moments as an unlucky user meets in years."""
     kill_and_resume(runs, ALL[runs.command])
