@@ -26,7 +26,7 @@ test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not stress" --durations 25
 
 slow: venv
-	$(BIN)/python -m pytest -n 2 --dist loadfile -m slow --durations 25
+	$(BIN)/python -m pytest -n 2 --dist loadfile -m "slow and not stress" --durations 25
 
 stress: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m stress --durations 25

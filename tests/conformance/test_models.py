@@ -109,6 +109,7 @@ def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, 
     assert not (tmp_path / "a.safetensors").exists()
 
 
+@pytest.mark.slow
 def test_export_is_static_and_equal_to_the_module(card: Card, tmp_path: Path) -> None:
     """The graph has the family's outputs, no BatchNorm, fixed shapes, and the module's results."""
     from sandglass.export import TOLERANCE, export_graph

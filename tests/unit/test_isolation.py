@@ -27,6 +27,8 @@ import numpy as np
 from sandglass.backends import reference
 from sandglass.backends.reference import INSTALL, SPEC, SETTINGS, available, build, layers, open
 from sandglass.errors import BackendUnavailable
+
+pytestmark = pytest.mark.slow
 PRECISIONS, PURPOSE = ("fp32",), "test"
 
 class Session:

@@ -175,6 +175,7 @@ def test_holes_have_their_reasons(
     assert cells(table)["reference:fp32"]["reason"].startswith("no checkpoint")
 
 
+@pytest.mark.slow
 def test_search_under_a_budget(
     table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -27,6 +27,8 @@ from sandglass.quantize.repair import EVENING, REPAIRS
 from sandglass.quantize.search import Choice
 from sandglass.quantize.times import Timed
 
+pytestmark = pytest.mark.slow
+
 WANTED = Request(Target("reference", "fp32"), 0.5, "AP", 0.985, ())
 SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--evaluation-dataset", "synthetic-people"]
 

@@ -18,6 +18,8 @@ from sandglass.artifact import load_artifact
 from sandglass.errors import ArtifactError
 from unit.test_cli import CARD, SYNTHETIC
 
+pytestmark = pytest.mark.slow
+
 DRIVER = Path(__file__).parents[1] / "kill_driver.py"
 KILLS_IN_TURN = 3  # at most, before a run is left alone
 SEARCH = ["--gain", "work", "--best-effort", "--evaluation-dataset", "synthetic-people", "--limit", "2"]

@@ -128,7 +128,7 @@ def _size(config: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
     if shape is not None:
         if not isinstance(shape, list | tuple) or len(shape) != 2 or not all(isinstance(side, int) for side in shape):
             raise ConfigError(
-                f"{path}: onnx_config.input_shape is {shown(shape)}, expected width and height", "mend it"
+                f"{path}: onnx_config.input_shape is {shown(shape)}, expected width and height", "correct it"
             )
         found[shape[1], shape[0]] = "onnx_config.input_shape"
     inputs = at(config, "backend_config.model_inputs", [])
