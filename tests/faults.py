@@ -17,6 +17,11 @@ import numpy as np
 from sandglass.errors import ArtifactError
 
 
+def heed_interrupts() -> None:
+    """For a new process: SIGINT is not ignored, as it is by what a shell runs in the background."""
+    signal.signal(signal.SIGINT, signal.SIG_DFL)
+
+
 def add(a: int, b: int) -> int:
     """The sum."""
     return a + b

@@ -19,7 +19,10 @@ import pytest
 
 import sandglass
 from conformance.test_backends import save_graph
+from faults import heed_interrupts
 from unit.test_cli import CARD, SYNTHETIC
+
+pytestmark = pytest.mark.slow
 
 HEAD = '''"""A runtime that fails."""
 import os, signal, time
@@ -27,8 +30,6 @@ import numpy as np
 from sandglass.backends import reference
 from sandglass.backends.reference import INSTALL, SPEC, SETTINGS, available, build, layers, open
 from sandglass.errors import BackendUnavailable
-
-pytestmark = pytest.mark.slow
 PRECISIONS, PURPOSE = ("fp32",), "test"
 
 class Session:
@@ -73,7 +74,7 @@ class House:
         command = [sys.executable, "-m", "sandglass", *arguments]
         return subprocess.Popen(
             command, cwd=self.folder, env=self.environment | variables, text=True,
-            stdout=subprocess.PIPE, stderr=subprocess.PIPE,
+            stdout=subprocess.PIPE, stderr=subprocess.PIPE, preexec_fn=heed_interrupts,
         )  # fmt: skip
 
     def run(self, *arguments: str, **variables: str) -> tuple[int, str, str]:

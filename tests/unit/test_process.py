@@ -190,7 +190,8 @@ isolated("target", faults.write_numbers, Path(sys.argv[1]))
 def test_nothing_outlives_the_parent(number: signal.Signals, tmp_path: Path) -> None:
     """The process and the programs that it runs end with it, however it ends. The script needs no guard."""
     script = SCRIPT.format(tests=str(Path(faults.__file__).parent))
-    with subprocess.Popen([sys.executable, "-c", script, str(tmp_path)], stderr=subprocess.DEVNULL) as parent:
+    command = [sys.executable, "-c", script, str(tmp_path)]
+    with subprocess.Popen(command, stderr=subprocess.DEVNULL, preexec_fn=faults.heed_interrupts) as parent:
         children = numbers_in(tmp_path)
         assert all(map(is_running, children))
         parent.send_signal(number)

@@ -125,7 +125,7 @@ def test_rounding_gives_the_very_integers_of_the_plan(name: str, plans: dict[str
         expected = plan.arrays.rounded[layer]
         np.testing.assert_array_equal(found[f"{layer}.weight.q"], expected.integers, layer)
         np.testing.assert_array_equal(found[f"{layer}.weight.scale"], expected.scales, layer)
-        assert expected.levels <= 2 ** (spec.weight_bits - 1) - 1
+        assert expected.levels <= 2 ** (spec.bits(facts(load_graph(graph))[layer])[0] - 1) - 1
 
 
 @pytest.mark.parametrize("name", SPECS)
@@ -195,7 +195,7 @@ def test_plan_without_its_own_arrays_is_refused(plans: dict[str, Plan], tmp_path
         with pytest.raises(PlanError, match=r"holds no plan's arrays|belongs to other arrays"):
             Plan.load(path)
     arrays.unlink()
-    with pytest.raises(PlanError, match="cannot read the plan's arrays"):
+    with pytest.raises(PlanError, match=r"cannot read .*plan\.safetensors: No such file"):
         Plan.load(path)
     data = json.loads(path.read_text())
     arrays.write_bytes(whole)

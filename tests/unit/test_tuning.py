@@ -206,7 +206,7 @@ def test_bad_input_is_one_line(
     assert main(["tune", str(artifact.folder), "--for", "fun"]) == 2
     assert "unknown goal 'fun'" in capsys.readouterr().err
     assert main(["tune", str(tmp_path)]) == 2
-    assert "is not an artifact" in capsys.readouterr().err
+    assert "none is an artifact" in capsys.readouterr().err
 
     def missing() -> str:
         raise BackendUnavailable("it is not installed", "pip install it")
