@@ -22,6 +22,8 @@ from sandglass.evaluation import Evaluation, evaluate
 from sandglass.journal import Journal
 from sandglass.pipeline import deploy
 
+pytestmark = pytest.mark.slow
+
 CAFFE = Input((227, 227), (104, 117, 123), (1, 1, 1), "bgr")
 CARDS = {
     "resnet20-cifar10": ("cifar10/resnet20.onnx", Input((32, 32), (123.675, 116.28, 103.53), (58.395, 57.12, 57.375)),

@@ -16,6 +16,8 @@ from sandglass.evaluation import evaluate, fidelity
 from sandglass.journal import Journal
 from sandglass.pipeline import deploy
 
+pytestmark = pytest.mark.slow
+
 FILES = {"pp-ocrv4-mobile-det": "ch_PP-OCRv4_det_infer.onnx", "pp-ocrv5-mobile-det": "PP_OCRv5_mobile_det.ncnn.param"}
 # PaddleOCR's: BGR, the statistics of ImageNet in that order, sides that are multiples of 32.
 PADDLE = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "bgr")

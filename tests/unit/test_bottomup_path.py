@@ -13,6 +13,8 @@ from sandglass.datasets import synthetic_crowd
 from sandglass.tasks import bottomup_pose
 from sandglass.vision.image import read_image, write_image
 
+pytestmark = pytest.mark.slow
+
 MODEL = "hrnet-ae-tiny-synthetic"
 
 

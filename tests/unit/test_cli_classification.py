@@ -74,6 +74,7 @@ def test_part_is_marked_in_table_and_json(card: Path, tmp_path: Path, capsys: py
     assert "partial" not in json.loads(numbers.read_text())[0]["protocol"]
 
 
+@pytest.mark.slow
 def test_search_marks_its_part_too(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """`quantize` measures on the part that it was given, and its table says which."""
     arguments = ["quantize", card, "--to", "onnxruntime:int8", "--out", tmp_path / "out", *CALIBRATION]
