@@ -12,6 +12,8 @@ import pytest
 
 from .readers import readers
 
+pytestmark = pytest.mark.slow
+
 INPUTS = 3000
 ROOT = Path(__file__).parents[2]
 

@@ -11,6 +11,8 @@ import pytest
 from real import reference_weights
 from sandglass import discover
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 MEMBERS = [

@@ -17,6 +17,8 @@ from sandglass.evaluation import evaluate
 from sandglass.tasks import bottomup_pose
 from sandglass.vision import affine
 
+pytestmark = pytest.mark.slow
+
 CARD = load_card("hrnet-w32-ae-coco-512")
 ALLOWED = 0.12
 

@@ -13,6 +13,8 @@ from sandglass.cli import main
 from sandglass.datasets import synthetic_shapes
 from sandglass.vision.image import read_image, write_image
 
+pytestmark = pytest.mark.slow
+
 GRAPH = """
 agraph (float[1, 3, 32, 32] image) => (float[1, 10] logits) {
     one = Conv <kernel_shape = [3, 3], strides = [2, 2], pads = [1, 1, 1, 1]> (image, w1)

@@ -19,6 +19,8 @@ from sandglass.errors import BackendUnavailable, BudgetError
 from sandglass.quantize.repair import EVENING, REPAIRS
 from unit.test_cli_classification import CARD, save_card
 
+pytestmark = pytest.mark.slow
+
 TABLE = """
 backends = ["onnxruntime"]
 
