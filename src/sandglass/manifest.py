@@ -1,6 +1,6 @@
 """`sandglass.json`, the manifest of an artifact: what the artifact is, and the hash of every file in its folder.
 
-The manifest holds a hash of itself too. It is no signature, since anybody can compute it, but a manifest that was
+The manifest holds a hash of itself too. It is not a signature, since anybody can compute it, but a manifest that was
 edited by hand, such as one whose `mean` is another one, is refused before it leads to a wrong result.
 """
 

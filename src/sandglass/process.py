@@ -39,7 +39,7 @@ USUAL_LIMIT = 3600.0  # seconds for one step: a large network takes minutes to b
 # each other only wakes up to look whether they still do.
 IDLE_SECONDS, IDLE_SHARE = 120.0, 0.01
 LOOK_SECONDS = 5.0  # between two looks at whether a process still computes
-END_SECONDS = 30.0  # for the system to end a process, which writes a memory image first where it is told to
+END_SECONDS = 30.0  # for the system to end a process, which may have to write a memory image first
 TRACE_SECONDS = 0.5  # for a process that hangs to write down where
 LOG_BYTES = 1 << 20  # of what a process printed, the end of it, are kept
 

@@ -1,4 +1,4 @@
-"""Graphs on ncnn whose attributes its converter loses, against ONNX Runtime; and how failures are told."""
+"""Graphs on ncnn whose attributes its converter loses, against ONNX Runtime, and how failures are reported."""
 
 from __future__ import annotations
 

@@ -87,7 +87,7 @@ def _typed(runner: GraphSession | ReferenceSession, feed: Feed, taken: slice) ->
 
 
 def _largest(pairs: Pairs) -> float:
-    """The largest relative difference; what is NaN or infinite in both is no difference."""
+    """The largest relative difference; values that are NaN or infinite in both do not count."""
     worst = [relative_difference(a, b) for a, b in pairs if not np.array_equal(a, b, equal_nan=True)]
     return float(np.max(worst, initial=0.0))  # NaN if one of them is
 

@@ -24,8 +24,6 @@ from sandglass.quantize.spec import Spec
 from sandglass.quantize.thresholds import METHODS
 
 MOST_INPUTS = 16  # calibration inputs that each method is tried on: methods that matter differ by several dB there
-
-
 # A plan serves every target, so that methods are tried on one with zero points and on one without.
 TARGETS = tuple(Spec(OPERATORS, asymmetric=asymmetric) for asymmetric in (True, False))
 
