@@ -23,13 +23,14 @@ import numpy as np
 from hourglass52 import MODEL
 from random_weights import random_weights
 
-from sandglass import discover, host
-from sandglass.artifact import Artifact
-from sandglass.card import Card, Input, load_card
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core import discover, host
 from sandglass.datasets import cifar10, coco_keypoints, imagenet
-from sandglass.evaluation import evaluate
-from sandglass.pipeline import deploy
-from sandglass.report.table import identity, markdown
+from sandglass.deployment import deploy
+from sandglass.measure.evaluation import evaluate
+from sandglass.sources.card import Card, Input
+from sandglass.sources.load_card import load_card
+from sandglass.table.markdown import identity, markdown
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data"
 RUNTIMES = ("onnxruntime:fp32", "openvino:fp32", "ncnn:fp32")

@@ -19,18 +19,18 @@ import numpy as np
 from random_weights import random_weights
 
 from sandglass import Calibration
-from sandglass.artifact import Artifact
-from sandglass.benchmarking import benchmark
-from sandglass.calibration import calibration_inputs
-from sandglass.card import load_card
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core.compare import correlation
 from sandglass.datasets import KeypointDataset, coco_keypoints
-from sandglass.difference import correlation
-from sandglass.graph.execute import GraphSession
-from sandglass.quantize.repair import REPAIRS
-from sandglass.report.table import markdown
-from sandglass.sources import prepared_source
+from sandglass.graph.session import GraphSession
+from sandglass.measure.benchmarking import benchmark
+from sandglass.quantization.calibration import calibration_inputs
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.search.workbench import Workbench
+from sandglass.sources.load_card import load_card
+from sandglass.sources.prepare import prepared_source
+from sandglass.table.markdown import markdown
 from sandglass.tasks import topdown_pose
-from sandglass.workbench import Workbench
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose/coco-mini"
 

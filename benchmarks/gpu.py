@@ -27,13 +27,13 @@ import torch
 from random_weights import random_weights
 
 from sandglass.backends.pytorch import capture
-from sandglass.card import load_card
-from sandglass.export import build_module, export_graph, read_weights
-from sandglass.files import write_json
-from sandglass.graph.load import load_graph
+from sandglass.core.files import write_json
+from sandglass.graph.io import load_graph
+from sandglass.graph.layers import OPERATORS
 from sandglass.graph.work import layer_work
-from sandglass.quantize.layers import OPERATORS
-from sandglass.report.table import markdown
+from sandglass.sources.export import build_module, export_graph, read_weights
+from sandglass.sources.load_card import load_card
+from sandglass.table.markdown import markdown
 
 MODELS = ("hrnet-w32-coco-256x192", "hourglass52-coco-256x256")
 BATCHES = (1, 2, 4, 8, 16, 32, 64, 128, 256)

@@ -23,12 +23,12 @@ import cv2
 import numpy as np
 from random_weights import random_weights
 
-from sandglass import host
-from sandglass.artifact import Artifact
-from sandglass.card import load_card
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core import host
 from sandglass.datasets import coco_keypoints
-from sandglass.pipeline import deploy
-from sandglass.report.table import markdown
+from sandglass.deployment import deploy
+from sandglass.sources.load_card import load_card
+from sandglass.table.markdown import markdown
 from sandglass.tasks import bottomup_pose
 
 MODEL = "hrnet-w32-ae-coco-512"

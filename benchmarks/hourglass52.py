@@ -17,14 +17,15 @@ from tempfile import TemporaryDirectory
 
 from random_weights import random_weights
 
-from sandglass.artifact import load_artifact
-from sandglass.backends import Source
-from sandglass.benchmarking import benchmark
-from sandglass.calibration import Calibration, calibration_arrays
-from sandglass.card import load_card
-from sandglass.report.table import markdown, speed_row
-from sandglass.sources import prepared_source
-from sandglass.worker import peak_memory
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.measure.benchmarking import benchmark
+from sandglass.measure.worker import peak_memory
+from sandglass.quantization.calibrated_plan import calibrated_plan
+from sandglass.quantization.calibration import Calibration, calibration_arrays
+from sandglass.sources.load_card import load_card
+from sandglass.sources.prepare import prepared_source
+from sandglass.sources.source import Source
+from sandglass.table.markdown import markdown, speed_row
 
 MODEL = "hourglass52-coco-256x256"
 
@@ -34,7 +35,6 @@ def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> No
 
     The C++ tools start from a converted model, so the conversion is timed apart.
     """
-    from sandglass import pipeline
     from sandglass.backends import ncnn
     from sandglass.datasets import synthetic_people
 
@@ -43,7 +43,7 @@ def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> No
     calibration = Calibration(synthetic_people.load(limit=size, split="train"), size)
     times = [time.perf_counter()]
     arrays = calibration_arrays(card, calibration)
-    plan = pipeline.make_plan(source, calibration, arrays, None, print)
+    plan = calibrated_plan(source, calibration, arrays, None, print)
     times.append(time.perf_counter())
     source.once("pnnx", lambda folder: ncnn.convert(graph, folder))
     times.append(time.perf_counter())
@@ -59,7 +59,7 @@ def main() -> None:
     parser.add_argument("--calibration-size", type=int, default=16)
     parser.add_argument("--to", nargs="+", default=["ncnn:fp32", "ncnn:int8"], dest="targets")
     arguments = parser.parse_args()
-    from sandglass import pipeline
+    from sandglass import deployment
     from sandglass.datasets import synthetic_people
 
     with TemporaryDirectory() as folder:
@@ -84,7 +84,7 @@ def main() -> None:
         }
         print(markdown([row]))
         calibration = Calibration(synthetic_people.load(limit=4, split="train"), 4)
-        outcomes = pipeline.deploy(
+        outcomes = deployment.deploy(
             card,
             arguments.targets,
             scratch / "out",

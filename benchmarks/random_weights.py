@@ -4,14 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from sandglass.card import Card
+from sandglass.sources.card import Card
 
 
 def random_weights(card: Card, path: Path, gain: float = 0.7) -> None:
     """A checkpoint with the card's keys; `gain` keeps activations alive from the first layer to the last."""
     import torch
 
-    from sandglass.export import build_module
+    from sandglass.sources.export import build_module
 
     torch.manual_seed(0)
     module = build_module(card)

@@ -21,20 +21,21 @@ from typing import Any
 import numpy as np
 from rivals import HALVES, half_of, other, people, simplepose
 
-from sandglass import Calibration, discover
-from sandglass.artifact import Artifact
-from sandglass.calibration import calibration_looks
-from sandglass.difference import correlation
-from sandglass.evaluation import evaluate, fidelity
-from sandglass.graph.execute import GraphSession
-from sandglass.quantize.processor import ANY
-from sandglass.quantize.repair import EQUALIZE, EVENING, REPAIRS, repaired_plan
-from sandglass.quantize.sensitivity import decibels, noise, run
-from sandglass.quantize.simulate import simulate
-from sandglass.report.table import markdown
-from sandglass.sources import prepared_source
+from sandglass import Calibration
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core import discover
+from sandglass.core.compare import correlation
+from sandglass.core.processor import ANY
+from sandglass.graph.session import GraphSession
+from sandglass.measure.evaluation import evaluate, fidelity
+from sandglass.quantization.calibration import calibration_looks
+from sandglass.quantization.output_noise import decibels, noise, run
+from sandglass.quantization.repaired_plan import EQUALIZE, EVENING, REPAIRS, repaired_plan
+from sandglass.quantization.simulate import simulate
+from sandglass.search.workbench import Workbench
+from sandglass.sources.prepare import prepared_source
+from sandglass.table.markdown import markdown
 from sandglass.tasks import topdown_pose
-from sandglass.workbench import Workbench
 
 Row = Callable[[str, str, list[Any]], dict[str, str]]  # of a runtime, in words, and what it computed
 VARIANTS: list[tuple[str, Sequence[str]]] = [

@@ -36,22 +36,24 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import discover, distribution, host, parity
-from sandglass.artifact import Artifact, load_artifact, write_manifest
-from sandglass.backends import Source
-from sandglass.benchmarking import BURST_SECONDS
-from sandglass.card import Card, Input
+from sandglass.artifacts import parity
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.artifacts.manifest import write_manifest
+from sandglass.core import discover, distribution, host
+from sandglass.core.errors import BackendUnavailable, ParityError, SandglassError
+from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.datasets import KeypointDataset, coco_keypoints
-from sandglass.errors import BackendUnavailable, ParityError, SandglassError
-from sandglass.evaluation import Evaluation, evaluate
-from sandglass.files import atomic_folder, sha256, write_json
-from sandglass.inspection import inspect
+from sandglass.deployment import deploy
+from sandglass.measure.benchmarking import BURST_SECONDS
+from sandglass.measure.evaluation import Evaluation, evaluate
+from sandglass.measure.inspection import inspect
+from sandglass.measure.worker import Worker
 from sandglass.metrics import bootstrap, keypoints
-from sandglass.pipeline import deploy
-from sandglass.report.table import change, markdown
-from sandglass.sources import prepared_source
+from sandglass.sources.card import Card, Input
+from sandglass.sources.prepare import prepared_source
+from sandglass.sources.source import Source
+from sandglass.table.markdown import change, markdown
 from sandglass.tasks import topdown_pose
-from sandglass.worker import Worker
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"
 HALVES = ("even", "odd")

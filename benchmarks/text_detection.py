@@ -18,7 +18,7 @@ import cv2
 import numpy as np
 
 from sandglass.metrics import hmean
-from sandglass.report.table import markdown
+from sandglass.table.markdown import markdown
 from sandglass.tasks.text_detection import DECODERS
 
 PAGES, TEXTS = 500, 40

@@ -19,11 +19,12 @@ from tempfile import TemporaryDirectory
 from random_weights import random_weights
 
 from sandglass import benchmark, deploy
-from sandglass.artifact import Artifact
-from sandglass.card import Card, load_card
-from sandglass.errors import CheckpointError
-from sandglass.report.table import markdown
-from sandglass.sources import find_checkpoint
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core.errors import CheckpointError
+from sandglass.sources.card import Card
+from sandglass.sources.load_card import load_card
+from sandglass.sources.prepare import find_checkpoint
+from sandglass.table.markdown import markdown
 
 
 def main() -> None:

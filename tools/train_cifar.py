@@ -22,10 +22,10 @@ import torch
 from safetensors.numpy import save as to_safetensors
 from torch import Tensor, nn
 
-from sandglass.card import load_card
+from sandglass.core.files import atomic_file
 from sandglass.datasets import LabelledDataset, cifar10
-from sandglass.export import build_module
-from sandglass.files import atomic_file
+from sandglass.sources.export import build_module
+from sandglass.sources.load_card import load_card
 
 MODEL = "resnet18-cifar10"
 PADDING = 4

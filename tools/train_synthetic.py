@@ -1,6 +1,6 @@
 """Trains the embedded small Hourglass on the synthetic people, on a CPU.
 
-    python tools/train_synthetic.py --out src/sandglass/cards/hourglass-tiny-synthetic.safetensors
+    python tools/train_synthetic.py --out src/sandglass/sources/cards/hourglass-tiny-synthetic.safetensors
 
 Draws the train split once, cuts out every person with some room around it, and trains on randomly shifted, scaled,
 turned and mirrored crops. The test split shares no figure with it, and nothing is chosen by its metrics, which are
@@ -25,11 +25,11 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
-from sandglass import discover
-from sandglass.card import Card, Input
+from sandglass.core import discover
+from sandglass.core.files import atomic_file
 from sandglass.datasets import synthetic_people
-from sandglass.files import atomic_file
 from sandglass.models import hourglass
+from sandglass.sources.card import Card, Input
 from sandglass.vision import affine, coco17
 
 ARGUMENTS = {"stage_channels": [32, 48, 64, 80], "stage_blocks": [1, 1, 1, 1], "stem_channels": 16,

@@ -1,6 +1,6 @@
 """Trains the embedded small bottom-up HRNet on the synthetic crowd, on a CPU.
 
-    python tools/train_synthetic_crowd.py --out src/sandglass/cards/hrnet-ae-tiny-synthetic.safetensors
+    python tools/train_synthetic_crowd.py --out src/sandglass/sources/cards/hrnet-ae-tiny-synthetic.safetensors
 
 Draws the train split once and trains on its images shifted, scaled, turned and mirrored by chance: heatmaps by squared
 error, tags by pulling those of a person together and pushing people apart (Newell et al., 2017), and by drawing people
@@ -21,8 +21,8 @@ import numpy as np
 import torch
 from safetensors.numpy import save as to_safetensors
 
+from sandglass.core.files import atomic_file
 from sandglass.datasets import synthetic_crowd
-from sandglass.files import atomic_file
 from sandglass.models import hrnet_ae
 from sandglass.vision import coco17
 

@@ -19,38 +19,45 @@ import importlib
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from sandglass.artifact import Artifact, load_artifact
-    from sandglass.benchmarking import Speed, benchmark
-    from sandglass.calibration import Calibration
-    from sandglass.card import Card, load_card
+    from sandglass.artifacts.artifact import Artifact, load_artifact
+    from sandglass.artifacts.target import Outcome
+    from sandglass.core.errors import SandglassError
     from sandglass.datasets import load_dataset
-    from sandglass.errors import SandglassError
-    from sandglass.evaluation import Evaluation, changes, evaluate
-    from sandglass.inspection import Inspection, inspect
-    from sandglass.pipeline import Outcome, deploy
-    from sandglass.prediction import predict
-    from sandglass.tuning import Tuning, tune
+    from sandglass.deployment import deploy
+    from sandglass.measure.benchmarking import Speed, benchmark
+    from sandglass.measure.evaluation import Evaluation, changes, evaluate
+    from sandglass.measure.inspection import Inspection, inspect
+    from sandglass.measure.prediction import predict
+    from sandglass.measure.tuning import Tuning, tune
+    from sandglass.quantization.calibration import Calibration
+    from sandglass.sources.card import Card
+    from sandglass.sources.load_card import load_card
 
 _HOMES = {
-    "Artifact": "artifact",
-    "Calibration": "pipeline",
-    "Card": "card",
-    "Evaluation": "evaluation",
-    "Inspection": "inspection",
-    "Outcome": "pipeline",
-    "SandglassError": "errors",
-    "Speed": "benchmarking",
-    "Tuning": "tuning",
-    "benchmark": "benchmarking",
-    "changes": "evaluation",
-    "deploy": "pipeline",
-    "evaluate": "evaluation",
-    "inspect": "inspection",
-    "load_artifact": "artifact",
-    "load_card": "card",
+    "Artifact": "artifacts.artifact",
+    "Calibration": "quantization.calibration",
+    "Card": "sources.card",
+    "Evaluation": "measure.evaluation",
+    "Inspection": "measure.inspection",
+    "Outcome": "artifacts.target",
+    "Quantization": "search.quantize",
+    "SandglassError": "core.errors",
+    "Speed": "measure.benchmarking",
+    "Tuning": "measure.tuning",
+    "benchmark": "measure.benchmarking",
+    "changes": "measure.evaluation",
+    "collect": "kit.collect",
+    "deploy": "deployment",
+    "deploy_all": "table.run",
+    "evaluate": "measure.evaluation",
+    "inspect": "measure.inspection",
+    "load_artifact": "artifacts.artifact",
+    "load_card": "sources.load_card",
     "load_dataset": "datasets",
-    "predict": "prediction",
-    "tune": "tuning",
+    "predict": "measure.prediction",
+    "quantize": "search.quantize",
+    "sensitivity": "search.quantize",
+    "tune": "measure.tuning",
 }
 
 __all__ = [

@@ -4,6 +4,6 @@ from __future__ import annotations
 
 import sys
 
-from sandglass.cli import main
+from sandglass.cli.main import main
 
 sys.exit(main())

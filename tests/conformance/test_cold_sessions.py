@@ -15,10 +15,10 @@ from pathlib import Path
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass import discover
-from sandglass.card import Card, Input
-from sandglass.errors import BackendUnavailable
-from sandglass.pipeline import deploy
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.deployment import deploy
+from sandglass.sources.card import Card, Input
 
 CALLERS = 4
 SECONDS = 300  # a start takes one or two, and many times that where others are at work; a deadlock never ends
@@ -76,7 +76,7 @@ def test_first_calls_return(name: str, starts: int, artifact: Callable[[str], Pa
 
 def test_session_is_warm_when_it_is_opened(artifact: Callable[[str], Path], monkeypatch: pytest.MonkeyPatch) -> None:
     """The thread that opens a session calls it first, on any runtime: here is how many calls each has had."""
-    from sandglass.artifact import load_artifact
+    from sandglass.artifacts.artifact import load_artifact
     from sandglass.backends import null
 
     calls = []

@@ -12,9 +12,9 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass import discover
+from sandglass.core import discover
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import kind_of
-from sandglass.errors import DatasetError
 
 OPTIONS = ["images", "annotations", "detections", "limit", "split", "seed"]
 

@@ -11,10 +11,11 @@ import numpy as np
 import pytest
 
 from references import names, reference
-from sandglass import discover
-from sandglass.card import Card, Input, load_card, zoo
-from sandglass.checkpoint import RENAMES
-from sandglass.errors import CheckpointError
+from sandglass.core import discover
+from sandglass.core.errors import CheckpointError
+from sandglass.sources.card import Card, Input, zoo
+from sandglass.sources.checkpoint import RENAMES
+from sandglass.sources.load_card import load_card
 
 torch = pytest.importorskip("torch")
 
@@ -78,7 +79,7 @@ def test_build_is_ready_and_repeats(card: Card) -> None:
 @pytest.mark.parametrize("renamed", [False, True], ids=["new", "old"])
 def test_checkpoints_of_both_generations_load(card: Card, renamed: bool, tmp_path: Path) -> None:
     """A published file under the names of OpenMMLab 1.x, or of 0.x, gives the same weights."""
-    from sandglass.export import read_weights
+    from sandglass.sources.export import read_weights
 
     state = trained(card)
     older = {new: pattern.removeprefix("^").replace("\\.", ".") for pattern, new in RENAMES if new}
@@ -93,7 +94,7 @@ def test_checkpoints_of_both_generations_load(card: Card, renamed: bool, tmp_pat
 
 def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, tmp_path: Path) -> None:
     """One key missing, one that is a stranger and one of another shape are all named, and nothing is written."""
-    from sandglass.export import read_weights
+    from sandglass.sources.export import read_weights
 
     state = trained(card)
     first, *_, last = (key for key in state if key.endswith("weight"))
@@ -112,8 +113,8 @@ def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, 
 @pytest.mark.slow
 def test_export_is_static_and_equal_to_the_module(card: Card, tmp_path: Path) -> None:
     """The graph has the family's outputs, no BatchNorm, fixed shapes, and the module's results."""
-    from sandglass.export import TOLERANCE, export_graph
-    from sandglass.graph.load import load_graph, static_inputs, static_outputs
+    from sandglass.graph.io import load_graph, static_inputs, static_outputs
+    from sandglass.sources.export import TOLERANCE, export_graph
 
     state = {key: value.numpy() for key, value in trained(card).items()}
     report = export_graph(card, state, tmp_path / "graph.onnx")
@@ -142,7 +143,7 @@ def test_zoo_model_gives_what_its_task_decodes(name: str) -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_zoo_checkpoint_is_named_with_its_hash(name: str) -> None:
     """A zoo card says where trained weights are: in the package, or at addresses with at least 8 digits of a hash."""
-    from sandglass.card import ZOO
+    from sandglass.sources.card import ZOO
 
     checkpoint = load_card(name).checkpoint
     assert checkpoint is not None

@@ -17,12 +17,12 @@ import pytest
 from onnx import numpy_helper
 from onnx.backend.test.case import node as node_cases
 
-from sandglass import discover
-from sandglass.backends import Source
-from sandglass.errors import BackendError, BackendUnavailable
-from sandglass.graph.bring_up import REWRITES, convert, simplify
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph
+from sandglass.core import discover
+from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.graph.io import save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.sources.bring_up import REWRITES, convert, simplify
+from sandglass.sources.source import Source
 
 # The modules of onnx whose cases have an image as their first input; importing all of them takes long.
 MODULES = (

@@ -14,16 +14,16 @@ import pytest
 
 from conformance.test_backends import NAMES, save_graph
 from graphs import network
-from sandglass import discover, host
-from sandglass.backends import Source
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input
-from sandglass.errors import BackendError, BackendUnavailable
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph as save_model
-from sandglass.pipeline import deploy
-from sandglass.quantize.make import make_plan
-from sandglass.quantize.processor import find_processor
+from sandglass.core import discover, host
+from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.core.processor import find_processor
+from sandglass.deployment import deploy
+from sandglass.graph.io import save_graph as save_model
+from sandglass.graph.session import GraphSession
+from sandglass.quantization.calibration import Calibration
+from sandglass.quantization.make_plan import make_plan
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 INTEGER = [name for name in NAMES if "int8" in discover.load("backends", name).PRECISIONS]
 SCRIPTS = {

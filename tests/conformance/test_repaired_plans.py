@@ -8,19 +8,19 @@ import numpy as np
 import pytest
 
 from conformance.test_backends import PRECISIONS, save_graph
-from sandglass import discover
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input
-from sandglass.errors import BackendUnavailable
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph
-from sandglass.pipeline import deploy
-from sandglass.quantize import repair
-from sandglass.quantize.plan import Plan
-from sandglass.quantize.processor import ANY
-from sandglass.quantize.sensitivity import noise, without
-from sandglass.quantize.simulate import simulate
-from sandglass.quantize.spec import decide
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.core.processor import ANY
+from sandglass.deployment import deploy
+from sandglass.graph.io import load_graph
+from sandglass.graph.session import GraphSession
+from sandglass.quantization import repaired_plan
+from sandglass.quantization.calibration import Calibration
+from sandglass.quantization.output_noise import noise, without
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.simulate import simulate
+from sandglass.quantization.spec import decide
+from sandglass.sources.card import Card, Input
 
 INTEGER = [name for name, precision in PRECISIONS if precision == "int8"]
 
@@ -57,7 +57,7 @@ def test_artifact_agrees_with_the_simulation(
         pytest.skip(str(error))
     graph = brought_up(card, tmp_path)
     batches = [{"image": image} for image in images(8, 0)]
-    plan, _ = repair.repaired_plan(graph, batches, backend.SPEC.on(ANY), tmp_path, "kl")
+    plan, _ = repaired_plan.repaired_plan(graph, batches, backend.SPEC.on(ANY), tmp_path, "kl")
     if kept == "some":
         plan = without(plan, {"pointwise": "by hand"})
     plan.save(tmp_path / "plan.json")
@@ -89,7 +89,7 @@ def test_artifact_agrees_with_the_simulation(
 
 def brought_up(card: Card, folder: Path) -> Path:
     """The graph that `deploy` makes of the card's."""
-    from sandglass.graph.bring_up import bring_up_file
+    from sandglass.sources.bring_up import bring_up_file
 
     assert card.graph is not None
     bring_up_file(card.graph, folder / "graph.onnx", card.input.size)

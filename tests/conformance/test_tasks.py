@@ -12,10 +12,10 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass import discover
-from sandglass.card import Card, Input
+from sandglass.core import discover
+from sandglass.core.errors import DatasetError
 from sandglass.datasets._photos import load_photos
-from sandglass.errors import DatasetError
+from sandglass.sources.card import Card, Input
 from sandglass.tasks import check_dataset
 from sandglass.vision.image import write_image
 

@@ -8,21 +8,22 @@ from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandglass.artifact import load_artifact
-from sandglass.card import load_card
-from sandglass.checkpoint import read_checkpoint
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.manifest import KIT, MANIFEST, SEAL, seal
+from sandglass.artifacts.tuned_settings import TUNING, read_tuned
+from sandglass.core.errors import CheckpointError
+from sandglass.core.files import sha256, write_json
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015, imagenet
-from sandglass.errors import CheckpointError
-from sandglass.files import sha256, write_json
-from sandglass.formats import ncnn_bin, ncnn_onnx, ncnn_param, ncnn_table
-from sandglass.graph.load import load_graph, static_inputs
+from sandglass.formats import ncnn_bin, ncnn_param, ncnn_table
+from sandglass.graph.io import load_graph, static_inputs
 from sandglass.kit.collect import RESULTS, TIMINGS, load_kit
-from sandglass.kit.make import FORMAT, KIT, PROBES
-from sandglass.manifest import MANIFEST, SEAL, seal
-from sandglass.matrix_file import read_table
-from sandglass.quantize.arrays import Arrays
-from sandglass.quantize.plan import Plan
-from sandglass.tuned import TUNING, read_tuned
+from sandglass.kit.make import FORMAT, PROBES
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.plan_arrays import Arrays
+from sandglass.sources import ncnn_onnx
+from sandglass.sources.checkpoint import read_checkpoint
+from sandglass.sources.load_card import load_card
+from sandglass.table.file import read_table
 from sandglass.vision.image import image_size, read_image
 
 from . import seeds

@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import IO
 
-from sandglass.errors import SandglassError
+from sandglass.core.errors import SandglassError
 
 from .mutation import mutated
 from .readers import Reader

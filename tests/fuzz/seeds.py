@@ -13,11 +13,11 @@ import cv2
 import numpy as np
 import onnx
 
-from sandglass.card import zoo
+from sandglass.artifacts.manifest import MANIFEST, write_manifest
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015
-from sandglass.manifest import MANIFEST, write_manifest
-from sandglass.quantize.plan import Layer, Plan, TensorRange
-from sandglass.torch_files import LEGACY_MAGIC
+from sandglass.formats.torch_files import LEGACY_MAGIC
+from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange
+from sandglass.sources.card import zoo
 
 CARD = {
     "name": "toy",
@@ -186,7 +186,7 @@ size = 8
 
 def plans() -> list[bytes]:
     """A plan of one layer."""
-    layer = Layer("conv", "Conv", "image", "y", "w")
+    layer = PlannedLayer("conv", "Conv", "image", "y", "w")
     plan = Plan("0" * 64, "kl", {"image": TensorRange(-1.0, 1.0, 1.0)}, {"conv": layer}, {"dataset": "d"}, ("split",))
     return [plan.to_json().encode()]
 

@@ -12,7 +12,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandglass.errors import SandglassError
+from sandglass.core.errors import SandglassError
 
 from . import seeds
 from .readers import Reader, readers

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.card import load_card
 from sandglass.datasets import coco_keypoints
+from sandglass.sources.load_card import load_card
 from sandglass.tasks import bottomup_pose
 from sandglass.vision import affine
 

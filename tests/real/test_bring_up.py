@@ -9,12 +9,12 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from sandglass.card import Card, Input
-from sandglass.errors import ParityError
-from sandglass.graph.agreement import compare
-from sandglass.graph.bring_up import bring_up_file
-from sandglass.graph.load import load_graph, static_inputs, static_outputs
-from sandglass.pipeline import deploy
+from sandglass.core.errors import ParityError
+from sandglass.deployment import deploy
+from sandglass.graph.io import load_graph, static_inputs, static_outputs
+from sandglass.sources.agreement import compare
+from sandglass.sources.bring_up import bring_up_file
+from sandglass.sources.card import Card, Input
 
 MODELS = [
     ("classification/imagenet-sample/efficientnet-lite0.onnx", (224, 224), (1, 1000)),

@@ -10,17 +10,18 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from references import assert_metrics, reference
-from sandglass import discover
-from sandglass.artifact import Artifact, load_artifact, write_manifest
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input
+
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.artifacts.manifest import write_manifest
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.core.resume import Journal
 from sandglass.datasets import LabelledDataset, cifar10, imagenet
-from sandglass.errors import BackendUnavailable
-from sandglass.evaluation import Evaluation, evaluate
-from sandglass.journal import Journal
-from sandglass.pipeline import deploy
+from sandglass.deployment import deploy
+from sandglass.measure.evaluation import Evaluation, evaluate
+from sandglass.quantization.calibration import Calibration
+from sandglass.sources.card import Card, Input
 
 pytestmark = pytest.mark.slow
 

@@ -9,7 +9,7 @@ import numpy as np
 import pytest
 
 from real import reference_weights
-from sandglass import discover
+from sandglass.core import discover
 
 pytestmark = pytest.mark.slow
 

@@ -7,13 +7,13 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass import discover
-from sandglass.backends import Source
-from sandglass.errors import BackendUnavailable
-from sandglass.graph.bring_up import REWRITES, convert, simplify
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, save_graph
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.graph.io import load_graph, save_graph
+from sandglass.graph.session import GraphSession
 from sandglass.graph.shapes import forget_shapes
+from sandglass.sources.bring_up import REWRITES, convert, simplify
+from sandglass.sources.source import Source
 
 BACKENDS = ("ncnn", "onnxruntime", "openvino")
 

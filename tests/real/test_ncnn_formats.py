@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass.errors import FormatError
+from sandglass.core.errors import FormatError
 from sandglass.formats import ncnn2int8, ncnn_bin, ncnn_int8, ncnn_param, ncnn_table
 
 

@@ -10,10 +10,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass import buckets, pipeline, shapes
-from sandglass.card import load_card
+from sandglass import deployment
+from sandglass.artifacts import input_shapes, shape_choice
 from sandglass.datasets import coco_keypoints
-from sandglass.evaluation import evaluate
+from sandglass.measure.evaluation import evaluate
+from sandglass.sources.load_card import load_card
 from sandglass.tasks import bottomup_pose
 from sandglass.vision import affine
 
@@ -42,11 +43,11 @@ def test_thirty_six_shapes_waste_few_pixels(source: str, real_data: Path) -> Non
         sizes = [(image["height"], image["width"]) for image in json.loads(folder.read_text())["images"]]
     needed = Counter(bottomup_pose.needed(size, CARD) for size in sizes)
     for most in (36, 8):
-        found = buckets.choose(needed, most)
+        found = shape_choice.choose(needed, most)
         assert len(found) <= most
-        used = sum(buckets.area(shape) * images for shape, images in found.items())
+        used = sum(shape_choice.area(shape) * images for shape, images in found.items())
         assert used <= (1 + ALLOWED) * content(sizes)
-    assert buckets.padding(buckets.choose(needed, 36), needed) == 0
+    assert shape_choice.padding(shape_choice.choose(needed, 36), needed) == 0
 
 
 def test_headers_give_the_sizes_of_the_annotations(real_data: Path) -> None:
@@ -54,7 +55,7 @@ def test_headers_give_the_sizes_of_the_annotations(real_data: Path) -> None:
     folder = real_data / "data/pose/coco-mini"
     images = json.loads((folder / "annotations/person_keypoints_train2017.json").read_text())["images"]
     needed = Counter(bottomup_pose.needed((image["height"], image["width"]), CARD) for image in images)
-    found, wasted = shapes.of_images(CARD, folder / "train2017", 36)
+    found, wasted = input_shapes.of_images(CARD, folder / "train2017", 36)
     assert (found, wasted) == (dict(needed), 0)
 
 
@@ -64,8 +65,8 @@ def test_real_images_run_in_their_own_shapes(real_data: Path, tmp_path: Path) ->
     folder, card = real_data / "data/pose/coco-mini", load_card("hrnet-ae-tiny-synthetic")
     annotations = folder / "annotations/person_keypoints_train2017.json"
     dataset = coco_keypoints.load(folder / "train2017", annotations, limit=6)
-    found, _ = shapes.of_images(card, folder / "train2017", 36)
-    (free,) = pipeline.deploy(card, ["onnxruntime:fp32"], tmp_path / "free", shapes=found)
+    found, _ = input_shapes.of_images(card, folder / "train2017", 36)
+    (free,) = deployment.deploy(card, ["onnxruntime:fp32"], tmp_path / "free", shapes=found)
     assert free.artifact is not None, free.error
     predictions = {entry["image_id"]: entry for entry in evaluate(free.artifact, dataset).predictions}
     sizes = {image["id"]: (image["height"], image["width"]) for image in dataset.coco["images"]}
@@ -73,7 +74,7 @@ def test_real_images_run_in_their_own_shapes(real_data: Path, tmp_path: Path) ->
     assert len(set(used.values())) > 2
     for size in set(used.values()):
         fixed = replace(card, input=replace(card.input, size=size))
-        (plain,) = pipeline.deploy(fixed, ["onnxruntime:fp32"], tmp_path / shapes.text(size))
+        (plain,) = deployment.deploy(fixed, ["onnxruntime:fp32"], tmp_path / input_shapes.text(size))
         assert plain.artifact is not None
         session = plain.artifact.open(1)
         for image in (image for image in used if used[image] == size):

@@ -9,23 +9,23 @@ import pytest
 
 from conformance.test_plain_runtimes import plain
 from references import assert_metrics, reference
-from sandglass import discover
-from sandglass.artifact import Artifact
+from sandglass.artifacts.artifact import Artifact
 from sandglass.backends import Session
-from sandglass.calibration import Calibration, calibration_arrays
-from sandglass.card import Card, Input
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.core.processor import ANY
+from sandglass.core.resume import Journal
 from sandglass.datasets import KeypointDataset, coco_keypoints
-from sandglass.errors import BackendUnavailable
-from sandglass.evaluation import evaluate
-from sandglass.graph.bring_up import bring_up_file
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, static_inputs, static_outputs
-from sandglass.journal import Journal
-from sandglass.pipeline import deploy
-from sandglass.quantize.plan import Plan
-from sandglass.quantize.processor import ANY
-from sandglass.quantize.simulate import simulate
-from sandglass.sources import prepared_source
+from sandglass.deployment import deploy
+from sandglass.graph.io import load_graph, static_inputs, static_outputs
+from sandglass.graph.session import GraphSession
+from sandglass.measure.evaluation import evaluate
+from sandglass.quantization.calibration import Calibration, calibration_arrays
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.simulate import simulate
+from sandglass.sources.bring_up import bring_up_file
+from sandglass.sources.card import Card, Input
+from sandglass.sources.prepare import prepared_source
 
 NAME = "simplepose-nano"
 

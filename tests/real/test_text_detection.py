@@ -7,14 +7,14 @@ from pathlib import Path
 import pytest
 
 from references import assert_metrics
-from sandglass import discover
-from sandglass.artifact import Artifact
-from sandglass.card import Card, Input
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.core.resume import Journal
 from sandglass.datasets import TextDataset, icdar2015
-from sandglass.errors import BackendUnavailable
-from sandglass.evaluation import evaluate, fidelity
-from sandglass.journal import Journal
-from sandglass.pipeline import deploy
+from sandglass.deployment import deploy
+from sandglass.measure.evaluation import evaluate, fidelity
+from sandglass.sources.card import Card, Input
 
 pytestmark = pytest.mark.slow
 

@@ -9,8 +9,8 @@ import numpy as np
 import pytest
 
 from real import reference_weights
-from sandglass import discover
-from sandglass.card import load_card
+from sandglass.core import discover
+from sandglass.sources.load_card import load_card
 
 torch = pytest.importorskip("torch")
 

@@ -10,12 +10,12 @@ from typing import Any
 import pytest
 
 from artifacts import CARD, write_null
-from sandglass.artifact import load_artifact
-from sandglass.errors import ArtifactError
-from sandglass.files import sha256
-from sandglass.locks import LOCK, locked_folder
-from sandglass.manifest import SEAL, seal
-from sandglass.tuned import Tuned, write_tuned
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.manifest import SEAL, seal
+from sandglass.artifacts.tuned_settings import Tuned, write_tuned
+from sandglass.core.errors import ArtifactError
+from sandglass.core.files import sha256
+from sandglass.core.locks import LOCK, locked_folder
 
 
 @pytest.fixture

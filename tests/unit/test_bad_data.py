@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass.cli import main
+from sandglass.cli.main import main
 from sandglass.datasets import ctw1500
 from sandglass.vision.image import write_image
 from unit.test_cli_classification import save_card

@@ -16,11 +16,12 @@ import pytest
 from onnx import numpy_helper
 
 from conformance.test_backends import save_graph
-from sandglass import discover
-from sandglass.artifact import load_artifact, write_manifest
-from sandglass.card import ZOO
-from sandglass.cli import main
-from sandglass.errors import BackendUnavailable
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.manifest import write_manifest
+from sandglass.cli.main import main
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.sources.card import ZOO
 from sandglass.vision.image import read_image
 from unit.test_cli import CARD, SYNTHETIC
 from unit.test_coco_keypoints import person, write
@@ -291,12 +292,12 @@ EMPTY_PLAN = {"format": 1, "graph": "a", "method": "kl", "calibration": {}, "ten
 
 
 def _other_graphs_plan(folder: Path) -> str:
-    from sandglass.quantize import make
+    from sandglass.quantization import make_plan
 
     graph = save_graph(folder / "other.onnx")
     _weights(graph, w4=0.25)
     image = np.random.default_rng(0).standard_normal((1, 3, 32, 24)).astype(np.float32)
-    return make.make_plan(graph, [{"image": image}], "kl").to_json()
+    return make_plan.make_plan(graph, [{"image": image}], "kl").to_json()
 
 
 @pytest.mark.parametrize(

@@ -7,8 +7,8 @@ from typing import Any
 
 import pytest
 
-from sandglass import benchmarking
-from sandglass.benchmarking import ATTEMPTS, undisturbed
+from sandglass.measure import benchmarking
+from sandglass.measure.benchmarking import ATTEMPTS, undisturbed
 
 ALONE = 5.0  # milliseconds on one thread
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass.cli import main
+from sandglass.cli.main import main
 from sandglass.datasets import synthetic_crowd
 from sandglass.tasks import bottomup_pose
 from sandglass.vision.image import read_image, write_image

@@ -7,8 +7,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass.card import Card, Input
-from sandglass.errors import GraphError
+from sandglass.core.errors import GraphError
+from sandglass.sources.card import Card, Input
 from sandglass.tasks import bottomup_pose
 from sandglass.vision import coco17, skeleton
 

@@ -10,13 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper, parser
 
 from graphs import network, normal
-from sandglass.errors import GraphError
-from sandglass.graph.attributes import removed_attributes
-from sandglass.graph.bring_up import bring_up, bring_up_file
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.inputs import weights_are_no_inputs
-from sandglass.graph.load import load_graph, static_inputs, static_outputs
+from sandglass.core.errors import GraphError
+from sandglass.graph.io import load_graph, static_inputs, static_outputs
+from sandglass.graph.session import GraphSession
 from sandglass.graph.shapes import fix_input
+from sandglass.sources.bring_up import bring_up, bring_up_file
+from sandglass.sources.rewrites.constants import weights_are_no_inputs
+from sandglass.sources.rewrites.removed_attributes import removed_attributes
 
 FREE = """
 <ir_version: 8, opset_import: ["" : 17]>

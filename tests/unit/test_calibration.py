@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from sandglass import Calibration
-from sandglass.calibration import calibration_inputs, calibration_looks
-from sandglass.card import Card, Input
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import synthetic_people, synthetic_shapes
-from sandglass.errors import DatasetError
 from sandglass.graph.work import spread
+from sandglass.quantization.calibration import calibration_inputs, calibration_looks
+from sandglass.sources.card import Card, Input
 from sandglass.tasks.topdown_pose import SMALL
 
 NORMALIZATION = (120.0, 115.0, 100.0), (60.0, 58.0, 57.0)

@@ -6,8 +6,9 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.card import Card, load_card, zoo
-from sandglass.errors import CardError
+from sandglass.core.errors import CardError
+from sandglass.sources.card import Card, zoo
+from sandglass.sources.load_card import load_card
 
 GOOD = """
 name = "mine"

@@ -13,8 +13,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass.checkpoint import match_state, read_checkpoint, rename_keys
-from sandglass.errors import CheckpointError
+from sandglass.core.errors import CheckpointError
+from sandglass.sources.checkpoint import match_state, read_checkpoint, rename_keys
 
 torch = pytest.importorskip("torch")
 

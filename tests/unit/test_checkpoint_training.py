@@ -17,12 +17,13 @@ import pytest
 from safetensors.numpy import load_file
 
 from fuzz import seeds
-from sandglass.card import ZOO, load_card
-from sandglass.checkpoint import read_checkpoint
-from sandglass.cli import main
-from sandglass.errors import CheckpointError
-from sandglass.export import read_weights
-from sandglass.matrix_file import read_table
+from sandglass.cli.main import main
+from sandglass.core.errors import CheckpointError
+from sandglass.sources.card import ZOO
+from sandglass.sources.checkpoint import read_checkpoint
+from sandglass.sources.export import read_weights
+from sandglass.sources.load_card import load_card
+from sandglass.table.file import read_table
 
 torch = pytest.importorskip("torch")
 

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 
 from fuzz import seeds
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import cifar10
-from sandglass.errors import DatasetError
 from sandglass.vision.image import write_image
 
 COUNT = 12
@@ -206,6 +206,6 @@ def test_arrays_that_unpack_to_more_than_a_dataset(tmp_path: Path, monkeypatch: 
     np.savez_compressed(
         tmp_path / "a.npz", images=np.zeros((4000, 32, 32, 3), np.uint8), labels=np.zeros(4000, np.uint8)
     )
-    monkeypatch.setattr("sandglass.npz.read_npz.__defaults__", (1 << 20,))
+    monkeypatch.setattr("sandglass.formats.npz.read_npz.__defaults__", (1 << 20,))
     with pytest.raises(DatasetError, match="its arrays take over 1 MiB"):
         cifar10.read_batch(tmp_path / "a.npz")

@@ -9,9 +9,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sandglass.card import Card, Input
+from sandglass.core.errors import CardError, DatasetError, GraphError, InputError
 from sandglass.datasets import LabelledDataset, synthetic_shapes
-from sandglass.errors import CardError, DatasetError, GraphError, InputError
+from sandglass.sources.card import Card, Input
 from sandglass.tasks import classification
 from sandglass.tasks.classification import Sample
 

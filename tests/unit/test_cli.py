@@ -10,11 +10,12 @@ import onnx
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass.artifact import load_artifact
-from sandglass.calibration import Calibration
-from sandglass.cli import main
-from sandglass.errors import InputError
-from sandglass.pipeline import Target, deploy
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.target import Target
+from sandglass.cli.main import main
+from sandglass.core.errors import InputError
+from sandglass.deployment import deploy
+from sandglass.quantization.calibration import Calibration
 
 CARD = """
 name = "small"

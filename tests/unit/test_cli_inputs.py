@@ -11,10 +11,10 @@ import numpy as np
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass import cli
-from sandglass.cli_inputs import load_images
-from sandglass.errors import DatasetError
-from sandglass.quantize.plan import Plan
+from sandglass.cli import main
+from sandglass.cli.inputs import load_images
+from sandglass.core.errors import DatasetError
+from sandglass.quantization.plan import Plan
 from sandglass.vision.image import write_image
 from unit.test_cli import CARD, SYNTHETIC
 from unit.test_cli_classification import save_card as save_classifier
@@ -32,7 +32,7 @@ CARDS = {"classification": save_classifier, "text detection": ink_detector, "pos
 
 
 def run(*arguments: object) -> int:
-    return cli.main([str(argument) for argument in arguments])
+    return main.main([str(argument) for argument in arguments])
 
 
 @pytest.fixture
@@ -47,7 +47,7 @@ def photos(tmp_path: Path) -> Path:
 
 def commands() -> Iterator[tuple[str, argparse.ArgumentParser]]:
     """Every subcommand and its parser."""
-    for action in cli.parser()._actions:
+    for action in main.parser()._actions:
         if isinstance(action, argparse._SubParsersAction):
             yield from action.choices.items()
 
@@ -68,10 +68,10 @@ def test_targets_and_shapes_accumulate() -> None:
     """`--to a --to b` is `--to a b`, and lists of shapes follow one another."""
     command = ["deploy", "card", "--out", "o", "--to", "onnxruntime:fp32", "--to", "ncnn:int8", "null", "--shapes",
                "64x64,128x64", "--shapes", "32x32"]  # fmt: skip
-    arguments = cli.parser().parse_args(command)
+    arguments = main.parser().parse_args(command)
     assert arguments.targets == ["onnxruntime:fp32", "ncnn:int8", "null"]
     assert arguments.shapes == [(64, 64), (128, 64), (32, 32)]
-    assert cli.parser().parse_args(command[:6]).shapes == []  # the default is not what was collected before
+    assert main.parser().parse_args(command[:6]).shapes == []  # the default is not what was collected before
 
 
 def test_artifacts_of_repeated_targets_are_all_written(tmp_path: Path) -> None:
@@ -180,7 +180,7 @@ def test_folder_of_photos_calibrates_a_model_of_any_task(kind: str, photos: Path
 def test_photos_are_evaluated_without_metrics(kind: str, photos: Path, tmp_path: Path) -> None:
     """Where no truths are known the metrics are not numbers, and predictions are made all the same."""
     from sandglass import evaluate, load_artifact, load_card
-    from sandglass.evaluation import has_truths
+    from sandglass.measure.evaluation import has_truths
 
     card = CARDS[kind](tmp_path)
     assert run("deploy", card, "--to", "onnxruntime", "--out", tmp_path / "out") == 0
@@ -193,7 +193,7 @@ def test_photos_are_evaluated_without_metrics(kind: str, photos: Path, tmp_path:
 
 
 def cli_task(kind: str) -> object:
-    from sandglass import discover
+    from sandglass.core import discover
 
     return discover.load("tasks", {"pose": "topdown-pose"}.get(kind, kind.replace(" ", "-")))
 

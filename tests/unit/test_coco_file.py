@@ -11,8 +11,8 @@ import cv2
 import numpy as np
 import pytest
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import KeypointDataset, coco_keypoints
-from sandglass.errors import DatasetError
 from sandglass.tasks import bottomup_pose, topdown_pose
 
 Change = Callable[[dict[str, Any]], Any]

@@ -10,10 +10,10 @@ import cv2
 import numpy as np
 import pytest
 
-from sandglass.card import Card, Input
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import coco_keypoints
 from sandglass.datasets._coco_file import IMAGE_FIELDS
-from sandglass.errors import DatasetError
+from sandglass.sources.card import Card, Input
 from sandglass.tasks import topdown_pose
 from sandglass.vision.image import read_image
 

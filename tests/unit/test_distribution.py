@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from sandglass import discover, distribution, host
-from sandglass.report.table import doctor_row
+from sandglass.core import discover, distribution, host
+from sandglass.table.markdown import doctor_row
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml", ".ci/run")
@@ -106,7 +106,7 @@ def test_every_extra_that_a_command_names_exists() -> None:
 
 def distribution_extras() -> set[str]:
     """Extras of the project's file."""
-    from sandglass.fields import tomllib
+    from sandglass.core.toml_fields import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == distribution.NAME

@@ -7,11 +7,12 @@ from pathlib import Path
 import pytest
 
 from references import assert_metrics, reference
-from sandglass import discover
-from sandglass.card import ZOO, load_card, zoo
-from sandglass.evaluation import evaluate
-from sandglass.journal import Journal
-from sandglass.pipeline import deploy
+from sandglass.core import discover
+from sandglass.core.resume import Journal
+from sandglass.deployment import deploy
+from sandglass.measure.evaluation import evaluate
+from sandglass.sources.card import ZOO, zoo
+from sandglass.sources.load_card import load_card
 
 
 def shipped(name: str) -> bool:

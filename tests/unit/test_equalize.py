@@ -10,9 +10,9 @@ import pytest
 from onnx import numpy_helper
 
 from graphs import network, normal, uneven
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph
-from sandglass.quantize import equalize
+from sandglass.graph.io import save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.quantization.repairs import equalize
 
 IN, OUT = "g (float[1, 3, 12, 8] image)", "(float[N, C, H, W] y)"
 FIRST = {"w1": uneven(1, 8, 3, 3, 3), "b1": np.abs(uneven(2, 8)) / 4}

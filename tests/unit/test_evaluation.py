@@ -12,11 +12,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass.artifact import Artifact, load_artifact
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.core.resume import Journal
 from sandglass.datasets import KeypointDataset, synthetic_people
-from sandglass.evaluation import changes, evaluate
-from sandglass.journal import Journal
-from sandglass.pipeline import deploy
+from sandglass.deployment import deploy
+from sandglass.measure.evaluation import changes, evaluate
 
 
 @pytest.fixture(scope="module")

@@ -12,9 +12,9 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs import normal
-from sandglass.graph.bring_up import bring_up
-from sandglass.graph.explicit_padding import explicit_padding
-from sandglass.graph.load import static_outputs
+from sandglass.graph.io import static_outputs
+from sandglass.sources.bring_up import bring_up
+from sandglass.sources.rewrites.explicit_padding import explicit_padding
 
 SIZES = [(7, 7), (8, 9), (10, 6)]
 COMPUTED = {"auto_pad", "ceil_mode", "output_shape"}

@@ -12,13 +12,14 @@ from pathlib import Path
 
 import pytest
 
-from sandglass import download
-from sandglass.card import Checkpoint, load_card, zoo
-from sandglass.cli import main
-from sandglass.errors import BusyError, CardError, CheckpointError
-from sandglass.fetch import fetch, fetch_card
-from sandglass.locks import locked_file
-from sandglass.sources import find_checkpoint
+from sandglass.cli.main import main
+from sandglass.core.errors import BusyError, CardError, CheckpointError
+from sandglass.core.locks import locked_file
+from sandglass.sources import download
+from sandglass.sources.card import Checkpoint, zoo
+from sandglass.sources.fetch import fetch, fetch_card
+from sandglass.sources.load_card import load_card
+from sandglass.sources.prepare import find_checkpoint
 
 CONTENT = bytes(range(256)) * 2000
 DIGEST = hashlib.sha256(CONTENT).hexdigest()

@@ -10,8 +10,8 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.errors import ArtifactError
-from sandglass.files import atomic_file, atomic_folder, sha256
+from sandglass.core.errors import ArtifactError
+from sandglass.core.files import atomic_file, atomic_folder, sha256
 
 
 def test_failed_write_leaves_the_old_file(tmp_path: Path) -> None:

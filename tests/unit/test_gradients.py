@@ -8,8 +8,8 @@ import pytest
 from onnx import numpy_helper
 
 from graphs import network, normal
-from sandglass.graph.execute import GraphSession
 from sandglass.graph.gradients import with_gradients
+from sandglass.graph.session import GraphSession
 
 STEP = 1e-3
 # By name: shape of x, that of y, and what lies between; constants are those of CONSTANTS.

@@ -9,9 +9,9 @@ import onnx
 import pytest
 
 from graphs import network, normal
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.hard_swish import fuse_hard_swish
-from sandglass.graph.load import save_graph
+from sandglass.graph.io import save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.sources.rewrites.hard_swish import fuse_hard_swish
 
 NUMBERS = {name: np.array(value) for name, value in
            {"three": 3, "zero": 0, "six": 6, "sixth": 1 / 6, "five": 5}.items()}  # fmt: skip

@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sandglass.errors import DatasetError
+from sandglass.core.errors import DatasetError
 from sandglass.vision import header
 from sandglass.vision.image import MOST_DECODED, image_size, read_image
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pytest
 
-from sandglass.card import ZOO, load_card
-from sandglass.checkpoint import read_checkpoint
+from sandglass.sources.card import ZOO
+from sandglass.sources.checkpoint import read_checkpoint
+from sandglass.sources.load_card import load_card
 
 torch = pytest.importorskip("torch")
 

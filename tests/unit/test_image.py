@@ -10,7 +10,7 @@ import cv2
 import numpy as np
 import pytest
 
-from sandglass.errors import DatasetError
+from sandglass.core.errors import DatasetError
 from sandglass.vision.image import image_size, normalize, read_image, write_image
 
 

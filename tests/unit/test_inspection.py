@@ -8,16 +8,16 @@ from pathlib import Path
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass.artifact import Artifact
+from sandglass.artifacts.artifact import Artifact
 from sandglass.backends import FLOAT, INT8, LayerRun, way
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input
-from sandglass.cli import main
+from sandglass.cli.main import main
+from sandglass.core.errors import InputError
 from sandglass.datasets import synthetic_people
-from sandglass.errors import InputError
-from sandglass.inspection import Inspection, inspect, quietest, scale_problem, summary
-from sandglass.pipeline import deploy
-from sandglass.report.table import inspection_rows, markdown
+from sandglass.deployment import deploy
+from sandglass.measure.inspection import Inspection, inspect, quietest, scale_problem, summary
+from sandglass.quantization.calibration import Calibration
+from sandglass.sources.card import Card, Input
+from sandglass.table.markdown import inspection_rows, markdown
 
 
 @pytest.fixture(scope="module")

@@ -14,19 +14,20 @@ from onnx import helper
 
 from conformance.test_backends import save_graph
 from graphs import network, normal
-from sandglass import host
-from sandglass.backends import Source, ncnn, onnxruntime, openvino
-from sandglass.card import Card, Input
-from sandglass.difference import correlation
-from sandglass.errors import UnsupportedOperator
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph as save_model
-from sandglass.quantize.make import make_plan
-from sandglass.quantize.plan import Plan, TensorRange
-from sandglass.quantize.processor import ANY
-from sandglass.quantize.repair import REPAIRS, repaired, repaired_plan
-from sandglass.quantize.sensitivity import without
-from sandglass.quantize.simulate import simulate
+from sandglass.backends import ncnn, onnxruntime, openvino
+from sandglass.core import host
+from sandglass.core.compare import correlation
+from sandglass.core.errors import UnsupportedOperator
+from sandglass.core.processor import ANY
+from sandglass.graph.io import save_graph as save_model
+from sandglass.graph.session import GraphSession
+from sandglass.quantization.make_plan import make_plan
+from sandglass.quantization.output_noise import without
+from sandglass.quantization.plan import Plan, TensorRange
+from sandglass.quantization.repaired_plan import REPAIRS, repaired, repaired_plan
+from sandglass.quantization.simulate import simulate
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 
 @pytest.fixture(scope="module")

@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass import discover
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input
-from sandglass.graph.load import load_graph
+from sandglass.core import discover
+from sandglass.deployment import deploy
+from sandglass.graph.io import load_graph
 from sandglass.graph.work import integer_share, layer_work
-from sandglass.pipeline import deploy
-from sandglass.report.table import identity
+from sandglass.quantization.calibration import Calibration
+from sandglass.sources.card import Card, Input
+from sandglass.table.markdown import identity
 
 TARGET = "onnxruntime:int8"
 

@@ -6,8 +6,8 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.errors import BusyError, InputError
-from sandglass.journal import Journal, cache_folder
+from sandglass.core.errors import BusyError, InputError
+from sandglass.core.resume import Journal, cache_folder
 
 VALUES = {0: {"x": [1.5, None]}, 1: {"x": "é"}, 2: [3, -0.1]}
 DAMAGE = {

@@ -15,12 +15,12 @@ import numpy as np
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass.artifact import load_artifact
-from sandglass.cli import main
-from sandglass.difference import correlation, relative_difference
-from sandglass.errors import ArtifactError, BackendUnavailable
-from sandglass.graph.execute import GraphSession
-from sandglass.parity import FLOAT_TOLERANCE
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.parity import FLOAT_TOLERANCE
+from sandglass.cli.main import main
+from sandglass.core.compare import correlation, relative_difference
+from sandglass.core.errors import ArtifactError, BackendUnavailable
+from sandglass.graph.session import GraphSession
 from unit.test_cli import CARD, SYNTHETIC
 
 MOMENTS = 6  # of those at which a file or folder is about to be opened, made, renamed or removed

@@ -13,15 +13,17 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass import discover, parity, pipeline
-from sandglass.artifact import load_artifact
-from sandglass.backends import Source
-from sandglass.cli import main
-from sandglass.errors import ArtifactError, BackendError, DatasetError, InputError, ParityError
-from sandglass.evaluation import evaluate
+from sandglass import deployment
+from sandglass.artifacts import parity
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.build_key import Samples
+from sandglass.artifacts.target import Target
+from sandglass.cli.main import main
+from sandglass.core import discover
+from sandglass.core.errors import ArtifactError, BackendError, DatasetError, InputError, ParityError
 from sandglass.kit import collect
-from sandglass.kit.make import Samples
-from sandglass.pipeline import Target
+from sandglass.measure.evaluation import evaluate
+from sandglass.sources.source import Source
 from vendors import FOLDER, environment
 
 MODEL = "hourglass-tiny-synthetic"
@@ -45,7 +47,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
     pytest.importorskip("torch")
     out = tmp_path_factory.mktemp("made")
     targets = [f"{name}:fp16" for name in KITS]
-    outcomes = pipeline.deploy(
+    outcomes = deployment.deploy(
         MODEL, [*targets, "onnxruntime:fp32"], out, soc="Ascend310P3", samples=Samples(people(), flip_test=True)
     )
     assert [outcome.kit for outcome in outcomes[:-1]] == [out / f"{name}-fp16" for name in KITS]
@@ -107,9 +109,9 @@ def test_same_command_keeps_the_kit(made: Path, tmp_path: Path) -> None:
     shutil.copytree(made / name, tmp_path / name)
     (tmp_path / name / "results").mkdir()
 
-    def again(limit: int) -> pipeline.Outcome:
+    def again(limit: int) -> deployment.Outcome:
         samples = Samples(people(limit), flip_test=True)
-        (outcome,) = pipeline.deploy(MODEL, [f"{KITS[0]}:fp16"], tmp_path, soc="Ascend310P3", samples=samples)
+        (outcome,) = deployment.deploy(MODEL, [f"{KITS[0]}:fp16"], tmp_path, soc="Ascend310P3", samples=samples)
         return outcome
 
     assert again(4).kit == tmp_path / name
@@ -253,7 +255,7 @@ def test_options_that_no_target_uses_are_refused(options: dict[str, Any], messag
     """Nothing that was asked for is left out silently."""
     samples = Samples(people()) if options.get("samples") else None
     with pytest.raises(InputError, match=message):
-        pipeline.deploy(MODEL, options["targets"], tmp_path / "out", soc=options.get("soc", ""), samples=samples)
+        deployment.deploy(MODEL, options["targets"], tmp_path / "out", soc=options.get("soc", ""), samples=samples)
     assert not (tmp_path / "out").exists()
 
 
@@ -262,7 +264,7 @@ def test_processor_that_is_none_is_refused(soc: str, made: Path, tmp_path: Path)
     """A processor's name goes into a shell script: only names are taken, and the error says what one is."""
     reference = load_artifact(made / "onnxruntime-fp32")
     source = Source(reference.card, made / "ascend-fp16/graph.onnx", soc=soc)
-    outcome = pipeline.build_kit(
+    outcome = deployment.build_kit(
         Target("ascend", "fp16"), source, parity.Reference(source, []), None, tmp_path / "out", False, lambda line: None
     )
     assert "expected a name such as Ascend310P3" in str(outcome.error)
@@ -286,7 +288,7 @@ def tools(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
 @pytest.mark.parametrize("name", KITS)
 def test_tools_that_are_here_are_run(name: str, made: Path, tools: None, tmp_path: Path) -> None:
     """Where a vendor's tools are on PATH the target is an artifact like any other."""
-    (outcome,) = pipeline.deploy(
+    (outcome,) = deployment.deploy(
         MODEL, [f"{name}:fp16"], tmp_path / "out", soc="Ascend310P3" if name == "ascend" else ""
     )
     assert outcome.error is None

@@ -9,8 +9,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import _labelled, imagenet
-from sandglass.errors import DatasetError
 from sandglass.vision.image import write_image
 
 

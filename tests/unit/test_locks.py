@@ -16,9 +16,9 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.errors import ArtifactError, BusyError
-from sandglass.files import OLD, PART, RUN, atomic_file, atomic_folder, run_folder, sweep
-from sandglass.locks import LOCK, locked_file, locked_folder
+from sandglass.core.errors import ArtifactError, BusyError
+from sandglass.core.files import OLD, PART, RUN, atomic_file, atomic_folder, run_folder, sweep
+from sandglass.core.locks import LOCK, locked_file, locked_folder
 
 HOLD = """
 import sys, time

@@ -10,20 +10,20 @@ import pytest
 from onnx import helper, numpy_helper
 
 from graphs import normal
-from sandglass import discover
-from sandglass.backends import Source
-from sandglass.card import Card, Input
-from sandglass.errors import BackendUnavailable
-from sandglass.graph.bring_up import bring_up_file
-from sandglass.graph.execute import GraphSession
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
 from sandglass.graph.gradients import with_gradients
-from sandglass.graph.half import half_precision
-from sandglass.graph.load import load_graph, save_graph
+from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.names import Names, name_nodes
-from sandglass.graph.phases import split_late
+from sandglass.graph.session import GraphSession
 from sandglass.graph.shapes import free_sides
-from sandglass.quantize import repair
-from sandglass.quantize.simulate import simulate
+from sandglass.lowering.half_precision import half_precision
+from sandglass.lowering.transposed_conv import split_late
+from sandglass.quantization import repaired_plan
+from sandglass.quantization.simulate import simulate
+from sandglass.sources.bring_up import bring_up_file
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 # What rewrites derive from the name of a tensor or a node.
 SUFFIXES = (
@@ -167,9 +167,9 @@ def test_int8_artifact_and_simulation_agree_with_the_graph(
         backend.available()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    repairs = repair.REPAIRS if repaired else ()
-    plan, _ = repair.repaired_plan(graph, images(4, 1), backend.SPEC, tmp_path, "minmax", repairs)
-    model, used = repair.repaired(graph, plan, backend.SPEC)
+    repairs = repaired_plan.REPAIRS if repaired else ()
+    plan, _ = repaired_plan.repaired_plan(graph, images(4, 1), backend.SPEC, tmp_path, "minmax", repairs)
+    model, used = repaired_plan.repaired(graph, plan, backend.SPEC)
     save_graph(model, tmp_path / "repaired.onnx")
     card = Card("hostile", "topdown-pose", Input((16, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=graph)
     (tmp_path / "out").mkdir()

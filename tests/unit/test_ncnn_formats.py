@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandglass.errors import FormatError
+from sandglass.core.errors import FormatError
 from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param, ncnn_table
 from sandglass.formats.ncnn_table import Scales
 

@@ -10,12 +10,13 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs import normal
-from sandglass.backends import Source, ncnn
+from sandglass.backends import ncnn
 from sandglass.backends._ncnn_lowering import lower
-from sandglass.errors import BackendError, UnsupportedOperator
-from sandglass.graph.bring_up import convert, simplify
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph
+from sandglass.core.errors import BackendError, UnsupportedOperator
+from sandglass.graph.io import save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.sources.bring_up import convert, simplify
+from sandglass.sources.source import Source
 
 pytest.importorskip("ncnn")
 SIZE = (9, 10)

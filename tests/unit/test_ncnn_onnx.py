@@ -8,11 +8,11 @@ import numpy as np
 import pytest
 
 from graphs import normal
-from sandglass.errors import FormatError, ParityError
-from sandglass.formats import ncnn_onnx
+from sandglass.core.errors import FormatError, ParityError
 from sandglass.formats.ncnn_bin import floats_blob, int8_blob, write_bin
-from sandglass.graph.bring_up import bring_up_file
-from sandglass.graph.load import load_graph, static_outputs
+from sandglass.graph.io import load_graph, static_outputs
+from sandglass.sources import ncnn_onnx
+from sandglass.sources.bring_up import bring_up_file
 
 pytest.importorskip("ncnn")
 
@@ -137,7 +137,7 @@ def test_missing_weights_are_told(tmp_path: Path) -> None:
 
 def test_onnx_files_are_left_alone(tmp_path: Path) -> None:
     """Only other formats are rewritten."""
-    from sandglass.formats import foreign
+    from sandglass.sources import foreign
 
     assert foreign.as_onnx(tmp_path / "a.onnx", (4, 4), tmp_path) == tmp_path / "a.onnx"
     assert not list(tmp_path.iterdir())

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from sandglass.errors import FormatError
+from sandglass.core.errors import FormatError
 from sandglass.formats import ncnn_bin, ncnn_param
 from sandglass.formats.ncnn_weights import BLOBS, WITHOUT_WEIGHTS
 

@@ -9,11 +9,11 @@ import pytest
 from onnx import numpy_helper
 
 from graphs import network, normal
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, save_graph
-from sandglass.quantize import network_thresholds
-from sandglass.quantize.plan import TensorRange
-from sandglass.quantize.sensitivity import noise, run
+from sandglass.graph.io import load_graph, save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.quantization import network_thresholds
+from sandglass.quantization.output_noise import noise, run
+from sandglass.quantization.plan import TensorRange
 
 # What a peak leads to is below 0 and cut off where channel 0 counts negatively, and reaches the output where it does
 # not.

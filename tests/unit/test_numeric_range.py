@@ -9,16 +9,16 @@ import pytest
 from onnx import numpy_helper
 
 from graphs import network, normal
-from sandglass import discover
-from sandglass.backends import Source
-from sandglass.card import Card, Input
-from sandglass.errors import BackendUnavailable
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, save_graph
-from sandglass.quantize import repair
-from sandglass.quantize.qdq import LARGEST_BIAS, least_scales, quantize_dequantize
-from sandglass.quantize.simulate import simulate
-from sandglass.quantize.spec import Spec
+from sandglass.core import discover
+from sandglass.core.errors import BackendUnavailable
+from sandglass.graph.io import load_graph, save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.quantization import repaired_plan
+from sandglass.quantization.qdq import LARGEST_BIAS, least_scales, quantize_dequantize
+from sandglass.quantization.simulate import simulate
+from sandglass.quantization.spec import Spec
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 TEXT = """g (float[1, 3, 12, 12] x) => (float[1, 5, 12, 12] y) {
     c = Conv<pads = [1, 1, 1, 1]>(x, w, b) r = Relu(c)
@@ -53,8 +53,8 @@ def test_simulated_integers_stay_close(size: float, repaired: bool, between: boo
     """No bias is clipped and no scale is infinite, in every kind of integer arithmetic."""
     graph = pruned(tmp_path / "g.onnx", size, 1.5)
     spec = Spec(("Conv",), asymmetric=True, between=("Relu",)) if between else Spec(("Conv",), asymmetric=False)
-    repairs = repair.REPAIRS if repaired else ()
-    plan, _ = repair.repaired_plan(graph, images(3), spec, tmp_path, "minmax", repairs)
+    repairs = repaired_plan.REPAIRS if repaired else ()
+    plan, _ = repaired_plan.repaired_plan(graph, images(3), spec, tmp_path, "minmax", repairs)
     session = simulate(graph, plan, spec)
     for feed in images(2):
         expected, found = (runner.run(feed)["y"].ravel() for runner in (GraphSession(graph), session))
@@ -71,7 +71,7 @@ def test_artifact_stays_close(name: str, size: float, tmp_path: Path) -> None:
     except BackendUnavailable as error:
         pytest.skip(str(error))
     graph = pruned(tmp_path / "g.onnx", size, 1.5)
-    plan, _ = repair.repaired_plan(graph, images(3), backend.SPEC, tmp_path, "minmax", ())
+    plan, _ = repaired_plan.repaired_plan(graph, images(3), backend.SPEC, tmp_path, "minmax", ())
     card = Card("pruned", "topdown-pose", Input((12, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=graph)
     (tmp_path / "out").mkdir()
     notes = backend.build(Source(card, graph), "int8", tmp_path / "out", plan)
@@ -86,7 +86,7 @@ def test_integer_biases_say_what_the_bias_is(bias: float, tmp_path: Path) -> Non
     """Integers times their step are the bias, and leave half of the range to the products."""
     graph = pruned(tmp_path / "g.onnx", 0.0, bias)
     spec = Spec(("Conv",), asymmetric=True, between=("Relu",))
-    plan, _ = repair.repaired_plan(graph, images(3), spec, tmp_path, "minmax", ())
+    plan, _ = repaired_plan.repaired_plan(graph, images(3), spec, tmp_path, "minmax", ())
     model = quantize_dequantize(load_graph(graph), plan, spec)
     values = {entry.name: numpy_helper.to_array(entry).astype(np.float64) for entry in model.graph.initializer}
     integers = values["c.bias.q"]

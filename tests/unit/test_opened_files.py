@@ -10,12 +10,12 @@ import pytest
 from onnx import TensorProto, helper, numpy_helper
 
 from graphs import normal
-from sandglass.errors import GraphError, ParityError
-from sandglass.graph.agreement import compare, session
-from sandglass.graph.bring_up import bring_up_file
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.float32 import as_float32, is_float32, is_narrow
-from sandglass.graph.load import load_graph, static_inputs, static_outputs
+from sandglass.core.errors import GraphError, ParityError
+from sandglass.graph.io import load_graph, static_inputs, static_outputs
+from sandglass.graph.session import GraphSession
+from sandglass.sources.agreement import compare, session
+from sandglass.sources.bring_up import bring_up_file
+from sandglass.sources.rewrites.float32 import as_float32, is_float32, is_narrow
 
 HALF, DOUBLE, FLOAT = TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT
 NUMPY = {HALF: np.float16, DOUBLE: np.float64, FLOAT: np.float32}

@@ -7,11 +7,11 @@ from typing import Any
 
 import pytest
 
-from sandglass import discover
-from sandglass.card import load_card
-from sandglass.cli import main
-from sandglass.errors import ConfigError
-from sandglass.openmmlab.families import FAMILIES
+from sandglass.cli.main import main
+from sandglass.core import discover
+from sandglass.core.errors import ConfigError
+from sandglass.sources.load_card import load_card
+from sandglass.sources.openmmlab.families import FAMILIES
 
 # Written for these tests, with the structure, names and values of OpenMMLab's configs.
 STAGES = """

@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
-from sandglass.errors import ConfigError
-from sandglass.openmmlab.config import read_config
+from sandglass.core.errors import ConfigError
+from sandglass.sources.openmmlab.config import read_config
 
 
 def write(folder: Path, **files: str) -> Path:

@@ -6,11 +6,11 @@ from pathlib import Path
 
 import pytest
 
-from sandglass import discover
-from sandglass.card import Card, Input
-from sandglass.cli import main
-from sandglass.errors import ConfigError
-from sandglass.openmmlab.deploy import DeployConfig, read_deploy_config
+from sandglass.cli.main import main
+from sandglass.core import discover
+from sandglass.core.errors import ConfigError
+from sandglass.sources.card import Card, Input
+from sandglass.sources.openmmlab.deploy import DeployConfig, read_deploy_config
 
 # Written for these tests, with the structure, names and values of mmdeploy's configs.
 BASES = {

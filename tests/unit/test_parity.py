@@ -11,12 +11,12 @@ import onnx
 import pytest
 from onnx import parser
 
-from sandglass.backends import Source
-from sandglass.card import Card, Input
-from sandglass.difference import SMALLEST, relative_difference
-from sandglass.errors import ParityError
-from sandglass.parity import Reference
-from sandglass.quantize.spec import Spec
+from sandglass.artifacts.parity import Reference
+from sandglass.core.compare import SMALLEST, relative_difference
+from sandglass.core.errors import ParityError
+from sandglass.quantization.spec import Spec
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 GRAPH = """
 <ir_version: 8, opset_import: ["" : 17]>

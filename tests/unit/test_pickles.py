@@ -17,9 +17,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from sandglass import pickles
-from sandglass.pickled_arrays import array, is_array
-from sandglass.pickles import Call, PickleError, read_pickle
+from sandglass.formats import pickles
+from sandglass.formats.pickled_arrays import array, is_array
+from sandglass.formats.pickles import Call, PickleError, read_pickle
 
 KEYS = st.text(max_size=5) | st.integers(-(2**60), 2**60)
 PLAIN = st.recursive(

@@ -15,10 +15,10 @@ import numpy as np
 import pytest
 
 import faults
-from sandglass import process
-from sandglass.errors import ArtifactError, BackendError, CrashError, InputError
-from sandglass.parallel import in_threads
-from sandglass.process import LIMIT, Process, group_seconds, isolated, run_program, time_limit
+from sandglass.core import process
+from sandglass.core.errors import ArtifactError, BackendError, CrashError, InputError
+from sandglass.core.parallel import in_threads
+from sandglass.core.process import LIMIT, Process, group_seconds, isolated, run_program, time_limit
 
 
 @pytest.fixture(autouse=True)

@@ -10,15 +10,15 @@ import pytest
 from onnx import helper, numpy_helper
 
 from graphs import normal
-from sandglass.card import Card, Input
-from sandglass.errors import GraphError, InputError
-from sandglass.graph.bring_up import bring_up_file
-from sandglass.graph.dequantize import dequantized
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph
-from sandglass.graph.quantized import is_quantized, own_grids
-from sandglass.pipeline import deploy
-from sandglass.sources import prepared_source
+from sandglass.core.errors import GraphError, InputError
+from sandglass.deployment import deploy
+from sandglass.graph.io import load_graph
+from sandglass.graph.session import GraphSession
+from sandglass.sources.bring_up import bring_up_file
+from sandglass.sources.card import Card, Input
+from sandglass.sources.prepare import prepared_source
+from sandglass.sources.quantized import is_quantized, own_grids
+from sandglass.sources.rewrites.dequantize import dequantized
 
 FORMS = ("pairs", "weights", "operators", "dynamic")
 STEP, ZERO = np.array(0.02, np.float32), np.array(114, np.uint8)

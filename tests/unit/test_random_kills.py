@@ -14,13 +14,13 @@ from pathlib import Path
 import pytest
 
 from conformance.test_backends import save_graph
-from sandglass.artifact import load_artifact
-from sandglass.errors import ArtifactError
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.core.errors import ArtifactError
 from unit.test_cli import CARD, SYNTHETIC
 
 pytestmark = pytest.mark.slow
 
-DRIVER = Path(__file__).parents[1] / "kill_driver.py"
+DRIVER = Path(__file__).parents[1] / "helpers" / "kill_driver.py"
 KILLS_IN_TURN = 3  # at most, before a run is left alone
 SEARCH = ["--gain", "work", "--best-effort", "--evaluation-dataset", "synthetic-people", "--limit", "2"]
 FEW = {"deploy": 2, "evaluate": 2, "quantize": 1}

@@ -10,18 +10,19 @@ from typing import Any
 
 import pytest
 
-from sandglass.card import Card, load_card
-from sandglass.checkpoint import read_checkpoint
+from sandglass.core.errors import CardError, InputError, SandglassError, shown
+from sandglass.core.files import read_json, sha256
+from sandglass.core.reading import open_file, read_bytes, read_text
+from sandglass.core.toml_fields import excess
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015, imagenet
-from sandglass.errors import CardError, InputError, SandglassError, shown
-from sandglass.fields import excess
-from sandglass.files import read_json, sha256
 from sandglass.formats import ncnn_param, ncnn_table
-from sandglass.graph.load import load_graph
-from sandglass.matrix_file import read_table
-from sandglass.npz import read_npz
-from sandglass.quantize.plan import Plan
-from sandglass.reading import open_file, read_bytes, read_text
+from sandglass.formats.npz import read_npz
+from sandglass.graph.io import load_graph
+from sandglass.quantization.plan import Plan
+from sandglass.sources.card import Card
+from sandglass.sources.checkpoint import read_checkpoint
+from sandglass.sources.load_card import load_card
+from sandglass.table.file import read_table
 from sandglass.vision.image import image_size, read_image
 
 READERS: dict[str, Callable[[Path], Any]] = {

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from sandglass.errors import CardError
+from sandglass.core.errors import CardError
 from sandglass.vision.resize import by_short_side, centre_crop, resize
 
 

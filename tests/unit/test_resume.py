@@ -10,13 +10,14 @@ import pytest
 from onnx import numpy_helper
 
 from conformance.test_backends import save_graph
-from sandglass.artifact import load_artifact
-from sandglass.budget import ARGUMENTS, FINISHED, own_search
-from sandglass.cli import main
-from sandglass.errors import ArtifactError, BusyError, InputError
-from sandglass.files import PART
-from sandglass.locks import locked_folder
-from sandglass.pipeline import Target, deploy
+from sandglass.artifacts.artifact import load_artifact
+from sandglass.artifacts.target import Target
+from sandglass.cli.main import main
+from sandglass.core.errors import ArtifactError, BusyError, InputError
+from sandglass.core.files import PART
+from sandglass.core.locks import locked_folder
+from sandglass.deployment import deploy
+from sandglass.search.budget import ARGUMENTS, FINISHED, own_search
 from unit.test_cli import CARD, SYNTHETIC
 
 TARGETS = ("onnxruntime:fp32", "onnxruntime:int8", "reference:fp32")
@@ -117,8 +118,8 @@ def test_second_run_in_the_folder_is_refused(card: Path, tmp_path: Path, capsys:
 
 def main_table(folder: Path, out: Path) -> None:
     """A table in a folder."""
-    from sandglass.matrix import deploy_all
-    from sandglass.matrix_file import Table
+    from sandglass.table.file import Table
+    from sandglass.table.run import deploy_all
 
     deploy_all(Table((), (), ()), out)
 

@@ -11,19 +11,23 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass import benchmarking, buckets, building, discover, pipeline, shapes
-from sandglass.artifact import Artifact, load_artifact
-from sandglass.benchmarking import benchmark, mean_throughput, speed
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input, load_card
-from sandglass.cli import main
+from sandglass import deployment
+from sandglass.artifacts import build_files, input_shapes, shape_choice
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.cli.main import main
+from sandglass.core import discover
+from sandglass.core.compare import relative_difference
+from sandglass.core.errors import BackendError, BackendUnavailable, DatasetError, GraphError, InputError
 from sandglass.datasets import synthetic_crowd
-from sandglass.difference import relative_difference
-from sandglass.errors import BackendError, BackendUnavailable, DatasetError, GraphError, InputError
-from sandglass.evaluation import evaluate
+from sandglass.measure import benchmarking
+from sandglass.measure.benchmarking import benchmark, mean_throughput, speed
+from sandglass.measure.evaluation import evaluate
+from sandglass.measure.worker import Worker
+from sandglass.quantization.calibration import Calibration
+from sandglass.sources.card import Card, Input
+from sandglass.sources.load_card import load_card
 from sandglass.tasks import bottomup_pose
 from sandglass.vision.image import write_image
-from sandglass.worker import Worker
 
 pytest.importorskip("torch")
 CARD = load_card("hrnet-ae-tiny-synthetic")
@@ -38,7 +42,7 @@ def deployed(out: Path, target: str, of: dict[tuple[int, int], int] = SHAPES, **
         discover.load("backends", name).available()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    (outcome,) = pipeline.deploy(CARD, [target], out, shapes=of, **options)
+    (outcome,) = deployment.deploy(CARD, [target], out, shapes=of, **options)
     assert outcome.artifact is not None, outcome.error
     return outcome.artifact
 
@@ -68,7 +72,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     backend = discover.load("backends", "onnxruntime")
     with pytest.MonkeyPatch.context() as patch:
         patch.delattr(backend, "DYNAMIC")
-        patch.setattr(building, "isolated", lambda name, function, *given, more_seconds: function(*given))
+        patch.setattr(build_files, "isolated", lambda name, function, *given, more_seconds: function(*given))
         return deployed(tmp_path_factory.mktemp("apart"), "onnxruntime:fp32")
 
 
@@ -113,7 +117,7 @@ def test_a_shape_of_its_own_is_what_an_image_gets_without_shapes(free: Artifact,
     size = bottomup_pose.needed((240, 320), CARD)
     assert size == (192, 256)
     card = replace(CARD, input=replace(CARD.input, size=size))
-    (outcome,) = pipeline.deploy(card, ["onnxruntime:fp32"], tmp_path)
+    (outcome,) = deployment.deploy(card, ["onnxruntime:fp32"], tmp_path)
     assert outcome.artifact is not None
     plain = outcome.artifact.open(1)
     found = {prediction["image_id"]: prediction for prediction in predictions(free)}
@@ -213,10 +217,10 @@ def test_shapes_of_images_come_most_frequent_first(tmp_path: Path) -> None:
     """Only sizes matter; a larger shape is shared where there may be fewer."""
     for i, size in enumerate([(100, 100), (100, 150), (100, 150), (160, 100)]):
         write_image(tmp_path / f"{i}.png", np.zeros((*size, 3), np.uint8))
-    found, wasted = shapes.of_images(CARD, tmp_path, 36)
+    found, wasted = input_shapes.of_images(CARD, tmp_path, 36)
     assert list(found.items()) == [((192, 320), 2), ((192, 192), 1), ((320, 192), 1)]
     assert wasted == 0
-    found, wasted = shapes.of_images(CARD, tmp_path, 2)
+    found, wasted = input_shapes.of_images(CARD, tmp_path, 2)
     assert sum(found.values()) == 4
     assert len(found) == 2
     assert wasted > 0
@@ -234,7 +238,7 @@ def test_what_is_no_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "multiples of 64" in told
     assert "the nearest is 192x320" in told
     with pytest.raises(InputError, match="side of 0"):
-        shapes.listed(CARD, [(0, 64)])
+        input_shapes.listed(CARD, [(0, 64)])
 
 
 def test_an_image_that_no_shape_holds_is_named_with_the_nearest(free: Artifact, tmp_path: Path) -> None:
@@ -242,18 +246,18 @@ def test_an_image_that_no_shape_holds_is_named_with_the_nearest(free: Artifact, 
     write_image(tmp_path / "long.png", np.zeros((50, 400, 3), np.uint8))
     assert run("predict", free.folder, tmp_path / "long.png", "--out", tmp_path / "p.png") == 2
     with pytest.raises(InputError, match=r"image 7 needs an input of 192x1536.* 3 shapes.* nearest is 192x256"):
-        shapes.smallest(SHAPES, (192, 1536), "image 7")
+        input_shapes.smallest(SHAPES, (192, 1536), "image 7")
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     """Missing, empty, or with a broken image."""
     with pytest.raises(DatasetError, match="no folder"):
-        shapes.of_images(CARD, tmp_path / "none", 3)
+        input_shapes.of_images(CARD, tmp_path / "none", 3)
     with pytest.raises(DatasetError, match="has no images"):
-        shapes.of_images(CARD, tmp_path, 3)
+        input_shapes.of_images(CARD, tmp_path, 3)
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"a.jpg is not a readable image"):
-        shapes.of_images(CARD, tmp_path, 3)
+        input_shapes.of_images(CARD, tmp_path, 3)
 
 
 def test_what_cannot_have_shapes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -261,18 +265,18 @@ def test_what_cannot_have_shapes_says_so(tmp_path: Path, capsys: pytest.CaptureF
     assert run("deploy", "hourglass-tiny-synthetic", "--to", "onnxruntime", "--out", tmp_path, "--shapes", "64x64") == 2
     assert "inputs of topdown-pose have one size" in capsys.readouterr().err
     with pytest.raises(InputError, match="ascend:fp16 makes a build kit, which takes one input shape"):
-        pipeline.deploy(CARD, ["ascend:fp16"], tmp_path, soc="Ascend310P3", shapes=SHAPES)
-    (plain,) = pipeline.deploy(CARD, ["onnxruntime:fp32"], tmp_path)
+        deployment.deploy(CARD, ["ascend:fp16"], tmp_path, soc="Ascend310P3", shapes=SHAPES)
+    (plain,) = deployment.deploy(CARD, ["onnxruntime:fp32"], tmp_path)
     assert plain.artifact is not None
     graph = replace(CARD, model=None, arguments={}, checkpoint=None, graph=plain.artifact.folder / "model.onnx")
     with pytest.raises(GraphError, match=r"does not hold for inputs of 192x256.*free height and width"):
-        pipeline.deploy(graph, ["onnxruntime:fp32"], tmp_path / "again", shapes=SHAPES)
+        deployment.deploy(graph, ["onnxruntime:fp32"], tmp_path / "again", shapes=SHAPES)
 
 
 def test_an_onnx_file_with_open_sides_gets_shapes(free: Artifact, tmp_path: Path) -> None:
     """The artifact's own file is such a one."""
     graph = replace(CARD, model=None, arguments={}, checkpoint=None, graph=free.folder / "model.onnx")
-    (outcome,) = pipeline.deploy(graph, ["onnxruntime:fp32"], tmp_path, shapes=SHAPES)
+    (outcome,) = deployment.deploy(graph, ["onnxruntime:fp32"], tmp_path, shapes=SHAPES)
     assert outcome.artifact is not None, outcome.error
     assert_same_people(predictions(outcome.artifact, 4), predictions(free, 4))
 
@@ -284,7 +288,7 @@ def test_text_detectors_take_shapes_too(name: str, backend: str, tmp_path: Path)
     pytest.importorskip(backend)
     from safetensors.numpy import save_file
 
-    from sandglass.export import build_module
+    from sandglass.sources.export import build_module
     from sandglass.tasks import text_detection
 
     family = discover.load("models", name)
@@ -297,7 +301,7 @@ def test_text_detectors_take_shapes_too(name: str, backend: str, tmp_path: Path)
     assert own == (64, 96)
     assert text_detection.needed((115, 80), card) == (96, 64)
     known = {own: 1, (96, 64): 1, (128, 160): 1}
-    (outcome,) = pipeline.deploy(
+    (outcome,) = deployment.deploy(
         card, [f"{backend}:fp32"], tmp_path / "out", checkpoint=tmp_path / "a.safetensors", shapes=known
     )
     assert outcome.artifact is not None, outcome.error
@@ -316,4 +320,4 @@ def test_buckets_of_an_artifact_are_those_that_waste_least(free: Artifact) -> No
     for size in sizes:
         shape = bottomup_pose.needed(size, CARD)
         needed[shape] = needed.get(shape, 0) + 1
-    assert buckets.padding(free.shapes, needed) == 0
+    assert shape_choice.padding(free.shapes, needed) == 0

@@ -9,13 +9,13 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sandglass import host
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import load_graph, save_graph
-from sandglass.quantize.layers import find_layers, fingerprint
-from sandglass.quantize.plan import Plan, TensorRange
-from sandglass.quantize.simulate import simulate
-from sandglass.quantize.spec import Arithmetic, Spec
+from sandglass.core import host
+from sandglass.graph.io import load_graph, save_graph
+from sandglass.graph.layers import find_layers, fingerprint
+from sandglass.graph.session import GraphSession
+from sandglass.quantization.plan import Plan, TensorRange, planned_layers
+from sandglass.quantization.simulate import simulate
+from sandglass.quantization.spec import Arithmetic, Spec
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 KINDS = {
@@ -46,7 +46,7 @@ def one_layer(
 def plan_of(graph: Path) -> Plan:
     """x over RANGE, all layers in int8."""
     model = load_graph(graph)
-    return Plan(fingerprint(model), "minmax", {"x": RANGE}, find_layers(model))
+    return Plan(fingerprint(model), "minmax", {"x": RANGE}, planned_layers(find_layers(model)))
 
 
 def rounded(values: np.ndarray, spec: Spec) -> tuple[np.ndarray, float]:
@@ -103,7 +103,7 @@ def test_halves_go_where_the_target_sends_them(away: bool, expected: list[int], 
     """A value in the middle between two integers is rounded away from zero, or to the even one."""
     graph = one_layer(tmp_path / "one.onnx", "MatMul", np.ones((1, 1), np.float32), [6, 1], None)
     plan = Plan(fingerprint(load_graph(graph)), "minmax", {"x": TensorRange(-127, 127, 127.0)},
-                find_layers(load_graph(graph)))  # fmt: skip
+                planned_layers(find_layers(load_graph(graph))))  # fmt: skip
     spec = Spec(OPERATORS, asymmetric=False, arithmetic=Arithmetic(half_away=away))
     values = np.array([[0.5], [-0.5], [1.5], [-1.5], [2.5], [500]], np.float32)
     assert simulate(graph, plan, spec).run({"x": values})["y"].ravel().tolist() == expected
@@ -117,7 +117,7 @@ def test_a_zero_point_of_128_is_none_of_int8(
     monkeypatch.setattr(host, "multiplies_signed", lambda: signed)
     graph = one_layer(tmp_path / "one.onnx", "MatMul", np.ones((1, 1), np.float32), [1, 1], None)
     model = load_graph(graph)
-    plan = Plan(fingerprint(model), "minmax", {"x": TensorRange(-128, 127, 128.0)}, find_layers(model))
+    plan = Plan(fingerprint(model), "minmax", {"x": TensorRange(-128, 127, 128.0)}, planned_layers(find_layers(model)))
     values = np.nextafter(np.full((1, 1), -0.5, np.float32), np.float32(-1))
     spec = Spec(OPERATORS, asymmetric=True, arithmetic=Arithmetic(fake_quantize=True))
     assert simulate(graph, plan, spec).run({"x": values})["y"].item() == pytest.approx(expected, abs=1e-6)
@@ -128,7 +128,7 @@ def test_fused_arithmetic_is_rounded_once(tmp_path: Path) -> None:
     weight, bias = np.full((1, 1, 1, 1), 127, np.float32), np.array([-99.0], np.float32)
     graph = one_layer(tmp_path / "one.onnx", "Conv", weight, [1, 1, 1, 1], bias)
     model = load_graph(graph)
-    plan = Plan(fingerprint(model), "minmax", {"x": TensorRange(-1, 1, 1.0)}, find_layers(model))
+    plan = Plan(fingerprint(model), "minmax", {"x": TensorRange(-1, 1, 1.0)}, planned_layers(find_layers(model)))
     factor = np.float32(127) * (1 / np.float32(1))
     step = 1 / (factor * np.float32(1))
     sums = 99 * 127

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import KeypointDataset, synthetic_crowd
-from sandglass.errors import DatasetError
 from sandglass.vision import figures
 
 COUNT = 60

@@ -11,12 +11,12 @@ import pytest
 
 from artifacts import write_null
 from conformance.test_backends import save_graph
-from sandglass.card import load_card
-from sandglass.cli import main
-from sandglass.cli_system import one_line
-from sandglass.files import run_folder
-from sandglass.process import keep_log
-from sandglass.sources import find_checkpoint
+from sandglass.cli.main import main
+from sandglass.cli.system import one_line
+from sandglass.core.files import run_folder
+from sandglass.core.process import keep_log
+from sandglass.sources.load_card import load_card
+from sandglass.sources.prepare import find_checkpoint
 from unit.test_cli import CARD
 
 COMMAND = [sys.executable, "-m", "sandglass"]

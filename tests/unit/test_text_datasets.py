@@ -8,8 +8,8 @@ import cv2
 import numpy as np
 import pytest
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import ctw1500, icdar2015, synthetic_text
-from sandglass.errors import DatasetError
 from sandglass.vision.image import write_image
 
 SQUARE = "10,10,50,10,50,30,10,30"

@@ -12,10 +12,10 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
-from sandglass.card import Card, Input
-from sandglass.cli import main
+from sandglass.cli.main import main
+from sandglass.core.errors import CardError, GraphError, InputError
 from sandglass.datasets import synthetic_text
-from sandglass.errors import CardError, GraphError, InputError
+from sandglass.sources.card import Card, Input
 from sandglass.tasks import text_detection as task
 from sandglass.vision.image import write_image
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.text_lines import read_lines
 from sandglass.datasets import ctw1500, icdar2015, imagenet
-from sandglass.errors import DatasetError
-from sandglass.text_lines import read_lines
 from sandglass.vision.image import write_image
 from unit.test_text_datasets import SQUARE, SQUARE_POINTS, pages
 

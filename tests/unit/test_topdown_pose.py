@@ -7,7 +7,7 @@ from typing import Any
 import numpy as np
 import pytest
 
-from sandglass.card import Card, Input
+from sandglass.sources.card import Card, Input
 from sandglass.tasks import topdown_pose
 from sandglass.vision import affine, coco17, skeleton
 

@@ -60,7 +60,7 @@ def network() -> Any:
 
 def test_it_learns_and_what_it_writes_is_a_checkpoint(tool: ModuleType, data: Any, tmp_path: Path) -> None:
     """Two colours are told apart after a few epochs; the file reads back to the same weights."""
-    from sandglass.checkpoint import read_checkpoint
+    from sandglass.sources.checkpoint import read_checkpoint
 
     module, lines = network(), []
     settings = tool.Settings(epochs=6, batch=16, rate=0.05, warm_up=4)

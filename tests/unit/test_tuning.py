@@ -11,15 +11,16 @@ import numpy as np
 import pytest
 
 from artifacts import write_null
-from sandglass import host, racing, tuning
-from sandglass.artifact import Artifact, load_artifact
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.artifacts.tuned_settings import TUNING, Tuned, processor_kind, read_tuned, write_tuned
 from sandglass.backends import null
-from sandglass.benchmarking import benchmark
-from sandglass.cli import main
-from sandglass.errors import ArtifactError, BackendError, InputError
-from sandglass.racing import Configuration
-from sandglass.tuned import TUNING, Tuned, processor_kind, read_tuned, write_tuned
-from sandglass.tuning import changed, disagreement, knobs, summary, tune
+from sandglass.cli.main import main
+from sandglass.core import host
+from sandglass.core.errors import ArtifactError, BackendError, InputError
+from sandglass.measure import interleaved, tuning
+from sandglass.measure.benchmarking import benchmark
+from sandglass.measure.interleaved import Configuration
+from sandglass.measure.tuning import changed, disagreement, knobs, summary, tune
 
 OFFERED = {"streams": (1, 2), "kind": ("slow", "fast", "wrong", "crash"), "idle": (False, True)}
 
@@ -59,7 +60,7 @@ class FakeWorker:
 @pytest.fixture
 def faked(monkeypatch: pytest.MonkeyPatch) -> type[FakeWorker]:
     """Tuning on four threads with FakeWorker."""
-    monkeypatch.setattr(racing, "Worker", FakeWorker)
+    monkeypatch.setattr(interleaved, "Worker", FakeWorker)
     monkeypatch.setattr(null, "SETTINGS", OFFERED)
     monkeypatch.setattr(host, "threads", lambda: 4)
     monkeypatch.setattr(FakeWorker, "opened", 0)
@@ -201,7 +202,7 @@ def test_bad_input_is_one_line(
     artifact: Artifact, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     """An unknown goal, a folder that is no artifact, and a backend that is not installed: exit code 2."""
-    from sandglass.errors import BackendUnavailable
+    from sandglass.core.errors import BackendUnavailable
 
     assert main(["tune", str(artifact.folder), "--for", "fun"]) == 2
     assert "unknown goal 'fun'" in capsys.readouterr().err

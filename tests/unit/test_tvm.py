@@ -10,13 +10,14 @@ import onnx
 import pytest
 
 from graphs import network, normal
-from sandglass import discover, host
-from sandglass.backends import Source, _tvm_kernels, _tvm_search
+from sandglass.backends import _tvm_kernels, _tvm_search
 from sandglass.backends._tvm_kernels import Registers, Tile, tiles
-from sandglass.card import Card, Input
-from sandglass.errors import BackendError, BackendUnavailable, InputError, UnsupportedOperator
-from sandglass.graph.execute import GraphSession
-from sandglass.pipeline import deploy
+from sandglass.core import discover, host
+from sandglass.core.errors import BackendError, BackendUnavailable, InputError, UnsupportedOperator
+from sandglass.deployment import deploy
+from sandglass.graph.session import GraphSession
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 CARD = Card("small", "topdown-pose", Input((9, 7), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=Path("small.onnx"))
 IMAGE = normal(0, 1, 3, 9, 7)

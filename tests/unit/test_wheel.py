@@ -20,8 +20,8 @@ from pathlib import Path
 
 import pytest
 
-from sandglass import distribution
-from sandglass.fields import tomllib
+from sandglass.core import distribution
+from sandglass.core.toml_fields import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("src", "docs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile",

@@ -12,16 +12,17 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from graphs import network, normal
-from sandglass import workbench
-from sandglass.backends import Source
-from sandglass.calibration import Calibration
-from sandglass.card import Card, Input
+from sandglass.core.progress import TimeLeft
 from sandglass.datasets import synthetic_people
-from sandglass.graph.execute import GraphSession
-from sandglass.graph.load import save_graph
-from sandglass.quantize import repair, sensitivity, simulate
-from sandglass.quantize.times import FACTORS, two_numbers
-from sandglass.time_left import TimeLeft
+from sandglass.graph.io import save_graph
+from sandglass.graph.session import GraphSession
+from sandglass.quantization import repaired_plan, simulate
+from sandglass.quantization.calibration import Calibration
+from sandglass.quantization.output_noise import noise
+from sandglass.search import workbench
+from sandglass.search.timing import FACTORS, two_numbers
+from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 
 @pytest.mark.parametrize(
@@ -33,22 +34,24 @@ def test_more_equalization_has_to_bring_something(
     """The plan of the least noise is taken, with Clips moved only where that leaves a fifth less."""
     save_graph(network("g (float[1, 3, 4, 4] x) => (float[1, 3, 4, 4] y) { y = Relu(x) }", {}), tmp_path / "g.onnx")
     told, left = [], list(noises)
-    choices = [[repair.BIAS], [repair.EQUALIZE], [repair.EQUALIZE, repair.CLIPS]][: len(noises)]
+    choices = [[repaired_plan.BIAS], [repaired_plan.EQUALIZE], [repaired_plan.EQUALIZE, repaired_plan.CLIPS]][
+        : len(noises)
+    ]
 
     def repaired(*given: Any) -> tuple[str, str]:
         told.append((given[5], given[-1]))
         return f"plan {len(told) - 1}", f"material {len(told) - 1}"
 
-    monkeypatch.setattr(repair, "choices", lambda *given: choices)
-    monkeypatch.setattr(repair, "repaired_plan", repaired)
-    monkeypatch.setattr(sensitivity, "noise", lambda *given: left.pop(0))
+    monkeypatch.setattr(repaired_plan, "choices", lambda *given: choices)
+    monkeypatch.setattr(repaired_plan, "repaired_plan", repaired)
+    monkeypatch.setattr(noise, "noise", lambda *given: left.pop(0))
     monkeypatch.setattr(simulate, "simulate", lambda graph, *given: GraphSession(graph))
     monkeypatch.setattr(workbench, "drawn", lambda *given: {})
     bench = workbench.Workbench.__new__(workbench.Workbench)
     bench.source, bench.spec, bench.say = SimpleNamespace(graph=tmp_path / "g.onnx"), None, lambda line: None
     bench.left = TimeLeft()
     bench.batches = [{"x": np.ones((1, 3, 4, 4), np.float32)}]
-    assert bench._best_plan(SimpleNamespace(method="kl"), repair.REPAIRS) == (f"plan {best}", f"material {best}")
+    assert bench._best_plan(SimpleNamespace(method="kl"), repaired_plan.REPAIRS) == (f"plan {best}", f"material {best}")
     assert told == [(chosen, None if i == 0 else "plan 0") for i, chosen in enumerate(choices)]
 
 
@@ -61,7 +64,7 @@ def test_layers_are_tried_on_all_looks(monkeypatch: pytest.MonkeyPatch, tmp_path
     card = Card("a", "topdown-pose", Input((64, 48), (120.0, 115.0, 100.0), (60.0, 58.0, 57.0)), model="hourglass")
     source = Source(card, tmp_path / "g.onnx")
     calibration = Calibration(synthetic_people.load(limit=8, split="train"), size=4)
-    bench = workbench.Workbench(source, "onnxruntime", calibration, repair.REPAIRS, lambda line: None)
+    bench = workbench.Workbench(source, "onnxruntime", calibration, repaired_plan.REPAIRS, lambda line: None)
     assert (len(bench.batches), len(bench.looks)) == (8, 12)
     for batch, look in zip(bench.probes, (bench.looks[i] for i in range(0, 12, 2)), strict=True):
         np.testing.assert_array_equal(batch["x"], look[0]["x"])

@@ -14,10 +14,10 @@ import numpy as np
 import pytest
 
 from artifacts import write_null
-from sandglass.artifact import Artifact, load_artifact
-from sandglass.benchmarking import benchmark, benchmark_each
-from sandglass.errors import ArtifactError, CrashError, SandglassError
-from sandglass.worker import Worker
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.core.errors import ArtifactError, CrashError, SandglassError
+from sandglass.measure.benchmarking import benchmark, benchmark_each
+from sandglass.measure.worker import Worker
 
 SCRIPT = """
 from pathlib import Path

@@ -40,52 +40,18 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 import numpy as np
 
-from sandglass.files import atomic_folder
-from sandglass.parallel import waited
-from sandglass.quantize.processor import ANY, Processor
+from sandglass.core.parallel import waited
+from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
-    from sandglass.card import Card
-    from sandglass.quantize.plan import Plan
-    from sandglass.quantize.spec import Spec
+    from sandglass.quantization.plan import Plan
+    from sandglass.quantization.spec import Spec
 
 Arrays = Mapping[str, np.ndarray]
 Settings = Mapping[str, Any]
 DEFAULTS: Settings = MappingProxyType({})
 INT8, FLOAT = "int8", "float"
 PROFILED_RUNS = 8
-
-
-@dataclass(frozen=True)
-class Source:
-    """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
-
-    The graph lies in a folder that is Sandglass's own while artifacts are made. `soc` names the processor to compile
-    for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
-    for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
-    `shapes` are the input sizes (height, width) that a backend with DYNAMIC is to serve, the graph's own first; empty
-    where that is the only one. `processor` is the kind of processor that int8 arithmetic has to be exact on.
-    `quantized` says that the graph holds integers as its file did: then no plan is made, and artifacts of any precision
-    compute what the file says.
-    """
-
-    card: Card
-    graph: Path
-    weights: Path | None = None
-    tune_seconds: float = 0.0
-    soc: str = ""
-    wide: frozenset[str] = frozenset()
-    shapes: tuple[tuple[int, int], ...] = ()
-    processor: Processor = ANY
-    quantized: bool = False
-
-    def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
-        folder = self.graph.parent / name
-        if not folder.exists():
-            with atomic_folder(folder) as temporary:
-                make(temporary)
-        return folder
 
 
 @dataclass(frozen=True)

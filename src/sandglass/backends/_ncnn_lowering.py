@@ -14,11 +14,11 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.errors import UnsupportedOperator
+from sandglass.core.errors import UnsupportedOperator
 from sandglass.formats.ncnn_param import Param
-from sandglass.graph.explicit_padding import attributes_of, known_shapes, pad
-from sandglass.graph.load import drop_unread, set_nodes
+from sandglass.graph.io import drop_unread, set_nodes
 from sandglass.graph.names import Names
+from sandglass.sources.rewrites.explicit_padding import attributes_of, known_shapes, pad
 
 Nodes = list[onnx.NodeProto]
 LOWEST = float(np.finfo(np.float32).min)

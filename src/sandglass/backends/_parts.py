@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from sandglass.backends import LayerRun
-from sandglass.graph.phases import layer_of
+from sandglass.lowering.transposed_conv import layer_of
 
 
 def joined(runs: Sequence[LayerRun]) -> list[LayerRun]:

@@ -17,7 +17,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.errors import BackendError, UnsupportedOperator
+from sandglass.core.errors import BackendError, UnsupportedOperator
 from sandglass.graph.names import Names
 
 LAYOUT = {"relax.nn.conv2d": ["NHWC", "HWIO"], "relax.nn.conv2d_transpose": ["NHWC", "IOHW"]}

@@ -12,11 +12,11 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import host
-from sandglass.backends import Source
 from sandglass.backends._tvm_kernels import Registers, Tile, functions, registers, scheduled, tile_space
-from sandglass.files import sha256
-from sandglass.journal import Journal, cache_folder
+from sandglass.core import host
+from sandglass.core.files import sha256
+from sandglass.core.resume import Journal, cache_folder
+from sandglass.sources.source import Source
 
 CANDIDATES = 12
 ROUNDS = 5

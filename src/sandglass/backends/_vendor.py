@@ -13,14 +13,15 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import FLOAT, Arrays, LayerRun, Source, run_by_one
-from sandglass.errors import BackendError
-from sandglass.process import run_program
+from sandglass.backends import FLOAT, Arrays, LayerRun, run_by_one
+from sandglass.core.errors import BackendError
+from sandglass.core.process import run_program
+from sandglass.sources.source import Source
 
 
 def graph_notes(source: Source) -> dict[str, Any]:
     """Names and shapes of the graph's inputs and outputs, in its order, and what its layers compute."""
-    from sandglass.graph.load import load_graph, static_inputs, static_outputs
+    from sandglass.graph.io import load_graph, static_inputs, static_outputs
     from sandglass.graph.work import layer_work
 
     model = load_graph(source.graph)

@@ -14,9 +14,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings, Source
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings
 from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
-from sandglass.errors import BackendUnavailable, InputError
+from sandglass.core.errors import BackendUnavailable, InputError
+from sandglass.sources.source import Source
 
 INSTALL = "install CANN, which has ATC and the Python package acl, or `pip install onnxruntime-cann`"
 PRECISIONS = ("fp16",)
@@ -104,7 +105,7 @@ def open(
 def _provided(path: Path) -> Session:
     """ONNX Runtime with CANN. A layer that CANN lacks must not run on the processor unseen, and be timed with it."""
     from sandglass.backends.onnxruntime import RuntimeSession
-    from sandglass.graph.execute import session_options
+    from sandglass.graph.session import session_options
 
     options = session_options(1)
     options.add_session_config_entry("session.disable_cpu_ep_fallback", "1")

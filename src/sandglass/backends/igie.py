@@ -13,9 +13,10 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
-from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings, Source
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings
 from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
-from sandglass.errors import BackendUnavailable
+from sandglass.core.errors import BackendUnavailable
+from sandglass.sources.source import Source
 
 INSTALL = "install IGIE of the IXUCA SDK, which has igie-exec and a TVM of its own"
 PRECISIONS = ("fp16",)

@@ -18,25 +18,14 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from sandglass.backends import (
-    DEFAULTS,
-    FLOAT,
-    INT8,
-    PROFILED_RUNS,
-    Arrays,
-    LayerRun,
-    Settings,
-    Source,
-    chosen,
-    run_by_one,
-    way,
-)  # fmt: skip
-from sandglass.distribution import install_command
-from sandglass.errors import BackendError, BackendUnavailable, FormatError, UnsupportedOperator
-from sandglass.process import ending, run_program
-from sandglass.quantize.layers import Facts
-from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Arithmetic, Spec, decide
+from sandglass.backends import DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one, way
+from sandglass.core.distribution import install_command
+from sandglass.core.errors import BackendError, BackendUnavailable, FormatError, UnsupportedOperator
+from sandglass.core.process import ending, run_program
+from sandglass.graph.layers import Facts
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.spec import Arithmetic, Spec, decide
+from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
     from sandglass.formats.ncnn_param import Layer, Param
@@ -103,8 +92,8 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     from sandglass.backends._ncnn_lowering import restore
     from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param
     from sandglass.formats.ncnn_table import table_text
-    from sandglass.graph.half import float_layers
-    from sandglass.graph.load import drop_weights, load_graph, static_inputs, static_outputs
+    from sandglass.graph.io import drop_weights, load_graph, static_inputs, static_outputs
+    from sandglass.lowering.half_precision import float_layers
 
     model = load_graph(source.graph)
     outputs = static_outputs(model)
@@ -156,7 +145,7 @@ def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
     fails, dies or takes too long, and UnsupportedOperator for what ncnn lacks.
     """
     from sandglass.backends._ncnn_lowering import lower
-    from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.io import load_graph, save_graph
 
     program = _pnnx()
     if program is None:
@@ -254,7 +243,7 @@ def weight_digests(model: Any) -> dict[str, tuple[bytes, ...]]:
     """
     from onnx import numpy_helper
 
-    from sandglass.quantize.layers import find_layers
+    from sandglass.graph.layers import find_layers
 
     constants = {initializer.name: initializer for initializer in model.graph.initializer}
     found = {}

@@ -8,7 +8,8 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import DEFAULTS, Arrays, LayerRun, Settings, Source
+from sandglass.backends import DEFAULTS, Arrays, LayerRun, Settings
+from sandglass.sources.source import Source
 
 INSTALL = "part of sandglass"
 PRECISIONS = ("fp32",)
@@ -25,7 +26,7 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
     """Record the graph's output shapes."""
-    from sandglass.graph.load import load_graph, static_outputs
+    from sandglass.graph.io import load_graph, static_outputs
 
     return {"outputs": {name: list(shape) for name, shape in static_outputs(load_graph(source.graph)).items()}}
 

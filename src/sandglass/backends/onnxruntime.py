@@ -21,25 +21,14 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import (
-    DEFAULTS,
-    FLOAT,
-    INT8,
-    PROFILED_RUNS,
-    Arrays,
-    LayerRun,
-    Settings,
-    Source,
-    chosen,
-    run_by_one,
-    way,
-)  # fmt: skip
+from sandglass.backends import DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one, way
 from sandglass.backends._parts import joined
-from sandglass.errors import BackendError, BackendUnavailable
-from sandglass.graph.phases import MARK, ROUNDING, can_be_split, layer_of, split_late
-from sandglass.quantize.layers import Facts
-from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Spec, decide, pairs_products
+from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.graph.layers import Facts
+from sandglass.lowering.transposed_conv import MARK, ROUNDING, can_be_split, layer_of, split_late
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.spec import Spec, decide, pairs_products
+from sandglass.sources.source import Source
 
 INSTALL = "pip install onnxruntime"
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -88,10 +77,10 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.onnx`."""
-    from sandglass.graph.half import float_layers, half_precision
-    from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import free_sides
-    from sandglass.quantize.qdq import integers_flowing
+    from sandglass.lowering.half_precision import float_layers, half_precision
+    from sandglass.quantization.qdq import integers_flowing
 
     model = load_graph(source.graph)
     model = free_sides(model) if source.shapes else model
@@ -118,7 +107,7 @@ def open(
 def _options(threads: int, settings: Settings) -> Any:
     import onnxruntime
 
-    from sandglass.graph.execute import session_options
+    from sandglass.graph.session import session_options
 
     given = chosen(SETTINGS, settings)
     options = session_options(max(1, threads // given["streams"]))
@@ -133,7 +122,7 @@ def _options(threads: int, settings: Settings) -> Any:
 
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """The kernels that its profiler saw, the median of several runs. Integer ones are told by their operators."""
-    from sandglass.graph.load import load_graph
+    from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work
 
@@ -182,7 +171,7 @@ def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, f
 
 def _aliases(model: Any) -> dict[str, str]:
     """Layers by the names that a kernel may bear: of the node, of one fused into it, or of the tensor it makes."""
-    from sandglass.quantize.layers import OPERATORS
+    from sandglass.graph.layers import OPERATORS
 
     readers: dict[str, list[Any]] = {}
     for node in model.graph.node:
@@ -221,7 +210,7 @@ class RuntimeSession:
     def __init__(self, path: Path, options: Any, streams: int = 1, provider: Any = "CPUExecutionProvider") -> None:
         import onnxruntime
 
-        from sandglass.graph.execute import RUNTIME_ERRORS
+        from sandglass.graph.session import RUNTIME_ERRORS
 
         self.errors = RUNTIME_ERRORS
         try:

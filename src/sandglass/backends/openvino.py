@@ -17,25 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import (
-    DEFAULTS,
-    FLOAT,
-    INT8,
-    PROFILED_RUNS,
-    Arrays,
-    LayerRun,
-    Settings,
-    Source,
-    chosen,
-    run_by_one,
-    way,
-)  # fmt: skip
+from sandglass.backends import DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one, way
 from sandglass.backends._parts import joined
-from sandglass.distribution import install_command
-from sandglass.errors import BackendError, BackendUnavailable, UnsupportedOperator
-from sandglass.parallel import taken
-from sandglass.quantize.plan import Plan
-from sandglass.quantize.spec import Arithmetic, Spec, decide, pairs_products
+from sandglass.core.distribution import install_command
+from sandglass.core.errors import BackendError, BackendUnavailable, UnsupportedOperator
+from sandglass.core.parallel import taken
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.spec import Arithmetic, Spec, decide, pairs_products
+from sandglass.sources.source import Source
 
 INSTALL = install_command("openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -77,13 +66,13 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
     """Write `model.xml` and `model.bin`, with weights as they are in the graph of this precision."""
-    from sandglass.graph.early import round_early
-    from sandglass.graph.half import float_layers, half_precision
-    from sandglass.graph.load import load_graph, save_graph
-    from sandglass.graph.phases import split_depthwise
+    from sandglass.graph.io import load_graph, save_graph
+    from sandglass.graph.layers import find_layers
     from sandglass.graph.shapes import free_sides
-    from sandglass.quantize.layers import find_layers
-    from sandglass.quantize.qdq import quantize_dequantize
+    from sandglass.lowering.half_precision import float_layers, half_precision
+    from sandglass.lowering.quantize_before_moves import round_early
+    from sandglass.lowering.transposed_conv import split_depthwise
+    from sandglass.quantization.qdq import quantize_dequantize
 
     model = load_graph(source.graph)
     model = free_sides(model) if source.shapes else model

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import discover
-from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, Source, chosen
-from sandglass.distribution import install_command
-from sandglass.errors import BackendError, BackendUnavailable
+from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen
+from sandglass.core import discover
+from sandglass.core.distribution import install_command
+from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.sources.source import Source
 
 INSTALL = install_command("torch")
 PRECISIONS = ("fp32", "fp16")

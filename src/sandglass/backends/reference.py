@@ -9,7 +9,8 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.backends import DEFAULTS, FLOAT, Arrays, LayerRun, Settings, Source, run_by_one
+from sandglass.backends import DEFAULTS, FLOAT, Arrays, LayerRun, Settings, run_by_one
+from sandglass.sources.source import Source
 
 INSTALL = "part of sandglass"
 PRECISIONS = ("fp32",)
@@ -28,7 +29,7 @@ def available() -> str:
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
     """Copy the graph."""
-    from sandglass.graph.load import load_graph, save_graph
+    from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import free_sides
 
     if source.shapes:
@@ -47,7 +48,7 @@ def open(
 
 def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
     """The graph's own nodes, which the evaluator runs one by one in float; it has no timer."""
-    from sandglass.graph.load import load_graph
+    from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work
 

@@ -20,21 +20,12 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass import host
-from sandglass.backends import (
-    DEFAULTS,
-    FLOAT,
-    PROFILED_RUNS,
-    Arrays,
-    LayerRun,
-    Settings,
-    Source,
-    chosen,
-    run_by_one,
-)  # fmt: skip
-from sandglass.distribution import install_command
-from sandglass.errors import BackendError, BackendUnavailable
-from sandglass.quantize.layers import find_layers
+from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one
+from sandglass.core import host
+from sandglass.core.distribution import install_command
+from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.graph.layers import find_layers
+from sandglass.sources.source import Source
 
 INSTALL = install_command("tvm")
 PRECISIONS = ("fp32",)
@@ -65,7 +56,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     from tvm.support import cc
 
     from sandglass.backends import _tvm_kernels, _tvm_search
-    from sandglass.graph.load import load_graph, static_inputs, static_outputs
+    from sandglass.graph.io import load_graph, static_inputs, static_outputs
     from sandglass.graph.work import layer_work
 
     if cc.get_cc() is None:

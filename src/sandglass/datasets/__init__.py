@@ -39,7 +39,7 @@ from typing import Any, ClassVar, Protocol, get_type_hints
 
 import numpy as np
 
-from sandglass import discover
+from sandglass.core import discover
 from sandglass.vision import coco17
 from sandglass.vision.image import image_size
 

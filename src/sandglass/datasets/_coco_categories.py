@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from sandglass.image_ids import Id, Ids, is_number, plain_id
+from sandglass.core.image_ids import Id, Ids, is_number, plain_id
 from sandglass.vision import coco17
 
 PERSON = "person"

@@ -15,10 +15,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.files import read_json
+from sandglass.core.image_ids import Id, Ids, plain_id
 from sandglass.datasets._coco_categories import Categories, read_categories
-from sandglass.errors import DatasetError
-from sandglass.files import read_json
-from sandglass.image_ids import Id, Ids, plain_id
 from sandglass.vision import coco17
 
 Entry = dict[str, Any]

@@ -8,8 +8,8 @@ from typing import Any
 
 import numpy as np
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import KeypointDataset
-from sandglass.errors import DatasetError
 from sandglass.vision import coco17
 
 SPLITS = {"train": 1, "test": 2}

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, subset
-from sandglass.errors import DatasetError
 from sandglass.vision.image import read_image
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

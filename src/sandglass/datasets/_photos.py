@@ -7,8 +7,8 @@ import random
 from pathlib import Path
 from typing import Any
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import subset
-from sandglass.errors import DatasetError
 from sandglass.vision.image import read_image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")

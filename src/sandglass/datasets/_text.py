@@ -7,9 +7,9 @@ from collections import Counter
 from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.text_lines import read_lines
 from sandglass.datasets import FOR_CALIBRATION, Text, TextDataset, subset
-from sandglass.errors import DatasetError
-from sandglass.text_lines import read_lines
 from sandglass.vision import polygon
 from sandglass.vision.image import read_image
 

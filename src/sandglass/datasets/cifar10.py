@@ -10,13 +10,13 @@ from typing import Any
 
 import numpy as np
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.reading import MALFORMED, read_bytes
 from sandglass.datasets import LabelledDataset
 from sandglass.datasets._labelled import Found, class_folders, labelled, reader
-from sandglass.errors import DatasetError
-from sandglass.npz import read_npz
-from sandglass.pickled_arrays import NAMES, array, is_array
-from sandglass.pickles import Global, read_pickle, text
-from sandglass.reading import MALFORMED, read_bytes
+from sandglass.formats.npz import read_npz
+from sandglass.formats.pickled_arrays import NAMES, array, is_array
+from sandglass.formats.pickles import Global, read_pickle, text
 from sandglass.vision.image import write_image
 
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")

@@ -9,12 +9,12 @@ from os.path import isfile  # unlike Path.is_file, also of names that are too lo
 from pathlib import Path
 from typing import Any
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.files import sha256, write_json
+from sandglass.core.image_ids import id_order
 from sandglass.datasets import KeypointDataset, subset
 from sandglass.datasets._coco_file import read_annotations, read_detections
 from sandglass.datasets._photos import load_photos
-from sandglass.errors import DatasetError
-from sandglass.files import sha256, write_json
-from sandglass.image_ids import id_order
 from sandglass.vision.image import read_image, write_image
 
 SHOWN = 3  # missing images that an error names

@@ -15,9 +15,9 @@ from xml.etree import ElementTree
 
 import numpy as np
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.reading import read_bytes
 from sandglass.datasets import TextDataset, _text
-from sandglass.errors import DatasetError
-from sandglass.reading import read_bytes
 
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"

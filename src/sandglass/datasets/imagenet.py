@@ -14,11 +14,11 @@ from typing import Any
 
 import numpy as np
 
+from sandglass.core.errors import DatasetError
+from sandglass.core.files import atomic_file, sha256
+from sandglass.core.text_lines import read_lines
 from sandglass.datasets import LabelledDataset
 from sandglass.datasets._labelled import IMAGES, Found, class_folders, counted, labelled, reader
-from sandglass.errors import DatasetError
-from sandglass.files import atomic_file, sha256
-from sandglass.text_lines import read_lines
 from sandglass.vision.image import write_image
 
 Lines = Sequence[tuple[int, str]]

@@ -8,9 +8,9 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import LabelledDataset
 from sandglass.datasets._labelled import Found, labelled
-from sandglass.errors import DatasetError
 
 CLASSES = ("bar", "circle", "cross", "dots", "frame", "moon", "ring", "square", "star", "triangle")
 SIDE = 192

@@ -9,8 +9,8 @@ from typing import Any
 import cv2
 import numpy as np
 
+from sandglass.core.errors import DatasetError
 from sandglass.datasets import Text, TextDataset
-from sandglass.errors import DatasetError
 
 SIZE = (256, 320)
 SPLITS = {"train": 1, "test": 2}

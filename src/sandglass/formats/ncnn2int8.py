@@ -10,8 +10,8 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
-from sandglass.errors import SandglassError
-from sandglass.files import atomic_file
+from sandglass.core.errors import SandglassError
+from sandglass.core.files import atomic_file
 from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param, ncnn_table
 
 

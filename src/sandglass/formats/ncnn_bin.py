@@ -10,7 +10,7 @@ from pathlib import Path
 
 import numpy as np
 
-from sandglass.errors import FormatError
+from sandglass.core.errors import FormatError
 from sandglass.formats.ncnn_param import Layer, Param
 from sandglass.formats.ncnn_weights import blobs_of, unknown_kinds
 

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 
 import numpy as np
 
-from sandglass.errors import FormatError
+from sandglass.core.errors import FormatError
 from sandglass.formats.ncnn_bin import float_weights, floats_blob, int8_blob
 from sandglass.formats.ncnn_param import Layer, Param
 from sandglass.formats.ncnn_table import Scales

@@ -6,8 +6,8 @@ import re
 from dataclasses import dataclass
 from pathlib import Path
 
-from sandglass.errors import FormatError
-from sandglass.reading import read_bytes
+from sandglass.core.errors import FormatError
+from sandglass.core.reading import read_bytes
 
 MAGIC = "7767517"
 ARRAY = 23300  # array parameter k is written under the key -(23300 + k)

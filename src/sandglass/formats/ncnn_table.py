@@ -7,9 +7,9 @@ from pathlib import Path
 
 import numpy as np
 
-from sandglass.errors import FormatError
-from sandglass.reading import read_text
-from sandglass.text_lines import END
+from sandglass.core.errors import FormatError
+from sandglass.core.reading import read_text
+from sandglass.core.text_lines import END
 
 
 @dataclass(frozen=True)

@@ -8,7 +8,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from math import prod
 
-from sandglass.errors import FormatError
+from sandglass.core.errors import FormatError
 from sandglass.formats.ncnn_param import Layer
 
 # A blob is (number of elements, has it a storage tag in front).

@@ -17,9 +17,9 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass.graph.layers import clamp_ends, fact_of
 from sandglass.graph.names import Names
 from sandglass.graph.shapes import inferred_shapes
-from sandglass.quantize.layers import clamp_ends, fact_of
 
 Gradients = dict[str, str]  # by the input that a gradient is of, the tensor that holds it
 

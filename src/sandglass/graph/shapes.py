@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.errors import GraphError
+from sandglass.core.errors import GraphError
 from sandglass.graph.names import Names
 
 Size = tuple[int, int]

@@ -8,8 +8,8 @@ from typing import TypeVar
 
 import onnx
 
+from sandglass.graph.layers import OPERATORS
 from sandglass.graph.shapes import inferred_shapes
-from sandglass.quantize.layers import OPERATORS
 
 T = TypeVar("T")
 AFFORDED, LEAST_INPUTS = 24e9, 4  # multiply-accumulates of one trial

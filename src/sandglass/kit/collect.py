@@ -18,17 +18,18 @@ from typing import Any
 
 import numpy as np
 
-from sandglass import parity
-from sandglass.artifact import Artifact
+from sandglass.artifacts import parity
+from sandglass.artifacts.artifact import Artifact
+from sandglass.artifacts.manifest import KIT
 from sandglass.backends import Arrays, Settings
-from sandglass.benchmarking import Speed, speed
-from sandglass.card import Card
-from sandglass.errors import ArtifactError, CardError, DatasetError
-from sandglass.evaluation import Evaluation, evaluate
-from sandglass.files import read_json, sha256
-from sandglass.kit.make import EXPECTED, FORMAT, KIT, PROBES, row_digest
-from sandglass.npz import read_npz
-from sandglass.reading import MALFORMED, open_file
+from sandglass.core.errors import ArtifactError, CardError, DatasetError
+from sandglass.core.files import read_json, sha256
+from sandglass.core.reading import MALFORMED, open_file
+from sandglass.formats.npz import read_npz
+from sandglass.kit.make import EXPECTED, FORMAT, PROBES, row_digest
+from sandglass.measure.benchmarking import Speed, speed
+from sandglass.measure.evaluation import Evaluation, evaluate
+from sandglass.sources.card import Card
 
 RESULTS, TIMINGS = "results", "timings.json"
 FIELDS = {"card": dict, "backend": str, "precision": str, "inputs": dict, "outputs": dict, "model": str,

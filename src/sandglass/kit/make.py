@@ -5,25 +5,26 @@ from __future__ import annotations
 import hashlib
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from pathlib import Path
 from types import ModuleType
 from typing import Any
 
 import numpy as np
 
-from sandglass import discover
-from sandglass.artifact import Artifact
-from sandglass.backends import Arrays, Recipe, Source
-from sandglass.evaluation import infer
-from sandglass.files import atomic_folder, sha256, write_json
-from sandglass.host import own_version
-from sandglass.manifest import BUILD_KEY
-from sandglass.parity import Reference
-from sandglass.process import isolated
+from sandglass.artifacts.artifact import Artifact
+from sandglass.artifacts.build_key import Samples
+from sandglass.artifacts.manifest import BUILD_KEY, KIT
+from sandglass.artifacts.parity import Reference
+from sandglass.backends import Arrays, Recipe
+from sandglass.core import discover
+from sandglass.core.files import atomic_folder, sha256, write_json
+from sandglass.core.host import own_version
+from sandglass.core.process import isolated
+from sandglass.measure.evaluation import infer
+from sandglass.sources.source import Source
 from sandglass.tasks import check_dataset
 
-KIT, BUILD, RUN, RUNTIME, README = "kit.json", "build.sh", "run.py", "runtime.py", "README.md"
+BUILD, RUN, RUNTIME, README = "build.sh", "run.py", "runtime.py", "README.md"
 INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
 FORMAT = 1
 ROWS = 64  # of inputs in a file
@@ -48,14 +49,6 @@ the scripts are tested with a stand-in for the vendor's package. `collect` compa
 
 {inputs}
 """
-
-
-@dataclass(frozen=True)
-class Samples:
-    """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
-
-    dataset: Any
-    flip_test: bool | None = None
 
 
 def make_kit(

@@ -15,7 +15,7 @@ from typing import Any
 
 import numpy as np
 
-from sandglass.image_ids import Id, id_order
+from sandglass.core.image_ids import Id, id_order
 from sandglass.metrics import bootstrap
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")

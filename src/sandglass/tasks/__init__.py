@@ -62,7 +62,7 @@ from types import ModuleType
 from typing import Any
 
 from sandglass import datasets
-from sandglass.errors import DatasetError
+from sandglass.core.errors import DatasetError
 
 
 def check_dataset(task: ModuleType, dataset: Any) -> None:

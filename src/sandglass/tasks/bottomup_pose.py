@@ -13,12 +13,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sandglass.card import Card
+from sandglass.core.errors import GraphError
+from sandglass.core.image_ids import Id
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import is_sample
-from sandglass.errors import GraphError
-from sandglass.image_ids import Id
 from sandglass.metrics import keypoints
+from sandglass.sources.card import Card
 from sandglass.vision import affine, coco17, grouping, heatmap, skeleton
 from sandglass.vision.image import normalize
 

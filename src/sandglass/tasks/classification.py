@@ -14,11 +14,11 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sandglass import discover
-from sandglass.card import Card
+from sandglass.core import discover
+from sandglass.core.errors import CardError, DatasetError, GraphError, InputError
 from sandglass.datasets import LabelledDataset
-from sandglass.errors import CardError, DatasetError, GraphError, InputError
 from sandglass.metrics import bootstrap
+from sandglass.sources.card import Card
 from sandglass.vision.image import normalize
 from sandglass.vision.resize import LIBRARIES, OPENCV, by_short_side, centre_crop, resize
 

@@ -16,10 +16,10 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sandglass.card import Card
+from sandglass.core.errors import CardError, GraphError, InputError
 from sandglass.datasets import TextDataset
-from sandglass.errors import CardError, GraphError, InputError
 from sandglass.metrics import hmean
+from sandglass.sources.card import Card
 from sandglass.vision import dbnet, panet, polygon, textsnake
 from sandglass.vision.image import normalize
 

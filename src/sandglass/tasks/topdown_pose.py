@@ -14,12 +14,12 @@ from typing import Any
 import cv2
 import numpy as np
 
-from sandglass.card import Card
+from sandglass.core.errors import GraphError
+from sandglass.core.image_ids import Id, id_order
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
-from sandglass.errors import GraphError
-from sandglass.image_ids import Id, id_order
 from sandglass.metrics import keypoints
+from sandglass.sources.card import Card
 from sandglass.vision import affine, coco17, heatmap, skeleton
 from sandglass.vision.image import normalize
 from sandglass.vision.nms import oks_nms

@@ -9,9 +9,9 @@ from pathlib import Path
 import cv2
 import numpy as np
 
-from sandglass.errors import DatasetError, InputError
-from sandglass.files import atomic_file
-from sandglass.reading import read_bytes
+from sandglass.core.errors import DatasetError, InputError
+from sandglass.core.files import atomic_file
+from sandglass.core.reading import read_bytes
 from sandglass.vision import header
 
 MOST_BYTES = 256 << 20  # of a file

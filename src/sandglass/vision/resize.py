@@ -8,7 +8,7 @@ from __future__ import annotations
 import cv2
 import numpy as np
 
-from sandglass.errors import CardError
+from sandglass.core.errors import CardError
 
 OPENCV = {
     "bilinear": cv2.INTER_LINEAR,

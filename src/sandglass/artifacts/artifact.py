@@ -1,0 +1,190 @@
+"""Artifacts: a folder with what one runtime loads, plus `sandglass.json` that says what it is and proves it whole."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
+from functools import cached_property, partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass.artifacts.input_shapes import ShapeSession
+from sandglass.artifacts.manifest import MANIFEST, read_manifest
+from sandglass.artifacts.tuned_settings import Tuned, check_settings, processor_kind, read_tuned
+from sandglass.backends import DEFAULTS, Arrays, Session, Settings
+from sandglass.core import discover, host
+from sandglass.core.errors import ArtifactError, BackendError, CardError
+from sandglass.core.files import sha256
+from sandglass.core.process import Process
+from sandglass.core.processor import ANY, find_processor
+from sandglass.core.sizes import Size, text
+from sandglass.sources.card import Card
+
+# Of an int8 artifact's multiply-accumulates: with less in int8 it is a float artifact in all but name, and says so.
+LEAST_INT8_SHARE = 0.1
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """A published artifact: `folder` and its parsed manifest."""
+
+    folder: Path
+    manifest: Mapping[str, Any]
+    card: Card
+
+    @property
+    def backend(self) -> str:
+        """Name of the backend that made it and runs it."""
+        return str(self.manifest["backend"])
+
+    @property
+    def precision(self) -> str:
+        """For example "fp32" or "int8"."""
+        return str(self.manifest["precision"])
+
+    @property
+    def precision_note(self) -> str:
+        """What the precision alone does not say: "quantized already", or how little is in int8; else ""."""
+        check = self.manifest.get("check", {})  # a build kit has none
+        if check.get("quantized"):
+            return "quantized already"
+        share = check.get("int8_share", 1.0)
+        return f"only {share:.1%} of the work" if share < LEAST_INT8_SHARE else ""
+
+    @property
+    def input_name(self) -> str:
+        """The graph's name of its image input."""
+        return str(next(iter(self.manifest["inputs"])))
+
+    @property
+    def size(self) -> int:
+        """Bytes of the runtime's files, without the manifest."""
+        return sum((self.folder / name).stat().st_size for name in self.manifest["files"])
+
+    @property
+    def shapes(self) -> dict[Size, int]:
+        """Its input shapes (see `shapes`), by the number of images that each was chosen for; empty where it has one."""
+        return {(height, width): images for height, width, images in self.manifest.get("shapes", ())}
+
+    @cached_property
+    def sha256(self) -> str:
+        """Hash of the manifest, which holds the hashes of all files."""
+        return sha256(self.folder / MANIFEST)
+
+    def check_processor(self) -> None:
+        """Raise BackendError where integer sums of this artifact would saturate on the processor at hand."""
+        name = self.manifest.get("processor", ANY.name)
+        if not find_processor(name).runs_here():
+            raise BackendError(
+                f"{self.folder} was made for {name}: on this processor sums of its 8-bit weights saturate",
+                "deploy the model again, for any processor",
+            )
+
+    def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Session:
+        """Load it on its runtime; raises BackendUnavailable when that is not installed.
+
+        `callers` threads may call its `run` at once, each call on `threads` cores. What is not given is as
+        `sandglass tune` found it best on this kind of processor, else the default.
+        """
+        backend = discover.load("backends", self.backend)
+        backend.available()
+        self.check_processor()
+        found = self.tuned()
+        if found is not None and settings is None:
+            check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
+        settings = settings if settings is not None else found.settings if found else DEFAULTS
+
+        def opened(folder: Path, notes: Mapping[str, Any], size: Size | None = None) -> Session:
+            session: Session = backend.open(folder, notes, threads or self.threads, settings, callers)
+            # Its first call belongs to the thread that opens it: bindings initialize then what is shared by all
+            # threads, and two that do so at once may wait for each other forever.
+            session.run(self.noise(size=size))
+            return session
+
+        if not self._parts:
+            return opened(self.folder, self.manifest["backend_notes"])
+        return ShapeSession({size: partial(opened, *part, size) for size, part in self._parts.items()})
+
+    def isolated(
+        self, threads: int | None = None, settings: Settings | None = None, callers: int = 1
+    ) -> AbstractContextManager[Session]:
+        """`open` in a process of its own, which lives as long as the context: a crash there is an error here."""
+        return remote_session(self.folder, threads, settings, callers)
+
+    def files(self) -> tuple[Path, Mapping[str, Any]]:
+        """Folder and notes of what its backend built for the first of its shapes."""
+        return next(iter(self._parts.values()), (self.folder, self.manifest["backend_notes"]))
+
+    @property
+    def _parts(self) -> dict[Size, tuple[Path, Mapping[str, Any]]]:
+        """Folder and notes by shape, where its backend built something for each."""
+        return {(h, w): (self.folder / text((h, w)), notes) for h, w, notes in self.manifest.get("by_shape", ())}
+
+    def version(self) -> str:
+        """The version of its runtime here; raises BackendUnavailable when that is not installed."""
+        return str(discover.load("backends", self.backend).available())
+
+    @property
+    def threads(self) -> int:
+        """Threads to run on where nobody says how many: as tuned on this kind of processor, else all."""
+        found = self.tuned()
+        return found.threads if found else host.threads()
+
+    def tuned(self) -> Tuned | None:
+        """What `sandglass tune` stored for this kind of processor; raises ArtifactError when its file is broken."""
+        return read_tuned(self.folder, self.sha256).get(processor_kind())
+
+    def noise(self, batch: int = 1, size: Size | None = None) -> dict[str, np.ndarray]:
+        """Inputs of the right shapes, NCHW float32, seeded: for what is timed or compared without a dataset.
+
+        `size` is one of its shapes, by default the first.
+        """
+        generator = np.random.default_rng(0)
+        return {
+            name: generator.standard_normal((batch, *shape[1:2], *(size or shape[2:]))).astype(np.float32)
+            for name, shape in self.manifest["inputs"].items()
+        }
+
+
+def load_artifact(folder: Path) -> Artifact:
+    """Read and verify an artifact.
+
+    Raises ArtifactError when the folder has no manifest, a manifest of another format or one that was edited, a file
+    that is missing, was changed or is not listed, or broken settings beside it.
+    """
+    manifest = read_manifest(folder)
+    try:
+        card = Card.from_dict(manifest["card"], str(folder / MANIFEST), folder)
+    except CardError as error:
+        raise ArtifactError(error.message, "deploy the model again with this version") from error
+    artifact = Artifact(folder, manifest, card)
+    artifact.tuned()  # a broken file is told now, not in the middle of what the artifact is loaded for
+    return artifact
+
+
+class RemoteSession:
+    """A session that runs in another process."""
+
+    def __init__(self, process: Process) -> None:
+        self._process = process
+
+    def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
+        """Outputs by name. Raises CrashError where the runtime crashes or hangs."""
+        return dict(self._process.call("run", dict(inputs)))
+
+
+@contextmanager
+def remote_session(
+    folder: Path, threads: int | None, settings: Mapping[str, Any] | None, callers: int
+) -> Iterator[Session]:
+    """The artifact in `folder`, opened as `Artifact.open` does it in a process that lives as long as the context."""
+    given = None if settings is None else dict(settings)
+    with Process(str(folder), _opened, folder, threads, given, callers, callers=callers) as process:
+        yield RemoteSession(process)
+
+
+def _opened(folder: Path, threads: int | None, settings: Mapping[str, Any] | None, callers: int) -> Session:
+    return load_artifact(folder).open(threads, settings, callers)

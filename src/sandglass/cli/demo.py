@@ -1,0 +1,138 @@
+"""The main job on the embedded model and data: deploy to every runtime here, evaluate, time, and report."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from pathlib import Path
+from typing import Any
+
+import cv2
+import numpy as np
+
+from sandglass import deployment
+from sandglass.artifacts.artifact import Artifact
+from sandglass.cli.results_page import failure_row, results_page, results_rows
+from sandglass.core import discover, host
+from sandglass.core.errors import BackendUnavailable, SandglassError
+from sandglass.core.files import atomic_file, refuse_existing, write_json
+from sandglass.core.locks import LOCK, locked_folder
+from sandglass.core.progress import Say
+from sandglass.measure.benchmarking import Speed, benchmark_each
+from sandglass.measure.evaluation import Evaluation, changes, evaluate, evaluate_each
+from sandglass.quantization.calibration import Calibration
+from sandglass.sources.load_card import load_card
+from sandglass.table.markdown import failed_row, markdown
+from sandglass.vision.image import write_image
+
+MODEL = "hourglass-tiny-synthetic"
+DATASET = "synthetic-people"
+PICTURES = 4
+ARTIFACTS, RESULTS = "artifacts", "results.json"
+METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
+
+
+def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
+    """Run the demo into `out`: artifacts, `results.md`, `results.json` and pictures. Returns the exit code.
+
+    A demo that was killed goes on. Raises ArtifactError when `out` exists otherwise and `force` is false, BusyError
+    where another run works in it.
+    """
+    begun = ((out / ARTIFACTS).exists() or (out / LOCK).exists()) and not (out / RESULTS).exists()  # and was killed
+    refuse_existing(out, force or begun)
+    with locked_folder(out):
+        return _demo(out, force, say, progress)
+
+
+def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
+    card = load_card(MODEL)
+    datasets = discover.load("datasets", DATASET)
+    calibration = Calibration(datasets.load(split="train", limit=128), size=128)
+    outcomes = deployment.deploy(
+        card, runnable_targets(say), out / ARTIFACTS, calibration=calibration, force=force, say=say
+    )
+    artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
+    test = datasets.load()
+    say(f"evaluate: {len(artifacts)} artifacts on {len(test.coco['images'])} unseen images")
+    found = evaluate_each(artifacts, lambda a: evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")))
+    say("benchmark: bursts of each artifact in turn")
+    timed = benchmark_each(artifacts, seconds=1.0, progress=progress("benchmark"))
+    results, speeds = list[Evaluation](), list[Speed]()
+    failures = [failure_row(card, outcome) for outcome in outcomes if outcome.error]
+    for artifact, result, measured in zip(artifacts, found, timed, strict=True):
+        if isinstance(result, SandglassError):
+            failures.append(failed_row(artifact, result))
+        elif isinstance(measured, SandglassError):
+            failures.append(failed_row(artifact, measured))
+        else:
+            results.append(result)
+            speeds += measured
+    if not results:
+        print(markdown(failures))
+        return 2
+    report(out, results, speeds, failures, say)
+    return 2 if failures else 0
+
+
+def runnable_targets(say: Say) -> list[str]:
+    """Every precision of every runtime that is installed here, as `BACKEND:PRECISION`."""
+    targets = []
+    for name in discover.names("backends"):
+        backend = discover.load("backends", name)
+        if backend.PURPOSE != "deploy" or hasattr(backend, "SOC"):  # one would have to name the processor
+            continue
+        try:
+            backend.available()
+        except BackendUnavailable as error:
+            say(f"{name}: left out: {error}")
+            continue
+        targets += [f"{name}:{precision}" for precision in backend.PRECISIONS]
+    return targets
+
+
+def report(
+    out: Path, results: Sequence[Evaluation], speeds: Sequence[Speed], failures: list[dict[str, str]], say: Say
+) -> None:
+    """Print the table; write it with its conditions, the numbers as JSON, and the pictures."""
+    differences = changes(results)
+    rows = results_rows(results, differences, speeds, METRICS) + failures
+    page = results_page(rows, results[0], host.describe())
+    print(page)
+    with atomic_file(out / "results.md") as temporary:
+        temporary.write_text(page, encoding="utf-8")
+    numbers = [
+        {**result.to_dict(), "change": difference, "speed": speed.to_dict(), "bytes": result.artifact.size}
+        for result, difference, speed in zip(results, differences, speeds, strict=True)
+    ]
+    pictures = [picture(results, image["id"]) for image in results[0].dataset.coco["images"][:PICTURES]]
+    for number, pixels in enumerate(pictures, 1):
+        write_image(out / f"people-{number}.png", pixels)
+    write_json(out / RESULTS, {"results": numbers, "failures": failures})  # last: with it the demo is complete
+    say(f"wrote {out / 'results.md'}, results.json and {len(pictures)} pictures: people-1.png ...")
+
+
+def picture(results: Sequence[Evaluation], image_id: int) -> np.ndarray:
+    """The same image as seen by a float artifact and by each int8 one, side by side, HWC uint8 RGB."""
+    shown = [result for result in results if result.artifact.precision == "fp32"][:1]
+    shown += [result for result in results if result.artifact.precision == "int8"]
+    return np.hstack([_panel(result, image_id) for result in shown or results[:1]])
+
+
+def _panel(result: Evaluation, image_id: int) -> np.ndarray:
+    task = discover.load("tasks", result.artifact.card.task)
+    image = result.dataset.read(image_id)
+    large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
+    found = [_scaled(p, 2) for p in result.predictions if p["image_id"] == image_id]
+    drawn = task.draw(large, found)
+    return _captioned(drawn, result.artifact)
+
+
+def _scaled(prediction: dict[str, Any], factor: float) -> dict[str, Any]:
+    keypoints = [[x * factor, y * factor, score] for x, y, score in prediction["keypoints"]]
+    return {**prediction, "keypoints": keypoints, "area": prediction["area"] * factor**2}
+
+
+def _captioned(image: np.ndarray, artifact: Artifact) -> np.ndarray:
+    strip = np.full((28, image.shape[1], 3), 255, np.uint8)
+    text = f"{artifact.backend} {artifact.precision}"
+    cv2.putText(strip, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
+    return np.vstack([strip, image])

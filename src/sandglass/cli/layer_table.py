@@ -1,0 +1,110 @@
+"""Layers in int8: what each costs, what a search decided and why."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import cv2
+import numpy as np
+
+from sandglass.quantization.output_noise import decibels
+from sandglass.search.costs import Cost
+from sandglass.search.quantize import Quantization
+from sandglass.table.markdown import markdown, metric_cells, part
+
+ROW, LABEL, WIDTH = 18, 380, 900
+NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)
+
+
+def search_report(result: Quantization) -> str:
+    """The layers and why, the three artifacts side by side, and the verdict."""
+    layers = [
+        {
+            "layer": cost.name,
+            "noise dB": f"{decibels(way.noise):.1f}",
+            "float ms": f"{cost.float_ms:.3f}",
+            "int8 ms": f"{way.milliseconds:.3f}",
+            "runs in": _way(result.choice.bits[cost.name]) if cost.name in result.choice.bits else "float",
+            "because": result.choice.reasons.get(cost.name, ""),
+        }
+        for cost in result.costs
+        for way in cost.ways
+        if way.bits == result.choice.bits.get(cost.name, cost.ways[0].bits)
+    ]
+    metric = next(iter(result.evaluations[0].metrics))
+    rows = []
+    for i, kind in enumerate(("float", "full int8", "chosen")):
+        row = {"artifact": kind, **metric_cells(result.evaluations[i].metrics, [metric]),
+               "median ms": f"{result.speeds[i].median:.2f}",
+               "to float": f"{result.speeds[i].median / result.speeds[0].median:.2f}"}  # fmt: skip
+        if i and result.changes[i - 1]:
+            change = {key: 100 * value for key, value in result.changes[i - 1][metric].items()}
+            row["change in points (95 %)"] = f"{change['value']:+.2f} ({change['low']:+.2f} .. {change['high']:+.2f})"
+        if i:
+            row |= {
+                f"{name} to float": f"{found['value']:.4f} ({found['low']:.4f} .. {found['high']:.4f})"
+                for name, found in result.agreements[i - 1].items()
+            }
+        rows.append(row | part(result.evaluations[i].protocol))
+    measured = result.speeds[2].median
+    told = (
+        f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the costs foretold "
+        f"{result.expected_ms:.2f} ms ({result.expected_ms / measured - 1:+.0%}). {result.verdict}."
+    )
+    if measured >= result.speeds[0].median:
+        told += " On this machine it is no faster than the float artifact beside it."
+    return "\n\n".join([markdown(layers), markdown(rows), told])
+
+
+def _way(bits: int) -> str:
+    return "int8" if bits == 8 else f"int8, {bits}-bit weights"
+
+
+def sensitivity_table(costs: Sequence[Cost]) -> str:
+    """One row for each int8 way of each layer, in the graph's order."""
+    work = max(1, sum(cost.macs for cost in costs))
+    return markdown([
+        {
+            "layer": cost.name,
+            "runs in": _way(way.bits),
+            "share of MACs": f"{cost.macs / work:.1%}",
+            "dB at its output": f"{decibels(way.local):.1f}",
+            "dB at the network's": f"{decibels(way.noise):.1f}",
+            "fidelity": f"{way.fidelity:.4f}",
+            "float ms": f"{cost.float_ms:.3f}",
+            "int8 ms": f"{way.milliseconds:.3f}",
+        }
+        for cost in costs
+        for way in cost.ways
+    ])  # fmt: skip
+
+
+def draw_costs(costs: Sequence[Cost]) -> np.ndarray:
+    """A bar chart, HWC uint8 RGB: blue the noise at the network's output, green or red the time that int8 saves."""
+    bars = [
+        (
+            cost.name if way is cost.ways[0] else f"{cost.name}, {way.bits} bits",
+            way.noise,
+            cost.float_ms - way.milliseconds,
+        )
+        for cost in costs
+        for way in cost.ways
+    ]
+    picture = np.full((ROW * (len(bars) + 2), WIDTH, 3), 255, np.uint8)
+    most = max((power for _, power, _ in bars), default=0.0) or 1.0
+    time = max((abs(gain) for _, _, gain in bars), default=0.0) or 1.0
+    middle, bar = LABEL + 10, (WIDTH - LABEL - 30) // 2
+
+    def write(text: str, column: int, row: int) -> None:
+        cv2.putText(picture, text, (column, ROW * row + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, INK, 1, cv2.LINE_AA)
+
+    write(f"noise at the output, longest bar {decibels(most):.1f} dB", middle, 0)
+    write(f"time saved by int8, longest bar {time:.3f} ms", middle + bar + 10, 0)
+    for row, (name, power, gain) in enumerate(bars, 1):
+        write(name[-52:], 4, row)
+        top, bottom = ROW * row + 3, ROW * (row + 1) - 3
+        cv2.rectangle(picture, (middle, top), (middle + round(bar * power / most), bottom), NOISE, -1)
+        right = middle + bar + 10
+        length = round(bar * abs(gain) / time)
+        cv2.rectangle(picture, (right, top), (right + length, bottom), GAIN if gain > 0 else LOSS, -1)
+    return picture

@@ -1,0 +1,1 @@
+"""What every part uses: errors, files, locks, processes, the machine. It knows nothing of networks."""

@@ -1,0 +1,42 @@
+"""The distribution that this package comes from: its name, and the commands that install its extras.
+
+The distribution is not on PyPI, and the name `sandglass` belongs to another project there. So a command names a folder,
+or the packages that an extra needs, and never this distribution.
+"""
+
+from __future__ import annotations
+
+import re
+import shlex
+from importlib.metadata import PackageNotFoundError, requires
+from pathlib import Path
+
+NAME = "sandglass-vision"
+CHECKOUT = Path(__file__).resolve().parents[3]  # where the package lies in src/ of a checkout
+
+
+def install_command(extra: str) -> str:
+    """The command that installs what the extra `extra` of pyproject.toml needs.
+
+    In a checkout it installs the extra. An installed wheel knows no folder to install from: its command names packages.
+    """
+    if is_checkout(CHECKOUT):
+        folder = "." if Path.cwd() == CHECKOUT else str(CHECKOUT)
+        return f"pip install -e {shlex.quote(f'{folder}[{extra}]')}"
+    return " ".join(["pip install", *map(shlex.quote, packages(extra))])
+
+
+def is_checkout(folder: Path) -> bool:
+    """Whether `folder` holds the pyproject.toml of this distribution."""
+    project = folder / "pyproject.toml"
+    return project.is_file() and f'name = "{NAME}"' in project.read_text(encoding="utf-8").splitlines()
+
+
+def packages(extra: str) -> list[str]:
+    """The packages of an extra with their versions, as the installed distribution declares them."""
+    try:
+        declared = [entry.partition(";") for entry in requires(NAME) or ()]
+    except PackageNotFoundError:
+        return [extra]
+    marker = re.compile(rf"""\bextra\s*==\s*["']{re.escape(extra)}["']""")
+    return [name.strip() for name, _, condition in declared if marker.search(condition)] or [extra]

@@ -1,0 +1,238 @@
+"""Files that are either whole or absent: temporary name in the same folder, flush, rename."""
+
+from __future__ import annotations
+
+import glob
+import hashlib
+import json
+import os
+import shutil
+import tempfile
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any
+
+from sandglass.core.errors import ArtifactError, InputError
+from sandglass.core.locks import Unlockable, hold
+from sandglass.core.reading import MOST_BYTES, open_file, read_text
+
+RUN = "sandglass-run-"  # how the names of folders begin that have a run's temporary files
+PART, OLD = "-sandglass.part", "-sandglass.old"  # ends of the names of what is being written, and of what it replaces
+MOST_LEVELS = 64  # of lists and dictionaries in JSON; what Sandglass writes has 6
+WRITTEN = "give a file that Sandglass or its tools wrote"
+LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
+
+
+@contextmanager
+def atomic_file(path: Path) -> Iterator[Path]:
+    """Yield a temporary path beside `path`; on a clean exit flush it to disk and rename it to `path`.
+
+    After a kill at any moment `path` is the old file or the new one, and what the killed run left is removed by the
+    next one that writes `path`. Raises ArtifactError when the folder cannot be written, or `path` is a folder itself.
+    """
+    if path.is_dir():
+        raise ArtifactError(f"cannot write {path}: it is a folder", "name a file")
+    with _temporary(path, _new_file) as temporary:
+        temporary.chmod(0o666 & ~_umask())
+        yield temporary
+        _flush(temporary)
+        temporary.replace(path)
+
+
+@contextmanager
+def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
+    """Yield a temporary folder beside `path`; on a clean exit flush its files and rename it to `path`.
+
+    An existing `path` is refused with ArtifactError unless `force`; it is then replaced only when the new folder is
+    complete.
+    """
+    refuse_existing(path, force)
+    with _temporary(path, tempfile.mkdtemp) as temporary:
+        temporary.chmod(0o777 & ~_umask())
+        yield temporary
+        for file in temporary.rglob("*"):
+            if file.is_file():
+                _flush(file)
+        refuse_existing(path, force)
+        old = temporary.with_name(temporary.name.removesuffix(PART) + OLD)
+        if path.exists():
+            path.rename(old)
+        temporary.rename(path)
+        _remove(old)
+
+
+@contextmanager
+def _temporary(path: Path, make: Callable[..., str]) -> Iterator[Path]:
+    """A new file or folder beside `path`, removed at the end; it is locked, so that no other run sweeps it away."""
+    try:
+        path.parent.mkdir(parents=True, exist_ok=True)
+        sweep(path.parent, path.name)
+        temporary, descriptor = _owned(lambda: Path(make(prefix=f".{path.name}.", suffix=PART, dir=path.parent)))
+    except OSError as error:
+        raise ArtifactError(f"cannot write {path}: {error.strerror}", "choose a folder that can be written") from error
+    try:
+        yield temporary
+    finally:
+        _remove(temporary)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def _new_file(**where: Any) -> str:
+    handle, name = tempfile.mkstemp(**where)
+    os.close(handle)
+    return name
+
+
+def _owned(make: Callable[[], Path]) -> tuple[Path, int | None]:
+    """What `make` makes, with the descriptor that holds its lock; None where the filesystem has no locks."""
+    while True:
+        path = make()
+        try:
+            if (descriptor := hold(path)) is not None:
+                return path, descriptor
+        except Unlockable:
+            return path, None
+
+
+def sweep(folder: Path, name: str | None = None) -> None:
+    """Remove what killed runs left in `folder`, where nobody holds it: all, or what was to become `name`.
+
+    A folder that was moved aside for a new one that never took its place is moved back.
+    """
+    start = f".{glob.escape(name)}." if name else ".*."
+    for end in (PART, OLD):
+        for path in folder.glob(f"{start}*{end}"):
+            with suppress(OSError), _held(path):
+                final = path.with_name(path.name[1:].rpartition(".")[0].rpartition(".")[0])
+                if end == OLD and not final.exists():
+                    path.rename(final)
+                _remove(path)
+
+
+@contextmanager
+def run_folder() -> Iterator[None]:
+    """A folder for all temporary files of this process and of those that it starts, removed at the end.
+
+    What killed runs left beside it is removed first. Where no folder for temporary files can be written there is none.
+    """
+    before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
+    try:
+        parent = Path(tempfile.gettempdir())
+        for left in parent.glob(f"{RUN}*"):
+            with suppress(OSError), _held(left):
+                _remove(left)
+        folder, descriptor = _owned(lambda: Path(tempfile.mkdtemp(prefix=RUN, dir=parent)))
+    except OSError:  # whatever needs a temporary file says so
+        yield
+        return
+    try:
+        tempfile.tempdir = os.environ["TMPDIR"] = str(folder)
+        yield
+    finally:
+        tempfile.tempdir = before
+        os.environ.pop("TMPDIR")
+        if variable is not None:
+            os.environ["TMPDIR"] = variable
+        _remove(folder)
+        if descriptor is not None:
+            os.close(descriptor)
+
+
+def temporary_folder() -> Path:
+    """The system's folder for temporary files: what lies there outlives the run, unlike what is in `run_folder`."""
+    folder = Path(tempfile.gettempdir())
+    return folder.parent if folder.name.startswith(RUN) else folder
+
+
+@contextmanager
+def _held(path: Path) -> Iterator[None]:
+    """Hold a leftover while it is removed; raises OSError where another process holds it."""
+    descriptor = hold(path)
+    if descriptor is None:
+        raise BlockingIOError
+    try:
+        yield
+    finally:
+        os.close(descriptor)
+
+
+def _remove(path: Path) -> None:
+    """Remove a file or a folder, if it is there."""
+    if path.is_dir() and not path.is_symlink():
+        shutil.rmtree(path, ignore_errors=True)
+    else:
+        path.unlink(missing_ok=True)
+
+
+def is_plain_name(name: str) -> bool:
+    """Whether `name` names a file in whatever folder it is put: no path, nothing hidden, nothing unprintable."""
+    plain = name.isprintable() and not name.startswith(".") and not set("/\\:") & set(name)
+    return plain and 0 < len(os.fsencode(name)) <= LONGEST_NAME
+
+
+def refuse_existing(path: Path, force: bool) -> None:
+    """Raise ArtifactError when `path` exists and `force` is false."""
+    if path.exists() and not force:
+        raise ArtifactError(f"{path} exists already", "choose another folder, or replace it with --force")
+
+
+def sha256(path: Path) -> str:
+    """SHA-256 of a file as 64 hex digits."""
+    digest = hashlib.sha256()
+    with open_file(path, InputError) as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def write_json(path: Path, value: Any) -> None:
+    """Write `value` as indented JSON, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
+
+
+def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> Any:
+    """Read a JSON file of at most `most` bytes.
+
+    Raises `error` when it is missing, unreadable, not JSON, nested too deeply, or has a whole number of over 64 bits.
+    """
+    data = read_text(path, error, most=most)
+    try:
+        value = json.loads(data, parse_int=_whole_number)
+    except ValueError as cause:
+        raise error(f"{path} is not JSON: {cause}", "give a complete JSON file") from cause
+    except RecursionError as cause:
+        raise error(f"{path} is nested too deeply", WRITTEN) from cause
+    if len(data) <= MOST_BYTES and _is_deep(value):
+        raise error(f"{path} is nested too deeply", WRITTEN)
+    return value
+
+
+def _is_deep(value: Any) -> bool:
+    """Whether lists and dictionaries lie in one another on over MOST_LEVELS levels: a message could not show them."""
+    level: list[Any] = [[value]]
+    for _ in range(MOST_LEVELS):
+        parts = (part for owner in level for part in (owner.values() if isinstance(owner, dict) else owner))
+        level = [part for part in parts if isinstance(part, list | dict)]
+        if not level:
+            return False
+    return True
+
+
+def _whole_number(digits: str) -> int:
+    if len(digits) > 20 or (value := int(digits)).bit_length() > 64:
+        raise ValueError(f"the number {digits[:20]}... has over 64 bits")
+    return value
+
+
+def _flush(path: Path) -> None:
+    with path.open("rb+") as stream:
+        os.fsync(stream.fileno())
+
+
+def _umask() -> int:
+    mask = os.umask(0)
+    os.umask(mask)
+    return mask

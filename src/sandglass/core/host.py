@@ -1,0 +1,118 @@
+"""The conditions under which a number was measured: processor, threads, versions."""
+
+from __future__ import annotations
+
+import os
+import platform
+import sys
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+from sandglass.core import discover, distribution
+from sandglass.core.errors import BackendUnavailable
+
+
+def threads() -> int:
+    """Processors that this process may use."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def load() -> float:
+    """How many threads ran on this machine on average over the last minute; 0 where the system does not tell."""
+    try:
+        return os.getloadavg()[0]
+    except (AttributeError, OSError):
+        return 0.0
+
+
+def processor() -> str:
+    """The processor's own name where the system tells it."""
+    try:
+        lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
+    except OSError:
+        return platform.processor() or platform.machine()
+    names = [line.partition(":")[2].strip() for line in lines if line.startswith("model name")]
+    return names[0] if names else platform.machine()
+
+
+def instruction_sets() -> list[str]:
+    """The vector extensions that decide how integer arithmetic runs (x86 only; empty elsewhere)."""
+    try:
+        text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
+    except OSError:
+        return []
+    flags = next((line.split() for line in text.splitlines() if line.startswith("flags")), [])
+    return [name for name in ("avx2", "avx512f", "avx_vnni", "avx512_vnni", "amx_int8") if name in flags]
+
+
+def half_arithmetic() -> bool:
+    """Whether this processor computes in half precision: x86 with AVX512-FP16 or AMX-FP16, Arm with its extension."""
+    try:
+        words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
+    except OSError:
+        return platform.machine().lower() == "arm64"  # Apple's
+    return bool(words & {"avx512_fp16", "amx_fp16", "asimdhp"})
+
+
+def sums_saturate() -> bool:
+    """Whether int8 kernels here add pairs of uint8 x int8 products in saturating 16 bits: x86 without VNNI or AMX.
+
+    Two products of 255 * 127 exceed 16 bits; with 7-bit weights, or unsigned ones, no pair does. Where the
+    instruction sets are not known the answer is yes, which costs speed or one bit and never a wrong sum.
+    """
+    if platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386", "x86"):
+        return False
+    return not {"avx_vnni", "avx512_vnni", "amx_int8"} & set(instruction_sets())
+
+
+def multiplies_signed() -> bool:
+    """Whether int8 kernels here take signed activations as well as unsigned ones: x86 with AMX."""
+    return "amx_int8" in instruction_sets()
+
+
+def describe() -> dict[str, Any]:
+    """Processor, threads, system and Python as JSON-able data."""
+    return {
+        "processor": processor(),
+        "instruction_sets": instruction_sets(),
+        "threads": threads(),
+        "system": f"{platform.system()} {platform.machine()}",
+        "python": platform.python_version(),
+        "sandglass": own_version(),
+    }
+
+
+def own_version() -> str:
+    """The installed version of Sandglass, or "source" when run from a checkout that is not installed."""
+    try:
+        return version(distribution.NAME)
+    except PackageNotFoundError:
+        return "source"
+
+
+def backends() -> list[dict[str, Any]]:
+    """One row for each backend: name, usable, version, precisions, and the command that installs it."""
+    rows = []
+    for name in discover.names("backends"):
+        backend = discover.load("backends", name)
+        try:
+            found, usable = backend.available(), True
+        except BackendUnavailable as error:
+            found, usable = error.message, False
+        rows.append(
+            {
+                "backend": name,
+                "usable": usable,
+                "version": found,
+                "precisions": list(backend.PRECISIONS),
+                "purpose": backend.PURPOSE,
+                "install": backend.INSTALL,
+            }
+        )
+    return rows
+
+
+def command() -> str:
+    """The command line of this process, without the folder of the program."""
+    return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

@@ -1,0 +1,63 @@
+"""NumPy arrays in pickles, from the records of `pickles`: raw bytes, a type of numbers, and a shape that fits them."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+
+from sandglass.formats.pickles import Call, PickleError, text
+
+RECONSTRUCT = ("numpy.core.multiarray._reconstruct", "numpy._core.multiarray._reconstruct")
+DTYPE = "numpy.dtype"
+ENCODE = "_codecs.encode"
+# Every name that the pickle of an array refers to.
+NAMES = frozenset({*RECONSTRUCT, "numpy.ndarray", DTYPE, ENCODE})
+CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "f4", "f8"])
+MOST_SIDES = 32  # of a shape: no array of a network is near
+
+
+def is_array(value: Any) -> bool:
+    """Whether a record is that of an array."""
+    return isinstance(value, Call) and value.function in RECONSTRUCT
+
+
+def array(value: Call) -> np.ndarray:
+    """The array of a record. Raises PickleError for one that does not fit its bytes, or holds other than numbers."""
+    try:
+        _, shape, dtype, by_columns, raw = value.state
+    except (TypeError, ValueError):
+        raise PickleError("an array has no state") from None
+    kind, data = _dtype(dtype), _raw(raw)
+    sides = whole_numbers(shape)
+    if math.prod(sides) * kind.itemsize != len(data):
+        raise PickleError(f"an array {list(sides)} of {kind} has {len(data)} bytes")
+    return np.frombuffer(data, kind).reshape(sides, order="F" if by_columns else "C")
+
+
+def whole_numbers(values: Any) -> tuple[int, ...]:
+    """A shape or strides: at most MOST_SIDES whole numbers of 0 or more. Raises PickleError for anything else."""
+    if not isinstance(values, tuple | list) or len(values) > MOST_SIDES:
+        raise PickleError("a shape is not a list of numbers")
+    if not all(type(value) is int and value >= 0 for value in values):
+        raise PickleError("a shape or a stride is not a whole number of 0 or more")
+    return tuple(values)
+
+
+def _dtype(value: Any) -> np.dtype[Any]:
+    code = text(value.arguments[0]) if isinstance(value, Call) and value.function == DTYPE and value.arguments else None
+    if not isinstance(code, str) or code not in CODES:
+        raise PickleError(f"an array is of {code if isinstance(code, str) else 'an unknown type'}, expected numbers")
+    order = text(value.state[1]) if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
+    return np.dtype(code).newbyteorder(">" if order == ">" else "<")
+
+
+def _raw(value: Any) -> bytes:
+    """The bytes of an array; Python 3 writes them into pickles for Python 2 as a text in Latin-1."""
+    if isinstance(value, Call) and value.function == ENCODE and value.arguments:
+        letters = value.arguments[0]
+        value = letters.encode("latin-1") if isinstance(letters, str) else letters
+    if not isinstance(value, bytes | bytearray):
+        raise PickleError("an array has no bytes")
+    return bytes(value)

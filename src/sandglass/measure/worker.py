@@ -1,0 +1,105 @@
+"""An artifact in a process of its own: its peak memory is its own, and no runtime's threads meet another's."""
+
+from __future__ import annotations
+
+import resource
+import sys
+import time
+from collections.abc import Callable, Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.core.process import Process
+from sandglass.core.sizes import Size
+
+
+class Worker:
+    """An artifact in its own process, which runs bursts on request.
+
+    Without `settings` it runs with those that it is tuned to. Raises the SandglassError that it meets there, and
+    CrashError where its runtime crashes or hangs.
+    """
+
+    def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Mapping[str, Any] | None = None) -> None:
+        given = None if settings is None else dict(settings)
+        self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, given)
+        self._finish: Callable[[], Any] = list
+
+    @property
+    def pid(self) -> int:
+        """The number of its process."""
+        return self._process.pid
+
+    def burst(self, seconds: float, shape: Size | None = None) -> list[float]:
+        """Seconds of each run in a burst of about `seconds`, at least one, at one of the artifact's shapes."""
+        self.start(seconds, shape)
+        return self.finish()
+
+    def start(self, seconds: float, shape: Size | None = None) -> None:
+        """Begin a burst; `finish` waits for it."""
+        self._finish = self._process.begin("burst", seconds, shape, more_seconds=seconds)
+
+    def finish(self) -> list[float]:
+        """Seconds of each run in the burst that was begun."""
+        return list(self._finish())
+
+    def outputs(self, images: int) -> dict[str, np.ndarray]:
+        """What it computes from `images` inputs of the artifact's noise."""
+        return dict(self._process.call("outputs", images))
+
+    def peak_memory(self) -> float:
+        """The process's largest resident size so far, MiB."""
+        return float(self._process.call("peak_memory"))
+
+    def close(self) -> None:
+        """End the process."""
+        self._process.close()
+
+
+class _Bench:
+    """What the process holds: the artifact's session, and inputs for each shape."""
+
+    def __init__(self, folder: Path, threads: int, batch: int, settings: Mapping[str, Any] | None) -> None:
+        self._artifact, self._batch = load_artifact(folder), batch
+        self._session = self._artifact.open(threads, settings)
+        self._inputs: dict[Size | None, dict[str, np.ndarray]] = {}
+        self._session.run(self._given(None))
+
+    def burst(self, seconds: float, shape: Size | None) -> list[float]:
+        return _burst(partial(self._session.run, self._given(shape)), seconds)
+
+    def outputs(self, images: int) -> dict[str, np.ndarray]:
+        return self._session.run(self._artifact.noise(images))
+
+    def peak_memory(self) -> float:
+        return peak_memory()
+
+    def _given(self, shape: Size | None) -> dict[str, np.ndarray]:
+        if shape not in self._inputs:
+            self._inputs[shape] = self._artifact.noise(self._batch, shape)
+        return self._inputs[shape]
+
+
+def peak_memory() -> float:
+    """This process's largest resident size so far, MiB."""
+    # On Linux not from getrusage, which starts a child at its parent's peak.
+    status = Path("/proc/self/status")
+    if status.exists():
+        line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))
+        return int(line.split()[1]) / 1024
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit / 2**20
+
+
+def _burst(run: Callable[[], object], seconds: float) -> list[float]:
+    times: list[float] = []
+    end = time.perf_counter() + seconds
+    while not times or time.perf_counter() < end:
+        started = time.perf_counter()
+        run()
+        times.append(time.perf_counter() - started)
+    return times

@@ -1,0 +1,1 @@
+"""From a plan to the fastest int8 artifact that keeps a budget of accuracy."""

@@ -1,0 +1,221 @@
+"""Any ONNX file to a graph: float32, a current opset, static shapes, BatchNorm folded, simplified, and proved equal.
+
+A file that is quantized already may be kept as it is: then only its shapes are fixed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from tempfile import TemporaryDirectory
+from typing import Literal
+
+import numpy as np
+import onnx
+import onnxslim
+from onnx import version_converter
+from onnxslim.third_party.onnx_graphsurgeon.util.exception import OnnxGraphSurgeonException
+
+from sandglass.core.errors import GraphError, ParityError
+from sandglass.core.reading import MALFORMED
+from sandglass.graph.io import load_graph, save_graph, static_inputs, static_outputs
+from sandglass.graph.names import name_nodes
+from sandglass.graph.session import run_once
+from sandglass.graph.shapes import check_input, fix_input, has_open_outputs, set_output_shapes
+from sandglass.lowering.transposed_conv import MARK
+from sandglass.sources import foreign
+from sandglass.sources.agreement import LEAST_OF_NARROW, LEAST_OF_QUANTIZED, compare, session
+from sandglass.sources.quantized import is_quantized, own_grids
+from sandglass.sources.rewrites.constants import constants_are_weights, weights_are_no_inputs
+from sandglass.sources.rewrites.dequantize import dequantized
+from sandglass.sources.rewrites.explicit_padding import explicit_padding
+from sandglass.sources.rewrites.float32 import as_float32, is_float32, is_narrow
+from sandglass.sources.rewrites.fold_scale_after_conv import fold_affines
+from sandglass.sources.rewrites.fold_scale_before_conv import fold_affines_before
+from sandglass.sources.rewrites.hard_swish import fuse_hard_swish
+from sandglass.sources.rewrites.removed_attributes import removed_attributes
+from sandglass.sources.rewrites.single_image import fixed_batch, for_one_image
+from sandglass.sources.rewrites.slice_as_pooling import strided_slices
+from sandglass.sources.unknown_operators import foreign_operators
+
+OPSET = 17
+IR_VERSION = 8
+
+# In this order: the converter refuses what these take away.
+REWRITES = (weights_are_no_inputs, removed_attributes, as_float32)
+# onnxslim documents no exceptions; these come out of it for graphs that it does not understand.
+SLIM_ERRORS = (
+    ArithmeticError,
+    AttributeError,
+    LookupError,
+    OnnxGraphSurgeonException,
+    RuntimeError,
+    TypeError,
+    ValueError,
+)
+
+Quantized = Literal["refuse", "keep", "float"]  # what is done with a file that is quantized already
+
+
+def bring_up_file(source: Path, out: Path, size: tuple[int, int], quantized: Quantized = "refuse") -> bool:
+    """Bring up the file `source`, ONNX or of another format that is read, and write the graph to `out`.
+
+    Returns whether the graph is quantized; `quantized` says what to do with a file that is. Raises GraphError when the
+    file cannot be brought up, and ParityError when the result differs from it on random inputs (see `compare`).
+    """
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        original, model = _whole_graph(source, size, Path(folder))
+        if is_quantized(model) and quantized == "refuse":
+            raise GraphError(
+                f"{source.name} is quantized already, and a float model is needed here",
+                "run `sandglass deploy --dequantize` to fp32, and give that artifact's folder in place of the card",
+            )
+        with _opened_for_one(source, batch := fixed_batch(model)):
+            plain = _in_float(original, model, Path(folder) / "float.onnx", size, quantized == "float")
+            model = model if plain == original else load_graph(plain)
+            kept = is_quantized(model)
+            brought = as_it_is(model, size) if kept else bring_up(model, size)
+            save_graph(brought, out)
+            compare(plain, out, static_inputs(brought), batch)
+    return kept
+
+
+def _whole_graph(source: Path, size: tuple[int, int], folder: Path) -> tuple[Path, onnx.ModelProto]:
+    """An ONNX file that ONNX Runtime loads, which what follows relies on, and its graph: `source` or one in `folder`.
+
+    ONNX Runtime does not take two nodes of one name, which ONNX allows. Foreign operators are named elsewhere.
+    """
+    path = foreign.as_onnx(source, size, folder)
+    model = load_graph(path)
+    names = [node.name for node in model.graph.node if node.name]
+    if len({*names}) < len(names):
+        name_nodes(model, reserved=MARK)
+        path = folder / source.with_suffix(".onnx").name
+        save_graph(model, path)
+    if is_quantized(model) or not foreign_operators(model):
+        session(path, optimize=False)
+    return path, model
+
+
+def _in_float(original: Path, model: onnx.ModelProto, out: Path, size: tuple[int, int], dequantize: bool) -> Path:
+    """The file itself, or `out`, which is compared with it: the network in float32, without integers if wanted."""
+    dequantize = dequantize and is_quantized(model)
+    if is_float32(model) and not dequantize:
+        return original
+    narrow = is_narrow(model)
+    for rewrite in (weights_are_no_inputs, constants_are_weights, as_float32):
+        rewrite(model)
+    check_input(model, size)
+    images = {model.graph.input[0].name: (fixed_batch(model), 3, *size)}
+    save_graph(dequantized(model) if dequantize else model, out)
+    compare(original, out, images, least=LEAST_OF_QUANTIZED if dequantize else LEAST_OF_NARROW if narrow else None)
+    return out
+
+
+@contextmanager
+def _opened_for_one(source: Path, batch: int) -> Iterator[None]:
+    """Errors of a file for a fixed batch name it."""
+    try:
+        yield
+    except (GraphError, ParityError) as error:
+        if batch == 1:
+            raise
+        raise GraphError(
+            f"{source.name} is for a batch of {batch} images, and is not right for one: {error.message}",
+            "export it with a batch of 1, or with a free one",
+        ) from error
+
+
+def check_size(source: Path, graph: Path, size: tuple[int, int]) -> None:
+    """Compare a graph, brought up at another size, with the file `source` at `size`; raises as `compare` does."""
+    with TemporaryDirectory(prefix="sandglass-") as folder:
+        original, before = _whole_graph(source, size, Path(folder))
+        after = load_graph(graph)
+        least = LEAST_OF_NARROW if is_narrow(before) else None
+        least = LEAST_OF_QUANTIZED if is_quantized(before) and not is_quantized(after) else least
+        (name,) = (value.name for value in after.graph.input)
+        compare(original, graph, {name: (1, 3, *size)}, fixed_batch(before), least)
+
+
+def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
+    """The graph of an ONNX model, for one image of `size` (height, width).
+
+    Raises GraphError when it cannot be; where operators that ONNX does not define are in the way, it names them.
+    """
+    foreign = foreign_operators(model)
+    try:
+        for rewrite in REWRITES:
+            rewrite(model)
+        model = convert(model)
+        one_image(model, size)
+        return simplify(model)
+    except GraphError as error:
+        if not foreign:
+            raise
+        raise GraphError(
+            f"the graph has {', '.join(foreign)}, which ONNX does not define: {error.message}",
+            "export the model with standard operators: no backend takes others",
+        ) from error
+
+
+def as_it_is(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
+    """A quantized model for one image of `size` (height, width), with its operators as they are.
+
+    Raises GraphError for an input of another shape or type.
+    """
+    weights_are_no_inputs(model)
+    one_image(model, size)
+    own_grids(model)
+    name_nodes(model, reserved=MARK)
+    model = onnx.shape_inference.infer_shapes(model)
+    if has_open_outputs(model):  # operators that shape inference does not know
+        noise = {name: np.zeros(shape, np.float32) for name, shape in static_inputs(model).items()}
+        set_output_shapes(model, {name: values.shape for name, values in run_once(model, noise).items()})
+    return model
+
+
+def one_image(model: onnx.ModelProto, size: tuple[int, int]) -> None:
+    """Fix the input to one image of `size` (height, width), in place, and divide what is fixed to a batch."""
+    constants_are_weights(model)
+    if (batch := fixed_batch(model)) > 1:
+        for_one_image(model, batch)
+    fix_input(model, size)
+
+
+def convert(model: onnx.ModelProto) -> onnx.ModelProto:
+    """To OPSET, where the model is older; IR version to match. A newer model keeps its opset."""
+    model.ir_version = max(IR_VERSION, min(model.ir_version, 10))  # before IR 4 weights had to be inputs
+    version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
+    if version < OPSET:
+        try:
+            model = version_converter.convert_version(model, OPSET)
+        except (RuntimeError, version_converter.ConvertError) as error:
+            reason = str(error).strip().splitlines()[0]
+            raise GraphError(f"opset {version} cannot be brought to {OPSET}: {reason}", "export it newer") from error
+    return model
+
+
+def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails.
+
+    What some runtimes lack and others can say as well is then rewritten.
+    """
+    try:
+        slim = onnxslim.slim(model)
+    except (*SLIM_ERRORS, *MALFORMED) as error:  # a cycle, a function that calls itself, a node without inputs
+        line = next(iter(str(error).splitlines()), "")
+        raise GraphError(
+            f"the graph cannot be simplified: {type(error).__name__}: {line}", "report the model"
+        ) from error
+    if slim is None:
+        raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
+    inferred = onnx.shape_inference.infer_shapes(slim)
+    static_outputs(inferred)
+    explicit_padding(inferred)
+    strided_slices(inferred)
+    fold_affines(inferred)
+    name_nodes(inferred, reserved=MARK)
+    fuse_hard_swish(inferred)
+    fold_affines_before(inferred)
+    return onnx.shape_inference.infer_shapes(inferred)

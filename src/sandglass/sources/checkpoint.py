@@ -1,0 +1,155 @@
+"""Reading trained weights without running anything that is in the file.
+
+A `.pth` file is a pickle, and a pickle is a program. Here it is read as data (see `pickles`): the weights are taken
+from it, and what a training saves besides them (optimizer, logs, settings) is left unseen. Neither PyTorch nor the
+modules that a pickle names are imported.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Mapping
+from pathlib import Path
+from typing import IO, Any
+
+import numpy as np
+
+from sandglass.core.errors import CheckpointError
+from sandglass.core.reading import MALFORMED, open_file
+from sandglass.formats.pickles import Call, text
+from sandglass.formats.torch_files import LEGACY_MAGIC as LEGACY_MAGIC  # a part of the public format
+from sandglass.formats.torch_files import open_torch
+
+# Names of OpenMMLab 0.x checkpoints -> names of 1.x.
+RENAMES = (
+    (r"^module\.", ""),
+    (r"^keypoint_head\.", "head."),
+    (r"^bbox_head\.", "det_head."),
+)
+STATES = ("state_dict", "model")  # where the weights are, inside one another or at the top level
+MMENGINE_EMA = "ema_state_dict"
+EMA_STATES = (MMENGINE_EMA, "state_dict_ema", "model_ema", "ema_model", "ema")
+COUNTERS = ("steps", "n_averaged")  # of averaging, not of the network
+
+
+def read_checkpoint(path: Path, ema: bool = False) -> dict[str, np.ndarray]:
+    """The state dict of a `.pth` (zip or legacy) or `.safetensors` file under 1.x names; floats are float32.
+
+    It is taken from under `state_dict`, `model` or the top level; with `ema`, the averaged weights that a training
+    keeps next to them. Raises CheckpointError when the file is missing, truncated, not a checkpoint, has no averaged
+    weights though they are asked for, or when a tensor needs a global that is not known.
+    """
+    try:
+        with open_file(path, CheckpointError) as stream:
+            state = _read_safetensors(path, ema) if path.suffix == ".safetensors" else _read(stream, path, ema)
+    except MALFORMED as error:
+        reason = str(error) or type(error).__name__
+        raise CheckpointError(f"{path} is not a whole checkpoint: {reason}", "download it again") from error
+    return rename_keys(state)
+
+
+def rename_keys(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
+    """Keys as OpenMMLab 1.x writes them. Raises CheckpointError where two become one."""
+    renamed: dict[str, np.ndarray] = {}
+    for key, value in state.items():
+        name = key
+        for pattern, replacement in RENAMES:
+            name = re.sub(pattern, replacement, name)
+        if name in renamed:
+            raise CheckpointError(
+                f"two tensors of the checkpoint are {name}: {key} is the second", "remove one of them"
+            )
+        renamed[name] = value
+    return renamed
+
+
+def match_state(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
+    """Raise CheckpointError with the missing, unexpected and wrongly shaped keys, if there are any.
+
+    Counters of BatchNorm (`num_batches_tracked`) may be missing: they do not matter for inference.
+    """
+    counters = {key for key in expected if key.endswith("num_batches_tracked")}
+    problems = {
+        "missing": [key for key in expected if key not in state and key not in counters],
+        "unexpected": [key for key in state if key not in expected],
+        "wrongly shaped": [
+            f"{key} {list(state[key].shape)} instead of {list(shape)}"
+            for key, shape in expected.items()
+            if key in state and state[key].shape != tuple(shape)
+        ],
+    }
+    lines = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in problems.items() if keys]
+    if lines:
+        raise CheckpointError(f"{path} holds another model: {'; '.join(lines)}", "give the checkpoint of this model")
+
+
+def _some(keys: list[str], limit: int = 5) -> str:
+    return ", ".join(keys[:limit]) + (", ..." if len(keys) > limit else "")
+
+
+def _read(stream: IO[bytes], path: Path, ema: bool) -> dict[str, np.ndarray]:
+    file = open_torch(stream)
+    entries = _weights(file.content, path, ema)
+    values = {key: file.value(entry) for key, entry in entries.items() if not key.endswith("_extra_state")}
+    tensors = {key: _as_float32(value) for key, value in values.items() if value is not None}
+    if not tensors:
+        raise ValueError("there is no state dict in it")
+    return tensors
+
+
+def _read_safetensors(path: Path, ema: bool) -> dict[str, np.ndarray]:
+    from safetensors import SafetensorError
+    from safetensors.numpy import load_file
+
+    try:
+        state = load_file(path)
+    except SafetensorError as error:
+        raise ValueError(str(error)) from error
+    return {key: _as_float32(value) for key, value in _chosen(state, path, ema).items()}
+
+
+def _weights(content: Any, path: Path, ema: bool) -> dict[str, Any]:
+    """The entries of the state dict that is asked for."""
+    whole = _entries(content)
+    averaged = next((found for name in EMA_STATES if (found := _entries(whole.get(name)))), None) if ema else None
+    state = whole
+    for name in STATES:
+        state = _entries(state.get(name)) or state
+    if averaged is None:
+        return _chosen(state, path, ema)
+    # mmengine saves the averaged weights as `state_dict`, and those of the last step, with a count of steps, as EMA.
+    if whole.get(MMENGINE_EMA) is not None and COUNTERS[0] in averaged:
+        return _chosen(state, path, ema=False)
+    return {key: entry for key, entry in averaged.items() if key not in COUNTERS}
+
+
+def _chosen(state: Mapping[str, Any], path: Path, ema: bool) -> dict[str, Any]:
+    """A state dict without its averaged twins, or with them in place of the others; mmcv keeps both side by side."""
+    twins = {key: twin for key in state if (twin := _twin(key, state))}
+    if ema and not twins:
+        raise CheckpointError(f"{path} has no averaged (EMA) weights", "leave out --ema")
+    averages = set(twins.values())
+    return {key: state[twins[key] if ema and key in twins else key] for key in state if key not in averages}
+
+
+def _twin(key: str, state: Mapping[str, Any]) -> str | None:
+    """The key of a tensor's average: mmcv's `ema_backbone_conv1_weight` for `backbone.conv1.weight`, and the like."""
+    plain = key.removeprefix("module.")
+    names = (f"ema_{plain.replace('.', '_')}", f"ema_{plain}", f"ema.{plain}", f"model_ema.{plain}")
+    return next((name for name in (*names, *(f"module.{name}" for name in names)) if name in state), None)
+
+
+def _entries(value: Any) -> dict[str, Any]:
+    """The entries of a dictionary by text, whatever its class is; none for anything else."""
+    pairs: Any = ()
+    if isinstance(value, dict):
+        pairs = value.items()
+    elif isinstance(value, Call) and value.entries is not None:
+        pairs = value.entries.items()
+    elif isinstance(value, Call) and value.function == "collections.OrderedDict" and value.arguments:
+        pairs = [pair for pair in value.arguments[0] if isinstance(pair, list | tuple) and len(pair) == 2]  # Python 2
+    return {text(key): entry for key, entry in pairs if isinstance(key, str | bytes)}
+
+
+def _as_float32(value: np.ndarray) -> np.ndarray:
+    return value.astype(np.float32, copy=False) if value.dtype.kind == "f" else value

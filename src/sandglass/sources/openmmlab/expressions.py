@@ -1,0 +1,303 @@
+"""The Python of a config: literals, names, arithmetic on numbers, joined sequences. Everything else is refused.
+
+Nothing is run: each kind of node has a method that computes its value from the values of its parts, within a budget.
+"""
+
+from __future__ import annotations
+
+import ast
+import operator
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from sandglass.core.errors import ConfigError, shown
+from sandglass.sources.openmmlab.limits import LONGEST, MOST_BITS, Budget
+
+READ_NOT_RUN = "configs are parsed and never run; write the value itself"
+CORRECT = "correct the config"
+OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+    ast.Add: operator.add,
+    ast.Sub: operator.sub,
+    ast.Mult: operator.mul,
+    ast.Div: operator.truediv,
+    ast.FloorDiv: operator.floordiv,
+    ast.Mod: operator.mod,
+    ast.Pow: operator.pow,
+    ast.LShift: operator.lshift,
+}
+# Conversions, and what they take.
+CONVERSIONS: dict[str, tuple[type, tuple[type, ...]]] = {
+    "float": (float, (int, float, str)),
+    "int": (int, (int, float, str)),
+    "str": (str, (int, float, str)),
+    "bool": (bool, (int, float, str)),
+    "list": (list, (list, tuple)),
+    "tuple": (tuple, (list, tuple)),
+}
+PLAIN = (bool, int, float, str, list, tuple, dict, slice, type(None))
+REFUSED: dict[type[ast.AST], str] = {
+    ast.Import: "an import",
+    ast.ImportFrom: "an import",
+    ast.FunctionDef: "a function",
+    ast.ClassDef: "a class",
+    ast.Lambda: "a function",
+    ast.ListComp: "a comprehension",
+    ast.DictComp: "a comprehension",
+    ast.SetComp: "a comprehension",
+    ast.GeneratorExp: "a comprehension",
+    ast.If: "a condition",
+    ast.IfExp: "a condition",
+    ast.For: "a loop",
+    ast.While: "a loop",
+    ast.Delete: "`del`",
+}
+
+
+class Reference(str):
+    """An imported class by its name, as configs of the older style write it; nothing is imported."""
+
+
+def refusal(path: Path, node: ast.AST, message: str, fix: str = READ_NOT_RUN) -> ConfigError:
+    """The error for a piece of a config, with file and line."""
+    return ConfigError(f"{path}:{getattr(node, 'lineno', 0)}: {message}", fix)
+
+
+def assigned(statement: ast.stmt) -> str:
+    """The name that an assignment assigns; "" for other statements."""
+    target = statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
+    return target.id if isinstance(target, ast.Name) else ""
+
+
+class Expressions:
+    """The assignments of one file; `names` is what was assigned so far."""
+
+    def __init__(self, path: Path, names: dict[str, Any], budget: Budget) -> None:
+        self.path, self.names, self.budget = path, names, budget
+        self.references: dict[str, Reference] = {}
+
+    def run(self, statement: ast.stmt) -> None:
+        """Assign, or note an imported name; a text that stands alone is a comment."""
+        if isinstance(statement, ast.Assign):
+            value = self.value(statement.value)
+            for target in statement.targets:
+                self.assign(target, value)
+        elif isinstance(statement, ast.AnnAssign):
+            if statement.value is not None:
+                self.assign(statement.target, self.value(statement.value))
+        elif isinstance(statement, ast.AugAssign):
+            self.add(statement)
+        elif isinstance(statement, ast.Import | ast.ImportFrom):
+            self.refer(statement)
+        elif not (isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)):
+            raise self.refusal(statement, f"{self.called(statement)} is refused")
+
+    def refusal(self, node: ast.AST, message: str, fix: str = READ_NOT_RUN) -> ConfigError:
+        return refusal(self.path, node, message, fix)
+
+    def refer(self, statement: ast.Import | ast.ImportFrom) -> None:
+        """Classes that a config of the newer style imports are known by their names; Python's own modules act."""
+        module = statement.module or "" if isinstance(statement, ast.ImportFrom) else statement.names[0].name
+        package = module.partition(".")[0]
+        if not package or package in sys.stdlib_module_names or any(entry.name == "*" for entry in statement.names):
+            raise self.refusal(statement, "an import is refused")
+        scope = "mmdet." if package == "mmdet" else ""  # as configs of other packages call its classes
+        for entry in statement.names:
+            name = entry.name.rpartition(".")[2]
+            self.references[entry.asname or entry.name.partition(".")[0]] = Reference(scope + name)
+
+    def assign(self, target: ast.expr, value: Any) -> None:
+        """To a name, or into a dict that a name refers to."""
+        if isinstance(target, ast.Name):
+            self.names[target.id] = value
+        elif isinstance(target, ast.Attribute | ast.Subscript):
+            owner = self.value(target.value)
+            key = target.attr if isinstance(target, ast.Attribute) else self.value(target.slice)
+            try:
+                owner[key] = value
+            except (TypeError, IndexError, ValueError) as error:
+                raise self.refusal(target, f"cannot assign to {self.source(target)}: {error}", CORRECT) from error
+        else:
+            raise self.refusal(target, f"an assignment to {self.source(target)} is refused")
+
+    def add(self, statement: ast.AugAssign) -> None:
+        """`x += y`; a list is extended, also under its other names, as in Python."""
+        left, right = self.value(statement.target), self.value(statement.value)
+        result = self.operation(statement, statement.op, left, right)
+        if isinstance(left, list) and isinstance(result, list):
+            left[:] = result
+        else:
+            self.assign(statement.target, result)
+
+    def value(self, node: ast.expr) -> Any:
+        """The value of an expression; each kind that configs use has a method, by the name of its node."""
+        read = getattr(self, f"_{type(node).__name__.lower()}", None)
+        if read is None:
+            raise self.refusal(node, f"{self.called(node)} is refused")
+        try:
+            value = read(node)
+        except RecursionError as error:
+            raise self.refusal(node, "this is nested too deeply", CORRECT) from error
+        return value if isinstance(node, ast.Name | ast.Attribute) else self.counted(node, value)
+
+    def counted(self, node: ast.AST, value: Any) -> Any:
+        """A value that was made, when it is plain and within the budget."""
+        if not isinstance(value, PLAIN):
+            raise self.refusal(node, f"{self.source(node)} is refused: it is not a text, a number, a list or a dict")
+        if isinstance(value, int) and value.bit_length() > MOST_BITS:
+            raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
+        if isinstance(value, str | list | tuple | dict):
+            self.fits(node, len(value))
+            self.budget.make(len(value), self.path)
+        return value
+
+    def fits(self, node: ast.AST, length: int) -> None:
+        """Raise ConfigError for a sequence that is too long, before it is made."""
+        if length > LONGEST:
+            raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
+
+    def _constant(self, node: ast.Constant) -> Any:
+        return node.value
+
+    def _list(self, node: ast.List) -> list[Any]:
+        return self._elements(node.elts)
+
+    def _tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
+        return tuple(self._elements(node.elts))
+
+    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
+        found: list[Any] = []
+        for node in nodes:
+            if isinstance(node, ast.Starred):
+                found.extend(self._checked(node, self.value(node.value), (list, tuple)))
+                self.fits(node, len(found))
+            else:
+                found.append(self.value(node))
+        return found
+
+    def _dict(self, node: ast.Dict) -> dict[Any, Any]:
+        found: dict[Any, Any] = {}
+        for key, value in zip(node.keys, node.values, strict=True):
+            if key is None:
+                found |= self._checked(value, self.value(value), dict)
+            else:
+                found[self._checked(key, self.value(key), (str, int, float))] = self.value(value)
+        return found
+
+    def _set(self, node: ast.Set) -> Any:
+        """`{{_base_.name}}`, which Python reads as a set in a set, is a reference."""
+        inner = node.elts[0]
+        if len(node.elts) != 1 or not isinstance(inner, ast.Set) or len(inner.elts) != 1:
+            raise self.refusal(node, "a set is refused")
+        return self.value(inner.elts[0])
+
+    def _call(self, node: ast.Call) -> Any:
+        """`dict(...)`, or a conversion such as `float(1e-3)`."""
+        name = node.func.id if isinstance(node.func, ast.Name) else ""
+        if name == "dict" and len(node.args) <= 1:
+            return self.dictionary(node)
+        if name not in CONVERSIONS or len(node.args) != 1 or node.keywords:
+            raise self.refusal(node, f"a call of {self.source(node.func)} is refused")
+        convert, kinds = CONVERSIONS[name]
+        argument = self._checked(node, self.value(node.args[0]), kinds)
+        try:
+            return convert(argument)
+        except (ValueError, OverflowError) as error:
+            raise self.refusal(node, f"{self.source(node)}: {error}", CORRECT) from error
+
+    def dictionary(self, node: ast.Call) -> dict[str, Any]:
+        """The arguments of a call as a dict: another dict, and keywords."""
+        found: dict[str, Any] = {}
+        for argument in node.args:
+            found |= self._checked(argument, self.value(argument), dict)
+        for keyword in node.keywords:
+            value = self.value(keyword.value)
+            found |= {keyword.arg: value} if keyword.arg else self._checked(keyword.value, value, dict)
+        return found
+
+    def _name(self, node: ast.Name) -> Any:
+        if node.id in self.names:
+            return self.names[node.id]
+        if node.id not in self.references:
+            raise self.refusal(node, f"{node.id} is not assigned before", "assign it above, or refer to _base_")
+        return self.references[node.id]
+
+    def _attribute(self, node: ast.Attribute) -> Any:
+        owner = self.value(node.value)
+        if isinstance(owner, Reference):  # a class in an imported module
+            return Reference(node.attr)
+        return self._member(node, self._checked(node, owner, dict), node.attr)
+
+    def _subscript(self, node: ast.Subscript) -> Any:
+        owner = self._checked(node, self.value(node.value), (dict, list, tuple, str))
+        return self._member(node, owner, self.value(node.slice))
+
+    def _slice(self, node: ast.Slice) -> slice:
+        return slice(*(part and self.value(part) for part in (node.lower, node.upper, node.step)))
+
+    def _member(self, node: ast.expr, owner: Any, key: Any) -> Any:
+        try:
+            return owner[key]
+        except (KeyError, IndexError, TypeError, ValueError) as error:
+            raise self.refusal(
+                node, f"{self.source(node)}: there is no {shown(key)}", "refer to what exists"
+            ) from error
+
+    def _unaryop(self, node: ast.UnaryOp) -> Any:
+        value = self._checked(node, self.value(node.operand), (bool, int, float))
+        if isinstance(node.op, ast.Not):
+            return not value
+        if isinstance(node.op, ast.USub):
+            return -value
+        raise self.refusal(node, f"{self.source(node)} is refused")
+
+    def _binop(self, node: ast.BinOp) -> Any:
+        return self.operation(node, node.op, self.value(node.left), self.value(node.right))
+
+    def operation(self, node: ast.AST, kind: ast.operator, left: Any, right: Any) -> Any:
+        """Arithmetic on numbers; texts and sequences may be joined, and repeated by a number."""
+        known = OPERATIONS.get(type(kind))
+        numbers = isinstance(left, int | float) and isinstance(right, int | float)
+        joined = isinstance(kind, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple)
+        repeated = isinstance(kind, ast.Mult) and isinstance(left, list | tuple | str) and isinstance(right, int)
+        if known is None or not (numbers or joined or repeated):
+            raise self.refusal(node, f"{self.source(node)} is refused: it is no arithmetic on numbers")
+        if not numbers:
+            self.fits(node, len(left) + len(right) if joined else len(left) * right)
+        elif isinstance(kind, ast.Pow | ast.LShift) and not abs(right) <= MOST_BITS:
+            raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
+        try:
+            return self.counted(node, known(left, right))
+        except (ArithmeticError, ValueError, TypeError) as error:
+            raise self.refusal(node, f"{self.source(node)}: {error}", CORRECT) from error
+
+    def _joinedstr(self, node: ast.JoinedStr) -> str:
+        parts, length = [], 0
+        for part in node.values:
+            value = self.value(part.value if isinstance(part, ast.FormattedValue) else part)
+            if isinstance(part, ast.FormattedValue) and (part.format_spec or part.conversion != -1):
+                raise self.refusal(node, "a format in a string is refused")
+            parts.append(str(self._checked(part, value, (str, int, float))))
+            length += len(parts[-1])
+            self.fits(node, length)
+        return "".join(parts)
+
+    def _checked(self, node: ast.AST, value: Any, kind: type | tuple[type, ...]) -> Any:
+        if not isinstance(value, kind):
+            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
+            raise self.refusal(node, f"{type(value).__name__} where {names} is expected", CORRECT)
+        return value
+
+    def source(self, node: ast.AST) -> str:
+        """The beginning of a piece of Python, for a message."""
+        try:
+            return ast.unparse(node)[:60]
+        except RecursionError:
+            return "this"
+
+    def called(self, node: ast.AST) -> str:
+        """What a refused piece of Python is called."""
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
+            return f"a call of {self.source(node.value.func)}"
+        return REFUSED.get(type(node), f"`{self.source(node)}`")

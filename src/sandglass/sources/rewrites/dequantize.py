@@ -1,0 +1,270 @@
+"""A quantized graph taken back to float.
+
+A tensor that was rounded keeps the ends of its range: quantizers drop a ReLU whose work the range does.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sandglass.core.errors import GraphError
+from sandglass.graph.io import drop_unread, set_nodes
+from sandglass.graph.names import Names
+from sandglass.sources.quantized import reads_integers
+
+# Operators that move integers and compute nothing: results lie on the grid of their first input.
+MOVES = (
+    "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice",
+    "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
+)  # fmt: skip
+
+
+def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
+    """The float network that a quantized graph stands for; the model is changed.
+
+    Weights are what their integers stand for. Raises GraphError, naming the node, for an operator on integers that is
+    not known here, or a scale that is computed.
+    """
+    writer = _Floats(model)
+    for node in model.graph.node:
+        if not reads_integers(node):
+            writer.keep(node)
+        elif node.op_type in WRITERS:
+            WRITERS[node.op_type](writer, node)
+        else:
+            raise GraphError(f"{node.op_type} {node.name!r} cannot be taken back to float",
+                             "leave out --dequantize, or give the float model")  # fmt: skip
+    return drop_unread(set_nodes(model, writer.nodes))
+
+
+@dataclass(frozen=True)
+class Grid:
+    """How integers stand for values, (integer - zero) * scale, and the range of the integers."""
+
+    scale: np.ndarray
+    zero: np.ndarray
+    axis: int = 1
+
+    def shaped(self, values: np.ndarray, rank: int) -> np.ndarray:
+        """A scale or zero point, of one channel or of each along the axis, to be broadcast over a tensor."""
+        values = np.asarray(values, np.float64)
+        if values.size == 1 or not rank:
+            return values.reshape(())
+        return values.reshape([-1 if i == self.axis % rank else 1 for i in range(rank)])
+
+    def values(self, integers: np.ndarray) -> np.ndarray:
+        """What integers stand for, float32."""
+        scale, zero = (self.shaped(part, integers.ndim) for part in (self.scale, self.zero))
+        return ((integers.astype(np.float64) - zero) * scale).astype(np.float32)
+
+    def integers(self, values: np.ndarray) -> np.ndarray:
+        """The integers that stand for values, nearest to them."""
+        scale, zero = (self.shaped(part, values.ndim) for part in (self.scale, self.zero))
+        limits = np.iinfo(self.zero.dtype)
+        return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(self.zero.dtype)
+
+    def ends(self) -> list[np.ndarray]:
+        """The smallest and the largest value, where one scale holds for all, float32."""
+        limits = np.iinfo(self.zero.dtype)
+        return [np.array((end - self.zero.item()) * self.scale.item(), np.float32) for end in (limits.min, limits.max)]
+
+    def same(self, other: Grid) -> bool:
+        """Whether integers stand for the same values on another grid."""
+        return np.array_equal(self.scale, other.scale) and np.array_equal(self.zero, other.zero)
+
+
+class _Floats:
+    """The float nodes written so far, and on which grid each tensor lies that held integers."""
+
+    def __init__(self, model: onnx.ModelProto) -> None:
+        self.model, self.names = model, Names(model)
+        self.constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+        self.grids: dict[str, Grid] = {}
+        self.nodes: list[onnx.NodeProto] = []
+
+    def keep(self, node: onnx.NodeProto) -> None:
+        """A node as it is; of one that moves integers the results lie on the grid of what it reads."""
+        grids = [self.grids[name] for name in node.input if name in self.grids]
+        if grids and node.op_type in MOVES and all(grid.same(grids[0]) for grid in grids):
+            self.grids.update(dict.fromkeys(node.output, grids[0]))
+        elif grids and node.op_type != "Cast":
+            raise GraphError(f"{node.op_type} {node.name!r} computes with integers, which has no float form here",
+                             "leave out --dequantize, or give the float model")  # fmt: skip
+        self.nodes.append(node)
+
+    def write(self, operator: str, inputs: Sequence[str], made: str, name: str, **attributes: Any) -> None:
+        """Add a node."""
+        self.nodes.append(helper.make_node(operator, list(inputs), [made], name, **attributes))
+
+    def constant(self, wanted: str, values: np.ndarray) -> str:
+        """Add a constant, and return its name."""
+        name = self.names.fresh(wanted)
+        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
+        return name
+
+    def grid(self, node: onnx.NodeProto, scale: int, zero: int, axis: int = 1) -> Grid:
+        """The grid that inputs of a node give."""
+        given = [node.input[i] if i < len(node.input) else "" for i in (scale, zero)]
+        if given[0] not in self.constants or (given[1] and given[1] not in self.constants):
+            raise GraphError(f"the scale of {node.op_type} {node.name!r} is computed", "give the float model")
+        scales = self.constants[given[0]]
+        if scales.ndim > 1:
+            raise GraphError(f"{node.op_type} {node.name!r} has scales in blocks", "give the float model")
+        return Grid(scales, self.constants[given[1]] if given[1] else np.zeros_like(scales, np.uint8), axis)
+
+    def operand(self, node: onnx.NodeProto, place: int, grid: Grid) -> str:
+        """An input of a node in float: a constant of what its integers stand for, or the tensor itself."""
+        name = node.input[place]
+        if name in self.constants:
+            return self.constant(f"{name}.float", grid.values(self.constants[name]))
+        if name not in self.grids or not self.grids[name].same(grid):
+            raise GraphError(f"{node.op_type} {node.name!r} reads {name} on another grid than it was rounded to",
+                             "give the float model")  # fmt: skip
+        return name
+
+    def rounded(self, source: str, made: str, grid: Grid) -> None:
+        """Clip a tensor to the ends of a grid, without rounding it."""
+        if grid.scale.size != 1 or grid.zero.size != 1:
+            raise GraphError(f"{made} has a scale for each channel, expected one for all", "give the float model")
+        self.grids[made] = grid
+        ends = [self.constant(f"{made}.{i}", end) for i, end in zip(("low", "high"), grid.ends(), strict=True)]
+        self.write("Clip", [source, *ends], made, self.names.fresh(f"{made}.clip"))
+
+    def layer(self, node: onnx.NodeProto, operator: str, inputs: Sequence[str], grid: Grid | None) -> None:
+        """A node's float form with its name and attributes, clipped to a grid where there is one."""
+        made = node.output[0] if grid is None else self.names.fresh(f"{node.output[0]}.sum")
+        kept = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ATTRIBUTES}
+        self.write(operator, inputs, made, node.name, **kept)
+        if grid is not None:
+            self.rounded(made, node.output[0], grid)
+
+
+ATTRIBUTES = (
+    "alpha", "auto_pad", "axis", "ceil_mode", "count_include_pad", "dilations", "group", "kernel_shape", "pads",
+    "strides", "transA", "transB",
+)  # fmt: skip
+
+
+def _quantize(writer: _Floats, node: onnx.NodeProto) -> None:
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    grid = writer.grid(node, 1, 2, axis)
+    if node.input[0] in writer.constants:
+        writer.constants[node.output[0]] = grid.integers(writer.constants[node.input[0]])
+    else:
+        writer.rounded(node.input[0], node.output[0], grid)
+
+
+def _dequantize(writer: _Floats, node: onnx.NodeProto) -> None:
+    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    source = writer.operand(node, 0, writer.grid(node, 1, 2, axis))
+    writer.write("Identity", [source], node.output[0], node.name)
+
+
+def _dynamic(writer: _Floats, node: onnx.NodeProto) -> None:
+    """A grid that follows from the values: the values themselves, with 1 as their scale."""
+    integers, scale, zero = node.output
+    writer.grids[integers] = Grid(np.ones((), np.float32), np.zeros((), np.uint8))
+    writer.write("Identity", [node.input[0]], integers, node.name)
+    for name, value in ((scale, np.ones((), np.float32)), (zero, np.zeros((), np.uint8))):
+        if name:
+            writer.constants[name] = value
+            writer.model.graph.initializer.append(numpy_helper.from_array(value, name))
+
+
+def _sums(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
+    """Sums of products of integers: those of values in units of the inputs' scales."""
+
+    def write(writer: _Floats, node: onnx.NodeProto) -> None:
+        inputs = []
+        for i in (0, 1):
+            name = node.input[i]
+            zero = writer.constants.get(node.input[2 + i]) if len(node.input) > 2 + i else None
+            grid = Grid(
+                np.ones((), np.float32),
+                np.zeros((), np.uint8) if zero is None else zero,
+                0 if operator == "Conv" else -1,
+            )
+            if name not in writer.constants and (name not in writer.grids or writer.grids[name].scale.item() != 1):
+                raise GraphError(f"{node.op_type} {node.name!r} reads {name}, whose scale is not dynamic",
+                                 "give the float model")  # fmt: skip
+            inputs.append(writer.operand(node, i, grid) if name in writer.constants else name)
+        writer.layer(node, operator, inputs, None)
+
+    return write
+
+
+def _convolution(writer: _Floats, node: onnx.NodeProto) -> None:
+    data, weight, made = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=0), writer.grid(node, 6, 7)
+    inputs = [writer.operand(node, 0, data), writer.operand(node, 3, weight)]
+    if len(node.input) > 8 and node.input[8]:
+        inputs.append(_bias(writer, node, 8, data, weight))
+    writer.layer(node, "Conv", inputs, made)
+
+
+def _bias(writer: _Floats, node: onnx.NodeProto, place: int, data: Grid, weight: Grid) -> str:
+    factor = next((a.f for a in node.attribute if a.name == "alpha"), 1.0)
+    step = (factor * data.scale.astype(np.float64) * weight.scale).ravel()
+    return writer.constant(
+        f"{node.input[place]}.float", (writer.constants[node.input[place]] * step).astype(np.float32)
+    )
+
+
+def _product(writer: _Floats, node: onnx.NodeProto) -> None:
+    first, second, made = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=-1), writer.grid(node, 6, 7)
+    writer.layer(node, "MatMul", [writer.operand(node, 0, first), writer.operand(node, 3, second)], made)
+
+
+def _gemm(writer: _Floats, node: onnx.NodeProto) -> None:
+    transposed = any(a.name == "transB" and a.i for a in node.attribute)
+    data, weight = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=0 if transposed else 1)
+    inputs = [writer.operand(node, 0, data), writer.operand(node, 3, weight)]
+    if node.input[6]:
+        inputs.append(_bias(writer, node, 6, data, weight))
+    writer.layer(node, "Gemm", inputs, writer.grid(node, 7, 8) if len(node.input) > 7 and node.input[7] else None)
+
+
+def _binary(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
+    def write(writer: _Floats, node: onnx.NodeProto) -> None:
+        inputs = [writer.operand(node, i, writer.grid(node, i + 1, i + 2)) for i in (0, 3)]
+        writer.layer(node, operator, inputs, writer.grid(node, 6, 7))
+
+    return write
+
+
+def _unary(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
+    def write(writer: _Floats, node: onnx.NodeProto) -> None:
+        if any(a.name == "channels_last" and a.i for a in node.attribute):
+            raise GraphError(f"{node.op_type} {node.name!r} has channels last", "give the float model")
+        writer.layer(node, operator, [writer.operand(node, 0, writer.grid(node, 1, 2))], writer.grid(node, 3, 4))
+
+    return write
+
+
+def _concat(writer: _Floats, node: onnx.NodeProto) -> None:
+    inputs = [writer.operand(node, i, writer.grid(node, i + 1, i + 2)) for i in range(2, len(node.input), 3)]
+    writer.layer(node, "Concat", inputs, writer.grid(node, 0, 1))
+
+
+WRITERS: Mapping[str, Callable[[_Floats, onnx.NodeProto], None]] = {
+    "ConvInteger": _sums("Conv"),
+    "DequantizeLinear": _dequantize,
+    "DynamicQuantizeLinear": _dynamic,
+    "MatMulInteger": _sums("MatMul"),
+    "QGemm": _gemm,
+    "QLinearAdd": _binary("Add"),
+    "QLinearAveragePool": _unary("AveragePool"),
+    "QLinearConcat": _concat,
+    "QLinearConv": _convolution,
+    "QLinearGlobalAveragePool": _unary("GlobalAveragePool"),
+    "QLinearLeakyRelu": _unary("LeakyRelu"),
+    "QLinearMatMul": _product,
+    "QLinearMul": _binary("Mul"),
+    "QLinearSigmoid": _unary("Sigmoid"),
+    "QuantizeLinear": _quantize,
+}

@@ -1,0 +1,34 @@
+"""Attributes that later operator sets removed, and that the version converter therefore refuses."""
+
+from __future__ import annotations
+
+import onnx
+
+from sandglass.core.errors import GraphError
+
+REMOVED = {
+    "BatchNormalization": ("spatial", "is_test", "consumed_inputs"),
+    "Dropout": ("is_test",),
+}
+
+
+def removed_attributes(model: onnx.ModelProto) -> None:
+    """Drop removed attributes in place. Raises GraphError, naming the node, where one has an effect."""
+    ranks = {weight.name: len(weight.dims) for weight in model.graph.initializer}
+    for node in model.graph.node:
+        for attribute in list(node.attribute):
+            if attribute.name not in REMOVED.get(node.op_type, ()):
+                continue
+            if not _harmless(node, attribute, ranks):
+                raise GraphError(
+                    f"{node.op_type} {node.name!r} has {attribute.name}={attribute.i}: later opsets cannot say that",
+                    "export the model with a newer opset",
+                )
+            node.attribute.remove(attribute)
+
+
+def _harmless(node: onnx.NodeProto, attribute: onnx.AttributeProto, ranks: dict[str, int]) -> bool:
+    if attribute.name == "spatial":
+        # 0 asks for a scale per pixel; MXNet wrote it beside a scale per channel, which means the same as 1.
+        return attribute.i == 1 or ranks.get(node.input[1]) == 1
+    return attribute.name == "consumed_inputs" or attribute.i == 1

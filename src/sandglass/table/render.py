@@ -1,0 +1,150 @@
+"""A matrix as a table: the precisions of a model and backend side by side, as Markdown, CSV and JSON-able data."""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from sandglass.core import discover
+from sandglass.table.markdown import Row, change, markdown, megabytes, part
+from sandglass.table.run import FLOAT, Cell, Line
+
+
+def sides(lines: Sequence[Line]) -> list[tuple[Line, list[Cell]]]:
+    """For each model and backend its cells, one a precision."""
+    return [
+        (line, [cell for cell in line.cells if cell.target.backend == backend])
+        for line in lines
+        for backend in dict.fromkeys(cell.target.backend for cell in line.cells)
+    ]
+
+
+def table_row(line: Line, cells: Sequence[Cell]) -> Row:
+    """A line of the Markdown table: what cannot be filled is said in its last column."""
+    metric, (height, width) = first_metric(line), line.row.card.input.size
+    row = {
+        "model": line.row.card.name,
+        "input": f"{height}x{width}",
+        "backend": cells[0].target.backend,
+        "metric": metric,
+    }
+    for cell in cells:
+        name = cell.target.precision
+        found = cell.result["metrics"][metric] if cell.artifact else None
+        row[f"{name} (95 %)"] = f"{found['value']:.3f} ({found['low']:.3f} .. {found['high']:.3f})" if found else "-"
+        if name != FLOAT:
+            row[f"{name} change in points (95 %)"] = change(cell.change[metric]) if cell.change else "-"
+    for cell in cells:
+        row[f"{cell.target.precision} ms"] = f"{speed:.2f}" if (speed := median(cell)) else "-"
+    for cell in cells:
+        if cell.target.precision != FLOAT:
+            row[f"{cell.target.precision} / {FLOAT}"] = f"{ratio:.2f}" if (ratio := to_float(cell, cells)) else "-"
+    for cell in cells:
+        row[f"{cell.target.precision} MB"] = megabytes(cell.artifact.size) if cell.artifact else "-"
+    protocols = [cell.result["protocol"] for cell in cells if cell.artifact]
+    return row | (part(protocols[0]) if protocols else {}) | ({"why empty": why} if (why := empty(cells)) else {})
+
+
+def first_metric(line: Line) -> str:
+    """The metric that a model's task is known by."""
+    return str(discover.load("tasks", line.row.card.task).METRICS[0])
+
+
+def median(cell: Cell) -> float | None:
+    """Milliseconds; None where the cell was not timed."""
+    return cell.speed["latency_ms"]["median"] if cell.speed and "latency_ms" in cell.speed else None
+
+
+def to_float(cell: Cell, cells: Sequence[Cell]) -> float | None:
+    """Its latency over that of float on the same backend; None where either is missing."""
+    base = next((median(other) for other in cells if other.target.precision == FLOAT), None)
+    mine = median(cell)
+    return mine / base if mine and base else None
+
+
+def empty(cells: Sequence[Cell]) -> str:
+    """Why cells of a line are empty."""
+    told = {cell.target.precision: cell.reason or (cell.speed or {}).get("reason", "") for cell in cells}
+    if len(told) > 1 and len(set(told.values())) == 1:
+        return next(iter(told.values()))
+    return "; ".join(f"{precision}: {text}" for precision, text in told.items() if text)
+
+
+def page(lines: Sequence[Line], machine: Mapping[str, Any]) -> str:
+    """The table as Markdown, with what was measured, and on what, under it."""
+    told = "".join(f"{line.row.card.name}: {_conditions(line)}.\n" for line in lines)
+    rows = [table_row(line, cells) for line, cells in sides(lines)]
+    return (
+        f"{markdown(rows)}\n\n{told}"
+        f"Machine: {machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}; "
+        f"Python {machine['python']}, sandglass {machine['sandglass']}.\n"
+        "Intervals are bootstrapped over images; a change is paired with fp32 on the same backend. "
+        "Latency is inference alone, batch 1, the median of interleaved bursts.\n"
+    )
+
+
+def _conditions(line: Line) -> str:
+    """What a model was measured on, and how its int8 was made."""
+    protocol: dict[str, Any] = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
+    told = [f"{key.replace('_', ' ')}: {value}" for key, value in protocol.items()]
+    if any(cell.artifact and cell.target.precision == "int8" for cell in line.cells):
+        budget = line.row.budget
+        told.append(
+            f"int8: searched, at most {budget.max_drop:g} points and a fidelity of at least {budget.min_fidelity:g}"
+            if budget
+            else "int8: every layer that can be, repaired"
+        )
+    return "; ".join(told) or "nothing was measured"
+
+
+def numbers(lines: Sequence[Line]) -> list[dict[str, Any]]:
+    """Every cell as JSON-able data: the evaluation, change, speed, bytes, or the reason."""
+    return [
+        {
+            "model": line.row.card.name,
+            "backend": cell.target.backend,
+            "precision": cell.target.precision,
+            **{key: value for key, value in cell.result.items() if key != "asked"},
+            "change": cell.change,
+            "speed": cell.speed,
+            "bytes": cell.artifact.size if cell.artifact else None,
+            "reason": cell.reason,
+        }
+        for line in lines
+        for cell in line.cells
+    ]
+
+
+def comma_separated(lines: Sequence[Line]) -> str:
+    """The table as CSV, one number a column, empty where there is none."""
+    rows = [csv_row(line, cells) for line, cells in sides(lines)]
+    stream = io.StringIO()
+    writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return stream.getvalue()
+
+
+def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, Any]:
+    """A line with a column for each number; changes are in points."""
+    metric, (height, width) = first_metric(line), line.row.card.input.size
+    row: dict[str, Any] = {"model": line.row.card.name, "height": height, "width": width,
+                           "backend": cells[0].target.backend, "metric": metric}  # fmt: skip
+    for cell in cells:
+        name, found = cell.target.precision, cell.result.get("metrics", {}).get(metric, {})
+        row |= {f"{name} {key}".removesuffix(" value"): found.get(key, "") for key in ("value", "low", "high")}
+        if name != FLOAT:
+            moved = cell.change[metric] if cell.change else {}
+            row |= {
+                f"{name} change {key}".removesuffix(" value"): 100 * moved[key] if moved else ""
+                for key in ("value", "low", "high")
+            }
+            row[f"{name} to {FLOAT}"] = to_float(cell, cells) or ""
+        row[f"{name} ms"] = median(cell) or ""
+        row[f"{name} bytes"] = cell.artifact.size if cell.artifact else ""
+        row["samples"] = cell.result.get("samples", row.get("samples", ""))
+    protocols = [cell.result["protocol"] for cell in cells if cell.artifact]
+    subset = part(protocols[0]).get("subset", "") if protocols else ""
+    return row | {"subset": subset, "why empty": empty(cells)}

@@ -1,0 +1,318 @@
+"""A matrix of models, backends and precisions in one go, which a killed run goes on with.
+
+Each cell has a folder of its own in `out/MODEL`, and in it, written last, `cell.json`: what was measured, or why there
+is nothing. A later run makes again only the cells whose model, data or search is another one by then.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any
+
+from sandglass import deployment
+from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.artifacts.target import Target
+from sandglass.core import discover
+from sandglass.core.errors import (
+    ArtifactError,
+    BackendUnavailable,
+    BudgetError,
+    CheckpointError,
+    CrashError,
+    DatasetError,
+    InputError,
+    ParityError,
+    SandglassError,
+    UnsupportedOperator,
+)
+from sandglass.core.files import read_json, sha256, sweep, write_json
+from sandglass.core.locks import locked_folder
+from sandglass.core.progress import Say
+from sandglass.measure.benchmarking import benchmark_each
+from sandglass.measure.evaluation import Evaluation, Progress, evaluate, has_truths
+from sandglass.quantization.calibration import Calibration, shared_images
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.search.quantize import quantize
+from sandglass.search.workbench import Workbench
+from sandglass.sources.card import Card
+from sandglass.sources.prepare import find_checkpoint, prepared_source
+from sandglass.table.file import Row, Table
+
+CELL, SPEED = "cell.json", "speed-{}.json"
+FLOAT = "fp32"
+REASONS = {
+    BackendUnavailable: "not installed",
+    UnsupportedOperator: "unsupported operator",
+    BudgetError: "budget missed",
+    DatasetError: "no data",
+    CheckpointError: "no checkpoint",
+    ParityError: "disagrees with the graph",
+    CrashError: "crashed",
+}
+KEPT = (UnsupportedOperator, BudgetError, ParityError)  # what else stops a cell may be mended by the next run
+
+
+def _silent(label: str) -> Progress:
+    return lambda done, total: None
+
+
+@dataclass(frozen=True)
+class Cell:
+    """What became of one target of a row: a measured artifact, or the reason why there is none.
+
+    `result` is the evaluation as JSON-able data; `change` the paired change of each metric
+    against float on the same backend; `speed` what `benchmark` found, or the reason why it found nothing.
+    """
+
+    target: Target
+    artifact: Artifact | None
+    result: Mapping[str, Any]
+    change: Mapping[str, Any] | None = None
+    speed: Mapping[str, Any] | None = None
+    reason: str = ""
+
+
+@dataclass(frozen=True)
+class Line:
+    """A row with its cells, in the order of the table's targets."""
+
+    row: Row
+    cells: tuple[Cell, ...]
+
+
+def deploy_all(
+    table: Table, out: Path, *, say: Say = lambda line: None, progress: Callable[[str], Progress] = _silent
+) -> list[Line]:
+    """Make, evaluate and time every cell that `out` does not hold already; what stops one cell stops no other.
+
+    Latencies come last, the precisions of a row and backend interleaved. Raises BusyError where another run works in
+    `out`.
+    """
+    with locked_folder(out):
+        return _deploy_all(table, out, say, progress)
+
+
+def _deploy_all(table: Table, out: Path, say: Say, progress: Callable[[str], Progress]) -> list[Line]:
+    total, number = len(table.rows) * len(table.targets()), 0
+    found: list[tuple[Row, list[Cell]]] = []
+    for row in table.rows:
+        data, calibration = _loaded(row.load_data), _loaded(row.load_calibration)
+        cells = []
+        for target in table.targets():
+            number += 1
+            name = f"{number}/{total} {row.card.name} {target}"
+            work = _Work(row, target, out / row.card.name / target.folder, data, calibration)
+            cells.append(work.run(name, say, progress(name)))
+        found.append((row, _with_changes(row, cells, data)))
+    return [Line(row, tuple(_with_speeds(cells, out / row.card.name, say, progress))) for row, cells in found]
+
+
+def _loaded(load: Callable[[], Any]) -> Any:
+    """What is loaded, or the error that stopped it."""
+    try:
+        return load()
+    except SandglassError as error:
+        return error
+
+
+def reason(error: SandglassError) -> str:
+    """Why a cell is empty: the kind of reason, and the error."""
+    return f"{REASONS.get(type(error), 'failed')}: {error}"
+
+
+@dataclass(frozen=True)
+class _Work:
+    """One cell to be made in `folder`; `data` and `calibration` may be the errors that stopped their loading."""
+
+    row: Row
+    target: Target
+    folder: Path
+    data: Any
+    calibration: Calibration | SandglassError | None
+
+    def run(self, name: str, say: Say, progress: Progress) -> Cell:
+        """The cell as it is in its folder, or made anew."""
+        try:
+            self.check()
+            asked = self.asked()
+            if done := self.done(asked):
+                say(f"{name}: done before")
+                return done
+            say(f"{name}: begins")
+            sweep(self.folder)
+            artifact, entry = self.make(say, progress)
+        except SandglassError as error:
+            artifact, entry = None, {"reason": reason(error)}
+            say(f"{name}: {entry['reason']}")
+            if not isinstance(error, KEPT):
+                return self.cell(None, entry)
+        write_json(self.folder / CELL, {"asked": asked, **entry})
+        return self.cell(artifact, entry)
+
+    def check(self) -> None:
+        """Raises what is known to stop the cell before anything is made."""
+        backend = discover.load("backends", self.target.backend)
+        if self.target.precision not in backend.PRECISIONS:
+            has = ", ".join(backend.PRECISIONS)
+            raise InputError(f"{self.target.backend} has no {self.target.precision}", f"it has {has}")
+        backend.available()
+        for given in (self.data, self.calibration if self.integer else None):
+            if isinstance(given, SandglassError):
+                raise given
+        if self.integer and self.calibration is None:
+            raise DatasetError("int8 needs calibration images", "give the row a [row.calibration]")
+
+    @property
+    def integer(self) -> bool:
+        return self.target.precision == "int8"
+
+    def asked(self) -> dict[str, Any]:
+        """What the cell follows from; another one is another cell."""
+        card, found = self.row.card, self.calibration
+        files = [card.graph, card.graph.with_suffix(".bin")] if card.graph else []
+        if card.model:
+            files.append(find_checkpoint(card, self.row.checkpoint))
+        asked: dict[str, Any] = {
+            "card": card.to_dict(),
+            "files": [sha256(file) for file in files if file.is_file()],
+            "data": self.data.fingerprint,
+        }
+        if self.row.ema:
+            asked["ema"] = True
+        if self.integer and isinstance(found, Calibration):
+            budget = self.row.budget
+            asked["calibration"] = [found.dataset.fingerprint, found.size, found.method, found.seed]
+            asked["budget"] = [budget.max_drop, budget.min_fidelity] if budget else None
+        as_read: dict[str, Any] = json.loads(json.dumps(asked))
+        return as_read
+
+    def done(self, asked: Mapping[str, Any]) -> Cell | None:
+        """The finished cell, None where there is none, of the same kind, with the artifact that was measured."""
+        entry = _kept(self.folder / CELL)
+        if not isinstance(entry, dict) or entry.get("asked") != asked:
+            return None
+        if "reason" in entry:
+            return self.cell(None, entry)
+        try:
+            artifact = load_artifact(self.folder / self.target.folder)
+        except ArtifactError:
+            return None
+        same = entry.get("origin", {}).get("artifact_sha256") == artifact.sha256
+        return self.cell(artifact, entry) if same else None
+
+    def cell(self, artifact: Artifact | None, entry: Mapping[str, Any]) -> Cell:
+        return Cell(self.target, artifact, entry if artifact else {}, reason=entry.get("reason", ""))
+
+    def make(self, say: Say, progress: Progress) -> tuple[Artifact, dict[str, Any]]:
+        """The artifact and what is measured: float, searched for under the row's budget, or in int8 as a whole."""
+        card, weights, calibration = self.row.card, self.row.checkpoint, self.calibration
+        if not (self.integer and isinstance(calibration, Calibration)):
+            (outcome,) = deployment.deploy(
+                card, [str(self.target)], self.folder, checkpoint=weights, ema=self.row.ema, force=True, say=say
+            )
+            if outcome.artifact is None:
+                raise outcome.error or InputError(f"{self.target} was not made")
+            return outcome.artifact, _entry(evaluate(outcome.artifact, self.data, progress=progress))
+        if self.row.budget is None:
+            for line in shared_images(discover.load("tasks", card.task), calibration.dataset, self.data):
+                say(f"warning: {line}")
+            artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
+            return artifact, _entry(evaluate(artifact, self.data, progress=progress))
+        found = quantize(
+            card,
+            str(self.target),
+            self.folder,
+            calibration=calibration,
+            evaluation=self.data,
+            checkpoint=weights,
+            ema=self.row.ema,
+            max_drop=self.row.budget.max_drop,
+            least_fidelity=self.row.budget.min_fidelity,
+            force=True,  # what a run left there that was killed
+            say=say,
+        )
+        told = {"verdict": found.verdict, "int8_share_of_macs": found.integer_share}
+        return found.artifact, _entry(found.evaluations[-1]) | told
+
+
+def _kept(path: Path) -> Any:
+    """What an earlier run wrote down; None where there is nothing, or it was damaged: it is done again then."""
+    try:
+        return read_json(path, ArtifactError) if path.is_file() else None
+    except ArtifactError:
+        return None
+
+
+def _entry(evaluation: Evaluation) -> dict[str, Any]:
+    return {**evaluation.to_dict(), "predictions": evaluation.predictions}
+
+
+def _with_changes(row: Row, cells: Sequence[Cell], data: Any) -> list[Cell]:
+    """The cells with their paired change against float on the same backend, where there are truths.
+
+    Their predictions have served then, and are left in their files.
+    """
+    task = discover.load("tasks", row.card.task)
+    base = {cell.target.backend: cell.result for cell in cells if cell.artifact and cell.target.precision == FLOAT}
+
+    def change(cell: Cell) -> Mapping[str, Any] | None:
+        before = base.get(cell.target.backend)
+        if not cell.artifact or before is None or before is cell.result:
+            return None
+        if not has_truths(task, before["metrics"]):
+            return None
+        return dict(task.paired(before["predictions"], cell.result["predictions"], data))
+
+    return [
+        replace(cell, change=change(cell), result={k: v for k, v in cell.result.items() if k != "predictions"})
+        for cell in cells
+    ]
+
+
+def _with_speeds(cells: Sequence[Cell], folder: Path, say: Say, progress: Callable[[str], Progress]) -> Iterator[Cell]:
+    """The cells with their speed: as it was measured before for the same artifacts, or measured now."""
+    for backend in dict.fromkeys(cell.target.backend for cell in cells):
+        mine = [cell for cell in cells if cell.target.backend == backend]
+        artifacts = [cell.artifact for cell in mine if cell.artifact]
+        speeds = iter(_speeds(artifacts, folder / SPEED.format(backend), say, progress))
+        yield from (replace(cell, speed=next(speeds) if cell.artifact else None) for cell in mine)
+
+
+def _speeds(
+    artifacts: Sequence[Artifact], path: Path, say: Say, progress: Callable[[str], Progress]
+) -> list[dict[str, Any]]:
+    """For each artifact its Speed as JSON-able data, or the reason why there is none."""
+    if not artifacts:
+        return []
+    known = _kept(path)
+    if isinstance(known, list) and [entry["artifact_sha256"] for entry in known] == [a.sha256 for a in artifacts]:
+        return known
+    name = f"latency of {artifacts[0].card.name} on {artifacts[0].backend}"
+    say(name)
+    found = benchmark_each(artifacts, progress=progress(name))
+    measured = [
+        {"reason": reason(entry)} if isinstance(entry, SandglassError) else entry[0].to_dict() for entry in found
+    ]
+    if not any("reason" in entry for entry in measured):
+        write_json(path, measured)
+    return measured
+
+
+def repaired(
+    card: Card,
+    target: Target,
+    out: Path,
+    calibration: Calibration,
+    checkpoint: Path | None,
+    say: Say,
+    ema: bool = False,
+) -> Artifact:
+    """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
+    with prepared_source(card, checkpoint, say, ema=ema) as ready:
+        bench = Workbench(ready, target.backend, calibration, REPAIRS, say)
+        artifact = bench.make(out, bench.plan)
+        bench.plan.save(out / "plan.json")
+    return artifact
