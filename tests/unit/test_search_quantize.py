@@ -19,8 +19,8 @@ from sandglass.core.errors import CrashError, InputError
 from sandglass.graph.io import save_graph
 from sandglass.measure.benchmarking import Speed, benchmark
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import EVENING, REPAIRS
-from sandglass.quantization.repairs.equalize import Link
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.channel_links import Link
 from sandglass.search.budget import Request, judge
 from sandglass.search.candidates import Choice
 from sandglass.search.costs import Cost
@@ -94,8 +94,8 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "plan.json").read_text())
-    rest = [name for name in REPAIRS if name not in EVENING]
-    assert [name for name in plan["repairs"] if name not in EVENING] == rest  # which is kept where it leaves less noise
+    rest = [name for name in REPAIRS if "equalize" not in name]
+    assert [name for name in plan["repairs"] if "equalize" not in name] == rest  # which is kept where it leaves less noise
     notes = load_artifact(out / "openvino-int8").manifest["backend_notes"]["layers"]
     floats = {layer["name"] for layer in result["layers"] if layer["runs_in"] == "float"}
     assert all(notes[name].startswith("float") for name in floats)

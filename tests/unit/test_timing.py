@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from sandglass.quantization.repairs.equalize import Link
+from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Cost, Way, saved
 from sandglass.search.min_cut import cheapest
 from sandglass.search.timing import Timed, splitting

@@ -34,7 +34,7 @@ def test_more_equalization_has_to_bring_something(
     """The plan of the least noise is taken, with Clips moved only where that leaves a fifth less."""
     save_graph(network("g (float[1, 3, 4, 4] x) => (float[1, 3, 4, 4] y) { y = Relu(x) }", {}), tmp_path / "g.onnx")
     told, left = [], list(noises)
-    choices = [[repaired_plan.BIAS], [repaired_plan.EQUALIZE], [repaired_plan.EQUALIZE, repaired_plan.CLIPS]][
+    choices = [["bias correction"], ["equalize"], ["equalize", "equalize clips"]][
         : len(noises)
     ]
 

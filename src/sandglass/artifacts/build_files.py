@@ -83,7 +83,7 @@ def _built_here(
 
 def _repaired(source: Source, plan: Plan | None, backend: ModuleType) -> tuple[Source, Plan | None]:
     """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
-    if plan is None or not plan.arrays.sha256:
+    if plan is None or not plan.edits:
         return source, plan
     from sandglass.graph.io import save_graph
     from sandglass.quantization.repaired_plan import repaired

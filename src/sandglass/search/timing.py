@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 import numpy as np
 
 from sandglass.core import host
-from sandglass.quantization.repairs.equalize import Link
+from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Cost, Crossing
 
 FACTORS = (0.5 / host.threads(), 2.0)  # of layers' times on one thread: all may share the work, or none

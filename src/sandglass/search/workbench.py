@@ -24,10 +24,10 @@ from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.measure.benchmarking import undisturbed
 from sandglass.measure.inspection import inspect
 from sandglass.quantization.calibration import Calibration, calibration_looks, drawn
-from sandglass.quantization.layer_data import Material
+from sandglass.quantization.channel_links import named_links
+from sandglass.quantization.edits import Rounded, SplitChannels
+from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.plan_arrays import Rounded
-from sandglass.quantization.repairs import split_channels
 from sandglass.search import conversions
 from sandglass.search.costs import Cost, Crossing, Way, saved
 from sandglass.search.timing import Timed, scaled, splitting, two_numbers
@@ -38,6 +38,7 @@ PLAN_SAMPLES = 128  # the most inputs that a whole plan is tried on
 MOVED_CLIPS = 0.8  # of the noise without them: what they have to leave, or less
 TIMED_SECONDS = 3.0
 TIMED = 5  # artifacts
+CLIPS = "equalize clips"
 PLANS, LAYERS, TIMES = "plans", "layers", "times"  # stages
 
 
@@ -71,7 +72,7 @@ class Workbench:
         self.expected = run(GraphSession(source.graph), self.probes)
         self.plan, self.material = self._best_plan(calibration, repairs)
 
-    def _best_plan(self, calibration: Calibration, repairs: Sequence[str]) -> tuple[Plan, Material]:
+    def _best_plan(self, calibration: Calibration, repairs: Sequence[str]) -> tuple[Plan, LayerData]:
         """The plan with the repairs, or with less equalization where that leaves less noise.
 
         Even channels help activations and hurt weights: which weighs more depends on the network. Clips that move
@@ -90,7 +91,7 @@ class Workbench:
         tried = spread(self.batches, inputs_to_try(sum(self.macs.values()), PLAN_SAMPLES))
         expected = output_noise.run(GraphSession(graph), tried)
 
-        def made(chosen: Sequence[str], uneven: Plan | None = None) -> tuple[float, Plan, Material]:
+        def made(chosen: Sequence[str], uneven: Plan | None = None) -> tuple[float, Plan, LayerData]:
             plan, material = repaired_plan.repaired_plan(
                 graph, self.batches, self.spec, graph.parent, method, chosen, told, self.say, uneven
             )
@@ -107,7 +108,7 @@ class Workbench:
         _, uneven, _ = best
         for chosen in others:
             found = made(chosen, uneven)
-            if found[0] < best[0] * (MOVED_CLIPS if repaired_plan.CLIPS in chosen else 1.0):
+            if found[0] < best[0] * (MOVED_CLIPS if CLIPS in chosen else 1.0):
                 best = found
         return best[1:]
 
@@ -134,11 +135,11 @@ class Workbench:
         effective = {name: self.spec.weight_bits(known[name], plan.layers[name].weight_bits) for name in bits}
         changed = {name: count for name, count in bits.items() if count != effective[name]}
         layers = plan.layers | {name: replace(plan.layers[name], weight_bits=count) for name, count in changed.items()}
-        rounded = {**plan.arrays.rounded}
+        rounded = {**plan.rounded}
         for name, count in changed.items():
             if name in rounded:
                 rounded[name] = self._rounded(name, count)
-        return without(replace(plan, layers=layers, arrays=replace(plan.arrays, rounded=rounded)), reasons)
+        return without(replace(plan, layers=layers).with_weights(rounded), reasons)
 
     @cache  # noqa: B019 - a workbench lives as long as its search
     def _rounded(self, name: str, bits: int) -> Rounded:
@@ -242,11 +243,11 @@ class Workbench:
     def _with_splits(self, folder: Path, costs: Sequence[Cost], base: Artifact) -> tuple[list[Cost], list[Crossing]]:
         """The costs, and what channels that stand there twice cost the layers around them that stay in float."""
         model = load_graph(self.source.graph)
-        around = split_channels.links_of(model, self.plan.split)
+        around = named_links(model, self.plan.split)
         if not around:
             return list(costs), []
         graph = folder / "split.onnx"
-        save_graph(split_channels.split(model, self.plan.split), graph)
+        save_graph(SplitChannels(self.plan.split).apply(model, self.integer_layers), graph)
         target = Target(self.backend, "fp32")
         source = replace(self.source, graph=graph)
         made = build.build_artifact(target, source, None, self.reference, folder / "split", True, self.say)
