@@ -181,9 +181,8 @@ def main() -> None:
     arguments = parser.parse_args()
     if arguments.what == "noise":
         chosen = [trial for trial in trials() if ("constants" if trial.module else "repairs") in arguments.of]
-        measure(
-            arguments.out, chosen, [entry for entry in NETWORKS if entry.name in arguments.networks], arguments.backends
-        )
+        networks = [network for network in NETWORKS if network.name in arguments.networks]
+        measure(arguments.out, chosen, networks, arguments.backends)
     print(markdown(table(read(arguments.out))))
 
 
