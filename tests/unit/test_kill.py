@@ -35,7 +35,7 @@ from sandglass import deployment
 from sandglass.backends import onnxruntime
 from sandglass.cli.main import main
 from sandglass.quantization import make_plan, qdq
-from sandglass.sources import bring_up
+from sandglass.sources import bring_up, export
 from sandglass.tasks import topdown_pose
 from sandglass.datasets import synthetic_people
 from sandglass.table import rows
