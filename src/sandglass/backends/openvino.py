@@ -37,11 +37,12 @@ from sandglass.backends import (
 )
 from sandglass.backends._batches import run_by_one
 from sandglass.backends._parts import joined
+from sandglass.core import host
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.core.parallel import taken
-from sandglass.quantization.plan import Plan
-from sandglass.quantization.spec import Arithmetic, Spec, pairs_products
+from sandglass.quantization.plan import Plan, TensorRange
+from sandglass.quantization.spec import Arithmetic, Grid, Spec, pairs_products
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
@@ -51,11 +52,30 @@ INSTALL = install_command("openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE: Final = "deploy"
 CAPABILITIES = Capabilities(dynamic_shapes=True)
+MIDDLE = 128  # the zero point of uint8 that is none of int8
+
+
+def grid(seen: TensorRange, of_layer: bool) -> Grid:
+    """The integers of an activation, as OpenVINO's FakeQuantize rounds.
+
+    A zero point of 128 is none where kernels take int8. Another one is added apart; where the layer before makes the
+    integers it is a quotient of its own, which the multiplying instruction adds.
+    """
+    from sandglass.quantization.qdq import byte_ends
+
+    low, high, zero = byte_ends(seen)
+    factor = np.float32(255) / (high - low)
+    if zero == MIDDLE and host.multiplies_signed():
+        return Grid(factor, None, 0, -128, 127, of_layer)
+    shift = -low * np.float32(255) / (high - low) if of_layer else -low * factor
+    return Grid(factor, shift, zero, 0, 255, of_layer)
+
+
 SPEC = Spec(
     ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     asymmetric=True,
     saturates=pairs_products,
-    arithmetic=Arithmetic(fake_quantize=True),
+    arithmetic=Arithmetic(grid=grid),
 )
 MODEL = "model.xml"
 SETTINGS: OfferedSettings = {
