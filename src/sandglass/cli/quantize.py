@@ -47,8 +47,8 @@ def add_quantize(commands: Any) -> None:
         help="what int8 saves: time on this machine (default), or multiply-accumulates, for another machine",
     )  # fmt: skip
     command.add_argument(
-        "--least-int8", type=_share, default=0.0, metavar="SHARE",
-        help="of the multiply-accumulates, also where int8 gains no time, 0 to 1 (default: none)",
+        "--min-int8-share", type=_share, default=0.0, metavar="SHARE",
+        help="minimum share of multiply-accumulates to run in int8, even where that makes a layer slower (default 0)",
     )  # fmt: skip
     command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
     command.add_argument("--force", action="store_true", help="replace what is there")
@@ -70,10 +70,10 @@ def _run_quantize(arguments: argparse.Namespace) -> int:
         ema=arguments.ema,
         max_drop=arguments.max_drop,
         metric=arguments.metric,
-        least_fidelity=arguments.min_fidelity,
-        repairs=_repairs(arguments),
+        min_fidelity=arguments.min_fidelity,
+        without=arguments.without,
         gain=arguments.gain,
-        least_share=arguments.least_int8,
+        min_int8_share=arguments.min_int8_share,
         processor=arguments.processor,
         best_effort=arguments.best_effort,
         force=arguments.force,
@@ -109,7 +109,7 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
         calibration=needed_calibration(arguments, arguments.source),
         checkpoint=arguments.checkpoint,
         ema=arguments.ema,
-        repairs=_repairs(arguments),
+        without=arguments.without,
         processor=arguments.processor,
         say=say,
     )
@@ -122,16 +122,6 @@ def _run_sensitivity(arguments: argparse.Namespace) -> int:
 
 def _add_without(command: argparse.ArgumentParser) -> None:
     command.add_argument("--without", action="append", default=[], metavar="REPAIR", help="leave out a repair")
-
-
-def _repairs(arguments: argparse.Namespace) -> list[str]:
-    from sandglass.core.errors import InputError
-    from sandglass.quantization.repaired_plan import REPAIRS
-
-    known = {name.replace(" ", "-"): name for name in REPAIRS}
-    if unknown := [name for name in arguments.without if name not in known]:
-        raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(known)}")
-    return [name for option, name in known.items() if option not in arguments.without]
 
 
 def to_dict(result: Quantization) -> dict[str, Any]:
@@ -151,7 +141,7 @@ def to_dict(result: Quantization) -> dict[str, Any]:
         "evaluations": [found.to_dict() for found in result.evaluations],
         "changes": result.changes,
         "fidelity": result.agreements,
-        "gate": asdict(result.kept),
+        "fidelity_check": asdict(result.fidelity),
         "speeds": [speed.to_dict() for speed in result.speeds],
     }  # fmt: skip
 
