@@ -147,8 +147,8 @@ def test_search_with_other_arguments_is_refused(tmp_path: Path) -> None:
     """By the names of the arguments; a damaged note is an error with a fix."""
     with claimed_folder(tmp_path, TARGET, GIVEN, force=False):
         pass
-    with pytest.raises(InputError, match="another max_drop"), claimed_folder(tmp_path, TARGET, {**GIVEN, "max_drop": 1.0},
-                                                                         force=False):  # fmt: skip
+    other = {**GIVEN, "max_drop": 1.0}
+    with pytest.raises(InputError, match="another max_drop"), claimed_folder(tmp_path, TARGET, other, force=False):
         pass
     for damage in ("[]", "{half", "5"):
         (tmp_path / ARGUMENTS).write_text(damage)

@@ -1,4 +1,4 @@
-"""The search under a budget: through the command line on the embedded model, and on a small network with fixed times."""
+"""The search under a budget: on the embedded model by the command line, and on a small network with fixed times."""
 
 from __future__ import annotations
 
@@ -141,7 +141,7 @@ def test_a_missed_budget_publishes_nothing(tmp_path: Path, small: Path) -> None:
     """No int8 artifact and no plan; another search in that folder is refused by name; best effort publishes."""
     out = tmp_path / "out"
     options: dict[str, Any] = {"timer": SLOWER, "max_drop": 100.0, "min_fidelity": 0.999999, "min_int8_share": 1.0}
-    with pytest.raises(BudgetError, match="fidelity is .*, below the minimum of 0.999999"):
+    with pytest.raises(BudgetError, match=r"fidelity is .*, below the minimum of 0\.999999"):
         search(small, out, **options)
     assert not (out / "openvino-int8").exists()
     assert not (out / "plan.json").exists()

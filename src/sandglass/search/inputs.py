@@ -10,7 +10,9 @@ from typing import Any
 import numpy as np
 
 from sandglass.artifacts import parity
+from sandglass.backends import load_backend
 from sandglass.core import discover
+from sandglass.core.errors import InputError
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import Facts, facts
 from sandglass.graph.work import layer_work
@@ -70,7 +72,10 @@ class SearchInputs:
 
 
 def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> SearchInputs:
-    """Read the calibration images and the graph. Raises DatasetError and GraphError."""
+    """Read the calibration images and the graph. Raises DatasetError, GraphError and InputError."""
+    spec = load_backend(backend).SPEC
+    if spec is None:
+        raise InputError(f"{backend} has no int8 arithmetic", "name another backend")
     for_ranges, others = calibration_looks(source.card, calibration)
     reference = parity.Reference(source, [array for array, _ in for_ranges])
     name = next(iter(reference.inputs))
@@ -78,7 +83,7 @@ def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> Se
     return SearchInputs(
         source,
         backend,
-        discover.load("backends", backend).SPEC.on(source.processor),
+        spec.on(source.processor),
         discover.load("tasks", source.card.task),
         calibration,
         reference,
