@@ -10,9 +10,9 @@ import numpy as np
 import onnx
 import pytest
 from graphs import network, normal
-from plans import factors, hash_of
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import factors, hash_of
 
 from sandglass.core.errors import PlanError
 from sandglass.graph.io import load_graph, save_graph
@@ -166,9 +166,7 @@ def images(count: int, seed: int) -> list[dict[str, np.ndarray]]:
     return [{"image": normal(seed + i, 1, 3, 12, 8)} for i in range(count)]
 
 
-def offsets_for(
-    model: onnx.ModelProto, found: OffsetTensors, path: Path, seed: int = 0
-) -> dict[str, np.ndarray]:
+def offsets_for(model: onnx.ModelProto, found: OffsetTensors, path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """An offset for each tensor that can be centred: for each channel, and one for a clamp's."""
     save_graph(model, path)
     names = [*found.linear, *found.clamped]

@@ -9,8 +9,8 @@ import numpy as np
 import onnx
 import pytest
 from graphs import network, normal
-from plans import pixels, unrounded
 from onnx import numpy_helper
+from plans import pixels, unrounded
 
 from sandglass.core.errors import PlanError
 from sandglass.graph.io import load_graph, save_graph
@@ -77,9 +77,7 @@ def alike(tmp_path: Path) -> Path:
 
 def planned(graph: Path, spec: Spec = ASYMMETRIC) -> repaired_plan.Plan:
     """The plan of the network with its pixels exact, and nothing else repaired."""
-    return repaired_plan.repaired_plan(
-        graph, normalized(images(24)), spec, graph.parent, "minmax", ["exact pixels"]
-    )[0]
+    return repaired_plan.repaired_plan(graph, normalized(images(24)), spec, graph.parent, "minmax", ["exact pixels"])[0]
 
 
 def test_levels_are_the_normalization() -> None:

@@ -149,9 +149,7 @@ def test_channels_stand_there_once_where_no_reader_is_in_int8(graph: Path, tmp_p
     assert plans[0].split == ("p",)
     for layer in ("p", "q"):
         for field in ("integers", "scales"):
-            np.testing.assert_array_equal(
-                getattr(used.rounded[layer], field), getattr(expected.rounded[layer], field)
-            )
+            np.testing.assert_array_equal(getattr(used.rounded[layer], field), getattr(expected.rounded[layer], field))
     assert next(entry.dims[0] for entry in model.graph.initializer if entry.name == "w2") == 4
     inputs = images(1, 70)[0]
     found, once = (simulate(graph, without(plan, reasons), spec).run(inputs)["y"] for plan in plans)

@@ -15,8 +15,8 @@ import pytest
 
 from sandglass.cli.main import main
 from sandglass.core.errors import BackendUnavailable, BudgetError
-from sandglass.quantization.repaired_plan import EVENING, REPAIRS
-from sandglass.search import quantize, workbench
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.search.timer import Clock
 from sandglass.table import run as table_run
 from unit.test_cli_classification import CARD, save_card
 
@@ -49,8 +49,7 @@ def table(tmp_path: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements."""
     monkeypatch.setattr(table_run, "benchmark_each", partial(table_run.benchmark_each, seconds=0.25))
-    monkeypatch.setattr(quantize, "undisturbed", partial(quantize.undisturbed, seconds=0.25))
-    monkeypatch.setattr(workbench, "TIMED_SECONDS", 0.25)
+    monkeypatch.setattr(table_run, "quantize", partial(table_run.quantize, timer=Clock(seconds=0.25)))
 
 
 def run(table: Path) -> int:
@@ -96,7 +95,7 @@ def test_table_has_float_and_int8_side_by_side(table: Path, capsys: pytest.Captu
     assert fp32["change"] is None
     assert int8["protocol"]["partial"] is True
     made = json.loads((out / "small/onnxruntime-int8/plan.json").read_text())["repairs"]
-    assert [name for name in made if name not in EVENING] == [name for name in REPAIRS if name not in EVENING]
+    assert [name for name in made if "equalize" not in name] == [name for name in REPAIRS if "equalize" not in name]
 
 
 def test_killed_run_goes_on(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -50,9 +50,7 @@ class Case:
     def rounded(self, bits: int = 8, compensate: bool = True, correct: bool = True) -> Rounded:
         """The layer, rounded."""
         repairs = (bias_correction.NAME,) if correct else ()
-        layer = LayerToRound(
-            self.fact, self.weight, self.bias, self.rows, self.found, self.asymmetric, bits, repairs
-        )
+        layer = LayerToRound(self.fact, self.weight, self.bias, self.rows, self.found, self.asymmetric, bits, repairs)
         rounded = round_to_nearest(layer)
         rounded = compensated_rounding.compensated(layer, rounded) if compensate else rounded
         return bias_correction.corrected(layer, rounded) if correct else rounded

@@ -105,9 +105,15 @@ class Plan:
 
     def to_json(self) -> str:
         """The plan as JSON text, one line a tensor and a layer."""
-        edits = [{"edit": edit.KIND, "names": list(edit.names)} for edit in self.edits]
-        head = {"format": FORMAT, "graph": self.graph, "method": self.method, "calibration": self.calibration,
-                "repairs": list(self.repairs), "edits": edits, "arrays": arrays_hash(arrays_of(self.edits))}  # fmt: skip
+        head = {
+            "format": FORMAT,
+            "graph": self.graph,
+            "method": self.method,
+            "calibration": self.calibration,
+            "repairs": list(self.repairs),
+            "edits": [{"edit": edit.KIND, "names": list(edit.names)} for edit in self.edits],
+            "arrays": arrays_hash(arrays_of(self.edits)),
+        }
         parts = [f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in head.items()]
         for key, entries in (("tensors", self.tensors), ("layers", self.layers)):
             lines = [f"    {json.dumps(name)}: {json.dumps(_fields(entry))}" for name, entry in entries.items()]
