@@ -157,8 +157,8 @@ def _load_shapes(options: ShapeOptions, source: str | Card) -> dict[Size, int]:
         return {}
     card = source if isinstance(source, Card) else find_card(source)
     if options.shapes_from is None:
-        return input_shapes.listed(card, list(dict.fromkeys(size for sizes in options.shapes for size in sizes)))
-    shapes, wasted = input_shapes.of_images(card, options.shapes_from, options.max_shapes)
+        return input_shapes.named_shapes(card, list(dict.fromkeys(size for sizes in options.shapes for size in sizes)))
+    shapes, wasted = input_shapes.shapes_of_images(card, options.shapes_from, options.max_shapes)
     listed = ", ".join(f"{input_shapes.text(size)} ({images})" for size, images in shapes.items())
     say(f"shapes: {len(shapes)} for {sum(shapes.values())} images, {100 * wasted:.1f} % more pixels than needed: "
         f"{listed}")  # fmt: skip
