@@ -44,7 +44,7 @@ PRECISIONS = ("fp32", "fp16")
 PURPOSE: Final = "deploy"
 SPEC = None
 SETTINGS: OfferedSettings = {"channels_last": (False, True)}
-CAPABILITIES = Capabilities(dynamic_shapes=True)
+CAPABILITIES = Capabilities(dynamic_shapes=True, runs_graphs=False)
 WEIGHTS = "weights.safetensors"
 LARGEST = 65504.0  # of half precision
 
