@@ -116,13 +116,13 @@ def all_of(
 
     lines = deploy_all(read_table(table), out, say=say, progress=Progress)
     rows, conditions = render.table_rows(lines), render.conditions(lines, host.describe())
-    show(output, rows, conditions)
     page = f"{markdown(rows)}\n\n{conditions}\n"
     for name, text in (("table.md", page), ("table.csv", render.comma_separated(lines))):
         with atomic_file(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     result = {"cells": render.numbers(lines), "host": host.describe()}
     write_json(out / "table.json", result)
+    show(output, rows, conditions)
     write_result(output, result)
     return 2 if any(cell.reason for line in lines for cell in line.cells) else 0
 
