@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -56,7 +56,7 @@ class Notes(BuildNotes, frozen=True):
     """
 
     model: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     half: bool | None = None
 
 
