@@ -446,7 +446,7 @@ def compare(rivals: Sequence[Rival], half: str, seconds: float, out: Path) -> li
                 "calibrated_on": half if rival.tool != "fp32" else None,
                 "evaluated_on": other(half),
                 "seconds": rival.seconds,
-                "check": rival.artifact.manifest["check"]["summary"],
+                "check": rival.artifact.manifest.check.summary,
                 "int8_share_of_macs": inspect(rival.artifact).integer_share,
                 "evaluation": result.to_dict(),
                 "change": topdown_pose.paired(results[0].predictions, result.predictions, dataset),

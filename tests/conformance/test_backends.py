@@ -105,7 +105,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     np.testing.assert_allclose(together, alone, atol=1e-4 * max(1.0, float(np.abs(alone).max())))
     if getattr(backend, "COMPUTES", True):
         limit = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
-        assert artifact.manifest["check"]["correlation"] > limit
+        assert artifact.manifest.check.correlation > limit
 
 
 @pytest.mark.parametrize("name", [name for name in discover.names("backends") if name != "pytorch"])
@@ -172,7 +172,7 @@ def test_layers_are_those_of_the_graph(
 ) -> None:
     """Every layer with weights is found by the graph's name and with its work; one that fell back to float says why."""
     backend, artifact = deployed(name, precision, card, calibration, tmp_path)
-    notes = artifact.manifest["backend_notes"]
+    notes = artifact.manifest.backend_notes
     runs = backend.layers(artifact.folder, notes, 1, artifact.noise())
     assert all(run.milliseconds is None or run.milliseconds >= 0 for run in runs)
     assert {run.arithmetic for run in runs} <= {"int8", "float"}

@@ -63,8 +63,8 @@ def test_artifact_agrees_with_the_simulation(
     plan.save(tmp_path / "plan.json")
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json")
     assert outcome.artifact is not None, outcome.error
-    assert outcome.artifact.manifest["plan_sha256"] == plan.sha256 == Plan.load(tmp_path / "out" / "plan.json").sha256
-    layers = outcome.artifact.manifest["backend_notes"]["layers"]
+    assert outcome.artifact.manifest.plan_sha256 == plan.sha256 == Plan.load(tmp_path / "out" / "plan.json").sha256
+    layers = outcome.artifact.manifest.backend_notes["layers"]
     reasons = decide(plan, backend.SPEC.on(ANY), load_graph(graph))
     assert {layer: way.startswith("int8") for layer, way in layers.items()} == {
         n: not why for n, why in reasons.items()
@@ -81,7 +81,7 @@ def test_artifact_agrees_with_the_simulation(
         assert np.corrcoef(one["heatmaps"].ravel(), other["heatmaps"].ravel())[0, 1] > 0.999
     assert noise(expected, found) < 0.5 * noise(floats, expected)
     runs = backend.layers(
-        outcome.artifact.folder, outcome.artifact.manifest["backend_notes"], 1, {"image": images(1, 0)[0]}
+        outcome.artifact.folder, outcome.artifact.manifest.backend_notes, 1, {"image": images(1, 0)[0]}
     )
     arithmetic = {run.name: run.arithmetic for run in runs if run.macs}
     assert arithmetic == {layer: "float" if why else "int8" for layer, why in reasons.items()}

@@ -85,7 +85,7 @@ def test_plan_is_used_again_and_edits_count(card: Path, tmp_path: Path) -> None:
         run("deploy", card, "--to", "onnxruntime:int8", "--out", again, "--plan", tmp_path / "edited.json", *SYNTHETIC)
         == 0
     )
-    notes = load_artifact(again / "onnxruntime-int8").manifest["backend_notes"]["layers"]
+    notes = load_artifact(again / "onnxruntime-int8").manifest.backend_notes["layers"]
     assert notes["three"] == "float: by hand"
     assert notes["pointwise"] == "int8"
 

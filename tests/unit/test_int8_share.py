@@ -40,7 +40,7 @@ def test_share_is_in_the_manifest_and_the_table(kept: str, card: Card, tmp_path:
         card, [TARGET], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json", say=said.append
     )
     assert outcome.artifact is not None, outcome.error
-    share = outcome.artifact.manifest["check"]["int8_share"]
+    share = outcome.artifact.manifest.check.int8_share
     if kept == "none":
         assert share == 1
         assert identity(outcome.artifact)["precision"] == "int8"

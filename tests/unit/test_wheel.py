@@ -21,7 +21,7 @@ from pathlib import Path
 import pytest
 
 from sandglass.core import distribution
-from sandglass.core.toml_fields import tomllib
+from sandglass.core.toml_files import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("src", "docs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile",

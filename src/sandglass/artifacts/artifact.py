@@ -12,11 +12,11 @@ from typing import Any
 import numpy as np
 
 from sandglass.artifacts.input_shapes import ShapeSession
-from sandglass.artifacts.manifest import MANIFEST, read_manifest
+from sandglass.artifacts.manifest import MANIFEST, Manifest, Notes, read_manifest
 from sandglass.artifacts.tuned_settings import Tuned, check_settings, processor_kind, read_tuned
 from sandglass.backends import DEFAULTS, Arrays, Session, Settings
 from sandglass.core import discover, host
-from sandglass.core.errors import ArtifactError, BackendError, CardError
+from sandglass.core.errors import BackendError
 from sandglass.core.files import sha256
 from sandglass.core.process import Process
 from sandglass.core.processor import ANY, find_processor
@@ -32,42 +32,42 @@ class Artifact:
     """A published artifact: `folder` and its parsed manifest."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     card: Card
 
     @property
     def backend(self) -> str:
         """Name of the backend that made it and runs it."""
-        return str(self.manifest["backend"])
+        return self.manifest.backend
 
     @property
     def precision(self) -> str:
         """For example "fp32" or "int8"."""
-        return str(self.manifest["precision"])
+        return self.manifest.precision
 
     @property
     def precision_note(self) -> str:
         """What the precision alone does not say: "quantized already", or how little is in int8; else ""."""
-        check = self.manifest.get("check", {})  # a build kit has none
-        if check.get("quantized"):
+        check = self.manifest.check
+        if check.quantized:
             return "quantized already"
-        share = check.get("int8_share", 1.0)
-        return f"only {share:.1%} of the work" if share < LEAST_INT8_SHARE else ""
+        share = check.int8_share
+        return f"only {share:.1%} of the work" if share is not None and share < LEAST_INT8_SHARE else ""
 
     @property
     def input_name(self) -> str:
         """The graph's name of its image input."""
-        return str(next(iter(self.manifest["inputs"])))
+        return next(iter(self.manifest.inputs))
 
     @property
     def size(self) -> int:
         """Bytes of the runtime's files, without the manifest."""
-        return sum((self.folder / name).stat().st_size for name in self.manifest["files"])
+        return sum((self.folder / name).stat().st_size for name in self.manifest.files)
 
     @property
     def shapes(self) -> dict[Size, int]:
         """Its input shapes (see `shapes`), by the number of images that each was chosen for; empty where it has one."""
-        return {(height, width): images for height, width, images in self.manifest.get("shapes", ())}
+        return {(height, width): images for height, width, images in self.manifest.shapes}
 
     @cached_property
     def sha256(self) -> str:
@@ -76,7 +76,7 @@ class Artifact:
 
     def check_processor(self) -> None:
         """Raise BackendError where integer sums of this artifact would saturate on the processor at hand."""
-        name = self.manifest.get("processor", ANY.name)
+        name = self.manifest.processor or ANY.name
         if not find_processor(name).runs_here():
             raise BackendError(
                 f"{self.folder} was made for {name}: on this processor sums of its 8-bit weights saturate",
@@ -97,7 +97,7 @@ class Artifact:
             check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
         settings = settings if settings is not None else found.settings if found else DEFAULTS
 
-        def opened(folder: Path, notes: Mapping[str, Any], size: Size | None = None) -> Session:
+        def opened(folder: Path, notes: Notes, size: Size | None = None) -> Session:
             session: Session = backend.open(folder, notes, threads or self.threads, settings, callers)
             # Its first call belongs to the thread that opens it: bindings initialize then what is shared by all
             # threads, and two that do so at once may wait for each other forever.
@@ -105,7 +105,7 @@ class Artifact:
             return session
 
         if not self._parts:
-            return opened(self.folder, self.manifest["backend_notes"])
+            return opened(self.folder, self.manifest.backend_notes)
         return ShapeSession({size: partial(opened, *part, size) for size, part in self._parts.items()})
 
     def isolated(
@@ -114,14 +114,14 @@ class Artifact:
         """`open` in a process of its own, which lives as long as the context: a crash there is an error here."""
         return remote_session(self.folder, threads, settings, callers)
 
-    def files(self) -> tuple[Path, Mapping[str, Any]]:
+    def files(self) -> tuple[Path, Notes]:
         """Folder and notes of what its backend built for the first of its shapes."""
-        return next(iter(self._parts.values()), (self.folder, self.manifest["backend_notes"]))
+        return next(iter(self._parts.values()), (self.folder, self.manifest.backend_notes))
 
     @property
-    def _parts(self) -> dict[Size, tuple[Path, Mapping[str, Any]]]:
+    def _parts(self) -> dict[Size, tuple[Path, Notes]]:
         """Folder and notes by shape, where its backend built something for each."""
-        return {(h, w): (self.folder / text((h, w)), notes) for h, w, notes in self.manifest.get("by_shape", ())}
+        return {(h, w): (self.folder / text((h, w)), notes) for h, w, notes in self.manifest.by_shape}
 
     def version(self) -> str:
         """The version of its runtime here; raises BackendUnavailable when that is not installed."""
@@ -145,7 +145,7 @@ class Artifact:
         generator = np.random.default_rng(0)
         return {
             name: generator.standard_normal((batch, *shape[1:2], *(size or shape[2:]))).astype(np.float32)
-            for name, shape in self.manifest["inputs"].items()
+            for name, shape in self.manifest.inputs.items()
         }
 
 
@@ -156,11 +156,7 @@ def load_artifact(folder: Path) -> Artifact:
     that is missing, was changed or is not listed, or broken settings beside it.
     """
     manifest = read_manifest(folder)
-    try:
-        card = Card.from_dict(manifest["card"], str(folder / MANIFEST), folder)
-    except CardError as error:
-        raise ArtifactError(error.message, "deploy the model again with this version") from error
-    artifact = Artifact(folder, manifest, card)
+    artifact = Artifact(folder, manifest, manifest.card)
     artifact.tuned()  # a broken file is told now, not in the middle of what the artifact is loaded for
     return artifact
 

@@ -12,7 +12,7 @@ from sandglass.artifacts.artifact import LEAST_INT8_SHARE, load_artifact
 from sandglass.artifacts.build_files import FLOAT, built, check_float
 from sandglass.artifacts.build_key import build_key, made_before
 from sandglass.artifacts.input_shapes import Shapes
-from sandglass.artifacts.manifest import BUILD_KEY, write_manifest
+from sandglass.artifacts.manifest import write_manifest
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.core import discover
 from sandglass.core.errors import BackendError, BackendUnavailable, InputError, SandglassError, UnsupportedOperator
@@ -103,7 +103,7 @@ def build_artifact(
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: version},
                 **_processor(target.backend, source, used),
-                BUILD_KEY: build_key(target.folder, version, source, used, reference, shapes),
+                "build_key": build_key(target.folder, version, source, used, reference, shapes),
                 **parts,
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }

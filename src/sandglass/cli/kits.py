@@ -74,7 +74,7 @@ def _run_collect(arguments: argparse.Namespace) -> int:
         found["evaluations"] = [{**result.to_dict(), "change": change} for result, change in rows]
     speed = kit.speed()
     print(markdown([{key: cell for key, cell in speed_row(speed, speed.median).items() if key != "peak MiB"}]))
-    print(f"\nmeasured there: {kit.version()}, {kit.reported['host']['system']}")
+    print(f"\nmeasured there: {kit.version()}, {kit.report.host['system']}")
     write_result(arguments.json, found)
     return 0
 

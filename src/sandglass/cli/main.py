@@ -153,7 +153,7 @@ def _run_deploy(arguments: argparse.Namespace) -> int:
     rows = []
     for outcome in outcomes:
         if outcome.artifact:
-            check = outcome.artifact.manifest["check"]["summary"]
+            check = outcome.artifact.manifest.check.summary
             rows.append({**identity(outcome.artifact), "MB": megabytes(outcome.artifact.size), "check": check})
         elif outcome.kit:
             rows.append(kit_row(outcome))

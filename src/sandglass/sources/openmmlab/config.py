@@ -16,7 +16,7 @@ from typing import Any
 
 from sandglass.core.errors import ConfigError, shown
 from sandglass.core.reading import read_bytes
-from sandglass.core.toml_fields import excess
+from sandglass.core.toml_files import excess
 from sandglass.sources.openmmlab.expressions import Expressions, assigned, refusal
 from sandglass.sources.openmmlab.limits import Budget
 

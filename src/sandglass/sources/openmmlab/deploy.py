@@ -7,9 +7,11 @@ is that of mmdeploy 1.3; that of 0.x is the same.
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+from msgspec.structs import replace
 
 from sandglass.core import discover
 from sandglass.core.errors import ConfigError, shown
