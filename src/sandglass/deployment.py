@@ -63,7 +63,7 @@ def deploy(
     `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
     of 7 bits where 8 would saturate on some.
     A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
-    With `shapes` (see `sandglass.shapes`) an artifact takes images of many sizes, each in the smallest shape that
+    With `shapes` (see `artifacts.input_shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
     """
     card = source if isinstance(source, Card) else find_card(source)

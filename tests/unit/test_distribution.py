@@ -110,5 +110,5 @@ def distribution_extras() -> set[str]:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == distribution.NAME
-    assert project["scripts"] == {"sandglass": "sandglass.cli:main"}
+    assert project["scripts"] == {"sandglass": "sandglass.cli.main:main"}
     return set(project["optional-dependencies"])

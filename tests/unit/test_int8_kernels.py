@@ -10,10 +10,10 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal
 from onnx import helper
 
 from conformance.test_backends import save_graph
-from graphs import network, normal
 from sandglass.backends import ncnn, onnxruntime, openvino
 from sandglass.core import host
 from sandglass.core.compare import correlation

@@ -31,13 +31,15 @@ IMAGE = np.random.default_rng(0).standard_normal((1, 3, 32, 24)).astype(np.float
 # Answers with the number of events that the run came to. A fork saves the seconds that importing takes.
 DRIVER = """
 import os, signal, sys
-from sandglass import cli, export, pipeline, prediction
+from sandglass import deployment
 from sandglass.backends import onnxruntime
-from sandglass.graph import bring_up
-from sandglass.quantize import make, qdq
+from sandglass.cli import main as cli
+from sandglass.measure import prediction
+from sandglass.quantization import make_plan, qdq
+from sandglass.sources import bring_up, export
 from sandglass.tasks import topdown_pose
 from sandglass.datasets import synthetic_people
-from sandglass.report import table
+from sandglass.table import markdown
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
@@ -198,7 +200,7 @@ def test_termination_within_code_made_from_text(tmp_path: Path) -> None:
     """Where a dataclass is being made, say: the end is the same, not a death by SIGINT."""
     (tmp_path / "stopped.py").write_text(
         "import sys\n"
-        "from sandglass import cli\n"
+        "from sandglass.cli import main as cli\n"
         "stop = 'import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)'\n"
         "cli._run_models = lambda arguments: exec(stop)\n"
         "sys.exit(cli.main(['models']))\n"

@@ -26,7 +26,7 @@ def test_unknown_name_is_an_attribute_error() -> None:
         _ = sandglass.nothing
 
 
-@pytest.mark.parametrize("code", ["import sandglass", "import sandglass.cli; sandglass.cli.parser().format_help()"])
+@pytest.mark.parametrize("code", ["import sandglass", "from sandglass.cli.main import parser; parser().format_help()"])
 def test_light_start(code: str) -> None:
     """Importing the package or printing help loads neither PyTorch nor a runtime."""
     script = f"import sys; {code}; print([m for m in {HEAVY!r} if m in sys.modules])"

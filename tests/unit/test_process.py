@@ -11,10 +11,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 
-import faults
 from sandglass.core import process
 from sandglass.core.errors import ArtifactError, BackendError, CrashError, InputError
 from sandglass.core.parallel import in_threads
@@ -181,7 +181,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import faults
 from pathlib import Path
-from sandglass.process import isolated
+from sandglass.core.process import isolated
 isolated("target", faults.write_numbers, Path(sys.argv[1]))
 """
 
