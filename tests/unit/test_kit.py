@@ -20,6 +20,7 @@ from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.build_key import Samples
 from sandglass.artifacts.target import Target
+from sandglass.backends import load_backend
 from sandglass.cli.main import main
 from sandglass.core import discover
 from sandglass.core.errors import ArtifactError, BackendError, DatasetError, InputError, ParityError
@@ -29,7 +30,7 @@ from sandglass.sources.source import Source
 from vendors import FOLDER, environment
 
 MODEL = "hourglass-tiny-synthetic"
-KITS = [name for name in discover.names("backends") if hasattr(discover.load("backends", name), "kit")]
+KITS = [name for name in discover.names("backends") if load_backend(name).CAPABILITIES.make_kit]
 
 
 def people(limit: int = 4) -> Any:
@@ -92,7 +93,7 @@ def test_what_comes_back_scores_as_the_same_outputs_here(name: str, made: Path, 
     shutil.copytree(made / f"{name}-fp16", tmp_path / "kit")
     on_host(tmp_path / "kit", tmp_path)
     kit = collect.load_kit(tmp_path / "kit")
-    assert collect.agreement(kit)["relative_difference"] < 1e-6
+    assert collect.agreement(kit).relative_difference < 1e-6
     found = collect.evaluation(kit, people())
     expected = evaluate(load_artifact(made / "onnxruntime-fp32"), people(), flip_test=True)
     assert found.metrics == expected.metrics
@@ -125,7 +126,7 @@ def test_half_precision_outputs_are_read(ready: Path, tmp_path: Path) -> None:
     """A device that gives float16 is understood, and agrees with the graph to half precision."""
     on_host(ready, tmp_path, FAKE_ACL_HALF="1")
     agreed = collect.agreement(collect.load_kit(ready))
-    assert 1e-6 < agreed["relative_difference"] < 1e-3
+    assert 1e-6 < agreed.relative_difference < 1e-3
 
 
 def test_command_line_from_kit_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -304,8 +305,7 @@ def test_tools_that_are_here_are_run(name: str, made: Path, tools: None, tmp_pat
     assert len(artifact.manifest.files) == 1
     found, expected = evaluate(artifact, people()), evaluate(load_artifact(made / "onnxruntime-fp32"), people())
     assert found.metrics == expected.metrics
-    backend = discover.load("backends", name)
-    layers = backend.layers(artifact.folder, artifact.manifest.backend_notes, 1, artifact.noise())
+    layers = load_backend(name).layers(*artifact.files(), 1, artifact.noise())
     assert sum(layer.macs for layer in layers) > 1e6
 
 

@@ -206,11 +206,11 @@ def test_search_under_a_budget(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("backends = [", "backend = [", "unknown field 'backend', expected backends, max_drop, min_fidelity, precisions, row"),
+        ("backends = [", "backend = [", "unknown field 'backend', expected backends, max_drop"),
         ('["onnxruntime"]', '["onnx"]', "backends has 'onnx', expected one of "),
         ('["onnxruntime"]', "[]", "backends is \\[\\], expected list of length >= 1"),
         ('["onnxruntime"]', '"onnxruntime"', "backends is 'onnxruntime', expected list"),
-        ('["onnxruntime"]', '["onnxruntime"]\nprecisions = ["fp8"]', "precisions has 'fp8', expected one of fp16, fp32, int8"),
+        ('["onnxruntime"]', '["onnxruntime"]\nprecisions = ["fp8"]', "precisions has 'fp8', expected one of fp16"),
         ('["onnxruntime"]', '["onnxruntime"]\nmax_drop = true', "max_drop is True, expected float"),
         ('["onnxruntime"]', '["onnxruntime"]\nmin_fidelity = 0.9', "expected max_drop with it"),
         ("[[row]]", "[row]", "row is {.*, expected list"),

@@ -173,11 +173,11 @@ def test_stored_settings_leave_the_artifact_what_it_is(artifact: Artifact, monke
         ("[]", "it is [], expected a table of fields"),
         ({"format": 9}, "format is 9, expected 1"),
         ({"artifact": "0" * 64}, "made for another artifact: '000000000000'"),
-        ({"processors": {"x": {"goal": "speed", "threads": 1}}}, "processors.x: goal is 'speed', expected one of latency, throughput"),
+        ({"processors": {"x": {"goal": "speed", "threads": 1}}}, "processors.x: goal is 'speed', expected one of"),
         ({"processors": {"x": {"goal": "latency", "threads": 0}}}, "processors.x.threads is 0, expected int >= 1"),
         ({"processors": {"a": {"goal": "latency", "threads": 1}, "x": {"goal": "latency"}}},
          "the field 'processors.x.threads' is missing"),
-        ({"processors": {"x": {"goal": "latency", "threads": 1, "settings": 3}}}, "processors.x.settings is 3, expected table"),
+        ({"processors": {"x": {"goal": "latency", "threads": 1, "settings": 3}}}, "x.settings is 3, expected table"),
         ({"note": 1}, "unknown field 'note', expected artifact, format, processors"),
     ],
 )  # fmt: skip

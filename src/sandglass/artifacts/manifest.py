@@ -11,14 +11,16 @@ import json
 from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path, PurePosixPath
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, field
 
 from sandglass.artifacts.tuned_settings import TUNING
+from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import ArtifactError, shown
 from sandglass.core.files import PART, sha256, write_json
+from sandglass.core.json_values import JsonObject
 from sandglass.core.locks import LOCK
 from sandglass.core.records import Record, read_format, to_record
 from sandglass.sources.card import Card, Side
@@ -30,15 +32,17 @@ AGAIN = "deploy the model again with this version"
 MOST_ELEMENTS = 2**28  # of one input: 1 GiB of float32, more than any runtime here could compute on
 
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="a SHA-256 in hex digits")]
-Shapes = Annotated[dict[str, Annotated[list[Side], Meta(min_length=1)]], Meta(min_length=1)]
-Notes = dict[str, Any]  # what a backend keeps of its build: only that backend knows the fields
+Shapes = Annotated[dict[str, Annotated[tuple[Side, ...], Meta(min_length=1)]], Meta(min_length=1)]
+Notes = JsonObject  # what a backend records of its build: its own type of notes has the fields
 
 
-class Check(Record, frozen=True):
-    """How an artifact agrees with its graph: largest relative difference and correlation of the outputs.
+class Check(Record, frozen=True, omit_defaults=True):
+    """How an artifact agrees with its graph.
 
-    `inputs` says on what they were compared. `int8_share` is the share of the multiply-accumulates in int8, 0 to 1, and
-    `quantized` says that the file was quantized before it was deployed.
+    `relative_difference` is the largest difference of an output by its largest value, `correlation` that of the output
+    that agrees least; both None where nothing was compared, as `summary` says. `inputs` says on what they were
+    compared. `quantized` says that the file was quantized before it was deployed. `int8_share` is the share of the
+    multiply-accumulates that run in int8, 0 to 1.
     """
 
     summary: str = ""
@@ -132,7 +136,7 @@ def check_target(backend: str, precision: str) -> None:
     """Raise ValueError for an unknown backend, and for a precision that it cannot write."""
     if backend not in discover.names("backends"):
         raise ValueError(f"backend is {shown(backend)}, expected one of {', '.join(discover.names('backends'))}")
-    precisions = discover.load("backends", backend).PRECISIONS
+    precisions = load_backend(backend).PRECISIONS
     if precision not in precisions:
         raise ValueError(f"precision is {shown(precision)}, expected one of {', '.join(precisions)}")
 
@@ -148,7 +152,7 @@ def check_elements(shapes: Mapping[str, Sequence[int]]) -> None:
 def _verify(folder: Path, manifest: Manifest) -> None:
     """Raise ArtifactError, naming the file, unless `folder` holds exactly the listed files with their hashes."""
     inside, files = folder.resolve(), manifest.files
-    if not files and getattr(discover.load("backends", manifest.backend), "COMPUTES", True):
+    if not files and load_backend(manifest.backend).CAPABILITIES.computes:
         raise ArtifactError(f"{folder / MANIFEST}: files is empty, expected the files of the runtime", AGAIN)
     for name in files:
         _check_name(folder, name)

@@ -23,7 +23,7 @@ GOALS = ("latency", "throughput")
 MEND = "delete that file, or tune the artifact again after that"
 
 Count = Annotated[int, Meta(ge=1, le=MOST)]
-Setting = bool | int | float | str
+Setting = bool | int | str
 
 
 class Tuned(Record, frozen=True):

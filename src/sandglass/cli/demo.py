@@ -11,6 +11,7 @@ import numpy as np
 
 from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact
+from sandglass.backends import load_backend
 from sandglass.cli.results_page import failure_row, results_page, results_rows
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendUnavailable, SandglassError
@@ -77,8 +78,8 @@ def runnable_targets(say: Say) -> list[str]:
     """Every precision of every runtime that is installed here, as `BACKEND:PRECISION`."""
     targets = []
     for name in discover.names("backends"):
-        backend = discover.load("backends", name)
-        if backend.PURPOSE != "deploy" or hasattr(backend, "SOC"):  # one would have to name the processor
+        backend = load_backend(name)
+        if backend.PURPOSE != "deploy" or backend.CAPABILITIES.compiles_for_soc:  # one would have to name the processor
             continue
         try:
             backend.available()

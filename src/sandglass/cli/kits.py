@@ -51,14 +51,15 @@ def add_collect(commands: Any) -> None:
 
 def _run_collect(arguments: argparse.Namespace) -> int:
     from sandglass.artifacts.artifact import load_artifact
+    from sandglass.core.records import to_data
     from sandglass.kit import collect
     from sandglass.measure import evaluation
     from sandglass.table.markdown import evaluation_table, markdown, speed_row
 
     kit = collect.load_kit(arguments.kit)
     agreed = collect.agreement(kit)
-    found: dict[str, Any] = {"check": agreed, "speed": kit.speed_dict()}
-    print(f"{agreed['summary']}\n")
+    found: dict[str, Any] = {"check": to_data(agreed), "speed": kit.speed_dict()}
+    print(f"{agreed.summary}\n")
     dataset = _load(arguments, arguments.against)
     if dataset is not None:
         results = [collect.evaluation(kit, dataset)]

@@ -21,6 +21,7 @@ from msgspec import Meta
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.kit_manifest import KIT, KitManifest, read_kit_manifest
+from sandglass.artifacts.manifest import Check
 from sandglass.backends import Arrays, Settings
 from sandglass.core.errors import ArtifactError, DatasetError
 from sandglass.core.files import sha256
@@ -112,10 +113,10 @@ def load_kit(folder: Path) -> Collected:
     return Collected(folder, kit.manifest(), kit.card, kit, report)
 
 
-def agreement(kit: Collected) -> dict[str, Any]:
+def agreement(kit: Collected) -> Check:
     """The compiled model beside the graph on the probes; raises ParityError where they disagree."""
     expected, found = _arrays(kit.folder / EXPECTED), kit.open().outputs(PROBES)
-    return parity.compared(_by_row(expected), _by_row(found), kit.precision)
+    return parity.compare(_by_row(expected), _by_row(found), kit.precision)
 
 
 def evaluation(kit: Collected, dataset: Any) -> Evaluation:

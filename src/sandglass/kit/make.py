@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 from msgspec.structs import replace
@@ -15,7 +14,7 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.build_key import Samples
 from sandglass.artifacts.kit_manifest import KIT, KitManifest, KitSamples
 from sandglass.artifacts.parity import Reference
-from sandglass.backends import Arrays, Recipe
+from sandglass.backends import Arrays, Recipe, load_backend
 from sandglass.core import discover
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
@@ -65,16 +64,17 @@ def make_kit(
 
     Raises the InputError of a backend that lacks what it compiles for.
     """
-    module: ModuleType = discover.load("backends", backend)
+    make_recipe = load_backend(backend).CAPABILITIES.make_kit
+    assert make_recipe is not None
     with atomic_folder(out, force) as folder:
-        recipe: Recipe = isolated(f"{backend}:{precision}", module.kit, source, precision, folder)
+        recipe = isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
         (folder / INPUTS).mkdir()
         manifest = KitManifest(
             card=source.card,
             backend=backend,
             precision=precision,
-            inputs=recipe.notes["inputs"],
-            outputs=recipe.notes["outputs"],
+            inputs=dict(recipe.inputs),
+            outputs=dict(recipe.outputs),
             model=recipe.model,
             soc=source.soc,
             graph_sha256=sha256(source.graph),
@@ -121,7 +121,7 @@ def _with_samples(manifest: KitManifest, samples: Samples, folder: Path) -> KitM
 class _Recorder:
     """A session that writes down what it is asked, and answers with zeros."""
 
-    def __init__(self, folder: Path, outputs: Mapping[str, list[int]]) -> None:
+    def __init__(self, folder: Path, outputs: Mapping[str, Sequence[int]]) -> None:
         self.folder, self.outputs = folder, outputs
         self.name, self.waiting = "", list[np.ndarray]()
         self.rows: dict[str, list[str]] = {}
