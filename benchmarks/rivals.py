@@ -54,7 +54,8 @@ from sandglass.metrics import bootstrap, keypoints
 from sandglass.sources.card import Card, Input
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
-from sandglass.table.markdown import change, markdown
+from sandglass.table.markdown import markdown
+from sandglass.table.rows import change
 from sandglass.tasks import topdown_pose
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"

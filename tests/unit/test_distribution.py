@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandglass.core import discover, distribution, host
-from sandglass.table.markdown import doctor_row
+from sandglass.table.rows import doctor_row
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml", ".ci/run")

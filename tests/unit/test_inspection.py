@@ -18,7 +18,8 @@ from sandglass.deployment import deploy
 from sandglass.measure.inspection import Inspection, inspect, quietest, scale_problem, summary
 from sandglass.quantization.calibration import Calibration
 from sandglass.sources.card import Card, Input
-from sandglass.table.markdown import inspection_rows, markdown
+from sandglass.table.markdown import markdown
+from sandglass.table.rows import inspection_rows
 
 
 @pytest.fixture(scope="module")

@@ -156,7 +156,7 @@ def test_samples_without_their_dataset_are_refused(
     """Options that say which samples a kit takes need the dataset's name."""
     command = ["deploy", MODEL, "--to", "igie", "--out", str(tmp_path / "out"), *options]
     assert main(command) == 2
-    assert "samples are told without their dataset" in capsys.readouterr().err
+    assert "options of samples need --dataset" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 

@@ -135,10 +135,10 @@ def test_as_much_runs_in_int8_as_is_asked_for(
     monkeypatch.setattr(workbench.Workbench, "timed", slower)
     asked = ["--min-fidelity", "0.1", "--max-drop", "100", "--json", str(tmp_path / "r.json")]
     for share, expected in (("0", 0.0), ("0.5", 1.0)):
-        assert search(tmp_path / share, *asked, "--least-int8", share, source=small) == 0
+        assert search(tmp_path / share, *asked, "--min-int8-share", share, source=small) == 0
         assert json.loads((tmp_path / "r.json").read_text())["int8_share_of_macs"] == expected
     monkeypatch.setattr(workbench.Workbench, "share", lambda *given: 0.4)
-    assert search(tmp_path / "none", *asked, "--least-int8", "0.5", source=small) == 2
+    assert search(tmp_path / "none", *asked, "--min-int8-share", "0.5", source=small) == 2
     assert "no choice runs 50% of the multiply-accumulates in int8; 40% can at most" in capsys.readouterr().err
 
 
