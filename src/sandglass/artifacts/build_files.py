@@ -15,7 +15,7 @@ from sandglass.artifacts.manifest import Check
 from sandglass.artifacts.parity import Reference
 from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.core.errors import ParityError, SandglassError
-from sandglass.core.process import isolated
+from sandglass.core.process import run_isolated
 from sandglass.core.sizes import Size, extremes, text
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
@@ -85,7 +85,7 @@ def _build_isolated(
     backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: Reference
 ) -> Build:
     """`_build_here`, in a process of its own."""
-    return isolated(
+    return run_isolated(
         f"{backend}:{precision}",
         _build_here,
         backend,

@@ -16,6 +16,7 @@ from sandglass.core.files import is_plain_name
 from sandglass.core.records import Record, read_toml_record
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.thresholds import AUTO, METHODS
+from sandglass.search.budget import Budget
 from sandglass.sources.card import Card, zoo
 from sandglass.sources.load_card import load_card
 
@@ -105,14 +106,6 @@ class TableFile(Record, frozen=True, kw_only=True):
 
 
 @dataclass(frozen=True)
-class Budget:
-    """What a search may cost: points of the task's first metric, and the least fidelity, 0 to 1."""
-
-    max_drop: float
-    min_fidelity: float
-
-
-@dataclass(frozen=True)
 class Row:
     """One model with its data. `budget` is None where int8 is not searched for but all layers are in it.
 
@@ -181,8 +174,7 @@ def _budget(where: str, card: Card, entry: RowEntry, table: TableFile) -> Budget
     drop = table.max_drop if entry.max_drop is None else entry.max_drop
     fidelity = table.min_fidelity if entry.min_fidelity is None else entry.min_fidelity
     if drop is not None:
-        least = discover.load("tasks", card.task).LEAST_FIDELITY
-        return Budget(drop, least if fidelity is None else fidelity)
+        return Budget.of_task(discover.load("tasks", card.task), drop, min_fidelity=fidelity)
     if fidelity is not None:
         raise InputError(f"{where}: min_fidelity is part of a search, expected max_drop with it", HELP)
     return None
