@@ -5,7 +5,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow stress venv check clean
+.PHONY: demo test slow stress venv check schemas clean
 
 venv: .venv/installed
 
@@ -21,6 +21,9 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+schemas: venv
+	$(BIN)/python -m sandglass.cli.schemas
 
 test: venv
 	$(BIN)/python -m pytest -n 2 --dist loadfile -m "not slow and not stress" --durations 25
