@@ -1,12 +1,13 @@
 """Draw the parts of src/sandglass and their imports: `python tools/draw_architecture.py` writes docs/architecture.svg.
 
-A box is a part, an entry at the top of the package. An arrow leads from a part to a part that it imports; an import that
-a chain of other arrows implies is left out. Each part lies one row above the highest part that it imports.
+A box is a part, an entry at the top of the package. An arrow leads from a part to a part that it imports; an import
+that a chain of other arrows implies is left out. Each part lies one row above the highest part that it imports.
 """
 
 from __future__ import annotations
 
 import ast
+from itertools import pairwise
 from pathlib import Path
 
 import networkx as nx
@@ -70,7 +71,7 @@ def positions(row: dict[str, int], ways: list[list[Place]]) -> dict[Place, Point
     level = dict[Place, int](row) | {place: place[2] for way in ways for place in way if not isinstance(place, str)}
     above: dict[Place, list[Place]] = {place: [] for place in level}
     for way in ways:
-        for upper, lower in zip(way, way[1:], strict=False):
+        for upper, lower in pairwise(way):
             above[lower].append(upper)
     position: dict[Place, Point] = {}
     for height in range(max(level.values()), -1, -1):
