@@ -19,8 +19,8 @@ API = """# Python API
 
 These names are public: `import sandglass` has them. They load on first use, so the import is fast and loads no
 runtime. Arrays are numpy arrays. Unless an entry says otherwise, images are height x width x 3, uint8, RGB, and inputs
-of networks are batch x 3 x height x width, float32. Every error of the package is a `SandglassError`, with one line that
-says what is wrong and one that says what to do.
+of networks are batch x 3 x height x width, float32. Every error of the package is a `SandglassError`, with one line
+that says what is wrong and one that says what to do.
 """
 
 
