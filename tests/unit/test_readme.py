@@ -15,6 +15,7 @@ def test_there_are_three_recipes() -> None:
     assert set(RECIPES) == {"openmmlab", "onnx", "table"}
 
 
+@pytest.mark.slow
 def test_openmmlab_checkpoint(tmp_path: Path) -> None:
     """From a config and a checkpoint to int8, with accuracy, speed and a picture."""
     pytest.importorskip("torch")
@@ -26,6 +27,7 @@ def test_openmmlab_checkpoint(tmp_path: Path) -> None:
     assert (tmp_path / "photo.png").is_file()
 
 
+@pytest.mark.slow
 def test_onnx_file_and_table(tmp_path: Path) -> None:
     """From an ONNX file to int8; the table goes on with the card of that recipe."""
     write_classifier(tmp_path)
