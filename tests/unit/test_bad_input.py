@@ -307,7 +307,7 @@ def _other_graphs_plan(folder: Path) -> str:
         ("", "is not JSON"),
         ("[]", "is not a plan"),
         ("3", "is not a plan"),
-        (json.dumps({**EMPTY_PLAN, "tensors": {"a": 1}}), "is not a plan"),
+        (json.dumps({**EMPTY_PLAN, "tensors": {"a": 1}}), "tensors.a is 1, expected table"),
         (json.dumps(EMPTY_PLAN), "differ in the layer"),
         (_other_graphs_plan, "the plan is for the graph"),
     ],

@@ -178,6 +178,20 @@ def test_plan_reads_back_with_its_arrays(plans: dict[str, Plan], graph: Path, tm
     assert not (tmp_path / "plain.safetensors").exists()
 
 
+def test_plan_of_the_first_version_is_read(plans: dict[str, Plan], graph: Path, tmp_path: Path) -> None:
+    """Format 1 has factors, offsets and weights in place of a list of edits: the edited network is the same."""
+    for name in ("asymmetric", "symmetric"):
+        plan, spec = plans[name], SPECS[name]
+        plan.save(tmp_path / "plan.json")
+        data = json.loads((tmp_path / "plan.json").read_text())
+        first = {key: value for key, value in data.items() if key != "edits"} | {"format": 1, "split": []}
+        (tmp_path / "plan.json").write_text(json.dumps(first))
+        again = make_plan.load_plan(tmp_path / "plan.json", graph)
+        (expected, _), (found, used) = (repaired_plan.repaired(graph, one, spec) for one in (plan, again))
+        assert found.SerializeToString() == expected.SerializeToString()
+        assert used.rounded.keys() == plan.rounded.keys()
+
+
 def test_plan_without_its_own_arrays_is_refused(plans: dict[str, Plan], tmp_path: Path) -> None:
     """Arrays that are missing, cut off, of another plan, one number off, or of no plan at all."""
     plan, path, arrays = plans["asymmetric"], tmp_path / "plan.json", tmp_path / "plan.safetensors"

@@ -15,6 +15,7 @@ from sandglass.artifacts.manifest import Manifest
 from sandglass.artifacts.tuned_settings import Tuning
 from sandglass.core.files import atomic_file
 from sandglass.core.records import Record, json_schema
+from sandglass.quantization.plan_record import PlanRecord
 from sandglass.sources.card import Card
 from sandglass.table.file import TableFile
 
@@ -23,6 +24,7 @@ RECORDS: dict[str, type[Record]] = {
     "card": Card,
     "kit": KitManifest,
     "manifest": Manifest,
+    "plan": PlanRecord,
     "table": TableFile,
     "tuning": Tuning,
 }

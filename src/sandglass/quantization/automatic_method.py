@@ -8,10 +8,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sandglass.core.json_values import JsonObject
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import OPERATORS
 from sandglass.graph.session import GraphSession
@@ -28,9 +28,7 @@ MOST_INPUTS = 16  # calibration inputs that each method is tried on: methods tha
 TARGETS = tuple(Spec(OPERATORS, asymmetric=asymmetric) for asymmetric in (True, False))
 
 
-def automatic_plan(
-    graph: Path, batches: Sequence[np.ndarray | Outputs], calibration: dict[str, Any] | None = None
-) -> Plan:
+def automatic_plan(graph: Path, batches: Sequence[np.ndarray | Outputs], calibration: JsonObject | None = None) -> Plan:
     """The plan of the method with the highest signal-to-noise ratio where all layers are in int8.
 
     The ratio is the mean in dB over the graph's outputs, over inputs spread over `batches`, and over TARGETS. Raises

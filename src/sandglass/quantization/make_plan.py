@@ -6,10 +6,10 @@ from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from sandglass.core.json_values import JsonObject
 from sandglass.core.parallel import in_threads
 from sandglass.graph.io import load_graph, static_inputs
 from sandglass.graph.layers import find_layers, fingerprint, measured_tensors
@@ -30,7 +30,7 @@ def make_plan(
     graph: Path,
     batches: Iterable[np.ndarray | Mapping[str, np.ndarray]],
     method: str,
-    calibration: dict[str, Any] | None = None,
+    calibration: JsonObject | None = None,
 ) -> Plan:
     """Measure the ranges of a graph on `batches` and choose thresholds by `method`.
 
@@ -44,7 +44,7 @@ def make_plans(
     graph: Path,
     batches: Iterable[np.ndarray | Mapping[str, np.ndarray]],
     methods: Iterable[str],
-    calibration: dict[str, Any] | None = None,
+    calibration: JsonObject | None = None,
 ) -> dict[str, Plan]:
     """`make_plan` for several methods, by their names, from one pass over the batches."""
     model = load_graph(graph)

@@ -9,16 +9,16 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 import json
-import math
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec.structs import asdict
 
 from sandglass.core.errors import PlanError
-from sandglass.core.files import atomic_file, read_json
+from sandglass.core.files import atomic_file
+from sandglass.core.json_values import JsonObject
 from sandglass.graph.layers import Layer
 from sandglass.quantization.edits import Edit, Rounded, SetWeights, ShiftChannels, SplitChannels, add_edit
 from sandglass.quantization.edits_file import (
@@ -29,11 +29,7 @@ from sandglass.quantization.edits_file import (
     load_arrays,
     save_arrays,
 )
-
-FORMAT = 2
-READABLE = (1, FORMAT)  # 1 is that of 0.1.0
-FIELDS = {"graph": str, "method": str, "calibration": dict, "tensors": dict, "layers": dict}
-WEIGHT_BITS = (6, 7, 8)
+from sandglass.quantization.plan_record import FORMAT, FirstPlanRecord, PlanRecord, read_plan_record
 
 
 @dataclass(frozen=True)
@@ -71,7 +67,7 @@ class Plan:
     method: str
     tensors: dict[str, TensorRange]
     layers: dict[str, PlannedLayer]
-    calibration: dict[str, Any] = dataclasses.field(default_factory=dict)
+    calibration: JsonObject = dataclasses.field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     edits: tuple[Edit, ...] = ()
 
@@ -134,21 +130,17 @@ class Plan:
 
     @staticmethod
     def load(path: Path) -> Plan:
-        """Read a plan. Raises PlanError for what is no plan, a number that cannot be a range, or a wrong type."""
-        data = read_json(path, PlanError)
-        try:
-            if data["format"] not in READABLE:
-                raise PlanError(f"{path} has format {data['format']}, expected {FORMAT}", "make the plan again")
-            for field, kind in FIELDS.items():
-                if not isinstance(data[field], kind):
-                    raise PlanError(f"{path}: {field} is {data[field]!r}, expected a {kind.__name__}", "edit the plan")
-            tensors = {name: _range(path, name, entry) for name, entry in data["tensors"].items()}
-            layers = {name: _layer(path, name, entry) for name, entry in data["layers"].items()}
-            repairs = tuple(data.get("repairs", ()))
-            edits = _edits(path, data)
-            return Plan(data["graph"], data["method"], tensors, layers, data["calibration"], repairs, edits)
-        except (KeyError, TypeError) as error:
-            raise PlanError(f"{path} is not a plan: {error}", "start from one that `sandglass deploy` wrote") from error
+        """Read a plan and its arrays. Raises PlanError for a file that is not a plan, or with a value that is wrong."""
+        record = read_plan_record(path)
+        return Plan(
+            graph=record.graph,
+            method=record.method,
+            tensors={name: TensorRange(**asdict(entry)) for name, entry in record.tensors.items()},
+            layers={name: PlannedLayer(name, **asdict(entry)) for name, entry in record.layers.items()},
+            calibration=record.calibration,
+            repairs=record.repairs,
+            edits=_edits(path, record),
+        )
 
     def check(self, graph: str, layers: Mapping[str, Layer], tensors: Collection[str]) -> None:
         """Raise PlanError unless this plan was made for the graph with this fingerprint, these layers and tensors.
@@ -182,38 +174,18 @@ def planned_layers(layers: Mapping[str, Layer]) -> dict[str, PlannedLayer]:
     return {name: PlannedLayer(**dataclasses.asdict(layer)) for name, layer in layers.items()}
 
 
-def _edits(path: Path, data: Mapping[str, Any]) -> tuple[Edit, ...]:
+def _edits(path: Path, record: PlanRecord | FirstPlanRecord) -> tuple[Edit, ...]:
     """The edits of a plan in the file `path`, with the arrays beside it, which have to have the hash in the plan."""
-    arrays = load_arrays(path.with_suffix(".safetensors")) if data.get("arrays") else {}
-    if arrays_hash(arrays) != data.get("arrays", ""):
+    arrays = load_arrays(path.with_suffix(".safetensors")) if record.arrays else {}
+    if arrays_hash(arrays) != record.arrays:
         raise PlanError(f"{path} belongs to other arrays than those beside it", "keep both files together")
-    if data["format"] == FORMAT:
-        return edits_of([(entry["edit"], entry["names"]) for entry in data["edits"]], arrays)
-    return edits_of_format_1(data.get("split", ()), arrays)
+    try:
+        if isinstance(record, FirstPlanRecord):
+            return edits_of_format_1(record.split, arrays)
+        return edits_of([(entry.edit, entry.names) for entry in record.edits], arrays)
+    except KeyError as error:
+        raise PlanError(f"{path} has no array for {error.args[0]!r}", "keep both files together") from error
 
 
-def _fields(entry: TensorRange | PlannedLayer) -> dict[str, Any]:
+def _fields(entry: TensorRange | PlannedLayer) -> JsonObject:
     return {key: value for key, value in dataclasses.asdict(entry).items() if key != "name"}
-
-
-def _layer(path: Path, name: str, entry: Mapping[str, Any]) -> PlannedLayer:
-    found = PlannedLayer(name=name, **entry)
-    if type(found.weight_bits) is not int or found.weight_bits not in WEIGHT_BITS:
-        raise PlanError(f"{path}: {name} has weight_bits {found.weight_bits!r}, expected 6, 7 or 8", "edit the plan")
-    if not isinstance(found.keep_float, bool):
-        raise PlanError(f"{path}: {name} has keep_float {found.keep_float!r}, expected true or false", "edit the plan")
-    return found
-
-
-def _range(path: Path, name: str, entry: Mapping[str, float]) -> TensorRange:
-    found = TensorRange(**entry)
-    numbers = dataclasses.astuple(found)
-    if not all(type(v) in (int, float) and math.isfinite(v) for v in numbers) or found.threshold < 0:
-        raise PlanError(f"{path}: the range of {name} is {numbers}, expected finite numbers and a threshold above 0",
-                        "edit the plan")  # fmt: skip
-    if found.minimum > found.maximum:
-        raise PlanError(f"{path}: the minimum of {name} is {found.minimum}, above its maximum {found.maximum}",
-                        "edit the plan")  # fmt: skip
-    if found.threshold == 0 and (found.minimum or found.maximum):
-        raise PlanError(f"{path}: the threshold of {name} is 0", "give it the largest magnitude of the tensor")
-    return found

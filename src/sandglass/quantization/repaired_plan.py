@@ -7,18 +7,18 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import onnx
 
+from sandglass.core.json_values import JsonObject
 from sandglass.core.parallel import in_threads
 from sandglass.core.progress import Say
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import facts, fingerprint
 from sandglass.quantization.channel_offsets import offset_tensors
 from sandglass.quantization.channel_ranges import Ends
-from sandglass.quantization.edits import SetWeights, apply_edits
+from sandglass.quantization.edits import Rounded, SetWeights, apply_edits
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.output_noise import Batches
 from sandglass.quantization.plan import Plan
@@ -62,7 +62,7 @@ def repaired_plan(
     scratch: Path,
     method: str = "mse",
     repairs: Sequence[str] = REPAIRS,
-    calibration: dict[str, Any] | None = None,
+    calibration: JsonObject | None = None,
     say: Say = lambda line: None,
     uneven: Plan | None = None,
 ) -> tuple[Plan, LayerData]:
@@ -92,16 +92,16 @@ def repaired_plan(
     return plan, ranged.data
 
 
-def _rounded(data: LayerData, plan: Plan) -> dict[str, Any]:
+def _rounded(data: LayerData, plan: Plan) -> dict[str, Rounded]:
     """All layers that can be rounded, each to the bits of the plan, on all cores."""
 
-    def round_layer(name: str) -> Any:
+    def round_layer(name: str) -> Rounded:
         return data.round(plan, name, plan.layers[name].weight_bits, plan.repairs)
 
     return dict(zip(data.rows, in_threads(round_layer, data.rows, "rounding a layer"), strict=True))
 
 
-def _plan(state: RangeState, calibration: dict[str, Any]) -> Plan:
+def _plan(state: RangeState, calibration: JsonObject) -> Plan:
     return Plan(
         graph=fingerprint(load_graph(state.source)),
         method=state.method,

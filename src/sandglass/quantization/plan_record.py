@@ -1,0 +1,88 @@
+"""The content of a plan's file, as types: unknown fields and wrong values are refused with their place."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Literal
+
+from sandglass.core.errors import PlanError, shown
+from sandglass.core.files import read_json
+from sandglass.core.json_values import JsonObject
+from sandglass.core.records import Record, to_record
+
+FORMAT = 2
+FIX = "edit the plan, or start from one that `sandglass deploy` wrote"
+
+
+class RangeRecord(Record):
+    """The range of a tensor: see `TensorRange`."""
+
+    minimum: float
+    maximum: float
+    threshold: float
+
+    def __post_init__(self) -> None:
+        numbers = (self.minimum, self.maximum, self.threshold)
+        if not all(map(math.isfinite, numbers)) or self.threshold < 0:
+            raise ValueError(f"the range is {numbers}, expected finite numbers and a threshold above 0")
+        if self.minimum > self.maximum:
+            raise ValueError(f"the minimum is {self.minimum}, above the maximum {self.maximum}")
+        if self.threshold == 0 and (self.minimum or self.maximum):
+            raise ValueError("the threshold is 0, expected the largest magnitude of the tensor")
+
+
+class LayerRecord(Record):
+    """The decision on a layer: see `PlannedLayer`."""
+
+    operator: str
+    input: str
+    output: str
+    weight: str
+    weight_bits: Literal[6, 7, 8] = 8
+    keep_float: bool = False
+    reason: str = ""
+
+
+class EditRecord(Record):
+    """An edit of the network, and the tensors or layers that it changes; its arrays are in the file beside the plan."""
+
+    edit: Literal["split channels", "scale channels", "shift channels", "read bytes", "set weights"]
+    names: tuple[str, ...]
+
+
+class PlanRecord(Record):
+    """A plan: see `Plan`. `arrays` is the hash of the arrays in the file beside it, "" without."""
+
+    format: Literal[2]
+    graph: str
+    method: str
+    calibration: JsonObject
+    tensors: dict[str, RangeRecord]
+    layers: dict[str, LayerRecord]
+    repairs: tuple[str, ...] = ()
+    edits: tuple[EditRecord, ...] = ()
+    arrays: str = ""
+
+
+class FirstPlanRecord(Record):
+    """A plan of 0.1.0, which has no list of edits: `split` names groups of tensors whose channels are there twice."""
+
+    format: Literal[1]
+    graph: str
+    method: str
+    calibration: JsonObject
+    tensors: dict[str, RangeRecord]
+    layers: dict[str, LayerRecord]
+    repairs: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()
+    arrays: str = ""
+
+
+def read_plan_record(path: Path) -> PlanRecord | FirstPlanRecord:
+    """The content of a plan's file; raises PlanError for anything else."""
+    data = read_json(path, PlanError)
+    written = data.get("format") if isinstance(data, dict) else None
+    if type(written) is not int or written not in (1, FORMAT):
+        raise PlanError(f"{path} is not a plan: format is {shown(written)}, expected {FORMAT}", FIX)
+    return to_record(data, PlanRecord if written == FORMAT else FirstPlanRecord, str(path), PlanError, FIX)
