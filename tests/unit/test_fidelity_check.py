@@ -63,7 +63,7 @@ def gate(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Gate:
         source=SimpleNamespace(graph=tmp_path / "small.onnx"),
         decoded=lambda outputs, meta: task.decode(outputs, [meta], None)[0],
     )  # fmt: skip
-    monkeypatch.setattr("sandglass.measure.evaluation.discover.load", lambda kind, name: task)
+    monkeypatch.setattr("sandglass.measure.evaluation.load_task", lambda name: task)
     return Gate(bench, evaluated([0.0] * 8), LEAST)
 
 

@@ -36,10 +36,11 @@ from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any, Protocol, cast
 
 import numpy as np
 
+from sandglass.core import discover
 from sandglass.core.parallel import waited
 from sandglass.sources.source import Source
 
@@ -48,7 +49,8 @@ if TYPE_CHECKING:
     from sandglass.quantization.spec import Spec
 
 Arrays = Mapping[str, np.ndarray]
-Settings = Mapping[str, Any]
+Setting = bool | int | str
+Settings = Mapping[str, Setting]
 DEFAULTS: Settings = MappingProxyType({})
 INT8, FLOAT = "int8", "float"
 PROFILED_RUNS = 8
@@ -106,7 +108,7 @@ class Backend(Protocol):
     PRECISIONS: tuple[str, ...]
     PURPOSE: str
     SPEC: Spec | None
-    SETTINGS: Mapping[str, tuple[Any, ...]]
+    SETTINGS: Mapping[str, tuple[Setting, ...]]
 
     @staticmethod
     def available() -> str: ...
@@ -121,6 +123,11 @@ class Backend(Protocol):
 
     @staticmethod
     def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]: ...
+
+
+def load_backend(name: str) -> Backend:
+    """The backend `name`. Raises InputError that lists the known ones."""
+    return cast(Backend, discover.load("backends", name))
 
 
 def run_by_one(
@@ -139,7 +146,7 @@ def run_by_one(
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
 
 
-def chosen(offered: Mapping[str, tuple[Any, ...]], settings: Settings) -> dict[str, Any]:
+def chosen(offered: Mapping[str, tuple[Setting, ...]], settings: Settings) -> dict[str, Any]:
     """Every setting that a backend offers, with its default where `settings` is silent."""
     return {name: settings.get(name, values[0]) for name, values in offered.items()}
 

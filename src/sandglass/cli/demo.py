@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -15,6 +15,7 @@ from sandglass.cli.results_page import failure_row, results_page, results_rows
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.core.files import atomic_file, refuse_existing, write_json
+from sandglass.core.image_ids import Id
 from sandglass.core.locks import LOCK, locked_folder
 from sandglass.core.progress import Say
 from sandglass.measure.benchmarking import Speed, benchmark_each
@@ -22,6 +23,7 @@ from sandglass.measure.evaluation import Evaluation, changes, evaluate, evaluate
 from sandglass.quantization.calibration import Calibration
 from sandglass.sources.load_card import load_card
 from sandglass.table.markdown import failed_row, markdown
+from sandglass.tasks.topdown_pose import Person
 from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
@@ -103,30 +105,30 @@ def report(
         {**result.to_dict(), "change": difference, "speed": speed.to_dict(), "bytes": result.artifact.size}
         for result, difference, speed in zip(results, differences, speeds, strict=True)
     ]
-    pictures = [picture(results, image["id"]) for image in results[0].dataset.coco["images"][:PICTURES]]
+    pictures = [picture(results, image_id) for image_id in results[0].dataset.image_ids[:PICTURES]]
     for number, pixels in enumerate(pictures, 1):
         write_image(out / f"people-{number}.png", pixels)
     write_json(out / RESULTS, {"results": numbers, "failures": failures})  # last: with it the demo is complete
     say(f"wrote {out / 'results.md'}, results.json and {len(pictures)} pictures: people-1.png ...")
 
 
-def picture(results: Sequence[Evaluation], image_id: int) -> np.ndarray:
+def picture(results: Sequence[Evaluation], image_id: Id) -> np.ndarray:
     """The same image as seen by a float artifact and by each int8 one, side by side, HWC uint8 RGB."""
     shown = [result for result in results if result.artifact.precision == "fp32"][:1]
     shown += [result for result in results if result.artifact.precision == "int8"]
     return np.hstack([_panel(result, image_id) for result in shown or results[:1]])
 
 
-def _panel(result: Evaluation, image_id: int) -> np.ndarray:
+def _panel(result: Evaluation, image_id: Id) -> np.ndarray:
     task = discover.load("tasks", result.artifact.card.task)
     image = result.dataset.read(image_id)
     large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    found = [_scaled(p, 2) for p in result.predictions if p["image_id"] == image_id]
+    found = [_scaled(cast(Person, p), 2) for p in result.predictions if p["image_id"] == image_id]
     drawn = task.draw(large, found)
     return _captioned(drawn, result.artifact)
 
 
-def _scaled(prediction: dict[str, Any], factor: float) -> dict[str, Any]:
+def _scaled(prediction: Person, factor: float) -> Person:
     keypoints = [[x * factor, y * factor, score] for x, y, score in prediction["keypoints"]]
     return {**prediction, "keypoints": keypoints, "area": prediction["area"] * factor**2}
 

@@ -76,7 +76,7 @@ def _format_of(task: ModuleType, name: str) -> str:
     from sandglass import datasets
     from sandglass.core.errors import DatasetError
 
-    if datasets.kind_of(ANNOTATED) is not task.READS:
+    if datasets.load_dataset_module(ANNOTATED).KIND is not task.READS:
         known = ", ".join(datasets.of_kind(task.READS))
         raise DatasetError(f"the format of --{name}-annotations is not known", f"give --{name}-dataset, one of {known}")
     return ANNOTATED

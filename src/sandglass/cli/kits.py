@@ -63,7 +63,7 @@ def _run_collect(arguments: argparse.Namespace) -> int:
     if dataset is not None:
         results = [collect.evaluation(kit, dataset)]
         if arguments.against:
-            flip = results[0].protocol["flip_test"]
+            flip = bool(results[0].protocol["flip_test"])
             results.insert(0, evaluation.evaluate(load_artifact(arguments.against), dataset, flip_test=flip))
         changes = evaluation.changes(results)
         print(evaluation_table(results, changes))

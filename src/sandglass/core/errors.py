@@ -22,7 +22,6 @@ SandglassError
 from __future__ import annotations
 
 import reprlib
-from typing import Any
 
 LONGEST = 2000  # characters of a message
 
@@ -42,7 +41,7 @@ class SandglassError(Exception):
         return f"{self.message} ({self.fix})" if self.fix else self.message
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value from a file as a short text, however large or deep it is."""
     return _SHORT.repr(value)
 

@@ -22,6 +22,8 @@ PART, OLD = "-sandglass.part", "-sandglass.old"  # ends of the names of what is 
 MOST_LEVELS = 64  # of lists and dictionaries in JSON; what Sandglass writes has 6
 WRITTEN = "give a file that Sandglass or its tools wrote"
 LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
+# What `write_json` takes: the values are None, bool, int, float, str, and lists and dicts of these.
+JsonObject = dict[str, object]
 
 
 @contextmanager
@@ -79,8 +81,8 @@ def _temporary(path: Path, make: Callable[..., str]) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _new_file(**where: Any) -> str:
-    handle, name = tempfile.mkstemp(**where)
+def _new_file(suffix: str, prefix: str, dir: Path) -> str:
+    handle, name = tempfile.mkstemp(suffix, prefix, dir)
     os.close(handle)
     return name
 
@@ -187,7 +189,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -210,9 +212,9 @@ def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> An
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: object) -> bool:
     """Whether lists and dictionaries lie in one another on over MOST_LEVELS levels: a message could not show them."""
-    level: list[Any] = [[value]]
+    level: list[list[object] | dict[str, object]] = [[value]]
     for _ in range(MOST_LEVELS):
         parts = (part for owner in level for part in (owner.values() if isinstance(owner, dict) else owner))
         level = [part for part in parts if isinstance(part, list | dict)]

@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, subset
+from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, Read, subset
 from sandglass.vision.image import read_image
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -26,31 +25,34 @@ class Found:
 
     images: list[str]
     labels: list[int]
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: dict[str, object] = field(default_factory=dict)
 
 
 def labelled(
     name: str,
-    told: str,
+    description: str,
     found: Found,
     classes: Sequence[str],
-    read: Callable[[int], np.ndarray],
+    read: Read,
     limit: int | None,
     seed: int,
 ) -> LabelledDataset:
-    """The dataset of what was found, or of `limit` images of it; `told` says what it is, `read` takes its places."""
+    """The dataset of what was found, or of `limit` images of it.
+
+    `description` says what it is; `read` takes the places of its images.
+    """
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
     total = len(found.labels)
     chosen = range(total) if limit is None or limit >= total else stratified(found.labels, limit, seed)
-    told_subset = subset(len(chosen), total, "images", f"drawn by class with seed {seed}")
+    part = subset(len(chosen), total, "images", f"drawn by class with seed {seed}")
     return LabelledDataset(
         name,
         {i: found.labels[i] for i in chosen},
         classes,
         {i: found.images[i] for i in chosen},
         read,
-        {"dataset": f"{name}, {told}", **told_subset, **found.notes},
+        {"dataset": f"{name}, {description}", **part, **found.notes},
     )
 
 
@@ -98,9 +100,9 @@ def class_folders(folder: Path, known: Sequence[str]) -> tuple[Found, list[str]]
     return found, classes
 
 
-def reader(folder: Path, images: Sequence[str]) -> Callable[[int], np.ndarray]:
+def reader(folder: Path, images: Sequence[str]) -> Read:
     """Reads an image file by its place."""
-    return lambda index: read_image(folder / images[index])
+    return lambda index: read_image(folder / images[int(index)])
 
 
 def counted(what: str, names: Sequence[str]) -> dict[str, str]:

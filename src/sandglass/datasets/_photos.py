@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import subset
+from sandglass.datasets import Dataset, subset
 from sandglass.vision.image import read_image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DatasetT = TypeVar("DatasetT", bound=Dataset)
 
 
-def load_photos(kind: Any, folder: Path, limit: int | None = None, seed: int = 0) -> Any:
+def load_photos(kind: type[DatasetT], folder: Path, limit: int | None = None, seed: int = 0) -> DatasetT:
     """A dataset of `kind` (a class of `sandglass.datasets`) with the images in `folder` and in the folders inside it.
 
     `limit` images are drawn by `seed` where it is given. Raises DatasetError where `folder` is missing, is not a folder
@@ -22,9 +23,9 @@ def load_photos(kind: Any, folder: Path, limit: int | None = None, seed: int = 0
     """
     photos = find_photos(folder)
     drawn = sorted(random.Random(seed).sample(photos, min(limit or len(photos), len(photos))))
-    told = subset(len(drawn), len(photos), "images", f"drawn by seed {seed}")
-    protocol = {"dataset": f"photos, {folder.name} without annotations", **told}
-    return kind.of_photos("photos", drawn, lambda number: read_image(drawn[number]), protocol)
+    part = subset(len(drawn), len(photos), "images", f"drawn by seed {seed}")
+    protocol = {"dataset": f"photos, {folder.name} without annotations", **part}
+    return kind.of_photos("photos", drawn, lambda number: read_image(drawn[int(number)]), protocol)
 
 
 def find_photos(folder: Path) -> list[Path]:

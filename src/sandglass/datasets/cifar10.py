@@ -6,19 +6,19 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.reading import MALFORMED, read_bytes
-from sandglass.datasets import LabelledDataset
+from sandglass.datasets import LabelledDataset, Options
 from sandglass.datasets._labelled import Found, class_folders, labelled, reader
 from sandglass.formats.npz import read_npz
 from sandglass.formats.pickled_arrays import NAMES, array, is_array
 from sandglass.formats.pickles import Global, read_pickle, text
 from sandglass.vision.image import write_image
 
+KIND = LabelledDataset
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 BYTES = 3 * SIDE * SIDE
@@ -65,7 +65,7 @@ def load(
                     seed)  # fmt: skip
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few coloured images by class."""
     random = np.random.default_rng(0)
     for i, name in enumerate([*CLASSES[:3], *CLASSES[:3]]):
@@ -114,7 +114,7 @@ def _from_arrays(files: Sequence[Path], limit: int | None, seed: int) -> Labelle
     names = [f"{file.name}#{i}" for file, part in zip(files, parts, strict=True) for i in range(len(part[1]))]
     told = " .. ".join(dict.fromkeys([files[0].name, files[-1].name])) + f" ({digest[:8]})"
     found = Found(names, [int(label) for label in labels])
-    return labelled("cifar10", told, found, CLASSES, lambda index: np.array(images[index], order="C"), limit, seed)
+    return labelled("cifar10", told, found, CLASSES, lambda index: np.array(images[int(index)], order="C"), limit, seed)
 
 
 def _in_range(path: Path, labels: Sequence[int]) -> None:

@@ -10,15 +10,16 @@ Outlines have 14 points in all of them; other numbers of points are read too whe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.reading import read_bytes
-from sandglass.datasets import TextDataset, _text
+from sandglass.datasets import Options, TextDataset, _text
 
+KIND = TextDataset
+class_names = None  # its images have no classes
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"
 BOX, RELATIVE = 4, 32
@@ -79,7 +80,7 @@ def _parse_xml(path: Path) -> list[_text.Outline]:
     return found
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few drawn pages, half of them annotated in XML."""
     from sandglass.datasets import synthetic_text
     from sandglass.vision.image import write_image

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from sandglass.datasets import TextDataset, _text
+from sandglass.datasets import Options, TextDataset, _text
 
+KIND = TextDataset
+class_names = None  # its images have no classes
 LINE = "x1,y1,x2,y2,x3,y3,x4,y4,text"
 COORDINATES = 8
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
@@ -46,7 +47,7 @@ def _parse_line(line: str, where: str) -> _text.Outline:
     return _text.points(values), ",".join(fields[kept:])
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few drawn pages, their annotations with a byte-order mark."""
     from sandglass.datasets import synthetic_text
     from sandglass.vision.image import write_image

@@ -10,17 +10,17 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.files import atomic_file, sha256
 from sandglass.core.text_lines import read_lines
-from sandglass.datasets import LabelledDataset
+from sandglass.datasets import LabelledDataset, Options
 from sandglass.datasets._labelled import IMAGES, Found, class_folders, counted, labelled, reader
 from sandglass.vision.image import write_image
 
+KIND = LabelledDataset
 Lines = Sequence[tuple[int, str]]
 
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
@@ -71,7 +71,7 @@ def load(
     return labelled("imagenet", told, found, classes, reader(images, found.images), limit, seed)
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few coloured images and their labels."""
     random = np.random.default_rng(0)
     names = [f"{i}.png" for i in range(6)]

@@ -1,8 +1,8 @@
 """The fastest settings of a runtime on this machine: coordinate descent, candidates timed in turn in short bursts.
 
-One knob after the other is tried, with all its values beside the best before it, each in a process of its own. A value
-is kept when it is faster by more than the noise and computes the same. At the end the best is compared with the
-defaults, afresh.
+One knob after the other is tried: all its values are timed together with the best before it, each in a process of its
+own. A value is kept when it is faster by more than the noise and computes the same. At the end the best is timed again
+together with the defaults.
 """
 
 from __future__ import annotations
@@ -11,24 +11,26 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE, SAMPLES
 from sandglass.artifacts.tuned_settings import GOALS, TUNING, Tuned, processor_kind, write_tuned
-from sandglass.core import discover, host
+from sandglass.backends import Setting, Settings, load_backend
+from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, InputError, SandglassError
+from sandglass.core.files import JsonObject
 from sandglass.core.locks import locked_folder
 from sandglass.core.progress import Say
 from sandglass.measure.interleaved import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 
 FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
 MARGIN = 1.03  # a smaller gain is noise
-BUSY = 0.5  # of the threads in use before: what is found then is doubted
+BUSY = 0.5  # share of the threads in use before the search: above it the result is reported as unreliable
 BATCHES = (1, 2, 4, 8)
+Knob = tuple[str, tuple[Setting, ...]]  # a name, and the values that are tried
 # The integers are the same under any setting: only float layers and rounding between them may differ.
 INTEGER_CORRELATION = 0.999
 
@@ -44,7 +46,7 @@ class Trial:
     threads: int
     batch: int
     processes: int
-    settings: Mapping[str, Any]
+    settings: Settings
     verdict: str
     milliseconds: float | None = None
     throughput: float | None = None
@@ -62,7 +64,7 @@ class Tuning:
     untried: tuple[str, ...]
     load: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonObject:
         """JSON-able result with the conditions of the measurement."""
         return {
             "artifact": str(self.artifact.folder),
@@ -85,7 +87,7 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     """
     if goal not in GOALS:
         raise InputError(f"unknown goal {goal!r}", f"known: {', '.join(GOALS)}")
-    backend = discover.load("backends", artifact.backend)
+    backend = load_backend(artifact.backend)
     backend.available()
     if not os.access(artifact.folder, os.W_OK):
         raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a folder that can be written")
@@ -102,28 +104,30 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried), load)
 
 
-def knobs(offered: Mapping[str, tuple[Any, ...]], goal: str) -> list[tuple[str, tuple[Any, ...]]]:
+def knobs(offered: Mapping[str, tuple[Setting, ...]], goal: str) -> list[Knob]:
     """What is tried, in order, without the defaults: threads, the runtime's settings, batch, processes."""
     threads = host.threads()
     powers = [2**i for i in range(threads.bit_length()) if 2**i < threads]
-    found: list[tuple[str, tuple[Any, ...]]] = [("threads", tuple(reversed(powers)))]
+    turned: list[Knob] = [("threads", tuple(reversed(powers)))]
     if goal == "throughput" and "streams" in offered:
-        found.insert(0, ("streams", offered["streams"][1:]))  # first: streams share the threads, and want them all
-    found += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
+        turned.insert(0, ("streams", offered["streams"][1:]))  # first: streams share the threads, and want them all
+    turned += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
     if goal == "throughput":
-        found += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
-    return found
+        turned += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
+    return turned
 
 
-def changed(best: Configuration, name: str, value: Any) -> Configuration:
+def changed(best: Configuration, name: str, value: Setting) -> Configuration:
     """A configuration with one knob turned. Streams need a batch that keeps them busy; processes share the threads."""
-    if name in ("threads", "batch"):
-        return replace(best, **{name: value})
+    if name == "threads":
+        return replace(best, threads=int(value))
+    if name == "batch":
+        return replace(best, batch=int(value))
     if name == "processes":
         alone = {key: setting for key, setting in best.settings.items() if key != "streams"}
         batch = 1 if "streams" in best.settings else best.batch
-        return Configuration(max(1, host.threads() // value), batch, value, alone)
-    batch = max(best.batch, 2 * value) if name == "streams" else best.batch
+        return Configuration(max(1, host.threads() // int(value)), batch, int(value), alone)
+    batch = max(best.batch, 2 * int(value)) if name == "streams" else best.batch
     return replace(best, batch=batch, settings={**best.settings, name: value})
 
 
@@ -146,9 +150,9 @@ def is_better(ratios: np.ndarray) -> bool:
     return float(np.median(ratios)) >= MARGIN and float(np.percentile(ratios, 25)) > 1
 
 
-def summary(found: Tuning) -> list[str]:
+def summary(tuning: Tuning) -> list[str]:
     """The outcome in a few lines."""
-    best, unit = found.best, "times the speed" if found.best.goal == "latency" else "times the images per second"
+    best, unit = tuning.best, "times the speed" if tuning.best.goal == "latency" else "times the images per second"
     if best.gain > 1:
         low, high = best.measured["gain_90"]
         settings = "".join(f", {name} {value}" for name, value in best.settings.items())
@@ -168,14 +172,14 @@ def summary(found: Tuning) -> list[str]:
             f"advice, which who calls must follow: {best.advice['processes']} processes of {best.advice['threads']} "
             f"threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
         )
-    if found.load > BUSY * host.threads():
+    if tuning.load > BUSY * host.threads():
         lines.append(
-            f"unreliable: the machine was busy with {found.load:.1f} threads of {host.threads()} before this began; "
+            f"unreliable: the machine was busy with {tuning.load:.1f} threads of {host.threads()} before this began; "
             "tune again when it is quiet"
         )
-    if found.untried:
-        lines.append(f"out of time before {', '.join(found.untried)}: give more --seconds")
-    lines.append(f"kept in {found.artifact.folder / TUNING} for {processor_kind()}")
+    if tuning.untried:
+        lines.append(f"out of time before {', '.join(tuning.untried)}: give more --seconds")
+    lines.append(f"kept in {tuning.artifact.folder / TUNING} for {processor_kind()}")
     return lines
 
 
@@ -196,12 +200,12 @@ class _Search:
             raise
         self.trials = [self._trial("the defaults", self.base, "", None)]
 
-    def turn(self, name: str, values: Sequence[Any]) -> None:
+    def turn(self, name: str, values: Sequence[Setting]) -> None:
         """Try the values of one knob beside the best before them, and keep the fastest if it is faster."""
         if time.perf_counter() > self.deadline:
             self.untried.append(name)
             return
-        lanes: dict[Any, Lane] = {}
+        lanes: dict[Setting, Lane] = {}
         kept = None
         try:
             for value in values:

@@ -8,23 +8,20 @@ the counts of every image are kept, so that the bootstrap draws images without m
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 import shapely
 
-from sandglass.metrics import bootstrap
+from sandglass.metrics import Change, Interval, Metric, bootstrap
 from sandglass.vision import polygon
+from sandglass.vision.polygon import AnnotatedText, DetectedText
 
 METRICS = ("hmean", "recall", "precision")
 THRESHOLDS = np.round(np.arange(0.3, 0.951, 0.05), 2)  # those of mmocr's configurations
 IOU = 0.5
 IGNORED = 0.5  # share of a detection
-
-Truth = tuple[Sequence[Sequence[float]], bool]
-Text = Mapping[str, Any]
 
 
 @dataclass(frozen=True)
@@ -36,17 +33,14 @@ class Matches:
     truths: np.ndarray
 
 
-def match(truths: Sequence[Sequence[Truth]], found: Sequence[Sequence[Text]]) -> Matches:
-    """Match the detections of each image to its texts, at every threshold.
-
-    A text is its points and whether it is ignored; a detection is a mapping with its points and its score.
-    """
+def match(truths: Sequence[Sequence[AnnotatedText]], found: Sequence[Sequence[DetectedText]]) -> Matches:
+    """Match the detections of each image to its texts, at every threshold."""
     counts = [_match(texts, detections) for texts, detections in zip(truths, found, strict=True)]
-    right, kept, wanted = zip(*counts, strict=True)
-    return Matches(np.array(right), np.array(kept), np.array(wanted))
+    right, counted, to_find = zip(*counts, strict=True)
+    return Matches(np.array(right), np.array(counted), np.array(to_find))
 
 
-def _match(texts: Sequence[Truth], detections: Sequence[Text]) -> tuple[np.ndarray, np.ndarray, int]:
+def _match(texts: Sequence[AnnotatedText], detections: Sequence[DetectedText]) -> tuple[np.ndarray, np.ndarray, int]:
     """Of one image: right (thresholds,), found (thresholds,), and the number of texts that count."""
     shapes = polygon.regions([points for points, _ in texts])
     ignored = np.array([flag for _, flag in texts], bool)
@@ -86,8 +80,8 @@ def accumulate(matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
 
 
 def score(
-    truths: Sequence[Sequence[Truth]], found: Sequence[Sequence[Text]], seed: int = 0
-) -> dict[str, dict[str, Any]]:
+    truths: Sequence[Sequence[AnnotatedText]], found: Sequence[Sequence[DetectedText]], seed: int = 0
+) -> dict[str, Metric]:
     """Each metric at the threshold of the best hmean, with the 95 % bootstrap interval over images at that threshold.
 
     The entry of hmean names its `threshold` and has the whole `sweep`, a row of threshold, hmean, recall and precision
@@ -96,18 +90,21 @@ def score(
     matches = match(truths, found)
     values, best = _whole(matches)
     resampled = accumulate(matches, bootstrap.multiplicities(len(truths), seed))
-    metrics = {name: _entry(float(values[name][best]), resampled[name][:, best]) for name in METRICS}
+    metrics: dict[str, Metric] = {
+        name: {**_entry(float(values[name][best]), resampled[name][:, best])} for name in METRICS
+    }
     sweep = np.stack([THRESHOLDS, *(np.nan_to_num(values[name], nan=-1) for name in METRICS)], axis=1)
-    metrics["hmean"] |= {"threshold": float(THRESHOLDS[best]), "sweep": sweep.round(6).tolist()}
+    metrics["hmean"]["threshold"] = float(THRESHOLDS[best])
+    metrics["hmean"]["sweep"] = sweep.round(6).tolist()
     return metrics
 
 
 def paired(
-    truths: Sequence[Sequence[Truth]],
-    before: Sequence[Sequence[Text]],
-    after: Sequence[Sequence[Text]],
+    truths: Sequence[Sequence[AnnotatedText]],
+    before: Sequence[Sequence[DetectedText]],
+    after: Sequence[Sequence[DetectedText]],
     seed: int = 0,
-) -> dict[str, dict[str, Any]]:
+) -> dict[str, Change]:
     """Each metric's change from `before` to `after`, each at its own best threshold, from the same resampled images."""
     weights = bootstrap.multiplicities(len(truths), seed)
     sides = []
@@ -126,7 +123,7 @@ def _whole(matches: Matches) -> tuple[dict[str, np.ndarray], int]:
     return values, int(np.nan_to_num(values["hmean"]).argmax())
 
 
-def _entry(value: float, resampled: np.ndarray, without_truth: float = -1.0) -> dict[str, Any]:
+def _entry(value: float, resampled: np.ndarray, without_truth: float = -1.0) -> Interval:
     low, high = bootstrap.interval(resampled)
     if not np.isfinite(value):
         return {"value": without_truth, "low": without_truth, "high": without_truth}

@@ -174,7 +174,8 @@ class Workbench:
         from sandglass.quantization.simulate import simulate
 
         graph = self.source.graph
-        journal = Journal({"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]})
+        key = {"alone": self.plan.sha256, "graph": self.plan.graph, "ways": [list(way) for way in wanted]}
+        journal = Journal[tuple[list[float], float, float]](key)
         with journal:
             self.left.expect(LAYERS, len(wanted) - len(journal.done), runs=len(self.probes))
             first = self._predictions(self.expected)
@@ -186,7 +187,7 @@ class Workbench:
                 agreed = [self.task.agreement(a, b) for a, b in zip(first, self._predictions(found), strict=True)]
                 kept = float(np.nanmean([entry[self.task.FIDELITY[0]] for entry in agreed]))
                 local = self.material.local_noise(plan, name) if name in self.material.rows else 0.0
-                journal.append({i: [output_noise.changes(self.expected, found).tolist(), local, kept]})
+                journal.append({i: (output_noise.changes(self.expected, found).tolist(), local, kept)})
                 told = output_noise.decibels(output_noise.noise(self.expected, found))
                 self.left.step(LAYERS)
                 self.say(f"sensitivity: {len(journal.done)}/{len(wanted)} {name}: {told:.1f} dB")

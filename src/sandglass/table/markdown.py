@@ -11,6 +11,7 @@ from sandglass.measure.benchmarking import Speed, mean_throughput
 from sandglass.measure.evaluation import Evaluation
 from sandglass.measure.inspection import Inspection, scale_problem
 from sandglass.measure.tuning import Trial
+from sandglass.metrics import Interval
 from sandglass.sources.card import Card
 
 Row = dict[str, str]
@@ -59,7 +60,7 @@ def part(protocol: Mapping[str, Any]) -> Row:
     return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
 
 
-def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
+def metric_cells(metrics: Mapping[str, Interval], names: Sequence[str]) -> Row:
     """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
     values = {name: metrics[name]["value"] for name in names}
     return {OWN_COLUMN.get(name, name): "n/a" if value < 0 else f"{value:.3f}" for name, value in values.items()}

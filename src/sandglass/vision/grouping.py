@@ -7,8 +7,6 @@ like the person's.
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 
@@ -66,7 +64,7 @@ def group(found: list[np.ndarray]) -> np.ndarray:
     People are numbered by the tag that founded them, as in mmpose: of two with the same tag there is one.
     """
     joints: dict[float, np.ndarray] = {}
-    members: dict[float, list[Any]] = {}  # the sum of a person's tags, and how many
+    members: dict[float, tuple[np.ndarray, int]] = {}  # the sum (L,) of a person's tags, and how many
     for k in ORDER:
         if not len(found[k]):
             continue
@@ -75,14 +73,14 @@ def group(found: list[np.ndarray]) -> np.ndarray:
             key = float(candidate[3]) if owner is None else owner
             joints.setdefault(key, np.zeros((len(found), 3), np.float32))[k] = candidate[:3]
             if owner is None:
-                members[key] = [candidate[3:].copy(), 1]
+                members[key] = candidate[3:].copy(), 1
             else:
-                members[key][0] += candidate[3:]
-                members[key][1] += 1
+                total, count = members[key]
+                members[key] = total + candidate[3:], count + 1
     return np.array(list(joints.values())[:PEOPLE], np.float32).reshape(-1, len(found), 3)
 
 
-def _match(found: np.ndarray, members: dict[float, list[Any]]) -> list[float | None]:
+def _match(found: np.ndarray, members: dict[float, tuple[np.ndarray, int]]) -> list[float | None]:
     """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person."""
     if not members:
         return [None] * len(found)

@@ -6,12 +6,23 @@ A polygon is its points (N, 2), x and y in pixels, in order along its outline.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import pyclipper
 import shapely
 
 BISECTIONS = 24
+
+ScoredOutline = tuple[np.ndarray, float]  # points (N, 2), and a score from 0 to 1
+AnnotatedText = tuple[list[list[float]], bool]  # points, and whether the text is ignored
+
+
+class DetectedText(TypedDict):
+    """A text that was found: the points of its outline, x and y in pixels, and a score from 0 to 1."""
+
+    points: list[list[float]]
+    score: float
 
 
 def problem(points: Sequence[Sequence[float]]) -> str:
