@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import network
 
 from conformance.test_backends import NAMES, save_graph
-from graphs import network
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.core.processor import find_processor

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from references import assert_metrics, reference
 
 from conformance.test_plain_runtimes import plain
-from references import assert_metrics, reference
 from sandglass.artifacts.artifact import Artifact
 from sandglass.backends import Session
 from sandglass.core import discover
@@ -26,6 +26,8 @@ from sandglass.quantization.simulate import simulate
 from sandglass.sources.bring_up import bring_up_file
 from sandglass.sources.card import Card, Input
 from sandglass.sources.prepare import prepared_source
+
+pytestmark = pytest.mark.slow
 
 NAME = "simplepose-nano"
 

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal, uneven
 from onnx import numpy_helper
 
-from graphs import network, normal, uneven
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.quantization.repairs import equalize

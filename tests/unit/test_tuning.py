@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from artifacts import write_null
+
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.tuned_settings import TUNING, Tuned, processor_kind, read_tuned, write_tuned
 from sandglass.backends import null

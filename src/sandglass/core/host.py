@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import TypedDict
 
@@ -96,6 +95,8 @@ def describe() -> Host:
 
 def own_version() -> str:
     """The installed version of Sandglass, or "source" when run from a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     try:
         return version(distribution.NAME)
     except PackageNotFoundError:

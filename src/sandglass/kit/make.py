@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,14 +14,13 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.build_key import Samples
 from sandglass.artifacts.manifest import BUILD_KEY, KIT
 from sandglass.artifacts.parity import Reference
-from sandglass.backends import Arrays, Recipe
-from sandglass.core import discover
+from sandglass.backends import Arrays, Recipe, load_backend
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
 from sandglass.core.process import isolated
 from sandglass.measure.evaluation import infer
 from sandglass.sources.source import Source
-from sandglass.tasks import check_dataset
+from sandglass.tasks import check_dataset, load_task
 
 BUILD, RUN, RUNTIME, README = "build.sh", "run.py", "runtime.py", "README.md"
 INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
@@ -65,17 +63,18 @@ def make_kit(
 
     Raises the InputError of a backend that lacks what it compiles for.
     """
-    module: ModuleType = discover.load("backends", backend)
+    make_recipe = load_backend(backend).CAPABILITIES.make_kit
+    assert make_recipe is not None
     with atomic_folder(out, force) as folder:
-        recipe: Recipe = isolated(f"{backend}:{precision}", module.kit, source, precision, folder)
+        recipe = isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
         (folder / INPUTS).mkdir()
         manifest = {
             "format": FORMAT,
             "card": source.card.to_dict(),
             "backend": backend,
             "precision": precision,
-            "inputs": recipe.notes["inputs"],
-            "outputs": recipe.notes["outputs"],
+            "inputs": recipe.inputs,
+            "outputs": recipe.outputs,
             "model": recipe.model,
             "soc": source.soc,
             "graph_sha256": sha256(source.graph),
@@ -114,7 +113,7 @@ def _write_probes(reference: Reference, folder: Path) -> list[str]:
 
 def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
     """The inputs that an evaluation gives its session, in files of some rows; digests of the rows by file."""
-    task = discover.load("tasks", kit.card.task)
+    task = load_task(kit.card.task)
     check_dataset(task, dataset)
     recorder = _Recorder(folder / INPUTS, kit.manifest["outputs"])
     for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):

@@ -17,7 +17,7 @@ import numpy as np
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE, SAMPLES
 from sandglass.artifacts.tuned_settings import GOALS, TUNING, Tuned, processor_kind, write_tuned
-from sandglass.backends import Setting, Settings, load_backend
+from sandglass.backends import OfferedSettings, Settings, SettingValue, load_backend
 from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, InputError, SandglassError
@@ -30,7 +30,7 @@ FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
 MARGIN = 1.03  # a smaller gain is noise
 BUSY = 0.5  # share of the threads in use before the search: above it the result is reported as unreliable
 BATCHES = (1, 2, 4, 8)
-Knob = tuple[str, tuple[Setting, ...]]  # a name, and the values that are tried
+Knob = tuple[str, tuple[SettingValue, ...]]  # a name, and the values that are tried
 # The integers are the same under any setting: only float layers and rounding between them may differ.
 INTEGER_CORRELATION = 0.999
 
@@ -104,7 +104,7 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried), load)
 
 
-def knobs(offered: Mapping[str, tuple[Setting, ...]], goal: str) -> list[Knob]:
+def knobs(offered: OfferedSettings, goal: str) -> list[Knob]:
     """What is tried, in order, without the defaults: threads, the runtime's settings, batch, processes."""
     threads = host.threads()
     powers = [2**i for i in range(threads.bit_length()) if 2**i < threads]
@@ -117,7 +117,7 @@ def knobs(offered: Mapping[str, tuple[Setting, ...]], goal: str) -> list[Knob]:
     return turned
 
 
-def changed(best: Configuration, name: str, value: Setting) -> Configuration:
+def changed(best: Configuration, name: str, value: SettingValue) -> Configuration:
     """A configuration with one knob turned. Streams need a batch that keeps them busy; processes share the threads."""
     if name == "threads":
         return replace(best, threads=int(value))
@@ -200,12 +200,12 @@ class _Search:
             raise
         self.trials = [self._trial("the defaults", self.base, "", None)]
 
-    def turn(self, name: str, values: Sequence[Setting]) -> None:
+    def turn(self, name: str, values: Sequence[SettingValue]) -> None:
         """Try the values of one knob beside the best before them, and keep the fastest if it is faster."""
         if time.perf_counter() > self.deadline:
             self.untried.append(name)
             return
-        lanes: dict[Setting, Lane] = {}
+        lanes: dict[SettingValue, Lane] = {}
         kept = None
         try:
             for value in values:
