@@ -21,6 +21,7 @@ from sandglass.core.errors import ArtifactError
 from sandglass.core.files import read_json, refuse_existing, sha256, sweep
 from sandglass.core.host import own_version
 from sandglass.core.locks import locked_folder
+from sandglass.datasets import Dataset
 from sandglass.quantization.plan import Plan
 from sandglass.sources.card import Card
 from sandglass.sources.source import Source
@@ -116,5 +117,5 @@ def _refuse_other_model(folder: Path, card: Card, force: bool) -> None:
 class Samples:
     """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
 
-    dataset: Any
+    dataset: Dataset
     flip_test: bool | None = None

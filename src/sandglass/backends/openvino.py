@@ -36,11 +36,11 @@ from sandglass.backends import (
     layer_note,
 )
 from sandglass.backends._batches import run_by_one
-from sandglass.backends._parts import joined
+from sandglass.backends._parts import join_parts
 from sandglass.core import host
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable, UnsupportedOperator
-from sandglass.core.parallel import taken
+from sandglass.core.parallel import take_from
 from sandglass.quantization.plan import Plan, TensorRange
 from sandglass.quantization.spec import Arithmetic, Grid, Spec, pairs_products
 from sandglass.sources.source import Source
@@ -150,12 +150,12 @@ def _convert(graph: Path, out: Path) -> None:
     import openvino
     from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
-    from sandglass.backends._openvino_outputs import transposed
+    from sandglass.backends._openvino_outputs import transpose_outputs
 
     # The front end's own exceptions derive from Exception alone.
     failures = (RuntimeError, GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
     try:
-        openvino.save_model(transposed(openvino.convert_model(graph)), out, compress_to_fp16=False)
+        openvino.save_model(transpose_outputs(openvino.convert_model(graph)), out, compress_to_fp16=False)
     except failures as error:
         line = next(
             (part for part in str(error).splitlines() if "not supported" in part or "No conversion" in part), ""
@@ -234,7 +234,7 @@ def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[Lay
             milliseconds = entry.real_time.total_seconds() * 1e3
             grid = steps.get(node, ())
             runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
-    return joined(runs)
+    return join_parts(runs)
 
 
 def _layer_name(node: openvino.Node) -> str:
@@ -291,7 +291,7 @@ class OpenVinoSession:
         return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        request = taken(self.requests, "a call of this session")
+        request = take_from(self.requests, "a call of this session")
         try:
             arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
             result = request.infer(arrays, share_inputs=True, share_outputs=True)

@@ -26,6 +26,7 @@ from sandglass.backends import Arrays, Settings
 from sandglass.core.errors import ArtifactError, CardError, DatasetError
 from sandglass.core.files import read_json, sha256
 from sandglass.core.reading import MALFORMED, open_file
+from sandglass.datasets import Dataset
 from sandglass.formats.npz import read_npz
 from sandglass.kit.make import EXPECTED, FORMAT, PROBES, row_digest
 from sandglass.measure.benchmarking import Speed, speed
@@ -136,7 +137,7 @@ def agreement(kit: Collected) -> dict[str, Any]:
     return check
 
 
-def evaluation(kit: Collected, dataset: Any) -> Evaluation:
+def evaluation(kit: Collected, dataset: Dataset) -> Evaluation:
     """The kit's outputs scored on the samples that it was made for.
 
     Raises DatasetError where the kit took none along, or others than those of `dataset`.
@@ -148,6 +149,31 @@ def evaluation(kit: Collected, dataset: Any) -> Evaluation:
         told = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in taken["protocol"].items())
         raise DatasetError(f"{kit.folder} is of other samples than these: {told}", "give those")
     return evaluate(kit, dataset, flip_test=taken["flip_test"])
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The results of a build kit.
+
+    `check` compares its outputs with the graph's on the probes, `evaluation` is None without a dataset, and `speed` is
+    that of the host's timed runs.
+    """
+
+    kit: Collected
+    check: dict[str, Any]
+    evaluation: Evaluation | None
+    speed: Speed
+
+
+def collect(folder: Path, dataset: Dataset | None = None) -> Collection:
+    """Read a build kit that came back with results, compare it with the graph, and evaluate it on `dataset`.
+
+    Raises ArtifactError naming what is missing or belongs to another kit, ParityError where the compiled model
+    disagrees with the graph, and DatasetError where the kit was made for other samples.
+    """
+    kit = load_kit(folder)
+    check = agreement(kit)
+    return Collection(kit, check, None if dataset is None else evaluation(kit, dataset), kit.speed())
 
 
 class Replay:

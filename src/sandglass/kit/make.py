@@ -17,7 +17,8 @@ from sandglass.artifacts.parity import Reference
 from sandglass.backends import Arrays, Recipe, load_backend
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
-from sandglass.core.process import isolated
+from sandglass.core.process import run_isolated
+from sandglass.datasets import Dataset
 from sandglass.measure.evaluation import infer
 from sandglass.sources.source import Source
 from sandglass.tasks import check_dataset, load_task
@@ -66,7 +67,7 @@ def make_kit(
     make_recipe = load_backend(backend).CAPABILITIES.make_kit
     assert make_recipe is not None
     with atomic_folder(out, force) as folder:
-        recipe = isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
+        recipe = run_isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
         (folder / INPUTS).mkdir()
         manifest = {
             "format": FORMAT,
@@ -111,7 +112,7 @@ def _write_probes(reference: Reference, folder: Path) -> list[str]:
     return [row_digest(next(iter(feed.values()))) for feed in reference.feeds]
 
 
-def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
+def _write_samples(dataset: Dataset, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
     """The inputs that an evaluation gives its session, in files of some rows; digests of the rows by file."""
     task = load_task(kit.card.task)
     check_dataset(task, dataset)

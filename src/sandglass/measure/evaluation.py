@@ -19,14 +19,14 @@ from typing import Protocol, TypedDict
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
-from sandglass.artifacts.input_shapes import smallest
+from sandglass.artifacts.input_shapes import smallest_shape
 from sandglass.backends import DEFAULTS, Session
 from sandglass.core import host
 from sandglass.core.errors import SandglassError
 from sandglass.core.files import JsonObject
 from sandglass.core.host import Host
 from sandglass.core.image_ids import Id
-from sandglass.core.parallel import waited
+from sandglass.core.parallel import wait_for
 from sandglass.core.resume import Journal
 from sandglass.datasets import Dataset, Read
 from sandglass.metrics import Change, Interval, Metric, bootstrap
@@ -189,10 +189,10 @@ def infer(
             if len(planned) > AHEAD * workers:
                 waiting.append(pool.submit(portions.predictions, *planned.popleft()))
             if len(waiting) > AHEAD * workers:
-                yield waited(waiting.popleft(), "a batch")
+                yield wait_for(waiting.popleft(), "a batch")
         waiting.extend(pool.submit(portions.predictions, *plan) for plan in planned)
         while waiting:
-            yield waited(waiting.popleft(), "a batch")
+            yield wait_for(waiting.popleft(), "a batch")
     finally:
         # Nobody waits for work that is not needed any more, nor for a session that answers no longer.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -210,7 +210,7 @@ class _Portions:
         """Predictions by sample index, in the order of `part`."""
         started = time.perf_counter()
         prepared = [
-            self._prepared(waited(image, "reading an image"), sample)
+            self._prepared(wait_for(image, "reading an image"), sample)
             for sample, image in zip(part, images, strict=True)
         ]
         by_index: dict[int, Prediction] = {}
@@ -228,7 +228,7 @@ class _Portions:
         if not self.artifact.shapes or shapes is None:
             return self.task.prepare(image, sample, card)
         height, width = (sample.box[3], sample.box[2]) if sample.box else image.shape[:2]
-        shape = smallest(self.artifact.shapes, shapes.needed((height, width), card), f"image {sample.image_id}")
+        shape = smallest_shape(self.artifact.shapes, shapes.needed((height, width), card), f"image {sample.image_id}")
         return shapes.prepare(image, sample, card, shape)
 
     def _decoded(self, prepared: Sequence[tuple[np.ndarray, View]]) -> list[Prediction]:

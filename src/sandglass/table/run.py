@@ -16,7 +16,6 @@ from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.target import Target
 from sandglass.backends import load_backend
-from sandglass.core import discover
 from sandglass.core.errors import (
     ArtifactError,
     BackendUnavailable,
@@ -35,12 +34,12 @@ from sandglass.core.progress import Say
 from sandglass.measure.benchmarking import benchmark_each
 from sandglass.measure.evaluation import Evaluation, Progress, evaluate, has_truths
 from sandglass.quantization.calibration import Calibration, shared_images
-from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.quantize import quantize
-from sandglass.search.workbench import Workbench
+from sandglass.search.trials import build_full_int8
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import find_checkpoint, prepared_source
 from sandglass.table.file import Row, Table
+from sandglass.tasks import load_task
 
 CELL, SPEED = "cell.json", "speed-{}.json"
 FLOAT = "fp32"
@@ -218,7 +217,7 @@ class _Work:
                 raise outcome.error or InputError(f"{self.target} was not made")
             return outcome.artifact, _entry(evaluate(outcome.artifact, self.data, progress=progress))
         if self.row.budget is None:
-            for line in shared_images(discover.load("tasks", card.task), calibration.dataset, self.data):
+            for line in shared_images(load_task(card.task), calibration.dataset, self.data):
                 say(f"warning: {line}")
             artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
             return artifact, _entry(evaluate(artifact, self.data, progress=progress))
@@ -231,7 +230,7 @@ class _Work:
             checkpoint=weights,
             ema=self.row.ema,
             max_drop=self.row.budget.max_drop,
-            least_fidelity=self.row.budget.min_fidelity,
+            min_fidelity=self.row.budget.min_fidelity,
             force=True,  # what a run left there that was killed
             say=say,
         )
@@ -256,7 +255,7 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Any) -> list[Cell]:
 
     Their predictions have served then, and are left in their files.
     """
-    task = discover.load("tasks", row.card.task)
+    task = load_task(row.card.task)
     base = {cell.target.backend: cell.result for cell in cells if cell.artifact and cell.target.precision == FLOAT}
 
     def change(cell: Cell) -> Mapping[str, Any] | None:
@@ -313,7 +312,4 @@ def repaired(
 ) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
     with prepared_source(card, checkpoint, say, ema=ema) as ready:
-        bench = Workbench(ready, target.backend, calibration, REPAIRS, say)
-        artifact = bench.make(out, bench.plan)
-        bench.plan.save(out / "plan.json")
-    return artifact
+        return build_full_int8(ready, target.backend, calibration, out, say)
