@@ -3,7 +3,7 @@
 SandglassError
 ├── InputError            what the user gave cannot be used: exit code 2
 │   ├── CardError         a model card that does not parse or names unknown things
-│   ├── ConfigError       an OpenMMLab config that is no data, or of a model that Sandglass lacks
+│   ├── ConfigError       an OpenMMLab config that is not data, or of a model that Sandglass lacks
 │   ├── CheckpointError   a weights file that is truncated, hostile or of another model
 │   ├── GraphError        an ONNX file that is broken, dynamic or not supported
 │   ├── DatasetError      images, annotations or detections

@@ -109,14 +109,14 @@ def backends() -> list[dict[str, object]]:
     for name in discover.names("backends"):
         backend = discover.load("backends", name)
         try:
-            found, usable = backend.available(), True
+            version_text, usable = backend.available(), True
         except BackendUnavailable as error:
-            found, usable = error.message, False
+            version_text, usable = error.message, False
         rows.append(
             {
                 "backend": name,
                 "usable": usable,
-                "version": found,
+                "version": version_text,
                 "precisions": list(backend.PRECISIONS),
                 "purpose": backend.PURPOSE,
                 "install": backend.INSTALL,

@@ -253,11 +253,11 @@ def load_dataset(
     return load_dataset_module(name).load(images, annotations, detections, limit, split, seed)
 
 
-def subset(kept: int, total: int, images: str, drawn: str) -> dict[str, object]:
-    """What the protocol says of `kept` out of `total` `images`: all of them, or a part and how it was drawn."""
-    if kept == total:
+def subset(count: int, total: int, images: str, drawn: str) -> dict[str, object]:
+    """What the protocol says of `count` out of `total` `images`: all of them, or a part and how it was drawn."""
+    if count == total:
         return {"subset": f"all {total} {images}"}
-    return {"subset": f"{kept} of {total} {images}, {drawn}", "partial": True}
+    return {"subset": f"{count} of {total} {images}, {drawn}", "partial": True}
 
 
 def of_kind(kind: type[Dataset]) -> list[str]:

@@ -64,8 +64,8 @@ def read_annotations(path: Path) -> Annotations:
     people = [person for entry in _people(entries, categories, left_out) if (person := reader.read(*entry))]
     if not any(person["num_keypoints"] for person in people):
         raise DatasetError(f"{path} has no person with keypoints", "use a file of COCO person keypoints")
-    kept = _without_empty_repeats(images, {person["image_id"] for person in people}, left_out)
-    coco: CocoTruth = {"info": {}, "images": kept, "annotations": people, "categories": [coco17.CATEGORY]}
+    distinct = _without_empty_repeats(images, {person["image_id"] for person in people}, left_out)
+    coco: CocoTruth = {"info": {}, "images": distinct, "annotations": people, "categories": [coco17.CATEGORY]}
     return Annotations(coco, categories, left_out)
 
 
@@ -144,14 +144,14 @@ def _image(entry: Entry, where: str) -> CocoImage:
 def _without_empty_repeats(images: Mapping[Id, CocoImage], used: set[Id], left_out: Counter[str]) -> list[CocoImage]:
     """The images without those whose file another one has too, and that have no annotation."""
     listings = Counter(image["file_name"] for image in images.values())
-    kept = []
+    distinct = []
     for own, image in images.items():
         if own in used or listings[image["file_name"]] == 1:
-            kept.append(image)
+            distinct.append(image)
         else:
             listings[image["file_name"]] -= 1
             left_out[LISTED_IMAGES] += 1
-    return kept
+    return distinct
 
 
 def _people(entries: Sequence[Entry], categories: Categories, left_out: Counter[str]) -> Iterator[tuple[int, Entry]]:

@@ -20,7 +20,7 @@ SHOWN = 3  # names in a line that counts things
 
 
 @dataclass
-class Found:
+class Listing:
     """Images by name and their labels, in a stable order; `notes` go into the protocol."""
 
     images: list[str]
@@ -31,28 +31,28 @@ class Found:
 def labelled(
     name: str,
     description: str,
-    found: Found,
+    listing: Listing,
     classes: Sequence[str],
     read: Read,
     limit: int | None,
     seed: int,
 ) -> LabelledDataset:
-    """The dataset of what was found, or of `limit` images of it.
+    """The dataset of a listing, or of `limit` images of it.
 
     `description` says what it is; `read` takes the places of its images.
     """
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
-    total = len(found.labels)
-    chosen = range(total) if limit is None or limit >= total else stratified(found.labels, limit, seed)
+    total = len(listing.labels)
+    chosen = range(total) if limit is None or limit >= total else stratified(listing.labels, limit, seed)
     part = subset(len(chosen), total, "images", f"drawn by class with seed {seed}")
     return LabelledDataset(
         name,
-        {i: found.labels[i] for i in chosen},
+        {i: listing.labels[i] for i in chosen},
         classes,
-        {i: found.images[i] for i in chosen},
+        {i: listing.images[i] for i in chosen},
         read,
-        {"dataset": f"{name}, {description}", **part, **found.notes},
+        {"dataset": f"{name}, {description}", **part, **listing.notes},
     )
 
 
@@ -69,16 +69,16 @@ def stratified(labels: Sequence[int], limit: int, seed: int) -> list[int]:
     return sorted(int(i) for i in np.argsort(order, kind="stable")[:limit])
 
 
-def class_folders(folder: Path, known: Sequence[str]) -> tuple[Found, list[str]]:
+def class_folders(folder: Path, known: Sequence[str]) -> tuple[Listing, list[str]]:
     """Images in one folder a class, and the classes' names.
 
     Folders are numbered by their place in `known`, by themselves where their names are numbers, else alphabetically. A
-    class folder that is empty or cannot be read is counted in the notes, as are images beside the folders. Raises
+    class folder that is empty or cannot be read is counted in the notes, as are images next to the folders. Raises
     DatasetError where no image is left, and where only some of the folders are `known`.
     """
     names, loose = _content(folder)
     numbers, classes = _number(folder, names, known)
-    found, empty, unreadable = Found([], []), [], []
+    listing, empty, unreadable = Listing([], []), [], []
     for name in sorted(names, key=lambda name: numbers[name]):
         try:
             files = sorted(_images(folder / name))
@@ -87,17 +87,17 @@ def class_folders(folder: Path, known: Sequence[str]) -> tuple[Found, list[str]]
             continue
         if not files:
             empty.append(name)
-        found.images += [f"{name}/{file}" for file in files]
-        found.labels += [numbers[name]] * len(files)
-    if not found.images:
+        listing.images += [f"{name}/{file}" for file in files]
+        listing.labels += [numbers[name]] * len(files)
+    if not listing.images:
         raise DatasetError(
             f"{folder} has no image in any folder of a class",
             f"give one folder of images a class; {FOR_CALIBRATION}",
         )
-    found.notes |= counted("empty_class_folders", empty)
-    found.notes |= counted("unreadable_class_folders", unreadable)
-    found.notes |= counted("images_without_label", loose)
-    return found, classes
+    listing.notes |= counted("empty_class_folders", empty)
+    listing.notes |= counted("unreadable_class_folders", unreadable)
+    listing.notes |= counted("images_without_label", loose)
+    return listing, classes
 
 
 def reader(folder: Path, images: Sequence[str]) -> Read:

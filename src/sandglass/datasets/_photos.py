@@ -33,10 +33,10 @@ def find_photos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         problem = f"{folder} is a file" if folder.exists() else f"there is no folder of images {folder}"
         raise DatasetError(problem, "give a folder of images, or name the dataset whose file it is")
-    found = []
+    photos = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place) / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    if not found:
+        photos += [Path(place) / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    if not photos:
         raise DatasetError(f"{folder} has no images", f"expected files that end in {', '.join(SUFFIXES)}")
-    return sorted(found)
+    return sorted(photos)

@@ -53,8 +53,8 @@ def load(
     needed = {entry["image_id"] for entry in (coco["annotations"] if boxes is None else boxes)}
     whole: Conditions = subset(len(coco["images"]), len(coco["images"]), "images", "")
     coco, drawn = _draw(coco, limit, seed) if limit else (coco, whole)
-    kept = {image["id"] for image in coco["images"]}
-    _require_images(images, [names[i] for i in sorted(needed & kept, key=id_order)], annotations)
+    ids = {image["id"] for image in coco["images"]}
+    _require_images(images, [names[i] for i in sorted(needed & ids, key=id_order)], annotations)
     protocol: dict[str, object] = {
         "dataset": f"coco-keypoints, {annotations.name} ({sha256(annotations)[:8]})",
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
@@ -62,7 +62,7 @@ def load(
         **file.note(),
     }
     if boxes is not None:
-        boxes = [entry for entry in boxes if entry["image_id"] in kept]
+        boxes = [entry for entry in boxes if entry["image_id"] in ids]
     regions = _regions(coco, boxes)
     flat = sum(not has_area(region) for region in regions)
     if flat == len(regions):
@@ -104,7 +104,7 @@ def example(folder: Path) -> Options:
 
 
 def is_sample(entry: CocoShape) -> bool:
-    """Whether an annotated person is looked at: it has keypoints and is no crowd, as in mmpose."""
+    """Whether an annotated person is looked at: it has keypoints and is not a crowd, as in mmpose."""
     return bool(entry["num_keypoints"] and not entry["iscrowd"] and any(entry["keypoints"]))
 
 
@@ -135,8 +135,8 @@ def _draw(coco: CocoTruth, limit: int, seed: int) -> tuple[CocoTruth, Conditions
         (image for image in coco["images"] if image["id"] in with_people), key=lambda i: id_order(i["id"])
     )
     images = random.Random(seed).sample(candidates, min(limit, len(candidates)))
-    kept = {image["id"] for image in images}
-    annotations = [entry for entry in coco["annotations"] if entry["image_id"] in kept]
+    ids = {image["id"] for image in images}
+    annotations = [entry for entry in coco["annotations"] if entry["image_id"] in ids]
     part = subset(len(images), len(candidates), "images with people", f"drawn by seed {seed}")
     return {**coco, "images": images, "annotations": annotations}, part
 

@@ -1,7 +1,7 @@
 """Drawn scenes with several people, in images of several shapes: nothing is shipped, everything follows from a seed.
 
-People stand beside and in front of each other. Those of whom fewer than eight keypoints are seen are annotated without
-keypoints, so that COCO's metric neither asks for them nor punishes who finds them.
+People stand side by side and in front of each other. Those of whom fewer than eight keypoints are seen are annotated
+without keypoints, so that COCO's metric neither asks for them nor counts their detections as wrong.
 """
 
 from __future__ import annotations

@@ -45,8 +45,8 @@ def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShap
     """Image `index` of a split, HWC uint8 RGB, and its people as COCO annotations without ids."""
     random = default_rng([seed, _drawn.SPLITS[split], index])
     image = scenes.background(random, SIZE)
-    image, found = scenes.draw(random, image, _people(random), MINIMUM_KEYPOINTS)
-    return image, [person for person in found if person["num_keypoints"]]
+    image, people = scenes.draw(random, image, _people(random), MINIMUM_KEYPOINTS)
+    return image, [person for person in people if person["num_keypoints"]]
 
 
 def _people(random: Generator) -> list[figures.Figure]:

@@ -80,7 +80,7 @@ class Tuning:
 
 
 def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, say: Say = lambda line: None) -> Tuning:
-    """Search for about `seconds`, and store the best beside the artifact for this kind of processor.
+    """Search for about `seconds`, and store the best next to the artifact for this kind of processor.
 
     Raises InputError for an unknown goal, BusyError where another run tunes the artifact, and the SandglassError of an
     artifact that does not run with its defaults.
@@ -169,8 +169,8 @@ def summary(tuning: Tuning) -> list[str]:
             )
     if best.advice:
         lines.append(
-            f"advice, which who calls must follow: {best.advice['processes']} processes of {best.advice['threads']} "
-            f"threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
+            f"advice, for the program that calls the runtime: {best.advice['processes']} processes of "
+            f"{best.advice['threads']} threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
         )
     if tuning.load > BUSY * host.threads():
         lines.append(
@@ -201,12 +201,12 @@ class _Search:
         self.trials = [self._trial("the defaults", self.base, "", None)]
 
     def turn(self, name: str, values: Sequence[SettingValue]) -> None:
-        """Try the values of one knob beside the best before them, and keep the fastest if it is faster."""
+        """Time the values of one knob together with the best before them, and keep the fastest if it is faster."""
         if time.perf_counter() > self.deadline:
             self.untried.append(name)
             return
         lanes: dict[SettingValue, Lane] = {}
-        kept = None
+        winner = None
         try:
             for value in values:
                 how = changed(self.base.how, name, value)
@@ -220,23 +220,23 @@ class _Search:
             fastest = max(ratios, key=lambda value: float(np.median(ratios[value])), default=None)
             for value, lane in lanes.items():
                 better, gain = is_better(ratios[value]), float(np.median(ratios[value]))
-                kept = lane if better and value == fastest else kept
-                verdict = "kept" if lane is kept else "faster, not the fastest" if better else "no faster"
+                winner = lane if better and value == fastest else winner
+                verdict = "kept" if lane is winner else "faster, not the fastest" if better else "no faster"
                 self.trials.append(self._trial(f"{name} {value}", lane, verdict, gain))
                 self.say(f"tune: {name} {value}: {gain:.2f} times the best before, {verdict}")
         finally:
             for lane in lanes.values():
-                if lane is not kept or name == "processes":
+                if lane is not winner or name == "processes":
                     lane.close()
-        if kept is not None and name == "processes":
-            self.crowd = kept.how
-        elif kept is not None:
+        if winner is not None and name == "processes":
+            self.crowd = winner.how
+        elif winner is not None:
             self.base.close()
-            self.base = kept
+            self.base = winner
 
     def final(self, seconds: float) -> Tuned:
-        """The best, and several processes where they were better, beside the defaults; a gain must hold there."""
-        self.say("tune: the best beside the defaults")
+        """The best, and several processes where they were better, timed with the defaults; a gain must hold there."""
+        self.say("tune: the best, together with the defaults")
         candidates = [how for how in (self.base.how, self.crowd) if how is not None and how != self.default]
         lanes: list[Lane] = []
         try:
@@ -247,20 +247,20 @@ class _Search:
         finally:
             for lane in lanes:
                 lane.close()
-        found, advice = Tuned(self.goal, self.default.threads), {}
+        best, advice = Tuned(self.goal, self.default.threads), {}
         for lane in (lane for lane in lanes[1:] if lane.error is None):
             ratios, how = lane.ratios(lanes[0], self.goal), lane.how
             gain = round(float(np.median(ratios)), 3)
             if how.processes > 1:
-                if gain >= MARGIN * found.gain:
+                if gain >= MARGIN * best.gain:
                     advice = {"processes": how.processes, "threads": how.threads, "gain": gain}
                 continue
             interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
             measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
-            found = replace(found, measured=measured)
+            best = replace(best, measured=measured)
             if is_better(ratios):
-                found = replace(found, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
-        return replace(found, advice=advice)
+                best = replace(best, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
+        return replace(best, advice=advice)
 
     def _open(self, label: str, how: Configuration) -> Lane | None:
         """A lane that computes the same as the defaults; else None, and a trial that says why not."""

@@ -55,8 +55,8 @@ def match(truth: CocoTruth, results: Sequence[CocoResult]) -> list[Matches]:
         people = [{**_placed(entry, place), "id": number} for number, entry in enumerate(truth["annotations"], 1)]
         reference.dataset = {**truth, "images": images, "annotations": people, "info": {}}
         reference.createIndex()
-        found = reference.loadRes([_placed(result, place) for result in results]) if results else COCO()
-        evaluation = COCOeval(reference, found, "keypoints")
+        detections = reference.loadRes([_placed(result, place) for result in results]) if results else COCO()
+        evaluation = COCOeval(reference, detections, "keypoints")
         evaluation.params.imgIds = list(place.values())
         evaluation.params.catIds = [1]
         evaluation.evaluate()
@@ -117,9 +117,9 @@ def _curve(matches: Matches, t: int, weights: np.ndarray, truths: np.ndarray) ->
         return nothing, nothing.copy()
     each = weights[:, matches.image[counted]]
     right = np.cumsum(each[:, places], axis=1)
-    found = np.cumsum(each, axis=1)[:, places]
+    detections = np.cumsum(each, axis=1)[:, places]
     reached = right / truths[:, None]
-    envelope = np.maximum.accumulate((right / (found + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.maximum.accumulate((right / (detections + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
     precision = nothing
     for row in np.flatnonzero(~np.isnan(truths)):
         first = np.searchsorted(reached[row], RECALLS, side="left")

@@ -99,10 +99,10 @@ def grow(labels: np.ndarray, text: np.ndarray, embeddings: np.ndarray, distance:
     steps = np.array([-1, 1, -(width + 2), width + 2])
     while ring.size:
         reached, source = (ring[:, None] + steps).ravel(), owners[ring].repeat(len(steps))
-        kept = free[reached]
-        reached, source = reached[kept], source[kept]
-        kept = ((vectors[reached] - means[source]) ** 2).sum(1) < distance**2
-        reached, source = reached[kept], source[kept]
+        joins = free[reached]
+        reached, source = reached[joins], source[joins]
+        joins = ((vectors[reached] - means[source]) ** 2).sum(1) < distance**2
+        reached, source = reached[joins], source[joins]
         first = np.sort(np.unique(reached, return_index=True)[1])
         ring = reached[first]
         owners[ring] = source[first]

@@ -121,14 +121,14 @@ def merged(disks: np.ndarray, overlap: float) -> np.ndarray:
 
     What is left is the mean of each and of those that went with it.
     """
-    left, kept = disks[np.argsort(-disks[:, 3], kind="stable")], []
+    left, means = disks[np.argsort(-disks[:, 3], kind="stable")], []
     while len(left):
         distance = np.hypot(left[:, 0] - left[0, 0], left[:, 1] - left[0, 1])
         same = distance <= (left[:, 2] + left[0, 2]) * overlap
         same[0] = True
-        kept.append(left[same].mean(0))
+        means.append(left[same].mean(0))
         left = left[~same]
-    return np.array(kept)
+    return np.array(means)
 
 
 def _outline(disks: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, float]:
