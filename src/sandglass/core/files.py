@@ -22,8 +22,6 @@ PART, OLD = "-sandglass.part", "-sandglass.old"  # ends of the names of what is 
 MOST_LEVELS = 64  # of lists and dictionaries in JSON; what Sandglass writes has 6
 WRITTEN = "give a file that Sandglass or its tools wrote"
 LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
-# What `write_json` takes: the values are None, bool, int, float, str, and lists and dicts of these.
-JsonObject = dict[str, object]
 
 
 @contextmanager

@@ -18,13 +18,14 @@ import numpy as np
 
 from sandglass.core import discover
 from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject, JsonValue
 from sandglass.vision import coco17
 from sandglass.vision.coco_format import CocoBox, CocoImage, CocoTruth
 from sandglass.vision.image import image_size
 from sandglass.vision.polygon import AnnotatedText
 
 Read = Callable[[Id], np.ndarray]
-Conditions = Mapping[str, object]  # JSON-able: what a result says of what was measured
+Conditions = Mapping[str, JsonValue]  # what a result says of what was measured
 FOR_CALIBRATION = "for calibration, which needs no truths, leave the name of the dataset out"  # what else may be done
 
 
@@ -253,7 +254,7 @@ def load_dataset(
     return load_dataset_module(name).load(images, annotations, detections, limit, split, seed)
 
 
-def subset(count: int, total: int, images: str, drawn: str) -> dict[str, object]:
+def subset(count: int, total: int, images: str, drawn: str) -> JsonObject:
     """What the protocol says of `count` out of `total` `images`: all of them, or a part and how it was drawn."""
     if count == total:
         return {"subset": f"all {total} {images}"}

@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 
 from sandglass.core.errors import DatasetError
+from sandglass.core.json_values import JsonObject
 from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, Read, subset
 from sandglass.vision.image import read_image
 
@@ -25,7 +26,7 @@ class Listing:
 
     images: list[str]
     labels: list[int]
-    notes: dict[str, object] = field(default_factory=dict)
+    notes: JsonObject = field(default_factory=dict)
 
 
 def labelled(

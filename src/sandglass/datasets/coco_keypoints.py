@@ -11,6 +11,7 @@ from pathlib import Path
 from sandglass.core.errors import DatasetError
 from sandglass.core.files import sha256, write_json
 from sandglass.core.image_ids import id_order
+from sandglass.core.json_values import JsonObject
 from sandglass.datasets import Conditions, KeypointDataset, Options, subset
 from sandglass.datasets._coco_file import read_annotations, read_detections
 from sandglass.datasets._photos import load_photos
@@ -55,7 +56,7 @@ def load(
     coco, drawn = _draw(coco, limit, seed) if limit else (coco, whole)
     ids = {image["id"] for image in coco["images"]}
     _require_images(images, [names[i] for i in sorted(needed & ids, key=id_order)], annotations)
-    protocol: dict[str, object] = {
+    protocol: JsonObject = {
         "dataset": f"coco-keypoints, {annotations.name} ({sha256(annotations)[:8]})",
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
         **drawn,

@@ -14,7 +14,7 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.backends import Settings
 from sandglass.core import host
 from sandglass.core.errors import SandglassError
-from sandglass.core.files import JsonObject
+from sandglass.core.json_values import JsonRecord
 from sandglass.core.sizes import Size
 from sandglass.measure.worker import Worker
 
@@ -46,7 +46,7 @@ class Speed:
     tuned_for: str = ""
     shape: Size | None = None
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result with the conditions of the measurement."""
         return {
             "model": self.artifact.card.name,

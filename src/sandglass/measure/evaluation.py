@@ -23,9 +23,9 @@ from sandglass.artifacts.input_shapes import smallest_shape
 from sandglass.backends import DEFAULTS, Session
 from sandglass.core import host
 from sandglass.core.errors import SandglassError
-from sandglass.core.files import JsonObject
 from sandglass.core.host import Host
 from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject, JsonRecord
 from sandglass.core.parallel import wait_for
 from sandglass.core.resume import Journal
 from sandglass.datasets import Dataset, Read
@@ -70,20 +70,20 @@ class Evaluation:
     artifact: Artifact
     dataset: Dataset
     metrics: dict[str, Metric]
-    protocol: dict[str, object]
+    protocol: JsonObject
     origin: Origin
     predictions: list[Prediction]
     seconds: float
     resumed: int
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result, without the predictions."""
         return {
             "model": self.artifact.card.name,
             "input": list(self.artifact.card.input.size),
             "backend": self.artifact.backend,
             "precision": self.artifact.precision,
-            **({"shapes": self.artifact.manifest["shapes"]} if self.artifact.shapes else {}),
+            **({"shapes": self.artifact.manifest.shapes} if self.artifact.shapes else {}),
             "metrics": self.metrics,
             "samples": len(self.predictions),
             "protocol": self.protocol,
@@ -306,10 +306,10 @@ def origin(artifact: Artifact) -> Origin:
     manifest = artifact.manifest
     return {
         "artifact_sha256": artifact.sha256,
-        "graph_sha256": manifest["graph_sha256"],
-        "checkpoint_sha256": manifest.get("checkpoint_sha256"),
-        "plan_sha256": manifest.get("plan_sha256"),
-        "made_with": manifest.get("versions"),
+        "graph_sha256": manifest.graph_sha256,
+        "checkpoint_sha256": manifest.checkpoint_sha256,
+        "plan_sha256": manifest.plan_sha256,
+        "made_with": manifest.versions,
         "backend_version": artifact.version(),
         "host": host.describe(),
         "command": host.command(),

@@ -14,7 +14,7 @@ from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.backends import INT8, LayerRun, load_backend
 from sandglass.core import host
 from sandglass.core.errors import InputError
-from sandglass.core.files import JsonObject
+from sandglass.core.json_values import JsonRecord
 from sandglass.core.process import run_isolated
 
 ROUNDS = 3  # artifacts are profiled in turn; of each layer the quietest round counts
@@ -80,7 +80,7 @@ class Inspection:
             if run.arithmetic == INT8 and _is_slower(run.milliseconds, known.get(run.name))
         }
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result with the conditions of the measurement."""
         slower = self.slower()
         return {
@@ -188,7 +188,7 @@ def _is_slower(integer: float | None, floats: float | None) -> bool:
 def _check_pair(artifact: Artifact, against: Artifact) -> None:
     if against.precision != "fp32":
         raise InputError(f"{against.folder} is {against.precision}, expected a float artifact", "give an fp32 one")
-    if against.manifest["graph_sha256"] != artifact.manifest["graph_sha256"]:
+    if against.manifest.graph_sha256 != artifact.manifest.graph_sha256:
         raise InputError(f"{against.folder} and {artifact.folder} are of different graphs", "deploy both together")
 
 

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 
 import numpy as np
+from msgspec import structs
 
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE, SAMPLES
@@ -21,9 +22,10 @@ from sandglass.backends import OfferedSettings, Settings, SettingValue, load_bac
 from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, InputError, SandglassError
-from sandglass.core.files import JsonObject
+from sandglass.core.json_values import JsonRecord
 from sandglass.core.locks import locked_folder
 from sandglass.core.progress import Say
+from sandglass.core.records import to_data
 from sandglass.measure.interleaved import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 
 FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
@@ -64,13 +66,13 @@ class Tuning:
     untried: tuple[str, ...]
     load: float = 0.0
 
-    def to_dict(self) -> JsonObject:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result with the conditions of the measurement."""
         return {
             "artifact": str(self.artifact.folder),
             "artifact_sha256": self.artifact.sha256,
             "processor": processor_kind(),
-            "best": asdict(self.best),
+            "best": to_data(self.best),
             "trials": [asdict(trial) for trial in self.trials],
             "untried": list(self.untried),
             "seconds": round(self.seconds, 1),
@@ -257,10 +259,12 @@ class _Search:
                 continue
             interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
             measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
-            best = replace(best, measured=measured)
+            best = structs.replace(best, measured=measured)
             if is_better(ratios):
-                best = replace(best, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
-        return replace(best, advice=advice)
+                best = structs.replace(
+                    best, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain
+                )
+        return structs.replace(best, advice=advice)
 
     def _open(self, label: str, how: Configuration) -> Lane | None:
         """A lane that computes the same as the defaults; else None, and a trial that says why not."""

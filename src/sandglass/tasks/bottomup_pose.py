@@ -15,6 +15,7 @@ import numpy as np
 
 from sandglass.core.errors import GraphError
 from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject
 from sandglass.core.sizes import Size
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import is_sample
@@ -29,7 +30,7 @@ METRICS = keypoints.METRICS
 READS = KeypointDataset
 DATASET = "synthetic-crowd"
 DECODE: dict[str, DecodeField] = {"flip_shift": bool, "flip_test": bool}
-PROTOCOL = {"boxes": "none, people are looked for in whole images"}
+PROTOCOL: JsonObject = {"boxes": "none, people are looked for in whole images"}
 FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
 MULTIPLE = 64  # sides of inputs are multiples of it

@@ -15,6 +15,7 @@ import numpy as np
 
 from sandglass.core.errors import CardError, DatasetError, GraphError, InputError
 from sandglass.core.image_ids import Id, id_order
+from sandglass.core.json_values import JsonObject
 from sandglass.datasets import LabelledDataset, load_dataset_module
 from sandglass.metrics import Interval, Metric, bootstrap
 from sandglass.sources.card import Card
@@ -34,7 +35,7 @@ DECODE: dict[str, DecodeField] = {
     "probabilities": bool,
     "flip_test": bool,
 }
-PROTOCOL: dict[str, object] = {}
+PROTOCOL: JsonObject = {}
 VARIANTS = None
 SHAPES = None
 COCO_RESULTS = None

@@ -16,6 +16,7 @@ import numpy as np
 
 from sandglass.core.errors import CardError, GraphError, InputError
 from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject
 from sandglass.core.sizes import Size
 from sandglass.datasets import TextDataset
 from sandglass.metrics import Change, Metric, hmean
@@ -43,7 +44,7 @@ DECODE: dict[str, DecodeField] = {
     **{field.name: type(field.default) for decoder in DECODERS.values() for field in fields(decoder)},
     "outline": panet.OUTLINES,
 }
-PROTOCOL: dict[str, object] = {
+PROTOCOL: JsonObject = {
     "match": f"IoU above {hmean.IOU}",
     "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}",
 }

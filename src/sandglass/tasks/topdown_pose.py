@@ -15,6 +15,7 @@ import numpy as np
 
 from sandglass.core.errors import GraphError
 from sandglass.core.image_ids import Id, id_order
+from sandglass.core.json_values import JsonObject
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
 from sandglass.metrics import Change, Metric, keypoints
@@ -38,7 +39,7 @@ DECODE: dict[str, DecodeField] = {
     "flip_shift": bool,
     "flip_test": bool,
 }
-PROTOCOL: dict[str, object] = {}
+PROTOCOL: JsonObject = {}
 FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
 AREA_OF_BOX = 0.53
