@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 
@@ -23,6 +22,30 @@ from sandglass.core.host import own_version
 from sandglass.core.progress import Say
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What artifacts are made from, and the folder `out` that they go to.
+
+    `plan` is for int8 targets. `force` replaces artifacts that are there, and `say` reports the progress.
+    """
+
+    source: Source
+    plan: Plan | None
+    reference: Reference
+    out: Path
+    say: Say
+    force: bool = False
+    shapes: Shapes = field(default_factory=dict)
+
+    def plan_for(self, target: Target) -> Plan | None:
+        """The plan that a target is built with."""
+        return self.plan if target.precision == "int8" else None
+
+    def key(self, target: Target, version: str) -> str:
+        """The build key of a target's artifact, built by this version of its runtime."""
+        return build_key(target.folder, version, self.source, self.plan_for(target), self.reference, self.shapes)
 
 
 def able_backends(source: Source, reference: Reference, apart_from: str) -> list[str]:
@@ -44,52 +67,36 @@ def _is_able(backend: str, source: Source, reference: Reference) -> bool:
     return True
 
 
-def reuse_artifact(
-    target: Target,
-    source: Source,
-    plan: Plan | None,
-    reference: Reference,
-    out: Path,
-    force: bool,
-    say: Say,
-    shapes: Shapes,
-) -> Outcome | None:
-    """The artifact in `out` where an earlier run made it from the same inputs; None where it is to be built."""
-    if force or not (out / target.folder).exists():
+def reuse_artifact(target: Target, request: BuildRequest) -> Outcome | None:
+    """The artifact that an earlier run made from the same inputs; None where it is to be built."""
+    folder = request.out / target.folder
+    if request.force or not folder.exists():
         return None
     try:
         version = load_backend(target.backend).available()
     except BackendUnavailable:
         return None
-    used = plan if target.precision == "int8" else None
-    artifact = made_before(out / target.folder, build_key(target.folder, version, source, used, reference, shapes))
+    artifact = made_before(folder, request.key(target, version))
     if artifact is None:
         return None
-    say(f"{target}: made before from the same inputs")
-    if target.precision == FLOAT:
-        reference.floats[target.backend, source.graph] = None  # it was checked when it was made
+    request.say(f"{target}: made before from the same inputs")
+    if target.precision == FLOAT:  # it was checked when it was made
+        request.reference.floats[target.backend, request.source.graph] = None
     return Outcome(target, artifact)
 
 
-def build_artifact(
-    target: Target,
-    source: Source,
-    plan: Plan | None,
-    reference: Reference,
-    out: Path,
-    force: bool,
-    say: Say,
-    shapes: Shapes = MappingProxyType({}),
-) -> Outcome:
-    """One target's artifact in `out`, compared with the graph; its Outcome carries the error where there is one."""
-    used = plan if target.precision == "int8" else None
-    ready = replace(source, wide=reference.wide) if target.precision == "fp16" else source
+def build_artifact(target: Target, request: BuildRequest) -> Outcome:
+    """One target's artifact, compared with the graph; its Outcome carries the error where there is one."""
+    source, reference, out, say = request.source, request.reference, request.out, request.say
+    used, ready = request.plan_for(target), source
+    if target.precision == "fp16":
+        ready = replace(source, wide=reference.wide)
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
             raise InputError("half precision is not written of a file that is quantized already",
                              "deploy it as it is, or use --dequantize")  # fmt: skip
-        with atomic_folder(out / target.folder, force) as folder:
+        with atomic_folder(out / target.folder, request.force) as folder:
             build = build_files(target.backend, ready, target.precision, folder, used, reference)
             for name in build.notes.float_layers or ():
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
@@ -104,10 +111,10 @@ def build_artifact(
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: build.version},
                 **_processor(target.backend, source, used),
-                BUILD_KEY: build_key(target.folder, build.version, source, used, reference, shapes),
+                BUILD_KEY: request.key(target, build.version),
                 "check": msgspec.to_builtins(check),
                 **_notes(build),
-                **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
+                **_shapes(request.shapes),
             }
             write_manifest(folder, fields)
         say(f"{target}: {check.summary}")
@@ -127,6 +134,11 @@ def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str
     """The manifest's field for the processors that the integer sums of an artifact with a plan are exact on."""
     spec = load_backend(backend).SPEC
     return {"processor": spec.exact_on(source.processor).name} if plan and spec else {}
+
+
+def _shapes(shapes: Shapes) -> dict[str, object]:
+    """The manifest's field for input shapes, where there are several."""
+    return {"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}
 
 
 def _notes(build: Build) -> dict[str, object]:
