@@ -11,8 +11,8 @@ from sandglass.artifacts.artifact import LEAST_INT8_SHARE, load_artifact
 from sandglass.artifacts.build_files import FLOAT, Build, build_files, check_float
 from sandglass.artifacts.build_key import build_key, made_before
 from sandglass.artifacts.input_shapes import Shapes
-from sandglass.artifacts.manifest import BUILD_KEY, write_manifest
-from sandglass.artifacts.parity import Check, Reference
+from sandglass.artifacts.manifest import Check, write_manifest
+from sandglass.artifacts.parity import Reference
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import INT8, load_backend
 from sandglass.core import discover
@@ -20,6 +20,7 @@ from sandglass.core.errors import BackendError, BackendUnavailable, InputError, 
 from sandglass.core.files import atomic_folder, sha256
 from sandglass.core.host import own_version
 from sandglass.core.progress import Say
+from sandglass.core.records import to_data
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
 
@@ -88,35 +89,19 @@ def reuse_artifact(target: Target, request: BuildRequest) -> Outcome | None:
 def build_artifact(target: Target, request: BuildRequest) -> Outcome:
     """One target's artifact, compared with the graph; its Outcome carries the error where there is one."""
     source, reference, out, say = request.source, request.reference, request.out, request.say
-    used, ready = request.plan_for(target), source
-    if target.precision == "fp16":
-        ready = replace(source, wide=reference.wide)
+    ready = replace(source, wide=reference.wide) if target.precision == "fp16" else source
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
             raise InputError("half precision is not written of a file that is quantized already",
                              "deploy it as it is, or use --dequantize")  # fmt: skip
         with atomic_folder(out / target.folder, request.force) as folder:
-            build = build_files(target.backend, ready, target.precision, folder, used, reference)
+            plan = request.plan_for(target)
+            build = build_files(target.backend, ready, target.precision, folder, plan, reference)
             for name in build.notes.float_layers or ():
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
             check = _check(target, source, build, say)
-            fields = {
-                "card": source.card.to_dict(),
-                "backend": target.backend,
-                "precision": target.precision,
-                "inputs": {name: list(shape) for name, shape in reference.inputs.items()},
-                "graph_sha256": sha256(source.graph),
-                "checkpoint_sha256": sha256(source.weights) if source.weights else None,
-                "plan_sha256": used.sha256 if used else None,
-                "versions": {"sandglass": own_version(), target.backend: build.version},
-                **_processor(target.backend, source, used),
-                BUILD_KEY: request.key(target, build.version),
-                "check": msgspec.to_builtins(check),
-                **_notes(build),
-                **_shapes(request.shapes),
-            }
-            write_manifest(folder, fields)
+            write_manifest(folder, _manifest_fields(target, request, build, check))
         say(f"{target}: {check.summary}")
         return Outcome(target, load_artifact(out / target.folder))
     except UnsupportedOperator as error:
@@ -128,6 +113,26 @@ def build_artifact(target: Target, request: BuildRequest) -> Outcome:
         return failed(target, error, say)
     except OSError as error:  # a full disk, say
         return failed(target, BackendError(str(error), "make room, or check the permissions"), say)
+
+
+def _manifest_fields(target: Target, request: BuildRequest, build: Build, check: Check) -> dict[str, object]:
+    """What an artifact's manifest says, apart from its format, files and seal."""
+    source, plan = request.source, request.plan_for(target)
+    return {
+        "card": source.card.to_dict(),
+        "backend": target.backend,
+        "precision": target.precision,
+        "inputs": {name: list(shape) for name, shape in request.reference.inputs.items()},
+        "graph_sha256": sha256(source.graph),
+        "checkpoint_sha256": sha256(source.weights) if source.weights else None,
+        "plan_sha256": plan.sha256 if plan else None,
+        "versions": {"sandglass": own_version(), target.backend: build.version},
+        **_processor(target.backend, source, plan),
+        "build_key": request.key(target, build.version),
+        "check": to_data(check),
+        **_notes(build),
+        **_shapes(request.shapes),
+    }
 
 
 def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str]:
@@ -143,8 +148,8 @@ def _shapes(shapes: Shapes) -> dict[str, object]:
 
 def _notes(build: Build) -> dict[str, object]:
     """The manifest's fields for the notes of a build."""
-    by_shape = [[*size, msgspec.to_builtins(notes)] for size, notes in build.by_shape.items()]
-    return {"backend_notes": msgspec.to_builtins(build.notes), **({"by_shape": by_shape} if by_shape else {})}
+    by_shape = [[*size, to_data(notes)] for size, notes in build.by_shape.items()]
+    return {"backend_notes": to_data(build.notes), **({"by_shape": by_shape} if by_shape else {})}
 
 
 def _check(target: Target, source: Source, build: Build, say: Say) -> Check:
