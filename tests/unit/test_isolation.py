@@ -28,13 +28,15 @@ HEAD = '''"""A runtime that fails."""
 import os, signal, time
 import numpy as np
 from sandglass.backends import reference
-from sandglass.backends.reference import INSTALL, SPEC, SETTINGS, available, build, layers, open
+from sandglass.backends.reference import (
+    CAPABILITIES, INSTALL, SETTINGS, SPEC, Notes, available, build, layers, open,
+)
 from sandglass.core.errors import BackendUnavailable
 PRECISIONS, PURPOSE = ("fp32",), "test"
 
 class Session:
     def __init__(self, folder, run):
-        self.right, self.changed = reference.open(folder, {}, 1).run, run
+        self.right, self.changed = reference.open(folder, Notes(), 1).run, run
     def run(self, inputs):
         return self.changed(self.right(inputs))
 '''

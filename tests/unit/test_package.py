@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -9,7 +11,7 @@ import pytest
 
 import sandglass
 
-HEAVY = ("torch", "onnxruntime", "openvino", "ncnn", "pnnx", "tvm", "onnx", "cv2")
+HEAVY = ("torch", "onnxruntime", "openvino", "ncnn", "pnnx", "tvm", "onnx", "cv2", "numpy")
 
 
 def test_public_names_exist_and_are_sorted() -> None:
@@ -20,13 +22,21 @@ def test_public_names_exist_and_are_sorted() -> None:
     assert set(sandglass._HOMES) == set(sandglass.__all__)
 
 
+def test_functions_are_not_hidden_by_their_modules() -> None:
+    """Importing the module `search.quantize` does not replace the function `sandglass.quantize`."""
+    for name in ("quantize", "sensitivity", "collect", "deploy", "deploy_all"):
+        module = importlib.import_module(f"sandglass.{sandglass._HOMES[name]}")
+        assert getattr(sandglass, name) is getattr(module, name)
+        assert inspect.isfunction(getattr(sandglass, name))
+
+
 def test_unknown_name_is_an_attribute_error() -> None:
     """A name that is not public is not there."""
     with pytest.raises(AttributeError, match="nothing"):
         _ = sandglass.nothing
 
 
-@pytest.mark.parametrize("code", ["import sandglass", "from sandglass.cli.main import parser; parser().format_help()"])
+@pytest.mark.parametrize("code", ["import sandglass", "from sandglass.cli.main import main; main(['--help'])"])
 def test_light_start(code: str) -> None:
     """Importing the package or printing help loads neither PyTorch nor a runtime."""
     script = f"import sys; {code}; print([m for m in {HEAVY!r} if m in sys.modules])"
@@ -39,5 +49,5 @@ def test_runs_as_a_module() -> None:
     command = [sys.executable, "-m", "sandglass"]
     helped = subprocess.run([*command, "--help"], capture_output=True, text=True)
     assert helped.returncode == 0
-    assert helped.stdout.startswith("usage: sandglass")
+    assert helped.stdout.startswith("Usage: sandglass")
     assert subprocess.run([*command, "nothing"], capture_output=True).returncode == 2

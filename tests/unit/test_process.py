@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import faults
@@ -18,7 +19,7 @@ import pytest
 from sandglass.core import process
 from sandglass.core.errors import ArtifactError, BackendError, CrashError, InputError
 from sandglass.core.parallel import in_threads
-from sandglass.core.process import LIMIT, Process, group_seconds, isolated, run_program, time_limit
+from sandglass.core.process import LIMIT, Process, group_seconds, run_isolated, run_program, time_limit
 
 
 @pytest.fixture(autouse=True)
@@ -31,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def crash_of(function: Callable[..., object], *arguments: object) -> tuple[str, str]:
     """The message of the CrashError that a function ends in, and the log that its fix names."""
     with pytest.raises(CrashError) as caught:
-        isolated("target", function, *arguments)
+        run_isolated("target", function, *arguments)
     path = Path(caught.value.fix.split()[-1])
     return caught.value.message, path.read_text()
 
@@ -54,21 +55,21 @@ def is_running(number: int) -> bool:
 
 def test_result_comes_back() -> None:
     """What a function returns, from another process."""
-    assert isolated("sum", faults.add, 2, 3) == 5
-    assert isolated("number", os.getpid) != os.getpid()
+    assert run_isolated("sum", faults.add, 2, 3) == 5
+    assert run_isolated("number", os.getpid) != os.getpid()
 
 
 def test_own_error_keeps_class_message_and_fix() -> None:
     """As if it had been raised here."""
     with pytest.raises(ArtifactError) as caught:
-        isolated("target", faults.refuse)
+        run_isolated("target", faults.refuse)
     assert (caught.value.message, caught.value.fix) == ("there is no file x", "make it")
 
 
 def test_full_disk_is_one_line() -> None:
     """The system's errors have a fix that is the user's."""
     with pytest.raises(BackendError, match="No space left on device") as caught:
-        isolated("target", faults.full_disk)
+        run_isolated("target", faults.full_disk)
     assert "make room" in caught.value.fix
 
 
@@ -110,7 +111,7 @@ def ended(function: Callable[[], None]) -> tuple[str, str, str]:
         monkeypatch.setattr(process, "IDLE_SECONDS", 2.0)
         monkeypatch.setattr(process, "LOOK_SECONDS", 0.2)
         with pytest.raises(CrashError) as caught:
-            one.call("__call__")
+            one.call(partial.__call__)
     return caught.value.message, caught.value.fix, Path(caught.value.fix.split()[-1]).read_text()
 
 
@@ -134,7 +135,7 @@ def test_several_threads_call_at_once() -> None:
     """As many as there are callers, with arrays larger than a pipe holds."""
     arrays = [np.full((1000, 1000), i, np.float32) for i in range(3)]
     with Process("counter", faults.Counter, callers=3) as counter, ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda array: counter.call("meet", array), arrays))
+        found = list(pool.map(lambda array: counter.call(faults.Counter.meet, array), arrays))
     np.testing.assert_array_equal(found, [2 * array for array in arrays])
 
 
@@ -143,19 +144,19 @@ def test_process_survives_an_error_and_remembers_its_end() -> None:
     with Process("counter", faults.Counter) as counter:
         for _ in range(2):
             with pytest.raises(CrashError, match="unexpected KeyError"):
-                counter.call("surprise")
+                counter.call(faults.Counter.surprise)
         for _ in range(2):
             with pytest.raises(CrashError, match="signal 11, SIGSEGV"):
-                counter.call("crash")
+                counter.call(faults.Counter.crash)
     with pytest.raises(CrashError, match="signal 11, SIGSEGV"):
-        counter.call("surprise")
+        counter.call(faults.Counter.surprise)
 
 
 def test_crash_ends_every_call() -> None:
     """Threads that wait for others' calls are not left waiting."""
     with Process("counter", faults.Counter, callers=2) as counter, ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(counter.call, "meet", np.zeros(1))
-        crashing = pool.submit(counter.call, "crash")
+        waiting = pool.submit(counter.call, faults.Counter.meet, np.zeros(1))
+        crashing = pool.submit(counter.call, faults.Counter.crash)
         for future in (waiting, crashing):
             assert "SIGSEGV" in str(future.exception(timeout=60))
 
@@ -164,7 +165,7 @@ def test_temporary_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Also those of a process that was killed."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    folder = Path(isolated("target", faults.temporary_folder))
+    folder = Path(run_isolated("target", faults.temporary_folder))
     assert tmp_path in folder.parents
     assert not folder.exists()
 
@@ -181,8 +182,8 @@ import sys
 sys.path.insert(0, {tests!r})
 import faults
 from pathlib import Path
-from sandglass.core.process import isolated
-isolated("target", faults.write_numbers, Path(sys.argv[1]))
+from sandglass.core.process import run_isolated
+run_isolated("target", faults.write_numbers, Path(sys.argv[1]))
 """
 
 
@@ -202,7 +203,7 @@ def test_nothing_outlives_the_parent(number: signal.Signals, tmp_path: Path) -> 
 def test_closing_ends_it(tmp_path: Path) -> None:
     """Within a call too: the one who waits is told."""
     with Process("target", faults.partial_of, faults.write_numbers, tmp_path) as one, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(one.call, "__call__")
+        waiting = pool.submit(one.call, partial.__call__)
         children = numbers_in(tmp_path)
         one.close()
         assert "was ended" in str(waiting.exception(timeout=60))

@@ -8,19 +8,20 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
 from itertools import chain
-from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import helper, numpy_helper
 
 from sandglass.core.errors import UnsupportedOperator
 from sandglass.formats.ncnn_param import Param
 from sandglass.graph.io import drop_unread, set_nodes
 from sandglass.graph.names import Names
-from sandglass.sources.rewrites.explicit_padding import attributes_of, known_shapes, pad
+from sandglass.sources.rewrites.explicit_padding import Attributes, attributes_of, known_shapes, pad
 
 Nodes = list[onnx.NodeProto]
+Step = tuple[str, ArrayLike | None]  # an operator, and its second input where it has one
 LOWEST = float(np.finfo(np.float32).min)
 CUBIC = 3  # ncnn's number for it, in parameter 0 of a GridSample
 
@@ -44,7 +45,7 @@ def restore(param: Param, model: onnx.ModelProto) -> None:
                 layer.set(0, CUBIC)
 
 
-def refuse(node: onnx.NodeProto, what: str) -> UnsupportedOperator:
+def refusal(node: onnx.NodeProto, what: str) -> UnsupportedOperator:
     """The error that a node is one that ncnn lacks in this form."""
     return UnsupportedOperator(f"ncnn lacks {node.op_type} with {what} (node {node.name})", "choose another backend")
 
@@ -63,7 +64,7 @@ class _Graph:
         rewrite = REWRITES.get(node.op_type)
         return [node] if rewrite is None else rewrite(self, node, attributes_of(node))
 
-    def constant(self, wanted: str, values: Any, kind: type = np.float32) -> str:
+    def constant(self, wanted: str, values: ArrayLike, kind: type = np.float32) -> str:
         """The name of a new weight."""
         name = self.names.fresh(wanted)
         self.model.graph.initializer.append(numpy_helper.from_array(np.array(values, kind), name))
@@ -71,26 +72,26 @@ class _Graph:
 
     def values(self, name: str) -> np.ndarray:
         """The values of a weight, empty where the tensor is computed."""
-        found = self.constants.get(name)
-        return np.zeros(0) if found is None else numpy_helper.to_array(found)
+        tensor = self.constants.get(name)
+        return np.zeros(0) if tensor is None else numpy_helper.to_array(tensor)
 
     def sizes(self, node: onnx.NodeProto, tensor: str, what: str) -> Sequence[int]:
         """Height and width of a tensor, which a rewrite builds in; raises where they may change."""
         if self.any_size or tensor not in self.shapes:
-            raise refuse(node, f"{what}, for inputs of several sizes")
+            raise refusal(node, f"{what}, for inputs of several sizes")
         return self.shapes[tensor][2:]
 
-    def steps(self, start: str, operators: Iterable[tuple[str, Any]]) -> Nodes:
+    def steps(self, start: str, operators: Iterable[Step]) -> Nodes:
         """Elementwise operators one after the other, each with a constant as its second input, or None."""
-        made: Nodes = []
+        nodes: Nodes = []
         for operator, operand in operators:
             name = self.names.fresh(f"{start}.step")
             second = [] if operand is None else [self.constant(f"{name}.operand", operand)]
-            made.append(helper.make_node(operator, [made[-1].output[0] if made else start, *second], [name], name))
-        return made
+            nodes.append(helper.make_node(operator, [nodes[-1].output[0] if nodes else start, *second], [name], name))
+        return nodes
 
 
-def changed(node: onnx.NodeProto, inputs: Sequence[str] = (), output: str = "", **attributes: Any) -> onnx.NodeProto:
+def changed(node: onnx.NodeProto, inputs: Sequence[str] = (), output: str = "", **attributes: object) -> onnx.NodeProto:
     """A copy of a node with other inputs, another output or other attributes; an attribute that is None is removed."""
     copy = onnx.NodeProto.FromString(node.SerializeToString())
     if inputs:
@@ -107,43 +108,43 @@ def _uneven(pads: Sequence[int]) -> bool:
     return bool(pads) and list(pads[: len(pads) // 2]) != list(pads[len(pads) // 2 :])
 
 
-def _pool(graph: _Graph, node: onnx.NodeProto, given: dict[str, Any]) -> Nodes:
+def _pool(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     if len(node.output) > 1 and any(name in graph.read for name in node.output[1:]):
-        raise refuse(node, "its second output, Indices")
-    if any(step != 1 for step in given.get("dilations", ())):
-        raise refuse(node, f"dilations = {list(given['dilations'])}")
-    if given.get("ceil_mode") and any(given.get("pads", ())):
-        raise refuse(node, "ceil_mode = 1 and pads")
-    pads = given.get("pads", ())
+        raise refusal(node, "its second output, Indices")
+    if any(step != 1 for step in attributes.get("dilations", ())):
+        raise refusal(node, f"dilations = {list(attributes['dilations'])}")
+    if attributes.get("ceil_mode") and any(attributes.get("pads", ())):
+        raise refusal(node, "ceil_mode = 1 and pads")
+    pads = attributes.get("pads", ())
     if not _uneven(pads) or len(pads) != 4:
         return [changed(node, output=node.output[0])]
     padded = graph.names.fresh(f"{node.output[0]}.padded")
     largest = node.op_type == "MaxPool"
     border = pad(graph.model, graph.names, node.input[0], padded, pads, LOWEST if largest else 0.0)
-    if largest or given.get("count_include_pad"):
+    if largest or attributes.get("count_include_pad"):
         return [border, changed(node, [padded], node.output[0], pads=None)]
     mean = graph.names.fresh(f"{node.output[0]}.mean")
-    factors = graph.constant(f"{node.output[0]}.factors", _shares(graph, node, given))
+    factors = graph.constant(f"{node.output[0]}.factors", _shares(graph, node, attributes))
     pool = changed(node, [padded], mean, pads=None)
     return [border, pool, helper.make_node("Mul", [mean, factors], [node.output[0]], factors)]
 
 
-def _shares(graph: _Graph, node: onnx.NodeProto, given: dict[str, Any]) -> np.ndarray:
+def _shares(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> np.ndarray:
     """What a window's mean with padding is multiplied with to be that of the image alone, (1, 1, height, width)."""
     sizes = graph.sizes(node, node.input[0], "uneven pads that do not count")
     outputs = graph.sizes(node, node.output[0], "uneven pads that do not count")
-    strides, axes = given.get("strides", (1, 1)), []
+    strides, axes = attributes.get("strides", (1, 1)), []
     for size, count, side, stride, begin in zip(
-        sizes, outputs, given["kernel_shape"], strides, given["pads"], strict=False
+        sizes, outputs, attributes["kernel_shape"], strides, attributes["pads"], strict=False
     ):
         starts = np.arange(count) * stride - begin
         axes.append(side / (np.minimum(starts + side, size) - np.maximum(starts, 0)))
     return (axes[0][:, None] * axes[1])[None, None]
 
 
-def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, given: dict[str, Any]) -> Nodes:
+def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     """Uneven padding of a transposed convolution is what is cut from its result."""
-    pads = given.get("pads", ())
+    pads = attributes.get("pads", ())
     if not _uneven(pads):
         return [node]
     axes = len(pads) // 2
@@ -158,34 +159,34 @@ def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, given: dict[str
     return [convolution, helper.make_node("Slice", [whole, *names], [node.output[0]], f"{whole}.cut")]
 
 
-def _padding(graph: _Graph, node: onnx.NodeProto, given: dict[str, Any]) -> Nodes:
+def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     """A Pad of all axes in place of one that names some."""
     rank = len(graph.shapes.get(node.input[0], ()))
-    if given.get("mode") == "wrap":
-        raise refuse(node, "mode = wrap")
+    if attributes.get("mode") == "wrap":
+        raise refusal(node, "mode = wrap")
     if len(node.input) < 4 or not node.input[3] or not rank:
         return [node]
     pads, axes = graph.values(node.input[1]), graph.values(node.input[3])
     if pads.size != 2 * axes.size or not axes.size:
-        raise refuse(node, "axes or pads that are computed")
+        raise refusal(node, "axes or pads that are computed")
     whole = np.zeros((2, rank), np.int64)
     whole[:, axes.astype(int)] = pads.reshape(2, -1)
     return [changed(node, [node.input[0], graph.constant(f"{node.output[0]}.pads", whole.ravel(), np.int64),
                            *node.input[2:3]])]  # fmt: skip
 
 
-def _grid_sample(graph: _Graph, node: onnx.NodeProto, given: dict[str, Any]) -> Nodes:
+def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     """The grid with its places moved to where ncnn takes the value that ONNX means."""
-    mode, grid = given.get("mode", "linear"), node.input[1]
+    mode, grid = attributes.get("mode", "linear"), node.input[1]
     if graph.mixed:
-        raise refuse(node, f"mode = {mode} next to one of another mode")
+        raise refusal(node, f"mode = {mode} next to one of another mode")
     if len(graph.shapes.get(node.input[0], (0,) * 4)) != 4:
-        raise refuse(node, "an input that is not an image")
+        raise refusal(node, "an input that is not an image")
     moved: Nodes = []
     if mode == "nearest":
         sizes = graph.sizes(node, node.input[0], "mode = nearest")
-        moved += _rounded(graph, grid, sizes, bool(given.get("align_corners")))
-    if given.get("padding_mode") == "reflection":
+        moved += _rounded(graph, grid, sizes, bool(attributes.get("align_corners")))
+    if attributes.get("padding_mode") == "reflection":
         moved += _folded(graph, moved[-1].output[0] if moved else grid)
     return [*moved, changed(node, [node.input[0], moved[-1].output[0] if moved else grid])]
 
@@ -196,7 +197,13 @@ def _rounded(graph: _Graph, grid: str, sizes: Sequence[int], corners: bool) -> N
     if corners:
         half = np.maximum(across - 1, 1) / 2
         return graph.steps(grid, [("Add", 1), ("Mul", half), ("Round", None), ("Div", half), ("Sub", 1)])
-    inward = [("Add", 1), ("Mul", across), ("Sub", 1), ("Mul", 0.5), ("Round", None)]
+    inward: list[Step] = [
+        ("Add", 1),
+        ("Mul", across),
+        ("Sub", 1),
+        ("Mul", 0.5),
+        ("Round", None),
+    ]
     return graph.steps(grid, [*inward, ("Mul", 2), ("Add", 1), ("Div", across), ("Sub", 1)])
 
 
@@ -211,7 +218,7 @@ def _folded(graph: _Graph, grid: str) -> Nodes:
     return [*turns, within, *graph.steps(rest, [("Sub", 1), ("Abs", None), ("Mul", -1), ("Add", 1)])]
 
 
-REWRITES: dict[str, Callable[[_Graph, onnx.NodeProto, dict[str, Any]], Nodes]] = {
+REWRITES: dict[str, Callable[[_Graph, onnx.NodeProto, Attributes], Nodes]] = {
     "AveragePool": _pool,
     "ConvTranspose": _transposed_convolution,
     "GridSample": _grid_sample,

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from sandglass.artifacts import parity
@@ -131,7 +132,8 @@ def _is_plain(name: str) -> bool:
 def agreement(kit: Collected) -> dict[str, Any]:
     """The compiled model beside the graph on the probes; raises ParityError where they disagree."""
     expected, found = _arrays(kit.folder / EXPECTED), kit.open().outputs(PROBES)
-    return parity.compared(_by_row(expected), _by_row(found), kit.precision)
+    check: dict[str, Any] = msgspec.to_builtins(parity.compare(_by_row(expected), _by_row(found), kit.precision))
+    return check
 
 
 def evaluation(kit: Collected, dataset: Any) -> Evaluation:
@@ -146,6 +148,31 @@ def evaluation(kit: Collected, dataset: Any) -> Evaluation:
         told = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in taken["protocol"].items())
         raise DatasetError(f"{kit.folder} is of other samples than these: {told}", "give those")
     return evaluate(kit, dataset, flip_test=taken["flip_test"])
+
+
+@dataclass(frozen=True)
+class Collection:
+    """The results of a build kit.
+
+    `check` compares its outputs with the graph's on the probes, `evaluation` is None without a dataset, and `speed` is
+    that of the host's timed runs.
+    """
+
+    kit: Collected
+    check: dict[str, Any]
+    evaluation: Evaluation | None
+    speed: Speed
+
+
+def collect(folder: Path, dataset: Any = None) -> Collection:
+    """Read a build kit that came back with results, compare it with the graph, and evaluate it on `dataset`.
+
+    Raises ArtifactError naming what is missing or belongs to another kit, ParityError where the compiled model
+    disagrees with the graph, and DatasetError where the kit was made for other samples.
+    """
+    kit = load_kit(folder)
+    check = agreement(kit)
+    return Collection(kit, check, None if dataset is None else evaluation(kit, dataset), kit.speed())
 
 
 class Replay:

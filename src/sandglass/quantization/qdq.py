@@ -61,6 +61,12 @@ def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, 
     return scale, np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
 
 
+def byte_ends(found: TensorRange) -> tuple[np.float32, np.float32, int]:
+    """The values of the bytes 0 and 255 of a tensor, and the byte of the value 0."""
+    scale, zero = activation_scale(found, True)
+    return np.float32(-int(zero)) * scale, np.float32(255 - int(zero)) * scale, int(zero)
+
+
 def rounded_range(found: TensorRange, asymmetric: bool) -> tuple[float, float]:
     """Smallest and largest value that a rounded tensor can have."""
     return clipped_range(found) if asymmetric else (-found.threshold, found.threshold)

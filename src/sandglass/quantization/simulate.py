@@ -17,18 +17,15 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
-from sandglass.core import host
 from sandglass.graph.io import save_graph, set_nodes
 from sandglass.graph.layers import CLAMPS, Facts, facts
 from sandglass.graph.names import Names
 from sandglass.graph.session import GraphSession
 from sandglass.lowering.ordered_depthwise import tap_by_tap
 from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange
-from sandglass.quantization.qdq import activation_scale, integer_weights, integers_flowing, weight_factors
+from sandglass.quantization.qdq import byte_ends, integer_weights, integers_flowing, weight_factors
 from sandglass.quantization.repaired_plan import repaired
-from sandglass.quantization.spec import Spec, decide
-
-MIDDLE = 128  # the zero point of uint8 that is none of int8
+from sandglass.quantization.spec import Grid, Spec, decide
 
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
@@ -47,8 +44,8 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelPr
     Each input of such a layer is rounded, for that layer alone: what else reads it reads floats.
     """
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
-    fused = _alone_made_for(model, plan, integer) if spec.arithmetic.fake_quantize else set()
-    writer, known = _Writer(model, plan, spec, fused), facts(model)
+    of_layers = _alone_made_for(model, plan, integer) if spec.arithmetic.grid else set()
+    writer, known = _Writer(model, plan, spec, of_layers), facts(model)
     nodes: list[onnx.NodeProto] = []
     for node in model.graph.node:
         nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
@@ -70,8 +67,8 @@ def _alone_made_for(model: onnx.ModelProto, plan: Plan, integer: set[str]) -> se
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec, fused: Collection[str]) -> None:
-        self.model, self.plan, self.spec, self.fused = model, plan, spec, fused
+    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec, of_layers: Collection[str]) -> None:
+        self.model, self.plan, self.spec, self.of_layers = model, plan, spec, of_layers
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.fresh = Names(model).fresh
         self.integers: dict[str, str] = {}  # by the tensor that they are rounded from
@@ -99,9 +96,9 @@ class _Writer:
         if tensor in self.integers:
             return []
         self.integers[tensor] = name = self.fresh(f"{tensor}.integers")
-        fused = tensor in self.fused
-        factor, shift, zero, limits = self._grid(found, fused)
-        nodes = self._linear(tensor, factor, shift, f"{name}.scaled", fused)
+        grid = self._grid(found, tensor in self.of_layers)
+        shift = None if grid.shift is None else np.asarray(grid.shift)
+        nodes = self._linear(tensor, np.asarray(grid.factor), shift, f"{name}.scaled", grid.fused)
         if self.spec.arithmetic.half_away:
             half = self._constant(f"{name}.half", np.float32(0.5))
             nodes += [
@@ -113,21 +110,19 @@ class _Writer:
             ]
         else:
             nodes.append(helper.make_node("Round", [f"{name}.scaled"], [f"{name}.round"]))
-        ends = [self._constant(f"{name}.{i}", np.float32(limit)) for i, limit in enumerate(limits)]
+        ends = [self._constant(f"{name}.{i}", np.float32(limit)) for i, limit in enumerate((grid.first, grid.last))]
         nodes.append(helper.make_node("Clip", [f"{name}.round", *ends], [f"{name}.clipped"]))
-        offset = self._constant(f"{name}.zero_point", np.float32(zero))
+        offset = self._constant(f"{name}.zero_point", np.float32(grid.zero))
         return [*nodes, helper.make_node("Sub", [f"{name}.clipped", offset], [name])]
 
-    def _grid(self, found: TensorRange, fused: bool) -> tuple[np.ndarray, np.ndarray | None, int, tuple[int, int]]:
-        """What a tensor is multiplied by, what is added, the integer of 0, and the first and the last integer."""
+    def _grid(self, found: TensorRange, of_layer: bool) -> Grid:
+        if self.spec.arithmetic.grid is not None:
+            return self.spec.arithmetic.grid(found, of_layer)
         if not self.spec.asymmetric:
-            return np.asarray(np.float32(127 / found.threshold)), None, 0, (-127, 127)
-        low, high, zero = self._ends(found)
+            return Grid(np.float32(127 / found.threshold), None, 0, -127, 127)
+        low, high, zero = byte_ends(found)
         factor = np.float32(255) / (high - low)
-        if self.spec.arithmetic.fake_quantize and zero == MIDDLE and host.multiplies_signed():
-            return np.asarray(factor), None, 0, (-128, 127)
-        shift = -low * np.float32(255) / (high - low) if fused else -low * factor
-        return np.asarray(factor), np.asarray(shift), zero, (0, 255)
+        return Grid(factor, -low * factor, zero, 0, 255)
 
     def _steps(self, layer: PlannedLayer, weight: np.ndarray, scales: np.ndarray, fact: Facts) -> np.ndarray:
         """What one in a sum stands for, for each of the `scales` of a weight's channels.
@@ -136,17 +131,12 @@ class _Writer:
         """
         found = self.plan.tensors[layer.input]
         if self.spec.asymmetric:
-            low, high, _ = self._ends(found)
+            low, high, _ = byte_ends(found)
             return (high - low) / np.float32(255) * scales
         bits = self.spec.weight_bits(fact, layer.weight_bits)
         planned = self.plan.weight_scales(layer.name, bits) is not None
         factors = 1 / scales if planned else weight_factors(weight, fact.axis, bits)
         return 1 / (np.float32(127 / found.threshold) * factors)
-
-    def _ends(self, found: TensorRange) -> tuple[np.float32, np.float32, int]:
-        """The values of the integers 0 and 255, and the integer of 0."""
-        scale, zero = activation_scale(found, True)
-        return np.float32(-int(zero)) * scale, np.float32(255 - int(zero)) * scale, int(zero)
 
     def _linear(
         self, source: str, factor: np.ndarray, shift: np.ndarray | None, made: str, fused: bool
