@@ -15,6 +15,10 @@ ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "report.md",
          "CHANGELOG.md": "changes.md"}  # fmt: skip
 GROUPS = {"Functions": str.islower, "Classes": lambda name: not name.islower()}
+ENTRY = """::: {path}
+    options:
+      heading: sandglass.{name}
+      toc_label: {name}"""
 API = """# Python API
 
 These names are public: `import sandglass` has them. They load on first use, so the import is fast and loads no
@@ -45,7 +49,7 @@ def api_page() -> str:
     parts = [API]
     homes = public_names()
     for title, belongs in GROUPS.items():
-        entries = [f"::: {homes[name]}.{name}" for name in homes if belongs(name)]
+        entries = [ENTRY.format(path=f"{homes[name]}.{name}", name=name) for name in homes if belongs(name)]
         parts += [f"## {title}", *entries]
     return "\n\n".join(parts) + "\n"
 
