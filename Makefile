@@ -6,7 +6,7 @@
 PYTHON ?= python3
 BIN := .venv/bin
 
-.PHONY: demo test slow stress venv check site clean
+.PHONY: demo test slow stress venv check schemas site clean
 
 venv: .venv/installed
 
@@ -22,6 +22,9 @@ check: venv
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+schemas: venv
+	$(BIN)/python -m sandglass.cli.schemas
 
 site: venv
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict --quiet

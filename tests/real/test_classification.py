@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -51,7 +51,7 @@ class Network:
         for name in discover.names("backends"):
             backend = discover.load("backends", name)
             try:
-                usable = backend.PURPOSE == "deploy" and name != "pytorch" and bool(backend.available())
+                usable = backend.PURPOSE == "deploy" and backend.CAPABILITIES.runs_graphs and bool(backend.available())
             except BackendUnavailable:
                 continue
             targets += [f"{name}:{precision}" for precision in backend.PRECISIONS if usable]
@@ -110,7 +110,7 @@ def foreign(network: Network, stem: str, precision: str, folder: Path) -> Artifa
     for ending in ("param", "bin"):
         shutil.copy(source.with_name(f"{stem}.ncnn.{ending}"), folder / f"model.{ending}")
     fields: dict[str, Any] = {
-        "card": replace(network.card).to_dict(),
+        "card": network.card.to_dict(),
         "backend": "ncnn",
         "precision": precision,
         "inputs": {"data": [1, 3, 227, 227]},

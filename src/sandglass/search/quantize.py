@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import shutil
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -28,6 +28,7 @@ from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation, evaluate, fidelity
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.quantization.plan import Plan
+from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.attempts import (
     CHOICES,
     SPEEDS,
@@ -128,11 +129,8 @@ def quantize(
     arguments = {
         "model": card.name,
         "target": str(int8),
-        "max_drop": budget.max_drop,
-        "metric": budget.metric,
-        "min_fidelity": budget.min_fidelity,
-        "min_int8_share": budget.min_int8_share,
-        "without": sorted(without),
+        **asdict(budget),
+        "without": [name for name in REPAIRS if name not in repairs],
         "gain": gain,
         "processor": processor.name,
         "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
