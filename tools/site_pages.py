@@ -6,14 +6,17 @@ A hook of mkdocs, named in mkdocs.yml.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "report.md",
          "CHANGELOG.md": "changes.md"}  # fmt: skip
+LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//|<link[^>]*href="(?:https?:)?//')
 GROUPS = {"Functions": str.islower, "Classes": lambda name: not name.islower()}
 ENTRY = """::: {path}
     options:
@@ -35,6 +38,13 @@ def on_files(files: Files, config: Any) -> Files:
         files.append(File.generated(config, page, content=relative_to_docs(text)))
     files.append(File.generated(config, "api.md", content=api_page()))
     return files
+
+
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuse a page that loads anything from another host (called by mkdocs for each finished page)."""
+    if match := LOADED_FROM_ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_path} loads from another host: {match.group()}")
+    return output
 
 
 def relative_to_docs(text: str) -> str:
