@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact
-from sandglass.artifacts.build import build_artifact
+from sandglass.artifacts.build import BuildRequest, build_artifact
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import InputError
 from sandglass.core.parallel import in_threads
@@ -173,7 +173,7 @@ def _build(
     inputs: SearchInputs, source: Source, plan: Plan | None, reference: parity.Reference, folder: Path, say: Say
 ) -> Artifact:
     target = Target(inputs.backend, "int8" if plan else "fp32")
-    outcome = build_artifact(target, source, plan, reference, folder, True, say)
+    outcome = build_artifact(target, BuildRequest(source, plan, reference, folder, say, force=True))
     if outcome.artifact is None:
         raise outcome.error or InputError(f"{target} was not made")
     return outcome.artifact
