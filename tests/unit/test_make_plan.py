@@ -202,12 +202,12 @@ def test_plan_reads_back_and_fits_its_graph(plan: Plan, graph: Path, tmp_path: P
         (lambda d: d["tensors"]["r1"].update(threshold=0), "tensors.r1: the threshold is 0"),
         (
             lambda d: d["layers"]["three"].update(weight_bits=5),
-            "layers.three.weight_bits is 5, expected one of 6, 7, 8",
+            "three.weight_bits is 5, expected one of 6, 7, 8",
         ),
         (lambda d: d["layers"]["three"].update(bits=5), "unknown field 'layers.three.bits'"),
         (
             lambda d: d["layers"]["three"].update(keep_float="false"),
-            "layers.three.keep_float is 'false', expected bool",
+            "three.keep_float is 'false', expected bool",
         ),
         (lambda d: d["layers"]["three"].update(input="r1"), "three has input 'r1' in the plan and 'c3' in the graph"),
         (lambda d: d["layers"]["three"].update(weight="w9"), "three has weight 'w9' in the plan and 'w4' in the graph"),

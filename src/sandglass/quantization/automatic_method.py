@@ -46,10 +46,10 @@ def automatic_plan(graph: Path, batches: Sequence[np.ndarray | Outputs], calibra
     return max(plans.values(), key=quality)
 
 
-def signal_to_noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+def signal_to_noise(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """Power of the outputs over the power of their change, in dB, the mean over outputs and inputs."""
     ratios = []
-    for first, second in zip(expected, found, strict=True):
+    for first, second in zip(expected, actual, strict=True):
         for name, values in first.items():
             power, change = (float((array.astype(np.float64) ** 2).sum()) for array in (values, values - second[name]))
             ratios.append(-10 * np.log10(max(change, EXACT * power) / power) if power else 0.0)

@@ -65,6 +65,7 @@ def through_weights(weight: np.ndarray, fact: Facts, offset: np.ndarray) -> np.n
     sums = sums.reshape(fact.group, -1, weight.shape[1])
     inputs = fact.group * weight.shape[1]
     offsets = np.broadcast_to(offset[:inputs], (inputs,)).reshape(fact.group, -1)
+    # Each output of group g adds up its inputs: (groups, outputs, inputs) with (groups, inputs) to (groups, outputs).
     return np.asarray(np.einsum("goi,gi->go", sums, offsets).ravel())
 
 
@@ -169,8 +170,8 @@ class OffsetGraph:
         target = np.zeros(1) if wanted is None else wanted
         total = sum((every[term] for term in node.input if term in every), np.zeros(1))
         free = [term for term in self._free_terms(node) if term not in every]
-        found: dict[str, np.ndarray] = {}
+        offsets: dict[str, np.ndarray] = {}
         if free and (wanted is not None or np.any(total)):
-            found[free[0]] = target - total
-            total = total + found[free[0]]
-        return found | ({node.output[0]: total} if np.any(total) else {})
+            offsets[free[0]] = target - total  # the free term makes up the difference
+            total = total + offsets[free[0]]
+        return offsets | ({node.output[0]: total} if np.any(total) else {})

@@ -39,7 +39,7 @@ def row_channels(fact: Facts) -> np.ndarray:
     """The output channel that each row of a weight matrix belongs to, (groups, rows)."""
     if fact.layer.operator == "ConvTranspose":
         outputs = fact.shape[1]
-        taps = int(np.prod(fact.shape[2:]))
+        taps = int(np.prod(fact.shape[2:]))  # rows of the matrix: outputs by taps, outputs first
         first = np.arange(fact.group)[:, None] * outputs
         return first + np.repeat(np.arange(outputs), taps)[None]
     return np.arange(fact.channels).reshape(fact.group, -1)
@@ -56,14 +56,14 @@ def draw(
     random = np.random.default_rng(seed)
     names = dict.fromkeys(fact.layer.input for fact in facts.values())
     session: GraphSession | None = None
-    found: dict[str, list[np.ndarray]] = {name: [] for name in facts}
+    drawn: dict[str, list[np.ndarray]] = {name: [] for name in facts}
     for batch in batches:
         if session is None:
             session = GraphSession(graph, outputs=[name for name in names if name not in batch] or None)
         values = {**session.run(batch), **batch}
         for name, fact in facts.items():
-            found[name].append(_rows(values[fact.layer.input], fact, count, random))
-    return {name: np.concatenate(parts) for name, parts in found.items()}
+            drawn[name].append(_rows(values[fact.layer.input], fact, count, random))
+    return {name: np.concatenate(parts) for name, parts in drawn.items()}
 
 
 def _rows(values: np.ndarray, fact: Facts, count: int, random: np.random.Generator) -> np.ndarray:
@@ -93,6 +93,7 @@ def _patches(values: np.ndarray, fact: Facts, wanted: int, random: np.random.Gen
     windows = windows[:, :: fact.stride[0], :: fact.stride[1], ::down, ::across]
     rows, columns = windows.shape[1:3]
     places = random.choice(rows * columns, min(wanted, rows * columns), replace=False)
+    # windows: (channels, rows of the output, columns of the output, kernel height, kernel width)
     chosen = windows[:, places // columns, places % columns]  # (channels, rows, kernel)
     return np.ascontiguousarray(chosen.transpose(1, 0, 2, 3)).reshape(len(places), fact.group, -1)
 

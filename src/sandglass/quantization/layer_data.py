@@ -80,9 +80,9 @@ class LayerData:
         first, second = (input_rows.weight_matrix(weight, fact).transpose(0, 2, 1) for weight in weights)
         seen = round_input(rows, plan.tensors[fact.layer.input], self.spec.asymmetric)
         # (groups, rows, columns) @ (groups, columns, outputs)
-        expected, found = rows.transpose(1, 0, 2) @ first, seen.transpose(1, 0, 2) @ second
+        expected, actual = rows.transpose(1, 0, 2) @ first, seen.transpose(1, 0, 2) @ second
         power = float(expected.var(axis=1).mean())
-        return float((found - expected).var(axis=1).mean()) / max(power, SILENT)
+        return float((actual - expected).var(axis=1).mean()) / max(power, SILENT)
 
 
 def draw(

@@ -18,6 +18,7 @@ def round_input(rows: np.ndarray, seen: TensorRange, asymmetric: bool) -> np.nda
     """Values of a tensor with the range `seen` as the runtime sees them after rounding to 8 bits, float32."""
     step, zero = activation_scale(seen, asymmetric)
     low, high = (0, 255) if asymmetric else (-127, 127)
+    # q = clip(round(x / step) + zero), and the runtime computes with step * (q - zero).
     integers = np.clip(np.round(rows / step) + np.float32(zero), low, high) - np.float32(zero)
     return np.asarray(integers * step, np.float32)
 

@@ -45,9 +45,9 @@ MOST_INPUTS = 16  # that are run for each threshold
 PARTS = ("low", "high", "step")
 
 
-def rare_peaks(rows: np.ndarray, found: TensorRange) -> bool:
+def rare_peaks(rows: np.ndarray, current: TensorRange) -> bool:
     """Whether hardly any of some values of a tensor come near its largest magnitude."""
-    return float((np.abs(rows) > PEAK * found.largest).mean()) < RARE
+    return float((np.abs(rows) > PEAK * current.largest).mean()) < RARE
 
 
 def choose(
@@ -73,8 +73,8 @@ def choose(
         session = _Session(graph, names, stands, set(layers), Path(folder))
         floating = {key: value for name in names for key, value in session.floating(name, ranges[name]).items()}
 
-        def change(name: str, found: TensorRange) -> float:
-            fed = floating | session.rounding(name, found, asymmetric[name])
+        def change(name: str, current: TensorRange) -> float:
+            fed = floating | session.rounding(name, current, asymmetric[name])
             return _moved(expected, list(in_threads(lambda batch: session.run({**batch, **fed}), used, "a batch")))
 
         for name in peaked:
@@ -84,17 +84,18 @@ def choose(
     return chosen
 
 
-def _any(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
+def _any(current: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
     """The range of the least change: by halves of the largest magnitude, then step by step below and above."""
-    best, least = found, GAIN * change(found)
+    # Powers of two first: the change over thresholds has one valley, and a factor of two lands on one of its slopes.
+    best, least = current, GAIN * change(current)
     for share in range(HALVINGS + 1):
-        candidate = replace(found, threshold=found.largest / 2**share)
+        candidate = replace(current, threshold=current.largest / 2**share)
         changed = change(candidate)
         if changed < least:
             best, least = candidate, changed
         elif changed > HOPELESS * least and candidate.threshold < best.threshold:
             break
-    if best is found:
+    if best is current:
         least /= GAIN
     for step in (1 / FINER, FINER):
         while (candidate := _scaled(best, step)) != best and (changed := change(candidate)) < least:
@@ -108,12 +109,12 @@ def _loud(moved: Mapping[str, float]) -> list[str]:
     return [name for name, power in powers.items() if power * len(powers) >= sum(powers.values())]
 
 
-def _nearby(found: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
+def _nearby(current: TensorRange, change: Callable[[TensorRange], float]) -> TensorRange:
     """The range of the least change among those that are a little smaller, and then next to the best of them."""
-    tried = [(change(entry), entry) for entry in (found, *(_scaled(found, factor) for factor in NEARBY))]
+    tried = [(change(entry), entry) for entry in (current, *(_scaled(current, factor) for factor in NEARBY))]
     least, best = min(tried, key=itemgetter(0))
     if least >= GAIN * tried[0][0]:
-        return found
+        return current
     for step in NEARER:
         for factor in (1 - step, 1 + step):
             if (changed := change(candidate := _scaled(best, factor))) < least:
@@ -122,14 +123,14 @@ def _nearby(found: TensorRange, change: Callable[[TensorRange], float]) -> Tenso
     return best
 
 
-def _scaled(found: TensorRange, factor: float) -> TensorRange:
+def _scaled(current: TensorRange, factor: float) -> TensorRange:
     """A range with another threshold, which is not above the largest magnitude."""
-    return replace(found, threshold=min(factor * found.threshold, found.largest))
+    return replace(current, threshold=min(factor * current.threshold, current.largest))
 
 
-def _moved(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+def _moved(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """Sum over inputs of the distance between the outputs before and after."""
-    return float(np.sqrt(changes(expected, found)).sum())
+    return float(np.sqrt(changes(expected, actual)).sum())
 
 
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:
@@ -174,13 +175,13 @@ class _Session:
         """Outputs by name."""
         return self.session.run(inputs)
 
-    def rounding(self, name: str, found: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
+    def rounding(self, name: str, current: TensorRange, asymmetric: bool) -> dict[str, np.ndarray]:
         """Inputs that round a tensor within a range."""
-        return self._fed(name, *rounded_range(found, asymmetric), float(activation_scale(found, asymmetric)[0]))
+        return self._fed(name, *rounded_range(current, asymmetric), float(activation_scale(current, asymmetric)[0]))
 
-    def floating(self, name: str, found: TensorRange) -> dict[str, np.ndarray]:
+    def floating(self, name: str, current: TensorRange) -> dict[str, np.ndarray]:
         """Inputs that leave a tensor in float: no end, and steps that a float of that size hardly sees."""
-        return self._fed(name, -np.inf, np.inf, found.largest * 2.0**-23)
+        return self._fed(name, -np.inf, np.inf, current.largest * 2.0**-23)
 
     def _fed(self, name: str, *values: float) -> dict[str, np.ndarray]:
         return {part: np.array(value, np.float32) for part, value in zip(self.inputs[name], values, strict=True)}

@@ -46,11 +46,11 @@ def run(session: GraphSession, batches: Batches) -> list[Outputs]:
     return [session.run(batch) for batch in batches]
 
 
-def changes(expected: Sequence[Outputs], found: Sequence[Outputs]) -> np.ndarray:
+def changes(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> np.ndarray:
     """Power of the difference between two runs' outputs, (inputs,) float64."""
     return np.array([
         sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
-        for first, second in zip(expected, found, strict=True)
+        for first, second in zip(expected, actual, strict=True)
     ])  # fmt: skip
 
 
@@ -59,14 +59,14 @@ def powers(expected: Sequence[Outputs]) -> np.ndarray:
     return np.array([sum(float((values**2).sum()) for values in outputs.values()) for outputs in expected])
 
 
-def noise(expected: Sequence[Outputs], found: Sequence[Outputs]) -> float:
+def noise(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """Power of the difference over the power of the expected outputs: the geometric mean over inputs that have any.
 
     Noise has a long tail: most of a sum would be a few inputs' whose peaks are clipped, most of a mean of ratios a
     detector's on an image where there is nothing to be found.
     """
     power = powers(expected)
-    ratios = changes(expected, found)[power > 0] / power[power > 0]
+    ratios = changes(expected, actual)[power > 0] / power[power > 0]
     return float(np.exp(np.log(np.maximum(ratios, EXACT)).mean())) if len(ratios) else 0.0
 
 
@@ -77,10 +77,12 @@ def layer_noises(changed: np.ndarray, power: np.ndarray, full: Sequence[int]) ->
     `full` make up a network that is all in int8. Powers of single layers add up nearly to that of all. On each input
     counts a way's share in their sum, so that no input counts for more than another.
     """
-    together = changed[list(full)].sum(axis=0)
+    together = changed[list(full)].sum(axis=0)  # (inputs,): of a network that is all in int8, nearly
     used = (together > 0) & (power > 0)
     if not used.any():
         return np.zeros(len(changed))
+    # noise = geometric mean over inputs of (sum of all layers' changes) / power. A layer's part of it is the mean of its
+    # share in that sum, so that the parts of all layers add up to the noise.
     typical = np.exp(np.log(together[used] / power[used]).mean())
     return np.asarray(typical * (changed[:, used] / together[used]).mean(axis=1))
 

@@ -15,7 +15,7 @@ FORMAT = 2
 FIX = "edit the plan, or start from one that `sandglass deploy` wrote"
 
 
-class RangeRecord(Record):
+class RangeRecord(Record, frozen=True):
     """The range of a tensor: see `TensorRange`."""
 
     minimum: float
@@ -32,7 +32,7 @@ class RangeRecord(Record):
             raise ValueError("the threshold is 0, expected the largest magnitude of the tensor")
 
 
-class LayerRecord(Record):
+class LayerRecord(Record, frozen=True):
     """The decision on a layer: see `PlannedLayer`."""
 
     operator: str
@@ -44,14 +44,14 @@ class LayerRecord(Record):
     reason: str = ""
 
 
-class EditRecord(Record):
+class EditRecord(Record, frozen=True):
     """An edit of the network, and the tensors or layers that it changes; its arrays are in the file beside the plan."""
 
     edit: Literal["split channels", "scale channels", "shift channels", "read bytes", "set weights"]
     names: tuple[str, ...]
 
 
-class PlanRecord(Record):
+class PlanRecord(Record, frozen=True):
     """A plan: see `Plan`. `arrays` is the hash of the arrays in the file beside it, "" without."""
 
     format: Literal[2]
@@ -65,7 +65,7 @@ class PlanRecord(Record):
     arrays: str = ""
 
 
-class FirstPlanRecord(Record):
+class FirstPlanRecord(Record, frozen=True):
     """A plan of 0.1.0, which has no list of edits: `split` names groups of tensors whose channels are there twice."""
 
     format: Literal[1]
@@ -85,4 +85,6 @@ def read_plan_record(path: Path) -> PlanRecord | FirstPlanRecord:
     written = data.get("format") if isinstance(data, dict) else None
     if type(written) is not int or written not in (1, FORMAT):
         raise PlanError(f"{path} is not a plan: format is {shown(written)}, expected {FORMAT}", FIX)
-    return to_record(data, PlanRecord if written == FORMAT else FirstPlanRecord, str(path), PlanError, FIX)
+    if written == FORMAT:
+        return to_record(data, PlanRecord, str(path), PlanError, FIX)
+    return to_record(data, FirstPlanRecord, str(path), PlanError, FIX)

@@ -52,29 +52,30 @@ def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.Mod
     return keep_in_float(repeat_pixels(split_late(outputs_as_products(rounded))))
 
 
-def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
+def activation_scale(seen: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
     """Scale and zero point of a tensor: uint8 over its clipped range with 0 exact, or int8 symmetric around 0."""
     if not asymmetric:
-        return np.float32(found.threshold / 127), np.array(0, np.int8)
-    low, high = clipped_range(found)
+        return np.float32(seen.threshold / 127), np.array(0, np.int8)
+    # x is about scale * (q - zero) with q in 0 .. 255: low at 0, high at 255, and 0 itself at the integer `zero`.
+    low, high = clipped_range(seen)
     scale = np.float32(max((high - low) / 255, 1e-12))
     return scale, np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
 
 
-def byte_ends(found: TensorRange) -> tuple[np.float32, np.float32, int]:
+def byte_ends(seen: TensorRange) -> tuple[np.float32, np.float32, int]:
     """The values of the bytes 0 and 255 of a tensor, and the byte of the value 0."""
-    scale, zero = activation_scale(found, True)
+    scale, zero = activation_scale(seen, True)
     return np.float32(-int(zero)) * scale, np.float32(255 - int(zero)) * scale, int(zero)
 
 
-def rounded_range(found: TensorRange, asymmetric: bool) -> tuple[float, float]:
+def rounded_range(seen: TensorRange, asymmetric: bool) -> tuple[float, float]:
     """Smallest and largest value that a rounded tensor can have."""
-    return clipped_range(found) if asymmetric else (-found.threshold, found.threshold)
+    return clipped_range(seen) if asymmetric else (-seen.threshold, seen.threshold)
 
 
-def clipped_range(found: TensorRange) -> tuple[float, float]:
+def clipped_range(seen: TensorRange) -> tuple[float, float]:
     """Smallest and largest value of a tensor after clipping, 0 among them."""
-    return min(max(found.minimum, -found.threshold), 0.0), max(min(found.maximum, found.threshold), 0.0)
+    return min(max(seen.minimum, -seen.threshold), 0.0), max(min(seen.maximum, seen.threshold), 0.0)
 
 
 def weight_scales(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
@@ -114,6 +115,7 @@ def integer_weights(
     if scales is None:
         scales = weight_scales(weight, fact.axis, bits)
     scales = np.maximum(scales, np.float32(least))
+    # w is about scale * q with q in -127 .. 127, or fewer: symmetric, so that no product needs the weight's zero point.
     shape = [-1 if i == fact.axis else 1 for i in range(weight.ndim)]
     return np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
@@ -129,9 +131,9 @@ class _Writer:
         padded = {node.input[0]: plan.tensors[given] for node, given in layers if given in plan.tensors}
         self.ranges = padded | plan.tensors
         for node in model.graph.node:  # below -3 a hard swish is 0
-            found = self.ranges.get(node.input[0]) if node.op_type == "HardSwish" else None
-            if found is not None and sole_reader(model, node.input[0]) is not None:
-                self.ranges[node.input[0]] = replace(found, minimum=max(found.minimum, -3.0))
+            seen = self.ranges.get(node.input[0]) if node.op_type == "HardSwish" else None
+            if seen is not None and sole_reader(model, node.input[0]) is not None:
+                self.ranges[node.input[0]] = replace(seen, minimum=max(seen.minimum, -3.0))
         self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
         self.front: list[onnx.NodeProto] = []
 
@@ -153,11 +155,11 @@ class _Writer:
 
     def _leading(self) -> set[str]:
         """Tensors from which integers may flow to a layer in int8."""
-        found = {self.nodes[name].input[0] for name, reason in self.reasons.items() if not reason}
+        leading = {self.nodes[name].input[0] for name, reason in self.reasons.items() if not reason}
         for node in reversed(self.model.graph.node):
-            if node.op_type in (*self.spec.between, *CLAMPS) and node.output[0] in found:
-                found.update(node.input)
-        return found
+            if node.op_type in (*self.spec.between, *CLAMPS) and node.output[0] in leading:
+                leading.update(node.input)
+        return leading
 
     def weights(self, layer: PlannedLayer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
@@ -169,7 +171,7 @@ class _Writer:
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact, least)
         node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, fact.axis)
         if bias is not None:
-            step = scales * activation
+            step = scales * activation  # of the sums: (w / scale) (x / activation) adds up to sum / step
             integers = np.round(bias / step.astype(np.float64)).astype(np.int32)
             node.input[2] = self._constant(f"{layer.name}.bias", integers, step, 0)
 

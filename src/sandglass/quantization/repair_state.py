@@ -140,6 +140,7 @@ def read_ranges(state: NetworkState) -> RangeState:
     save_graph(model, graph)
     state.say(f"plan: reading activation ranges from {len(state.batches)} samples, method {state.method}")
     plan = make_plan.make_plan(graph, state.batches, state.method)
+    # Edits give layers that share weights their own: the plan names those of the graph.
     layers = {name: replace(plan.layers[name], weight=weight) for name, weight in weights.items()}
     data = draw(model, graph, layers, state.spec, state.batches, state.rounding)
     before = {entry.name: getattr(state, entry.name) for entry in fields(NetworkState)}

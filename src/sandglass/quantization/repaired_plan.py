@@ -127,7 +127,7 @@ def clip_ends(plan: Plan, spec: Spec) -> Ends:
     for name, seen in plan.tensors.items():
         if seen.threshold > 0:
             low, high = rounded_range(seen, spec.asymmetric)
-            offset = plan.offsets.get(name, np.zeros(1, np.float32))
+            offset = plan.offsets.get(name, np.zeros(1, np.float32))  # the plan's range is that of x - offset
             ends[name] = low + offset, high + offset
     return ends
 

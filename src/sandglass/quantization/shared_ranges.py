@@ -18,7 +18,7 @@ def shared(
     groups: dict[str, list[str]] = {}
     for name, standing in stands.items():
         groups.setdefault(standing, []).append(name)
-    found = dict(ranges)
+    merged = dict(ranges)
     for names in groups.values():
         seen = [ranges[name] for name in names if name in read] or [ranges[name] for name in names]
         union = TensorRange(
@@ -26,5 +26,5 @@ def shared(
             max(entry.maximum for entry in seen),
             max(entry.threshold for entry in seen),
         )
-        found |= dict.fromkeys(names, union)
-    return found
+        merged |= dict.fromkeys(names, union)
+    return merged

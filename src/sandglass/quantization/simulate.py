@@ -91,12 +91,12 @@ class _Writer:
         fused = self.spec.arithmetic.fused_sums
         return [*nodes, sums, *self._linear(sums.output[0], steps.reshape(shape), added, node.output[0], fused)]
 
-    def round(self, tensor: str, found: TensorRange) -> list[onnx.NodeProto]:
+    def round(self, tensor: str, seen: TensorRange) -> list[onnx.NodeProto]:
         """The integers of what a layer reads, as float32, without the zero point."""
         if tensor in self.integers:
             return []
         self.integers[tensor] = name = self.fresh(f"{tensor}.integers")
-        grid = self._grid(found, tensor in self.of_layers)
+        grid = self._grid(seen, tensor in self.of_layers)
         shift = None if grid.shift is None else np.asarray(grid.shift)
         nodes = self._linear(tensor, np.asarray(grid.factor), shift, f"{name}.scaled", grid.fused)
         if self.spec.arithmetic.half_away:
@@ -115,12 +115,12 @@ class _Writer:
         offset = self._constant(f"{name}.zero_point", np.float32(grid.zero))
         return [*nodes, helper.make_node("Sub", [f"{name}.clipped", offset], [name])]
 
-    def _grid(self, found: TensorRange, of_layer: bool) -> Grid:
+    def _grid(self, seen: TensorRange, of_layer: bool) -> Grid:
         if self.spec.arithmetic.grid is not None:
-            return self.spec.arithmetic.grid(found, of_layer)
+            return self.spec.arithmetic.grid(seen, of_layer)
         if not self.spec.asymmetric:
-            return Grid(np.float32(127 / found.threshold), None, 0, -127, 127)
-        low, high, zero = byte_ends(found)
+            return Grid(np.float32(127 / seen.threshold), None, 0, -127, 127)
+        low, high, zero = byte_ends(seen)
         factor = np.float32(255) / (high - low)
         return Grid(factor, -low * factor, zero, 0, 255)
 
@@ -129,14 +129,15 @@ class _Writer:
 
         A target without zero points keeps factors from float to integer, whose reciprocals are rounded.
         """
-        found = self.plan.tensors[layer.input]
+        seen = self.plan.tensors[layer.input]
         if self.spec.asymmetric:
-            low, high, _ = byte_ends(found)
+            low, high, _ = byte_ends(seen)
             return (high - low) / np.float32(255) * scales
         bits = self.spec.weight_bits(fact, layer.weight_bits)
         planned = self.plan.weight_scales(layer.name, bits) is not None
         factors = 1 / scales if planned else weight_factors(weight, fact.axis, bits)
-        return 1 / (np.float32(127 / found.threshold) * factors)
+        # Both factors are rounded to float32, as the target keeps them, and then the product and its reciprocal.
+        return 1 / (np.float32(127 / seen.threshold) * factors)
 
     def _linear(
         self, source: str, factor: np.ndarray, shift: np.ndarray | None, made: str, fused: bool

@@ -81,8 +81,8 @@ def gather(
             session = GraphSession(graph, outputs=[name for name in tensors if name not in batch])
         seen = True
         values = {**batch, **session.run(batch)}
-        statistics = {name: found for name, found in statistics.items() if values[name].dtype == np.float32}
-        updates = [(name, found, values[name], index) for name, found in statistics.items()]
+        statistics = {name: entry for name, entry in statistics.items() if values[name].dtype == np.float32}
+        updates = [(name, entry, values[name], index) for name, entry in statistics.items()]
         for _ in in_threads(_update, updates, "the statistics of a tensor"):
             pass
     if not seen:

@@ -72,15 +72,18 @@ def kl_divergences(normed: np.ndarray) -> np.ndarray:
     cumulative = np.concatenate([[0.0], np.cumsum(normed)])
     levels = np.diff(cumulative[below] + fraction * normed[np.minimum(below, len(normed) - 1)]) / width
 
+    # sum of p log q over whole bins: q is one number in a level, so that a difference of the cumulative sum will do.
     rest = 1.0 - cumulative[thresholds]  # clipped, and counted in the last bin
     whole = cumulative[below[:, 1:]] - cumulative[above[:, :-1]] + KL_EPSILON * (below[:, 1:] - above[:, :-1])
     whole[:, -1] += rest
     cross = (whole * np.log(levels + KL_EPSILON)).sum(1)
+    # A bin on the edge of two levels has a part in each: its q is their mean by these parts.
     left = fraction[:, 1:-1]
     mixed = left * levels[:, :-1] + (1 - left) * levels[:, 1:] + KL_EPSILON
     shared = np.where(left > 0, normed[below[:, 1:-1]] + KL_EPSILON, 0.0)
     cross += (shared * np.log(mixed)).sum(1)
 
+    # sum over bins of p log p: p is the histogram up to the threshold, with all that is clipped in its last bin.
     raised = normed + KL_EPSILON
     own = np.concatenate([[0.0], np.cumsum(raised * np.log(raised))])
     last = raised[thresholds - 1] + rest
@@ -95,6 +98,7 @@ def mse(histogram: np.ndarray) -> float:
 
 def squared_error(histogram: np.ndarray, thresholds: np.ndarray | float) -> np.ndarray:
     """Sum of the squared errors of rounding and clipping, in bins; one for each row of thresholds (rows, 1)."""
+    # A magnitude m becomes min(round(m / step), 127) * step: errors of rounding below the threshold, of clipping above.
     centres, steps = np.arange(len(histogram)) + 0.5, thresholds / (LEVELS - 1)
     rounded = np.minimum(np.round(centres / steps), LEVELS - 1) * steps
     return np.asarray(((rounded - centres) ** 2) @ histogram)

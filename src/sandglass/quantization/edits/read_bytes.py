@@ -77,6 +77,7 @@ class ReadBytes:
             node.input[0] = integers
             if new_nodes:
                 drop_pads(node)
+            # W x = W (factor (byte + offset)) = (W factor) byte + W (factor offset)
             weight, fact = constants[node.input[1]], known[node.name]
             shifted = factors.astype(np.float64) * offsets
             change = through_weights(numpy_helper.to_array(weight), fact, shifted)

@@ -54,6 +54,7 @@ class ScaleChannels:
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         for link in named_links(model, self.factors):
+            # Layer by layer: (W x) / f = (W / f) x for the one that makes the tensor, W x = (W f) (x / f) for a reader.
             factors = self.factors[link.tensor].astype(np.float64)[: known[link.producers[0]].channels]
             for name in link.producers:
                 multiply(constants[known[name].layer.weight], 1 / factors, known[name].axis)

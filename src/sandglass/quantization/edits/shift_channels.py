@@ -65,7 +65,7 @@ class ShiftChannels:
         for name, offset in graph.propagated(self.offsets).items():
             maker = graph.makers[name]
             if maker.name in graph.known:
-                channels = graph.known[maker.name].channels
+                channels = graph.known[maker.name].channels  # W x + b - o = W x + (b - o)
                 add_to_bias(model, maker, channels, -offset[:channels])
             elif maker.op_type in CLAMPS:
                 _move_bounds(graph, names, maker, float(offset[0]))
@@ -73,7 +73,7 @@ class ShiftChannels:
                 if reader.name in graph.known:
                     fact = graph.known[reader.name]
                     add_to_bias(model, reader, fact.channels, through_weights(graph.weight(reader), fact, offset))
-                    if any(fact.pads):
+                    if any(fact.pads):  # a 0 of the padding is less by the offset as well, as all values around it
                         padding[reader.name] = -float(offset[0])
         return pad_layers(model, padding)
 

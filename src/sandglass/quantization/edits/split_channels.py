@@ -60,7 +60,7 @@ class SplitChannels:
                 for constant in filter(None, nodes[name].input[1:]):
                     _replace(constants[constant], _twice(numpy_helper.to_array(constants[constant]), 0))
             for name in link.consumers:
-                weight = constants[known[name].layer.weight]
+                weight = constants[known[name].layer.weight]  # (outputs, inputs, ...): W x = W / 2 x + W / 2 x
                 _replace(weight, _twice(numpy_helper.to_array(weight), 1) / np.float32(2))
         del model.graph.value_info[:]  # shapes of before
         return model

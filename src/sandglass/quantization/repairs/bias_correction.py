@@ -24,6 +24,7 @@ def corrected(layer: LayerToRound, rounded: Rounded) -> Rounded:
     inside = np.clip(layer.rows, low, high)  # rare outliers that are clipped would shift all other values
     integers = weight_matrix(rounded.integers, layer.fact).astype(np.float64)
     weights = integers * layer.steps(rounded.scales)[..., None]  # (groups, outputs, columns)
+    # (groups, outputs, columns) with the mean over rows, (groups, columns), to (groups, outputs).
     before = np.einsum("grk,gk->gr", layer.matrix, inside.mean(0, dtype=np.float64))
     after = np.einsum("grk,gk->gr", weights, layer.rounded_rows.mean(0, dtype=np.float64))
     # A row of a transposed convolution's weights makes one tap, and each output has 1 / stride of them.

@@ -32,6 +32,7 @@ def compensated(layer: LayerToRound, rounded: Rounded) -> Rounded:
     corrected = BIAS_CORRECTION in layer.repairs and layer.fact.layer.operator != "MatMul"
     mean = layer.rounded_rows.mean(0) if corrected else np.float32(0)
     inputs = (layer.rounded_rows - mean).transpose(1, 0, 2)  # (groups, rows, columns)
+    # The covariance of n columns is n x n, and its inverse costs n^3: blocks of columns are rounded on their own.
     blocks = -(-layer.matrix.shape[2] // BLOCK)
     parts = zip(np.array_split(layer.matrix, blocks, axis=2), np.array_split(inputs, blocks, axis=2), strict=True)
     steps = layer.steps(rounded.scales)

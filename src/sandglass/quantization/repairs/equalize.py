@@ -62,6 +62,7 @@ def _factors(
     """The factors of a group, (channels,), 1 at most."""
     reaches = [_reach(ranges[tensor], tensor in centered) for tensor in link.tensors]
     peak = np.maximum(np.max(reaches, axis=0).astype(np.float64), CLOSE)  # (channels,)
+    # A channel of half the peak is divided by 1/2 for depthwise readers, and by sqrt(1/2) for dense ones.
     share = 1.0 if all(known[name].channelwise for name in link.consumers) else SHARE
     factors = np.maximum((peak / peak.max()) ** share, SMALLEST)
     if link.moves_clip:

@@ -75,17 +75,18 @@ def choose(
     changed = _changes(graph, names, ends, [batches[i] for i in probed])
     rest = [batches[i] for i in sorted({*range(len(batches))} - {*probed})]
     seen = channel_ranges(graph, names, rest) if rest else {}
-    found = {}
+    shares = {}
     for link in links:
         if not all(name in changed for name in link.tensors):
             continue
+        # The tensors of a group have the same factors: their changes add up, (channels, widths).
         together = np.sum([changed[name] for name in link.tensors], axis=0)
         for name in seen.keys() & link.tensors:
             together[_clipped(seen[name], *ends[name])] = np.inf
         if together.min(axis=1).sum() < GAIN * together[:, PRESENT].sum():
             widths = WIDTHS[np.argmin(together, axis=1)] ** SHARE
-            found[link.tensor] = Shares((widths / widths.max()).astype(np.float32), float(widths.max()))
-    return found
+            shares[link.tensor] = Shares((widths / widths.max()).astype(np.float32), float(widths.max()))
+    return shares
 
 
 def widened(
@@ -152,17 +153,17 @@ def _changes(
             {**batch, **{weights[name]: random.standard_normal(shape, np.float32) for name, shape in outputs.items()}}
             for _ in range(PROBES)
         ]
-        found: dict[str, np.ndarray] = {}
+        changes: dict[str, np.ndarray] = {}
         for part, session in sessions:
             seen = [{**feed, **session.run(feed)} for feed in feeds]
             for name in part:
                 slopes = np.stack([values[gradients[name]] for values in seen])
-                found[name] = _powers(seen[0][name], slopes, *ends[name])
-        present = sum(powers[:, PRESENT].sum() for powers in found.values())
-        return {name: powers / max(present, TINY) for name, powers in found.items()}
+                changes[name] = _powers(seen[0][name], slopes, *ends[name])
+        present = sum(powers[:, PRESENT].sum() for powers in changes.values())
+        return {name: powers / max(present, TINY) for name, powers in changes.items()}
 
     every = list(in_threads(one, enumerate(batches), "the gradients of a batch"))
-    return {name: np.sum([found[name] for found in every], axis=0) for name in gradients}
+    return {name: np.sum([changes[name] for changes in every], axis=0) for name in gradients}
 
 
 def _parts(names: Sequence[str], shapes: Mapping[str, Sequence[int]]) -> list[list[str]]:
@@ -192,14 +193,17 @@ def _powers(value: np.ndarray, slopes: np.ndarray, low: float, high: float) -> n
     `slopes` are gradients of it, (probes, 1, channels, ...), and `low` and `high` the ends of its range. Errors of
     rounding are independent of each other, so that their powers add up; what is clipped is clipped next to it as well.
     """
-    seen = value.reshape(value.shape[1], -1)
-    steep = slopes.reshape(len(slopes), *seen.shape)
+    seen = value.reshape(value.shape[1], -1)  # (channels, positions)
+    steep = slopes.reshape(len(slopes), *seen.shape)  # (probes, channels, positions)
+    # An output y of random signs changes by g e for an error e of this value, to first order, where g is its gradient.
+    # Over probes the mean of (g e)^2 is the power of the change of all outputs.
     square = np.einsum("kcp,kcp->cp", steep, steep) / len(steep)
     powers = []
     for width in WIDTHS:
         step = np.float32(width * (high - low) / 255)
         inside = np.clip(seen, np.float32(width * low), np.float32(width * high))
-        rounding = np.rint(inside / step) * step - inside
+        rounding = np.rint(inside / step) * step - inside  # independent from position to position: squares add up
+        # All that is clipped moves the same way: changes add up over positions, and then their sum is squared.
         clipping = np.einsum("kcp,cp->kc", steep, inside - seen)
         powers.append(np.einsum("cp,cp,cp->c", square, rounding, rounding) + (clipping**2).mean(axis=0))
     return np.stack(powers, axis=1).astype(np.float64)

@@ -64,13 +64,15 @@ class _Output:
 
         The mean change of values inside does not count, because the bias takes it up. That of clipped ones does.
         """
+        # A bias correction takes the mean off: that of rounding, less that of clipping, which it does not correct.
         rounded = round_input(self.rows, candidate, asymmetric)
         change = rounded - self.rows - (rounded - np.clip(self.rows, *clipped_range(candidate))).mean(0)
         after = np.clip(self.before + self._output(change), *self.bounds)
         return float(((after - self.after) ** 2).mean())
 
     def _output(self, rows: np.ndarray) -> np.ndarray:
-        return np.asarray(rows.transpose(1, 0, 2) @ self.matrix)  # (groups, rows, outputs)
+        # (groups, rows, columns) @ (groups, columns, outputs) = (groups, rows, outputs)
+        return np.asarray(rows.transpose(1, 0, 2) @ self.matrix)
 
 
 def output_threshold(seen: TensorRange, readers: Sequence[Reader], asymmetric: bool) -> TensorRange:
