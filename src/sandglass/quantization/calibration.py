@@ -21,7 +21,7 @@ Look = tuple[np.ndarray, View]  # an input (1, 3, H, W) float32, and what the ta
 class Calibration:
     """Where activation ranges are read: `size` samples of `dataset`, drawn by `seed`, thresholds by `method`.
 
-    A method is one of `quantize.thresholds.METHODS`, or "auto" (see `quantize.automatic`).
+    A method is one of `thresholds.METHODS`, or "auto" (see `automatic_method`).
     """
 
     dataset: Dataset

@@ -12,8 +12,8 @@ import onnx
 from sandglass.graph.layers import Facts
 from sandglass.graph.session import GraphSession
 
-FLOATS = 1_500_000  # kept for a layer
-MOST_ROWS = 4096
+FLOATS = 1_500_000  # that are kept for a layer, the most: 6 MB
+MOST_ROWS = 4096  # that are kept for a layer, the most
 
 
 def weight_matrix(weight: np.ndarray, fact: Facts) -> np.ndarray:

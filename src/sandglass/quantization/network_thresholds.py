@@ -34,15 +34,15 @@ from sandglass.quantization.plan import TensorRange
 from sandglass.quantization.qdq import activation_scale, rounded_range
 
 PEAK = 0.25  # of the largest magnitude; few values of a tensor with rare peaks are above it
-RARE = 1e-2
-HALVINGS = 5
+RARE = 1e-2  # of a tensor's values: peaks are rare if fewer are above PEAK
+HALVINGS = 5  # of the largest magnitude that are tried: down to 1/32
 FINER = 2**0.25  # times: from the best half, quarter or eighth to the best threshold
 GAIN = 0.9  # of the change with the threshold that is there: below, another is taken
 HOPELESS = 1.4  # times the least change: smaller ranges only clip more
 NEARBY = 0.99 ** np.arange(1, 9)  # of a threshold: values of a hundred steps move by one from each to the next
 NEARER = (0.005, 0.0025)  # times a threshold, up and down
 MOST_INPUTS = 16  # that are run for each threshold
-PARTS = ("low", "high", "step")
+PARTS = ("low", "high", "step")  # of a tensor's rounding, each an input of the network
 
 
 def rare_peaks(rows: np.ndarray, current: TensorRange) -> bool:

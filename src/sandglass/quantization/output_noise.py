@@ -81,8 +81,8 @@ def layer_noises(changed: np.ndarray, power: np.ndarray, full: Sequence[int]) ->
     used = (together > 0) & (power > 0)
     if not used.any():
         return np.zeros(len(changed))
-    # noise = geometric mean over inputs of (sum of all layers' changes) / power. A layer's part of it is the mean of its
-    # share in that sum, so that the parts of all layers add up to the noise.
+    # noise = geometric mean over inputs of (sum of all layers' changes) / power. A layer's part of it is the mean of
+    # its share in that sum, so that the parts of all layers add up to the noise.
     typical = np.exp(np.log(together[used] / power[used]).mean())
     return np.asarray(typical * (changed[:, used] / together[used]).mean(axis=1))
 

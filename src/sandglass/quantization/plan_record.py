@@ -11,7 +11,7 @@ from sandglass.core.files import read_json
 from sandglass.core.json_values import JsonObject
 from sandglass.core.records import Record, to_record
 
-FORMAT = 2
+FORMAT = 2  # 1 is that of 0.1.0
 FIX = "edit the plan, or start from one that `sandglass deploy` wrote"
 
 

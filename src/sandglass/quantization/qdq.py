@@ -28,7 +28,7 @@ SMALLEST = 1e-12  # magnitude of a channel's largest weight that has a scale of 
 def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
     """The graph with int8 weights and rounded activations, as `plan` and `spec` say; the input model is changed.
 
-    It is the float graph that the plan is for, after `repair.apply_repairs` where the plan has any.
+    The model is the float graph that the plan is for, after the plan's edits.
 
     Weights are signed bytes with a scale for each output channel. Where integers flow between layers (`spec.between`)
     outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded. A tensor

@@ -7,12 +7,12 @@ import numpy as np
 from sandglass.quantization.statistics import TensorStatistics
 
 METHODS = ("mse", "minmax", "percentile", "kl")
-AUTO = "auto"  # the one of METHODS that suits the network (see `quantize.automatic`)
+AUTO = "auto"  # the one of METHODS that suits the network (see `automatic_method`)
 LEVELS = 128  # magnitudes of a signed byte
-KL_BINS = 2048
-KL_EPSILON = 1e-4
-MSE_BINS = 2048
-PERCENTILE = 0.9999
+KL_BINS = 2048  # of the histogram of magnitudes, as in TensorRT and ncnn's ncnn2table
+KL_EPSILON = 1e-4  # added to the share of every bin, as in ncnn2table: log 0 has no value
+MSE_BINS = 2048  # of the histogram of magnitudes
+PERCENTILE = 0.9999  # of all values are kept, zeros included
 MOST_ERROR = 4.0  # of kl over that of mse, in mean square, where no layer averages what is clipped
 
 

@@ -37,13 +37,13 @@ NAME = "equalize by outputs"
 SOURCE = "this project; gradients of the outputs as in Nagel et al. (2020), Up or Down? Adaptive Rounding"
 BUILDS_ON = (EQUALIZE,)
 WIDTHS = 2.0 ** np.arange(-2, 1.5, 0.5)  # times a channel's range
-PRESENT = int(np.flatnonzero(WIDTHS == 1)[0])
+PRESENT = int(np.flatnonzero(WIDTHS == 1)[0])  # index of the width that the channel has
 SHARE = 0.5  # of the way to the width of the least change
 GAIN = 0.9  # of the change with ranges as they are: below, a link's are changed
 WORK, FEWEST = 2e12, 16  # multiply-accumulates that gradients may take in all, and inputs that they are taken for
 PROBES = 3  # random sums of the outputs, for each input
 BYTES = 1 << 28  # of tensors and gradients that are held at once, for one input
-TINY = 1e-30
+TINY = 1e-30  # change of the outputs, the least that others are divided by
 
 
 @dataclass(frozen=True)
