@@ -28,13 +28,13 @@ from sandglass.quantization.edits import apply_edits
 from sandglass.quantization.output_noise import integer_layers, noise, run
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import repaired_plan
-from sandglass.quantization.repairs import load_repairs
+from sandglass.quantization.repairs import bias_correction, load_repairs
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 
 REPAIRS = {repair.NAME: repair for repair in load_repairs()}
 SAME = 1e-4  # of the largest output: what float rounding in a few layers may change
-MARGIN = 1.1  # of the noise without a repair: methods that choose by a few images may be off by this much on others
+MARGIN = 1.2  # of the noise without a repair, 0.8 dB: a choice by a few images may be off by this much on others
 SIZE = (1, 3, 16, 12)  # of the inputs
 PLAIN = """g (float[1, 3, 16, 12] image) => (float[1, 6, 16, 12] y) {
     c1 = Conv<pads = [1, 1, 1, 1]>(image, w1, b1) r1 = Relu(c1)
@@ -144,8 +144,11 @@ def test_float_network_is_unchanged(name: str, target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", REPAIRS)
 def test_noise_does_not_grow(name: str, target: str) -> None:
-    """Added to what it builds upon, a repair leaves about as much noise or less: the mean in dB over the networks."""
-    base = foundation(name)
+    """Added to what it builds upon, a repair leaves about as much noise or less: the mean in dB over the networks.
+
+    Biases are corrected on both sides: a repair may leave a constant error in each channel to the correction.
+    """
+    base = tuple(dict.fromkeys((*foundation(name), *({bias_correction.NAME} - {name}))))
     ratios = [simulated_noise(net, target, (*base, name)) / simulated_noise(net, target, base) for net in TEXTS]
     assert np.exp(np.mean(np.log(ratios))) < MARGIN, dict(zip(TEXTS, ratios, strict=True))
 

@@ -6,6 +6,9 @@ weights. The result of a clamp has one offset for all channels, half its range, 
 whose integers are symmetric around 0 then uses all of them for the result of a ReLU, as if it had a zero point. So does
 a sum with the result of a clamp, by way of that term. Where a target can pad with any value the offset is taken off the
 zeros of a layer's padding too.
+
+The inputs of a layer then have a mean, and so have the errors of its rounded weights. The bias correction takes that
+mean up; without it, noise may grow after a ReLU.
 """
 
 from __future__ import annotations
