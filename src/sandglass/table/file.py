@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, field
 
@@ -14,6 +14,7 @@ from sandglass.core import discover
 from sandglass.core.errors import InputError, shown
 from sandglass.core.files import is_plain_name
 from sandglass.core.records import Record, read_toml_record
+from sandglass.datasets import Dataset, load_dataset
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.thresholds import AUTO, METHODS
 from sandglass.search.budget import Budget
@@ -47,11 +48,11 @@ class DataEntry(Record, frozen=True):
         """Raises ValueError for an unknown dataset."""
         _check_known("dataset is", self.dataset, discover.names("datasets"))
 
-    def load(self) -> Any:
+    def load(self) -> Dataset:
         """The dataset; raises DatasetError."""
         names = ("images", "annotations", "detections", "limit", "seed")
         options = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return discover.load("datasets", self.dataset).load(**options)
+        return load_dataset(self.dataset, **options)
 
 
 class CalibrationEntry(Record, frozen=True):
@@ -71,7 +72,7 @@ class CalibrationEntry(Record, frozen=True):
     def load(self) -> Calibration:
         """The calibration set; raises DatasetError."""
         paths = {name: path for name in ("images", "annotations") if (path := getattr(self, name)) is not None}
-        dataset = discover.load("datasets", self.dataset).load(**paths, split="train", limit=self.size)
+        dataset = load_dataset(self.dataset, **paths, split="train", limit=self.size)
         return Calibration(dataset, self.size, self.method)
 
 
@@ -119,7 +120,7 @@ class Row:
     budget: Budget | None = None
     ema: bool = False
 
-    def load_data(self) -> Any:
+    def load_data(self) -> Dataset:
         """The dataset to evaluate on; raises DatasetError."""
         return self.data.load()
 
