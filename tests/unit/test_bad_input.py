@@ -85,8 +85,8 @@ def house(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 def runtimes() -> list[str]:
     """Runtimes for users' ONNX files."""
-    names = discover.names("backends")
-    return [name for name in names if name != "pytorch" and discover.load("backends", name).PURPOSE == "deploy"]
+    backends = {name: discover.load("backends", name) for name in discover.names("backends")}
+    return [name for name, one in backends.items() if one.PURPOSE == "deploy" and one.CAPABILITIES.runs_graphs]
 
 
 def usable(name: str) -> bool:
@@ -484,7 +484,7 @@ def test_output_in_the_way(house: House, artifact: Path) -> None:
     cv2.imwrite(str(image), np.zeros((40, 30, 3), np.uint8))
     (house.folder / "p.png").mkdir()
     assert "p.png: it is a folder" in house.refused("predict", artifact, image, "--out", house.folder / "p.png")
-    assert "is no image format" in house.refused("predict", artifact, image, "--out", house.folder / "p.xyz")
+    assert "is not an image format" in house.refused("predict", artifact, image, "--out", house.folder / "p.xyz")
     for place in (image / "p.png", Path("/dev/null/p.png")):
         assert "cannot write" in house.refused("predict", artifact, image, "--out", place)
     assert "cannot write" in house.refused("deploy", house.card, "--to", "onnxruntime", "--out", image)

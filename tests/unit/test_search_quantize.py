@@ -19,7 +19,7 @@ from sandglass.graph.io import save_graph
 from sandglass.measure import benchmarking
 from sandglass.measure.benchmarking import Speed
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.repaired_plan import EVENING, REPAIRS
+from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.attempts import Attempt, first_within_budget, is_full_faster
 from sandglass.search.budget import Verdict
 from sandglass.search.fidelity_check import FidelityResult
@@ -52,10 +52,9 @@ class FixedTimes:
     seconds: float = 0.0
 
     def layers(self, artifact: Artifact) -> dict[str, float]:
-        """By the decisions that the artifact's notes hold."""
-        decisions = artifact.files()[1].layers or {}
-        int8 = {name for name, decision in decisions.items() if decision.arithmetic == "int8"}
-        return {name: ms if name in int8 else 1.0 for name, ms in self.int8_ms.items()}
+        """By what the artifact's notes say of each layer."""
+        integer = layers_in_int8(artifact)
+        return {name: ms if name in integer else 1.0 for name, ms in self.int8_ms.items()}
 
     def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
         """Of the float artifact, and of the other one."""
@@ -96,7 +95,13 @@ def search(source: Path, out: Path, **options: Any) -> Quantization:
     return quantize(source, "openvino:int8", out, calibration=calibration, evaluation=evaluation, **options)
 
 
-def layers_in_int8(out: Path) -> list[str]:
+def layers_in_int8(artifact: Artifact) -> list[str]:
+    """By what the backend noted; none in a float artifact."""
+    decisions = artifact.files()[1].layers or {}
+    return [name for name, decision in decisions.items() if decision.arithmetic == "int8"]
+
+
+def planned_in_int8(out: Path) -> list[str]:
     """By the published plan."""
     layers = json.loads((out / "plan.json").read_text())["layers"]
     return [name for name, layer in layers.items() if not layer["keep_float"]]
@@ -117,11 +122,10 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "plan.json").read_text())
-    rest = [name for name in REPAIRS if name not in EVENING]
-    assert [name for name in plan["repairs"] if name not in EVENING] == rest  # the others only if they reduce noise
-    decisions = load_artifact(out / "openvino-int8").files()[1].layers
-    floats = {layer["name"] for layer in result["layers"] if layer["runs_in"] == "float"}
-    assert all(decisions[name].arithmetic == "float" for name in floats)
+    rest = [name for name in REPAIRS if "equalize" not in name]
+    assert [name for name in plan["repairs"] if "equalize" not in name] == rest  # the others only if they reduce noise
+    chosen = [layer["name"] for layer in result["layers"] if layer["runs_in"] == "int8"]
+    assert layers_in_int8(load_artifact(out / "openvino-int8")) == chosen
     assert load_artifact(out / "openvino-fp32").precision == "fp32"
 
 
@@ -129,7 +133,7 @@ def test_all_layers_run_in_int8_where_that_is_faster(tmp_path: Path, small: Path
     lines = list[str]()
     result = search(small, tmp_path / "out", timer=FASTER, say=lines.append, **NO_MINIMUM)
     assert (result.met, result.integer_share) == (True, 1.0)
-    assert layers_in_int8(tmp_path / "out") == list(LAYERS) == list(result.choice.bits)
+    assert planned_in_int8(tmp_path / "out") == list(LAYERS) == list(result.choice.bits)
     assert result.expected_ms == pytest.approx(1.5, rel=1e-3)
     assert [speed.median for speed in result.speeds] == [3.0, 1.5, 1.5]
     assert any(" left)" in line for line in lines if line.startswith("sensitivity: "))
@@ -146,7 +150,7 @@ def test_a_missed_budget_publishes_nothing(tmp_path: Path, small: Path) -> None:
     with pytest.raises(InputError, match="started with another max_drop"):
         search(small, out, **options | {"max_drop": 3.0})
     result = search(small, out, best_effort=True, **options)
-    assert (result.met, layers_in_int8(out)) == (False, list(LAYERS))
+    assert (result.met, planned_in_int8(out)) == (False, list(LAYERS))
 
 
 @pytest.mark.parametrize(("share", "expected"), [(0.0, 0.0), (0.5, 1.0)])
@@ -186,9 +190,8 @@ def test_full_int8_is_published_where_it_is_faster_after_all(tmp_path: Path, sma
     lines = list[str]()
     times = FixedTimes({"a": 0.5, "c": 1.5, "heatmaps": 1.5}, medians=(2.0, 1.0, 3.0))
     result = search(small, tmp_path / "out", timer=times, say=lines.append, **NO_MINIMUM)
-    assert layers_in_int8(tmp_path / "out") == list(LAYERS)
-    decisions = load_artifact(tmp_path / "out/openvino-int8").files()[1].layers
-    assert [decision.arithmetic for decision in decisions.values()].count("int8") == 3
+    assert planned_in_int8(tmp_path / "out") == list(LAYERS)
+    assert len(layers_in_int8(load_artifact(tmp_path / "out/openvino-int8"))) == 3
     assert [speed.median for speed in result.speeds] == [2.0, 1.0, 1.0]
     assert any("full int8 is faster than the choice" in line for line in lines)
 

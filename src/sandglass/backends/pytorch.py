@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -28,9 +28,9 @@ from sandglass.backends import (
     Settings,
     all_settings,
 )
-from sandglass.core import discover
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.models import load_model
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
@@ -44,7 +44,7 @@ PRECISIONS = ("fp32", "fp16")
 PURPOSE: Final = "deploy"
 SPEC = None
 SETTINGS: OfferedSettings = {"channels_last": (False, True)}
-CAPABILITIES = Capabilities(dynamic_shapes=True)
+CAPABILITIES = Capabilities(dynamic_shapes=True, runs_graphs=False)
 WEIGHTS = "weights.safetensors"
 LARGEST = 65504.0  # of half precision
 
@@ -56,7 +56,7 @@ class Notes(BuildNotes, frozen=True):
     """
 
     model: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     half: bool | None = None
 
 
@@ -115,7 +115,7 @@ def _module(folder: Path, notes: Notes) -> tuple[torch.nn.Module, tuple[str, ...
     import torch
     from safetensors.numpy import load_file
 
-    architecture = discover.load("models", notes.model)
+    architecture = load_model(notes.model)
     module = architecture.build(**notes.arguments)
     module.load_state_dict({key: torch.from_numpy(value) for key, value in load_file(folder / WEIGHTS).items()})
     return module.eval(), architecture.OUTPUTS

@@ -25,7 +25,7 @@ from sandglass.artifacts.manifest import Check
 from sandglass.backends import Arrays, Settings
 from sandglass.core.errors import ArtifactError, DatasetError
 from sandglass.core.files import sha256
-from sandglass.core.json_values import JsonValue
+from sandglass.core.json_values import JsonRecord, JsonValue
 from sandglass.core.reading import MALFORMED, open_file
 from sandglass.core.records import Record, read_json_record
 from sandglass.datasets import Dataset
@@ -90,7 +90,7 @@ class Collected(Artifact):
         """The host's timed runs of one image; peak memory is not known."""
         return speed(self, self.report.seconds, math.nan, 1, self.report.batch)
 
-    def speed_dict(self) -> dict[str, object]:
+    def speed_dict(self) -> JsonRecord:
         """The speed as JSON-able data with the conditions on that host."""
         told = {"runtime": self.version(), "host": self.report.host, "command": "run.py of the kit"}
         return {**self.speed().to_dict(), "peak_memory_mib": None, "threads": None, **told}

@@ -12,7 +12,7 @@ from sandglass.measure.benchmarking import Speed, undisturbed
 from sandglass.measure.inspection import inspect
 
 # Seconds of inference for each artifact in a comparison. It bounds the noise of medians: bursts of all artifacts take
-# turns, and slow drift of the machine cancels out. The time of a search grows with it by 9 artifacts.
+# turns, and slow drift of the machine cancels out. A search times 8 artifacts.
 TIMED_SECONDS = 3.0
 
 LayerTimes = dict[str, float]  # milliseconds by layer, of the layers with weights that the runtime times

@@ -15,10 +15,11 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sandglass.quantization.repairs.equalize import Link
+from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost
 
-# Rounds of alternating least squares: on four runs the numbers no longer change after a few. It bounds the work.
+# Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between the
+# profiled times and the elements of the runs, which is small because one run converts much and the others little.
 ROUNDS = 20
 # The least sum of squares to divide by: where no layer gains time, or no element is converted, any number fits.
 SMALLEST_POWER = 1e-12

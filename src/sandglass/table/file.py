@@ -10,6 +10,7 @@ from typing import Annotated
 from msgspec import Meta, field
 
 from sandglass.artifacts.target import Target
+from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import InputError, shown
 from sandglass.core.files import is_plain_name
@@ -20,6 +21,7 @@ from sandglass.quantization.thresholds import AUTO, METHODS
 from sandglass.search.budget import Budget
 from sandglass.sources.card import Card, zoo
 from sandglass.sources.load_card import load_card
+from sandglass.tasks import load_task
 
 HELP = "see docs/table.md"
 
@@ -101,7 +103,7 @@ class TableFile(Record, frozen=True, kw_only=True):
         """Raises ValueError for an unknown backend, and for a precision that none of the backends has."""
         for name in self.backends:
             _check_known("backends has", name, discover.names("backends"))
-        known = {precision for name in self.backends for precision in discover.load("backends", name).PRECISIONS}
+        known = {precision for name in self.backends for precision in load_backend(name).PRECISIONS}
         for precision in self.precisions:
             _check_known("precisions has", precision, sorted(known))
 
@@ -175,7 +177,7 @@ def _budget(where: str, card: Card, entry: RowEntry, table: TableFile) -> Budget
     drop = table.max_drop if entry.max_drop is None else entry.max_drop
     fidelity = table.min_fidelity if entry.min_fidelity is None else entry.min_fidelity
     if drop is not None:
-        return Budget.of_task(discover.load("tasks", card.task), drop, min_fidelity=fidelity)
+        return Budget.of_task(load_task(card.task), drop, min_fidelity=fidelity)
     if fidelity is not None:
         raise InputError(f"{where}: min_fidelity is part of a search, expected max_drop with it", HELP)
     return None
