@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar
+from typing import TypeVar, cast
 
 from msgspec import structs
 
@@ -56,7 +56,7 @@ from sandglass.table.cells import (
     write_timings,
 )
 from sandglass.table.file import Row, Table
-from sandglass.tasks import load_task
+from sandglass.tasks import Prediction, load_task
 
 FLOAT = "fp32"
 T = TypeVar("T")
@@ -271,7 +271,8 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset | SandglassErro
     def change(result: MeasuredCell, before: MeasuredCell | None) -> dict[str, Change] | None:
         if before is None or before is result or not has_truths(task, before.metrics):
             return None
-        return task.paired(before.predictions, result.predictions, data)
+        first, second = (cast(list[Prediction], side.predictions) for side in (before, result))
+        return task.paired(first, second, data)
 
     return [
         replace(
