@@ -9,6 +9,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from sandglass.core.errors import DatasetError
+from sandglass.core.json_values import JsonObject
 from sandglass.core.sizes import Size
 from sandglass.datasets import Dataset
 from sandglass.sources.card import Card
@@ -76,8 +77,8 @@ def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None 
     return [array for array, _ in calibration_inputs(card, calibration, shape)]
 
 
-def drawn(calibration: Calibration, count: int) -> dict[str, object]:
-    """What a plan says of its calibration set."""
+def drawn(calibration: Calibration, count: int) -> JsonObject:
+    """The calibration set as a plan records it."""
     return {"dataset": calibration.dataset.protocol["dataset"], "samples": count, "seed": calibration.seed}
 
 
