@@ -10,7 +10,7 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.layers import facts
+from sandglass.graph.layers import facts, own_constants
 from sandglass.graph.names import Names
 
 
@@ -80,6 +80,7 @@ class SetWeights:
 
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
         """The network in which `layers`, those in int8, have their rounded weights; the model is changed."""
+        own_constants(model)  # layers that share weights are rounded on their own
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         known, names = facts(model), Names(model)
