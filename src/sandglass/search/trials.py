@@ -13,7 +13,7 @@ from sandglass.artifacts.build import build_artifact
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import InputError
 from sandglass.core.parallel import in_threads
-from sandglass.core.progress import Say, TimeLeft
+from sandglass.core.progress import Say
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
@@ -26,9 +26,9 @@ from sandglass.quantization.repaired_plan import CLIPS, REPAIRS, choices, repair
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
-PLANS = "plans"  # a stage of the time left
 # Inputs that a whole plan is tried on, at most. It bounds the time of a trial: all of a usual calibration set with its
 # wider copies. `inputs_to_try` takes fewer where the network is large.
 PLAN_SAMPLES = 128
@@ -69,7 +69,7 @@ def repairs_without(names: Sequence[str]) -> list[str]:
     return [name for option, name in options.items() if option not in names and name not in names]
 
 
-def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], say: Say, left: TimeLeft) -> RepairedPlan:
+def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
     """The plan with `repairs`, or with less equalization where that leaves less noise.
 
     Equalizing channels helps activations and hurts weights: which weighs more depends on the network. The first trial
@@ -85,17 +85,25 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], say: Say, l
 
     def trial(names: Sequence[str], unequalized: Plan | None) -> RepairTrial:
         plan, layer_data = repaired_plan(
-            source.graph, inputs.batches, inputs.spec, source.graph.parent, method, names, calibration, say, unequalized
+            source.graph,
+            inputs.batches,
+            inputs.spec,
+            source.graph.parent,
+            method,
+            names,
+            calibration,
+            run.say,
+            unequalized,
         )
         session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
         noise = output_noise.noise(expected, output_noise.run(session, sample))
-        left.measured((time.monotonic() - started) / len(sample))
-        left.step(PLANS)
-        say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
+        run.left.measured((time.monotonic() - started) / len(sample))
+        run.left.step(PLANS)
+        run.say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
         return RepairTrial(tuple(names), noise, plan, layer_data)
 
     first, *others = choices(source.graph, inputs.spec, repairs)
-    left.expect(PLANS, 1 + len(others))
+    run.left.expect(PLANS, 1 + len(others))
     best = trial(first, None)
     unequalized = best.plan
     for names in others:
@@ -146,8 +154,8 @@ def plan_with(
 
 def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
-    inputs, left = prepare_inputs(source, backend, calibration), TimeLeft()
-    plan = best_repaired_plan(inputs, REPAIRS, left.saying(say), left).plan
+    inputs = prepare_inputs(source, backend, calibration)
+    plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
     artifact = build_exact(inputs, plan, out, say)
     plan.save(out / "plan.json")
     return artifact
