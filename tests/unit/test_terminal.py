@@ -18,8 +18,7 @@ from artifacts import write_null
 
 from sandglass.cli.main import main
 from sandglass.cli.options import Output
-from sandglass.cli.output import show
-from sandglass.cli.progress import INTERVAL, Progress
+from sandglass.cli.output import INTERVAL, Progress, show
 
 LONG = "a-name-that-is-much-longer-than-any-column-of-a-narrow-terminal-could-be"
 ESCAPE = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
@@ -30,9 +29,8 @@ rows = [{{"model": {LONG!r}, "backend": "null", "ms": "1.25"}}, {{"model": "b", 
 show(Output(), rows, "end")
 """
 COUNT = """
-from sandglass.cli.output import say
-from sandglass.cli.progress import Progress, close_progress
-progress = Progress("evaluate out/artifact")
+from sandglass.cli.output import Progress, close_progress, say
+progress = Progress("evaluate out/artifact", "samples")
 for done in range(4):
     progress(done, 4)
     if done == 2:
@@ -111,7 +109,7 @@ def test_bar_on_a_terminal() -> None:
     code, shown = on_terminal(80, "-c", COUNT)
     assert code == 0
     assert "evaluate out/artifact" in shown
-    assert "3/4" in shown
+    assert "3 of 4 samples" in shown
     assert "a line above the bar" in shown
     assert shown.rindex("\x1b[?25h") > shown.rindex("\x1b[?25l")
 
@@ -119,11 +117,11 @@ def test_bar_on_a_terminal() -> None:
 def test_lines_where_there_is_no_terminal(capsys: pytest.CaptureFixture[str]) -> None:
     """A line now and then, with the time left by the pace of this run."""
     now = 0.0
-    progress = Progress("evaluate", clock=lambda: now)
+    progress = Progress("evaluate", "samples", clock=lambda: now)
     for done in (100, 110, 120, 130):
         progress(done, 200)
         now += INTERVAL / 2
-    assert capsys.readouterr().err.splitlines() == ["evaluate: 120 of 200 (about 40 s left)"]
+    assert capsys.readouterr().err.splitlines() == ["evaluate: 120 of 200 samples (about 40 s left)"]
 
 
 def test_json_on_standard_output_is_all_there_is(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

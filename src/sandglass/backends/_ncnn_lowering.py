@@ -45,7 +45,7 @@ def restore(param: Param, model: onnx.ModelProto) -> None:
                 layer.set(0, CUBIC)
 
 
-def refusal(node: onnx.NodeProto, what: str) -> UnsupportedOperator:
+def refuse(node: onnx.NodeProto, what: str) -> UnsupportedOperator:
     """The error that a node is one that ncnn lacks in this form."""
     return UnsupportedOperator(f"ncnn lacks {node.op_type} with {what} (node {node.name})", "choose another backend")
 
@@ -78,7 +78,7 @@ class _Graph:
     def sizes(self, node: onnx.NodeProto, tensor: str, what: str) -> Sequence[int]:
         """Height and width of a tensor, which a rewrite builds in; raises where they may change."""
         if self.any_size or tensor not in self.shapes:
-            raise refusal(node, f"{what}, for inputs of several sizes")
+            raise refuse(node, f"{what}, for inputs of several sizes")
         return self.shapes[tensor][2:]
 
     def steps(self, start: str, operators: Iterable[Step]) -> Nodes:
@@ -110,11 +110,11 @@ def _uneven(pads: Sequence[int]) -> bool:
 
 def _pool(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     if len(node.output) > 1 and any(name in graph.read for name in node.output[1:]):
-        raise refusal(node, "its second output, Indices")
+        raise refuse(node, "its second output, Indices")
     if any(step != 1 for step in attributes.get("dilations", ())):
-        raise refusal(node, f"dilations = {list(attributes['dilations'])}")
+        raise refuse(node, f"dilations = {list(attributes['dilations'])}")
     if attributes.get("ceil_mode") and any(attributes.get("pads", ())):
-        raise refusal(node, "ceil_mode = 1 and pads")
+        raise refuse(node, "ceil_mode = 1 and pads")
     pads = attributes.get("pads", ())
     if not _uneven(pads) or len(pads) != 4:
         return [changed(node, output=node.output[0])]
@@ -163,12 +163,12 @@ def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nod
     """A Pad of all axes in place of one that names some."""
     rank = len(graph.shapes.get(node.input[0], ()))
     if attributes.get("mode") == "wrap":
-        raise refusal(node, "mode = wrap")
+        raise refuse(node, "mode = wrap")
     if len(node.input) < 4 or not node.input[3] or not rank:
         return [node]
     pads, axes = graph.values(node.input[1]), graph.values(node.input[3])
     if pads.size != 2 * axes.size or not axes.size:
-        raise refusal(node, "axes or pads that are computed")
+        raise refuse(node, "axes or pads that are computed")
     whole = np.zeros((2, rank), np.int64)
     whole[:, axes.astype(int)] = pads.reshape(2, -1)
     return [changed(node, [node.input[0], graph.constant(f"{node.output[0]}.pads", whole.ravel(), np.int64),
@@ -179,9 +179,9 @@ def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) ->
     """The grid with its places moved to where ncnn takes the value that ONNX means."""
     mode, grid = attributes.get("mode", "linear"), node.input[1]
     if graph.mixed:
-        raise refusal(node, f"mode = {mode} next to one of another mode")
+        raise refuse(node, f"mode = {mode} next to one of another mode")
     if len(graph.shapes.get(node.input[0], (0,) * 4)) != 4:
-        raise refusal(node, "an input that is not an image")
+        raise refuse(node, "an input that is not an image")
     moved: Nodes = []
     if mode == "nearest":
         sizes = graph.sizes(node, node.input[0], "mode = nearest")

@@ -20,8 +20,7 @@ from sandglass.cli.options import (
     TargetOptions,
     Weights,
 )
-from sandglass.cli.output import say, show, write_result
-from sandglass.cli.progress import Progress
+from sandglass.cli.output import Progress, say, show, write_result
 from sandglass.cli.values import FILE, FOLDER, MINUTES, Size
 from sandglass.core.errors import InputError
 
