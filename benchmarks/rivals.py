@@ -39,7 +39,7 @@ import numpy as np
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact, load_artifact
-from sandglass.artifacts.manifest import write_manifest
+from sandglass.artifacts.manifest import Check, write_manifest
 from sandglass.backends import load_backend
 from sandglass.core import distribution, host
 from sandglass.core.errors import BackendUnavailable, ParityError, SandglassError
@@ -195,7 +195,7 @@ def _make(recipe: Recipe, given: Given, reference: parity.Reference, out: Path) 
         try:
             check = reference.check(backend, folder, notes, "int8")
         except ParityError as error:  # other tools' models may be that far off: it is what is measured
-            check = parity.Check(error.message)
+            check = Check(error.message)
         fields = {
             "card": given.source.card.to_dict(),
             "backend": recipe.backend,
@@ -451,7 +451,7 @@ def compare(rivals: Sequence[Rival], half: str, seconds: float, out: Path) -> li
                 "calibrated_on": half if rival.tool != "fp32" else None,
                 "evaluated_on": other(half),
                 "seconds": rival.seconds,
-                "check": rival.artifact.manifest["check"]["summary"],
+                "check": rival.artifact.manifest.check.summary,
                 "int8_share_of_macs": inspect(rival.artifact).integer_share,
                 "evaluation": result.to_dict(),
                 "change": topdown_pose.paired(results[0].predictions, result.predictions, dataset),

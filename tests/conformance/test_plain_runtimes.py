@@ -133,7 +133,7 @@ def test_artifact_for_a_named_processor_is_refused_elsewhere(
     vnni = find_processor("vnni")
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, processor=vnni)
     assert outcome.artifact is not None, outcome.error
-    made_for = outcome.artifact.manifest["processor"]
+    made_for = outcome.artifact.manifest.processor
     assert made_for == discover.load("backends", name).SPEC.exact_on(vnni).name
     monkeypatch.setattr(host, "sums_saturate", lambda: False)
     assert outcome.artifact.open(1)

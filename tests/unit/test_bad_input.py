@@ -211,7 +211,7 @@ def test_free_dimensions_are_the_cards(house: House) -> None:
     text = HEAD.replace("1, 3, 32, 24", "n, 3, h, w") + "(float[n, 3, h, w] heatmaps) { heatmaps = Relu(image) }"
     onnx.save(onnx.parser.parse_model(text), house.graph)
     assert house.deploy("onnxruntime") == 0
-    assert load_artifact(house.out / "onnxruntime-fp32").manifest["inputs"] == {"image": [1, 3, 32, 24]}
+    assert load_artifact(house.out / "onnxruntime-fp32").manifest.inputs == {"image": (1, 3, 32, 24)}
 
 
 DETERMINANT = """(float[1, 3] y) {

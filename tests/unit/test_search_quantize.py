@@ -97,8 +97,8 @@ def search(source: Path, out: Path, **options: Any) -> Quantization:
 
 def layers_in_int8(artifact: Artifact) -> list[str]:
     """By what the backend noted; none in a float artifact."""
-    decisions = artifact.manifest["backend_notes"].get("layers", {})
-    return [name for name, decision in decisions.items() if decision["arithmetic"] == "int8"]
+    decisions = artifact.files()[1].layers or {}
+    return [name for name, decision in decisions.items() if decision.arithmetic == "int8"]
 
 
 def planned_in_int8(out: Path) -> list[str]:

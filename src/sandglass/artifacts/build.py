@@ -12,8 +12,8 @@ from sandglass.artifacts.artifact import LEAST_INT8_SHARE, load_artifact
 from sandglass.artifacts.build_files import FLOAT, Build, build_files, check_float
 from sandglass.artifacts.build_key import build_key, made_before
 from sandglass.artifacts.input_shapes import Shapes
-from sandglass.artifacts.manifest import BUILD_KEY, write_manifest
-from sandglass.artifacts.parity import Check, Reference
+from sandglass.artifacts.manifest import Check, write_manifest
+from sandglass.artifacts.parity import Reference
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import INT8, load_backend
 from sandglass.core import discover
@@ -21,6 +21,7 @@ from sandglass.core.errors import BackendError, BackendUnavailable, InputError, 
 from sandglass.core.files import atomic_folder, sha256
 from sandglass.core.host import own_version
 from sandglass.core.progress import Say
+from sandglass.core.records import to_data
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
 
@@ -104,8 +105,8 @@ def build_artifact(
                 "plan_sha256": used.sha256 if used else None,
                 "versions": {"sandglass": own_version(), target.backend: build.version},
                 **_processor(target.backend, source, used),
-                BUILD_KEY: build_key(target.folder, build.version, source, used, reference, shapes),
-                "check": msgspec.to_builtins(check),
+                "build_key": build_key(target.folder, build.version, source, used, reference, shapes),
+                "check": to_data(check),
                 **_notes(build),
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from sandglass.artifacts.parity import Check, Reference
+from sandglass.artifacts.manifest import Check
+from sandglass.artifacts.parity import Reference
 from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.core.errors import ParityError, SandglassError
 from sandglass.core.process import run_isolated

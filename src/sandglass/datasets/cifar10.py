@@ -143,8 +143,10 @@ def _arrays(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _pickled(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    batch = read_pickle(io.BytesIO(data), _refuse)
-    batch = {text(key): value for key, value in batch.items()}
+    content = read_pickle(io.BytesIO(data), _refuse)
+    if not isinstance(content, dict):
+        raise ValueError(f"it is a {type(content).__name__}, expected a dictionary")
+    batch = {text(key): value for key, value in content.items()}
     pixels = array(batch["data"]) if is_array(batch["data"]) else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != BYTES:
         raise ValueError(f"its data are not rows of {BYTES} bytes")

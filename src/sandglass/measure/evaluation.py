@@ -60,7 +60,7 @@ class Evaluation:
             "input": list(self.artifact.card.input.size),
             "backend": self.artifact.backend,
             "precision": self.artifact.precision,
-            **({"shapes": self.artifact.manifest["shapes"]} if self.artifact.shapes else {}),
+            **({"shapes": self.artifact.manifest.shapes} if self.artifact.shapes else {}),
             "metrics": self.metrics,
             "samples": len(self.predictions),
             "protocol": self.protocol,
@@ -273,10 +273,10 @@ def origin(artifact: Artifact) -> dict[str, Any]:
     manifest = artifact.manifest
     return {
         "artifact_sha256": artifact.sha256,
-        "graph_sha256": manifest["graph_sha256"],
-        "checkpoint_sha256": manifest.get("checkpoint_sha256"),
-        "plan_sha256": manifest.get("plan_sha256"),
-        "made_with": manifest.get("versions"),
+        "graph_sha256": manifest.graph_sha256,
+        "checkpoint_sha256": manifest.checkpoint_sha256,
+        "plan_sha256": manifest.plan_sha256,
+        "made_with": manifest.versions,
         "backend_version": artifact.version(),
         "host": host.describe(),
         "command": host.command(),

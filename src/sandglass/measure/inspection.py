@@ -185,7 +185,7 @@ def _is_slower(integer: float | None, floats: float | None) -> bool:
 def _check_pair(artifact: Artifact, against: Artifact) -> None:
     if against.precision != "fp32":
         raise InputError(f"{against.folder} is {against.precision}, expected a float artifact", "give an fp32 one")
-    if against.manifest["graph_sha256"] != artifact.manifest["graph_sha256"]:
+    if against.manifest.graph_sha256 != artifact.manifest.graph_sha256:
         raise InputError(f"{against.folder} and {artifact.folder} are of different graphs", "deploy both together")
 
 

@@ -14,6 +14,7 @@ from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE, SAMPLES
@@ -24,6 +25,7 @@ from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, InputError, SandglassError
 from sandglass.core.locks import locked_folder
 from sandglass.core.progress import Say
+from sandglass.core.records import to_data
 from sandglass.measure.interleaved import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 
 FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
@@ -69,7 +71,7 @@ class Tuning:
             "artifact": str(self.artifact.folder),
             "artifact_sha256": self.artifact.sha256,
             "processor": processor_kind(),
-            "best": asdict(self.best),
+            "best": to_data(self.best),
             "trials": [asdict(trial) for trial in self.trials],
             "untried": list(self.untried),
             "seconds": round(self.seconds, 1),
@@ -254,10 +256,12 @@ class _Search:
                 continue
             interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
             measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
-            found = replace(found, measured=measured)
+            found = structs.replace(found, measured=measured)
             if is_better(ratios):
-                found = replace(found, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
-        return replace(found, advice=advice)
+                found = structs.replace(
+                    found, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain
+                )
+        return structs.replace(found, advice=advice)
 
     def _open(self, label: str, how: Configuration) -> Lane | None:
         """A lane that computes the same as the defaults; else None, and a trial that says why not."""
