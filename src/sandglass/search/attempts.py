@@ -66,8 +66,9 @@ class Attempt:
 
 
 def choices_to_build(search: PreparedSearch, run: Run) -> Iterator[Choice]:
-    """Choices with enough fidelity by simulation, the fastest first, as far as the caller reads them."""
+    """Different choices with enough fidelity by simulation, the fastest first, as far as the caller reads them."""
     layers, budget = search.repaired.integer_layers, search.budget
+    read = list[dict[str, int]]()
 
     @cache
     def fidelity(bits: tuple[tuple[str, int], ...]) -> float:
@@ -88,7 +89,9 @@ def choices_to_build(search: PreparedSearch, run: Run) -> Iterator[Choice]:
         if bonus:
             run.say(f"search: int8 counts as faster by {bonus:.0%} of the average time of a layer's work")
         for choice in worth_building(simulated(search.model.with_bonus(bonus)), budget.min_fidelity, NEAR):
-            yield _without_bonus(search.model, choice)
+            if choice.bits not in read:
+                read.append(choice.bits)
+                yield _without_bonus(search.model, choice)
 
 
 def _choice_line(model: CostModel, choice: Choice) -> str:
