@@ -30,7 +30,7 @@ from sandglass.sources.prepare import is_quantized, prepared_source
 
 if TYPE_CHECKING:
     from sandglass.sources.bring_up import Quantized
-from sandglass.tasks import check_dataset
+from sandglass.tasks import check_dataset, load_task
 
 
 def deploy(
@@ -70,7 +70,7 @@ def deploy(
     card = source if isinstance(source, Card) else find_card(source)
     for data in (calibration, samples):
         if data is not None:
-            check_dataset(discover.load("tasks", card.task), data.dataset)
+            check_dataset(load_task(card.task), data.dataset)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):

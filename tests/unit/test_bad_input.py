@@ -484,7 +484,7 @@ def test_output_in_the_way(house: House, artifact: Path) -> None:
     cv2.imwrite(str(image), np.zeros((40, 30, 3), np.uint8))
     (house.folder / "p.png").mkdir()
     assert "p.png: it is a folder" in house.refused("predict", artifact, image, "--out", house.folder / "p.png")
-    assert "is no image format" in house.refused("predict", artifact, image, "--out", house.folder / "p.xyz")
+    assert "is not an image format" in house.refused("predict", artifact, image, "--out", house.folder / "p.xyz")
     for place in (image / "p.png", Path("/dev/null/p.png")):
         assert "cannot write" in house.refused("predict", artifact, image, "--out", place)
     assert "cannot write" in house.refused("deploy", house.card, "--to", "onnxruntime", "--out", image)

@@ -70,7 +70,7 @@ def test_ranges_are_read_on_people_as_they_are_and_wider_ones(inputs: SearchInpu
     assert (len(inputs.batches), len(inputs.looks)) == (8, 12)
     for batch, look in zip(inputs.batches, inputs.looks[:8], strict=True):
         np.testing.assert_array_equal(batch["x"], look.inputs["x"])
-    assert [max(look.meta["box"][2:]) < 34 for look in inputs.looks] == [False] * 8 + [True] * 4
+    assert [max(look.view["box"][2:]) < 34 for look in inputs.looks] == [False] * 8 + [True] * 4
 
 
 def test_share_is_that_of_multiply_accumulates(inputs: SearchInputs) -> None:

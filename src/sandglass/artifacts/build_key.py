@@ -9,7 +9,6 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
@@ -22,6 +21,7 @@ from sandglass.core.errors import ArtifactError
 from sandglass.core.files import refuse_existing, sha256, sweep
 from sandglass.core.host import own_version
 from sandglass.core.locks import locked_folder
+from sandglass.datasets import Dataset
 from sandglass.quantization.plan import Plan
 from sandglass.sources.card import Card
 from sandglass.sources.source import Source
@@ -114,5 +114,5 @@ def _card_of(folder: Path) -> str:
 class Samples:
     """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
 
-    dataset: Any
+    dataset: Dataset
     flip_test: bool | None = None

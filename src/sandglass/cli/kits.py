@@ -79,7 +79,7 @@ def _evaluations(result: Evaluation | None, against: Path | None) -> list[Evalua
 
     if result is None or against is None:
         return [result] if result else []
-    return [evaluate(load_artifact(against), result.dataset, flip_test=result.protocol["flip_test"]), result]
+    return [evaluate(load_artifact(against), result.dataset, flip_test=bool(result.protocol["flip_test"])), result]
 
 
 def _evaluation_parts(results: list[Evaluation]) -> list[Part]:

@@ -12,7 +12,7 @@ from sandglass.quantization.output_noise import decibels
 from sandglass.search.costs import LayerCost, LayerVariant
 from sandglass.search.quantize import Quantization
 from sandglass.table.markdown import Row
-from sandglass.table.rows import metric_cells, part
+from sandglass.table.rows import change, metric_cells, part
 
 ARTIFACTS = ("float", "full int8", "chosen")  # the order of evaluations and speeds
 ROW, LABEL, WIDTH = 18, 380, 900  # of the chart, in pixels: height of a row, width of the names, and of it all
@@ -54,9 +54,8 @@ def _artifact_row(result: Quantization, number: int) -> Row:
         "to float": f"{speed.median / result.speeds[0].median:.2f}",
     }
     if number:
-        if change := result.changes[number - 1]:
-            value, low, high = (100 * change[metric][key] for key in ("value", "low", "high"))
-            row["change in points (95 %)"] = f"{value:+.2f} ({low:+.2f} .. {high:+.2f})"
+        if changes := result.changes[number - 1]:
+            row["change in points (95 %)"] = change(changes[metric])
         for name, interval in result.agreements[number - 1].items():
             row[f"{name} to float"] = f"{interval['value']:.4f} ({interval['low']:.4f} .. {interval['high']:.4f})"
     return row | part(evaluation.protocol)

@@ -12,3 +12,5 @@ else:
     JsonValue = Any  # records are converted by msgspec, which knows no alias that refers to itself
 
 JsonObject = dict[str, JsonValue]
+# An object with typed dictionaries in it, whose values are JSON values too, but not by their type.
+JsonRecord = dict[str, object]

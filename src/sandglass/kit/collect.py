@@ -13,7 +13,7 @@ from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 from msgspec import Meta
@@ -25,9 +25,10 @@ from sandglass.artifacts.manifest import Check
 from sandglass.backends import Arrays, Settings
 from sandglass.core.errors import ArtifactError, DatasetError
 from sandglass.core.files import sha256
-from sandglass.core.json_values import JsonValue
+from sandglass.core.json_values import JsonRecord, JsonValue
 from sandglass.core.reading import MALFORMED, open_file
 from sandglass.core.records import Record, read_json_record
+from sandglass.datasets import Dataset
 from sandglass.formats.npz import read_npz
 from sandglass.kit.make import EXPECTED, PROBES, row_digest
 from sandglass.measure.benchmarking import Speed, speed
@@ -89,7 +90,7 @@ class Collected(Artifact):
         """The host's timed runs of one image; peak memory is not known."""
         return speed(self, self.report.seconds, math.nan, 1, self.report.batch)
 
-    def speed_dict(self) -> dict[str, Any]:
+    def speed_dict(self) -> JsonRecord:
         """The speed as JSON-able data with the conditions on that host."""
         told = {"runtime": self.version(), "host": self.report.host, "command": "run.py of the kit"}
         return {**self.speed().to_dict(), "peak_memory_mib": None, "threads": None, **told}
@@ -119,7 +120,7 @@ def agreement(kit: Collected) -> Check:
     return parity.compare(_by_row(expected), _by_row(found), kit.precision)
 
 
-def evaluation(kit: Collected, dataset: Any) -> Evaluation:
+def evaluation(kit: Collected, dataset: Dataset) -> Evaluation:
     """The kit's outputs scored on the samples that it was made for.
 
     Raises DatasetError where the kit took none along, or others than those of `dataset`.
@@ -147,7 +148,7 @@ class Collection:
     speed: Speed
 
 
-def collect(folder: Path, dataset: Any = None) -> Collection:
+def collect(folder: Path, dataset: Dataset | None = None) -> Collection:
     """Read a build kit that came back with results, compare it with the graph, and evaluate it on `dataset`.
 
     Raises ArtifactError naming what is missing or belongs to another kit, ParityError where the compiled model

@@ -15,14 +15,13 @@ from sandglass.artifacts.build_key import Samples
 from sandglass.artifacts.kit_manifest import KIT, KitManifest, KitSamples
 from sandglass.artifacts.parity import Reference
 from sandglass.backends import Arrays, Recipe, load_backend
-from sandglass.core import discover
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
 from sandglass.core.process import run_isolated
 from sandglass.core.records import to_data
 from sandglass.measure.evaluation import flips, infer
 from sandglass.sources.source import Source
-from sandglass.tasks import check_dataset
+from sandglass.tasks import check_dataset, load_task
 
 BUILD, RUN, RUNTIME, README = "build.sh", "run.py", "runtime.py", "README.md"
 INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
@@ -108,13 +107,13 @@ def _with_samples(manifest: KitManifest, samples: Samples, folder: Path) -> KitM
     """The manifest with the inputs that an evaluation gives its session, which are written in files of some rows."""
     card, dataset = manifest.card, samples.dataset
     flip_test = flips(card) if samples.flip_test is None else samples.flip_test
-    task = discover.load("tasks", card.task)
+    task = load_task(card.task)
     check_dataset(task, dataset)
     recorder, kit = _Recorder(folder / INPUTS, manifest.outputs), Artifact(folder, manifest.manifest(), card)
     for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):
         pass
     recorder.flush()
-    taken = KitSamples(dataset.fingerprint, flip_test, dataset.protocol)
+    taken = KitSamples(dataset.fingerprint, flip_test, dict(dataset.protocol))
     return replace(manifest, samples=taken, rows={**manifest.rows, **recorder.rows})
 
 

@@ -18,6 +18,8 @@ from sandglass.core.json_values import JsonObject
 from sandglass.core.records import Record, to_data, to_record
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation
+from sandglass.metrics import Metric
+from sandglass.tasks import Prediction
 
 CELL, SPEED = "cell.json", "speed-{}.json"
 AGAIN = "remove it, and run the command again"
@@ -48,7 +50,7 @@ class EmptyCell(Record, frozen=True):
 class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A cell with the evaluation of its artifact.
 
-    `metrics` have value, low and high by name. `verdict` and `int8_share_of_macs` are those of a search.
+    `metrics` are by name. `verdict` and `int8_share_of_macs` are those of a search.
     """
 
     asked: Asked
@@ -57,13 +59,13 @@ class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
     backend: str
     precision: str
     shapes: list[tuple[int, int, int]] = field(default_factory=list)
-    metrics: dict[str, dict[str, float]]
+    metrics: dict[str, Metric]
     samples: int
     protocol: JsonObject
     origin: JsonObject
     seconds: float
     resumed_samples: int
-    predictions: list[JsonObject] = field(default_factory=list)
+    predictions: list[Prediction] = field(default_factory=list)
     verdict: str = ""
     int8_share_of_macs: float | None = None
 

@@ -5,20 +5,23 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated
 
 from msgspec import Meta, field
 
 from sandglass.artifacts.target import Target
+from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import InputError, shown
 from sandglass.core.files import is_plain_name
 from sandglass.core.records import Record, read_toml_record
+from sandglass.datasets import Dataset, load_dataset
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.thresholds import AUTO, METHODS
 from sandglass.search.budget import Budget
 from sandglass.sources.card import Card, zoo
 from sandglass.sources.load_card import load_card
+from sandglass.tasks import load_task
 
 HELP = "see docs/table.md"
 
@@ -47,11 +50,11 @@ class DataEntry(Record, frozen=True):
         """Raises ValueError for an unknown dataset."""
         _check_known("dataset is", self.dataset, discover.names("datasets"))
 
-    def load(self) -> Any:
+    def load(self) -> Dataset:
         """The dataset; raises DatasetError."""
         names = ("images", "annotations", "detections", "limit", "seed")
         options = {name: value for name in names if (value := getattr(self, name)) is not None}
-        return discover.load("datasets", self.dataset).load(**options)
+        return load_dataset(self.dataset, **options)
 
 
 class CalibrationEntry(Record, frozen=True):
@@ -71,7 +74,7 @@ class CalibrationEntry(Record, frozen=True):
     def load(self) -> Calibration:
         """The calibration set; raises DatasetError."""
         paths = {name: path for name in ("images", "annotations") if (path := getattr(self, name)) is not None}
-        dataset = discover.load("datasets", self.dataset).load(**paths, split="train", limit=self.size)
+        dataset = load_dataset(self.dataset, **paths, split="train", limit=self.size)
         return Calibration(dataset, self.size, self.method)
 
 
@@ -100,7 +103,7 @@ class TableFile(Record, frozen=True, kw_only=True):
         """Raises ValueError for an unknown backend, and for a precision that none of the backends has."""
         for name in self.backends:
             _check_known("backends has", name, discover.names("backends"))
-        known = {precision for name in self.backends for precision in discover.load("backends", name).PRECISIONS}
+        known = {precision for name in self.backends for precision in load_backend(name).PRECISIONS}
         for precision in self.precisions:
             _check_known("precisions has", precision, sorted(known))
 
@@ -119,7 +122,7 @@ class Row:
     budget: Budget | None = None
     ema: bool = False
 
-    def load_data(self) -> Any:
+    def load_data(self) -> Dataset:
         """The dataset to evaluate on; raises DatasetError."""
         return self.data.load()
 
@@ -174,7 +177,7 @@ def _budget(where: str, card: Card, entry: RowEntry, table: TableFile) -> Budget
     drop = table.max_drop if entry.max_drop is None else entry.max_drop
     fidelity = table.min_fidelity if entry.min_fidelity is None else entry.min_fidelity
     if drop is not None:
-        return Budget.of_task(discover.load("tasks", card.task), drop, min_fidelity=fidelity)
+        return Budget.of_task(load_task(card.task), drop, min_fidelity=fidelity)
     if fidelity is not None:
         raise InputError(f"{where}: min_fidelity is part of a search, expected max_drop with it", HELP)
     return None

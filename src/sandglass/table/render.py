@@ -6,11 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from sandglass.core import discover
 from sandglass.core.records import to_data
+from sandglass.metrics import Interval
 from sandglass.table.markdown import Row
 from sandglass.table.rows import change, machine_text, megabytes, part, protocol_text
 from sandglass.table.run import FLOAT, Cell, Line
+from sandglass.tasks import load_task
 
 
 def sides(lines: Sequence[Line]) -> list[tuple[Line, list[Cell]]]:
@@ -46,7 +47,7 @@ def table_row(line: Line, cells: Sequence[Cell]) -> Row:
     return row | _subset(cells) | ({"why empty": why} if (why := empty(cells)) else {})
 
 
-def _interval(metric: Mapping[str, float]) -> str:
+def _interval(metric: Interval) -> str:
     return f"{metric['value']:.3f} ({metric['low']:.3f} .. {metric['high']:.3f})"
 
 
@@ -57,7 +58,7 @@ def _subset(cells: Sequence[Cell]) -> Row:
 
 def first_metric(line: Line) -> str:
     """The metric that a model's task is known by."""
-    return str(discover.load("tasks", line.row.card.task).METRICS[0])
+    return load_task(line.row.card.task).METRICS[0]
 
 
 def median(cell: Cell) -> float | None:
@@ -154,7 +155,7 @@ def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, object]:
     return row | {"subset": _subset(cells).get("subset", ""), "why empty": empty(cells)}
 
 
-def _columns(name: str, interval: Mapping[str, float] | None, factor: float = 1) -> dict[str, object]:
+def _columns(name: str, interval: Interval | None, factor: float = 1) -> dict[str, object]:
     """The columns of a value with its interval, which are empty where there is none."""
     return {
         f"{name} {key}".removesuffix(" value"): factor * interval[key] if interval else ""

@@ -18,7 +18,6 @@ from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.target import Target
 from sandglass.backends import load_backend
-from sandglass.core import discover
 from sandglass.core.errors import (
     ArtifactError,
     BackendUnavailable,
@@ -34,8 +33,10 @@ from sandglass.core.errors import (
 from sandglass.core.files import sha256, sweep
 from sandglass.core.locks import locked_folder
 from sandglass.core.progress import Say
+from sandglass.datasets import Dataset
 from sandglass.measure.benchmarking import benchmark_each
 from sandglass.measure.evaluation import Progress, evaluate, has_truths
+from sandglass.metrics import Change
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.search.quantize import quantize
 from sandglass.search.trials import build_full_int8
@@ -55,6 +56,7 @@ from sandglass.table.cells import (
     write_timings,
 )
 from sandglass.table.file import Row, Table
+from sandglass.tasks import load_task
 
 FLOAT = "fp32"
 REASONS = {
@@ -84,7 +86,7 @@ class Cell:
     target: Target
     artifact: Artifact | None = None
     result: MeasuredCell | None = None
-    change: Mapping[str, Mapping[str, float]] | None = None
+    change: Mapping[str, Change] | None = None
     speed: Timing | None = None
     reason: str = ""
     speed_reason: str = ""
@@ -228,7 +230,7 @@ class _Work:
                 raise outcome.error or InputError(f"{self.target} was not made")
             return outcome.artifact, measured_cell(asked, evaluate(outcome.artifact, self.data, progress=progress))
         if self.row.budget is None:
-            for line in shared_images(discover.load("tasks", card.task), calibration.dataset, self.data):
+            for line in shared_images(load_task(card.task), calibration.dataset, self.data):
                 say(f"warning: {line}")
             artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
             return artifact, measured_cell(asked, evaluate(artifact, self.data, progress=progress))
@@ -248,19 +250,18 @@ class _Work:
         return found.artifact, measured_cell(asked, found.evaluations[-1], found.verdict, found.integer_share)
 
 
-def _with_changes(row: Row, cells: Sequence[Cell], data: Any) -> list[Cell]:
+def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset) -> list[Cell]:
     """The cells with their paired change against float on the same backend, where there are truths.
 
     Their predictions have served then, and are left in their files.
     """
-    task = discover.load("tasks", row.card.task)
+    task = load_task(row.card.task)
     base = {cell.target.backend: cell.result for cell in cells if cell.target.precision == FLOAT}
 
-    def change(result: MeasuredCell, before: MeasuredCell | None) -> Mapping[str, Mapping[str, float]] | None:
+    def change(result: MeasuredCell, before: MeasuredCell | None) -> dict[str, Change] | None:
         if before is None or before is result or not has_truths(task, before.metrics):
             return None
-        paired: Mapping[str, Mapping[str, float]] = task.paired(before.predictions, result.predictions, data)
-        return paired
+        return task.paired(before.predictions, result.predictions, data)
 
     return [
         replace(
