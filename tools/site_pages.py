@@ -6,15 +6,22 @@ A hook of mkdocs, named in mkdocs.yml.
 from __future__ import annotations
 
 import ast
+import re
 from pathlib import Path
 from typing import Any
 
+from mkdocs.exceptions import PluginError
 from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "report.md",
          "CHANGELOG.md": "changes.md"}  # fmt: skip
+LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//|<link[^>]*href="(?:https?:)?//')
 GROUPS = {"Functions": str.islower, "Classes": lambda name: not name.islower()}
+ENTRY = """::: {path}
+    options:
+      heading: sandglass.{name}
+      toc_label: {name}"""
 API = """# Python API
 
 These names are public: `import sandglass` has them. They load on first use, so the import is fast and loads no
@@ -33,6 +40,13 @@ def on_files(files: Files, config: Any) -> Files:
     return files
 
 
+def on_post_page(output: str, page: Any, **_: Any) -> str:
+    """Refuse a page that loads anything from another host (called by mkdocs for each finished page)."""
+    if match := LOADED_FROM_ELSEWHERE.search(output):
+        raise PluginError(f"{page.file.src_path} loads from another host: {match.group()}")
+    return output
+
+
 def relative_to_docs(text: str) -> str:
     """A page of the top with its links as they are seen from docs/."""
     for source, page in PAGES.items():
@@ -45,7 +59,7 @@ def api_page() -> str:
     parts = [API]
     homes = public_names()
     for title, belongs in GROUPS.items():
-        entries = [f"::: {homes[name]}.{name}" for name in homes if belongs(name)]
+        entries = [ENTRY.format(path=f"{homes[name]}.{name}", name=name) for name in homes if belongs(name)]
         parts += [f"## {title}", *entries]
     return "\n\n".join(parts) + "\n"
 

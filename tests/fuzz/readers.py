@@ -18,8 +18,8 @@ from sandglass.formats import ncnn_bin, ncnn_param, ncnn_table
 from sandglass.graph.io import load_graph, static_inputs
 from sandglass.kit.collect import RESULTS, TIMINGS, load_kit
 from sandglass.kit.make import FORMAT, PROBES
+from sandglass.quantization.edits_file import load_arrays
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.plan_arrays import Arrays
 from sandglass.sources import ncnn_onnx
 from sandglass.sources.checkpoint import read_checkpoint
 from sandglass.sources.load_card import load_card
@@ -57,7 +57,7 @@ def readers(folder: Path) -> list[Reader]:
         Reader("config", "text", "a.py", seeds.configs(), load_card, 2),
         Reader("card", "text", "a.toml", seeds.cards(), load_card),
         Reader("table", "text", "t.toml", [seeds.TABLE.encode()], read_table),
-        Reader("plan-arrays", "bytes", "p.safetensors", seeds.plan_arrays(), Arrays.load, 0.5),
+        Reader("plan-arrays", "bytes", "p.safetensors", seeds.plan_arrays(), load_arrays, 0.5),
         Reader("plan", "json", "plan.json", seeds.plans(), Plan.load),
         Reader("manifest", "json", f"artifact/{MANIFEST}", seeds.manifests(folder / "artifact"), _artifact),
         Reader("tuning", "json", TUNING, seeds.tunings(), lambda path: read_tuned(path.parent, "0")),

@@ -14,7 +14,10 @@ from sandglass.core.errors import InputError, ParityError
 from sandglass.datasets import synthetic_people
 from sandglass.graph.io import save_graph
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.repaired_plan import BIAS, CLIPS, EQUALIZE, REPAIRS
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs.bias_correction import NAME as BIAS
+from sandglass.quantization.repairs.equalize import NAME as EQUALIZE
+from sandglass.quantization.repairs.equalize_clips import NAME as CLIPS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
 from sandglass.search.trials import (
@@ -123,7 +126,7 @@ def test_other_bits_are_rounded_again(tmp_path: Path) -> None:
     }
     plan = plan_with(inputs, repaired, narrow, {})
     for name, bits in narrow.items():
-        assert plan.arrays.rounded[name].levels < 2 ** (bits - 1)
+        assert plan.rounded[name].levels < 2 ** (bits - 1)
 
 
 def test_trials_may_be_far_from_float(tmp_path: Path, inputs: SearchInputs, repaired: RepairedPlan) -> None:
