@@ -206,9 +206,8 @@ def sensitivity(
         _expect_stages(run, ready)
         inputs = prepare_inputs(ready, int8.backend, calibration)
         repaired = best_repaired_plan(inputs, repairs, run)
-        base = build_exact(
-            inputs, None, run.scratch / "base", run.say
-        )  # first: an int8 artifact needs its float one to agree
+        # The float artifact comes first: an int8 one is built only where the same runtime's float one agrees.
+        base = build_exact(inputs, None, run.scratch / "base", run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
         return measure_layer_costs(inputs, repaired, full, base, run)
 
