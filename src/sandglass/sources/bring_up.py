@@ -27,13 +27,13 @@ from sandglass.lowering.transposed_conv import MARK
 from sandglass.sources import foreign
 from sandglass.sources.agreement import LEAST_OF_NARROW, LEAST_OF_QUANTIZED, compare, session
 from sandglass.sources.quantized import is_quantized, own_grids
+from sandglass.sources.rewrites import hard_swish
 from sandglass.sources.rewrites.constants import constants_are_weights, weights_are_no_inputs
 from sandglass.sources.rewrites.dequantize import dequantized
 from sandglass.sources.rewrites.explicit_padding import explicit_padding
 from sandglass.sources.rewrites.float32 import as_float32, is_float32, is_narrow
 from sandglass.sources.rewrites.fold_scale_after_conv import fold_affines
 from sandglass.sources.rewrites.fold_scale_before_conv import fold_affines_before
-from sandglass.sources.rewrites.hard_swish import fuse_hard_swish
 from sandglass.sources.rewrites.removed_attributes import removed_attributes
 from sandglass.sources.rewrites.single_image import fixed_batch, for_one_image
 from sandglass.sources.rewrites.slice_as_pooling import strided_slices
@@ -216,6 +216,6 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
     strided_slices(inferred)
     fold_affines(inferred)
     name_nodes(inferred, reserved=MARK)
-    fuse_hard_swish(inferred)
+    hard_swish.rewrite(inferred)
     fold_affines_before(inferred)
     return onnx.shape_inference.infer_shapes(inferred)

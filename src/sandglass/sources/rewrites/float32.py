@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from sandglass.graph.names import subgraphs
+from sandglass.graph.nodes import subgraphs
 
 NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 OTHERS = (*NARROW, TensorProto.DOUBLE)
