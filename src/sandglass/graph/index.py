@@ -128,10 +128,13 @@ class GraphIndex:
         self._changed = True
 
     def replace(self, node: onnx.NodeProto, added: Iterable[onnx.NodeProto]) -> None:
-        """Put nodes, which may make the same tensors, in the place of one. Raises as `insert_before` does."""
-        self._unlink(node)
-        self.insert_before(node, added)
-        self._order.remove(node)
+        """Put nodes in the place of one, which may be among them. They may make its tensors.
+
+        Raises as `insert_before` does.
+        """
+        following = self._order.after(node)
+        self.remove(node)
+        self.insert_before(following, added)
 
     def remove(self, node: onnx.NodeProto) -> None:
         """Remove a node. It may be inserted again, elsewhere."""
@@ -147,9 +150,13 @@ class GraphIndex:
         """Let one input of a node read a tensor."""
         self.set_inputs(node, [tensor if i == place else name for i, name in enumerate(node.input)])
 
+    def set_outputs(self, node: onnx.NodeProto, tensors: Iterable[str]) -> None:
+        """Let a node make tensors under these names. Raises GraphError for one that another node makes."""
+        self._relink(node, list(node.input), list(tensors))
+
     def set_output(self, node: onnx.NodeProto, place: int, tensor: str) -> None:
-        """Let a node make a tensor, under a name that no other node makes. Raises GraphError for one that is made."""
-        self._relink(node, list(node.input), [tensor if i == place else name for i, name in enumerate(node.output)])
+        """Let a node make one of its tensors under another name. Raises GraphError for one that another node makes."""
+        self.set_outputs(node, [tensor if i == place else name for i, name in enumerate(node.output)])
 
     def _relink(self, node: onnx.NodeProto, inputs: list[str], outputs: list[str]) -> None:
         self._unlink(node)
@@ -191,6 +198,10 @@ class _Order:
 
     def __contains__(self, node: onnx.NodeProto) -> bool:
         return id(node) in self._nodes
+
+    def after(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
+        """The next node; None after the last."""
+        return self._nodes.get(self._next[id(node)])
 
     def insert(self, node: onnx.NodeProto, before: onnx.NodeProto | None) -> None:
         """Insert a node before another one, or at the end."""

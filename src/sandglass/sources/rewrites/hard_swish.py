@@ -9,6 +9,10 @@ import onnx
 from onnx import helper
 
 from sandglass.graph.index import GraphIndex
+from sandglass.sources.rewrites import Stage
+
+STAGE: Stage = "simplified"
+AFTER: tuple[str, ...] = ("node_names",)  # the operator takes the name of the last node
 
 
 def rewrite(model: onnx.ModelProto) -> None:
