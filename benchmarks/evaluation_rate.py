@@ -30,7 +30,8 @@ from sandglass.deployment import deploy
 from sandglass.measure.evaluation import evaluate
 from sandglass.sources.card import Card, Input
 from sandglass.sources.load_card import load_card
-from sandglass.table.markdown import identity, markdown
+from sandglass.table.markdown import markdown
+from sandglass.table.rows import identity
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data"
 RUNTIMES = ("onnxruntime:fp32", "openvino:fp32", "ncnn:fp32")

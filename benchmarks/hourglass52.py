@@ -25,7 +25,8 @@ from sandglass.quantization.calibration import Calibration, calibration_arrays
 from sandglass.sources.load_card import load_card
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
-from sandglass.table.markdown import markdown, speed_row
+from sandglass.table.markdown import markdown
+from sandglass.table.rows import speed_row
 
 MODEL = "hourglass52-coco-256x256"
 

@@ -34,12 +34,14 @@ from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.manifest import write_manifest
-from sandglass.core import discover, distribution, host
+from sandglass.backends import load_backend
+from sandglass.core import distribution, host
 from sandglass.core.errors import BackendUnavailable, ParityError, SandglassError
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.datasets import KeypointDataset, coco_keypoints
@@ -52,7 +54,8 @@ from sandglass.metrics import bootstrap, keypoints
 from sandglass.sources.card import Card, Input
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
-from sandglass.table.markdown import change, markdown
+from sandglass.table.markdown import markdown
+from sandglass.table.rows import change
 from sandglass.tasks import topdown_pose
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"
@@ -180,7 +183,9 @@ def require(*modules: str) -> None:
 
 
 def _make(recipe: Recipe, given: Given, reference: parity.Reference, out: Path) -> Rival:
-    backend = discover.load("backends", recipe.backend)
+    backend = load_backend(recipe.backend)
+    outputs = list(reference.expected[0])
+    notes = msgspec.convert({"outputs": outputs} if "outputs" in backend.Notes.__struct_fields__ else {}, backend.Notes)
     package = recipe.tool.partition(".")[0] if recipe.backend == "openvino" else recipe.backend
     with atomic_folder(out / recipe.folder) as folder:
         with _quiet():
@@ -188,9 +193,9 @@ def _make(recipe: Recipe, given: Given, reference: parity.Reference, out: Path) 
             recipe.make(given, folder)
             seconds = time.perf_counter() - started
         try:
-            check = reference.check(backend, folder, {}, "int8")
+            check = reference.check(backend, folder, notes, "int8")
         except ParityError as error:  # other tools' models may be that far off: it is what is measured
-            check = {"summary": error.message}
+            check = parity.Check(error.message)
         fields = {
             "card": given.source.card.to_dict(),
             "backend": recipe.backend,
@@ -201,8 +206,8 @@ def _make(recipe: Recipe, given: Given, reference: parity.Reference, out: Path) 
             "plan_sha256": None,
             "versions": {package: version(package), recipe.backend: backend.available()},
             "made_by": f"{recipe.tool}, {recipe.settings}",
-            "check": check,
-            "backend_notes": {},
+            "check": msgspec.to_builtins(check),
+            "backend_notes": msgspec.to_builtins(notes),
         }
         write_manifest(folder, fields)
     return Rival(load_artifact(out / recipe.folder), recipe.tool, recipe.settings, seconds)
@@ -481,7 +486,7 @@ def ours(folders: Sequence[str], half: str) -> list[Rival]:
     """Further artifacts; `{half}` in a folder's name stands for the half that calibrates."""
     found = [load_artifact(Path(folder.replace("{half}", half))) for folder in folders]
     for artifact in found:
-        discover.load("backends", artifact.backend).available()
+        load_backend(artifact.backend).available()
     return [Rival(artifact, "sandglass", artifact.folder.name, None) for artifact in found]
 
 

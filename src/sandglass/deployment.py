@@ -15,6 +15,7 @@ from sandglass.artifacts.build_key import Samples, own_folder
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.input_shapes import Shapes
 from sandglass.artifacts.target import Outcome, Target
+from sandglass.backends import Capabilities, load_backend
 from sandglass.core import discover
 from sandglass.core.errors import (
     InputError,
@@ -63,7 +64,7 @@ def deploy(
     `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
     of 7 bits where 8 would saturate on some.
     A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
-    With `shapes` (see `sandglass.shapes`) an artifact takes images of many sizes, each in the smallest shape that
+    With `shapes` (see `artifacts.input_shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
     """
     card = source if isinstance(source, Card) else find_card(source)
@@ -74,11 +75,11 @@ def deploy(
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
-    if tune_minutes and not any(_tunes(target.backend) for target in wanted):
-        able = ", ".join(name for name in discover.names("backends") if _tunes(name))
+    if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in wanted):
+        able = ", ".join(name for name in discover.names("backends") if _capabilities(name).tunes_kernels)
         raise InputError(f"{wanted[0].backend} compiles no kernels that could be tuned",
                          f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
-    if soc and not any(hasattr(discover.load("backends", target.backend), "SOC") for target in wanted):
+    if soc and not any(_capabilities(target.backend).compiles_for_soc for target in wanted):
         raise InputError(f"no target is compiled for one processor, and {soc} was named", "leave out --soc")
     if samples and not any(map(needs_kit, wanted)):
         raise InputError(
@@ -111,5 +112,5 @@ def deploy(
         return [outcomes[target] for target in wanted]
 
 
-def _tunes(backend: str) -> bool:
-    return getattr(discover.load("backends", backend), "TUNES", False)
+def _capabilities(backend: str) -> Capabilities:
+    return load_backend(backend).CAPABILITIES

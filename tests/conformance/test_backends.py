@@ -8,7 +8,6 @@ import sys
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import replace
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 import onnx
@@ -18,6 +17,7 @@ from onnx import TensorProto, helper, numpy_helper
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.parity import Reference
 from sandglass.artifacts.target import Target
+from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.deployment import deploy
@@ -25,7 +25,7 @@ from sandglass.sources.card import Card, Input
 
 NAMES = discover.names("backends")
 PRECISIONS = [(name, precision) for name in NAMES
-              for precision in discover.load("backends", name).PRECISIONS]  # fmt: skip
+              for precision in load_backend(name).PRECISIONS]  # fmt: skip
 
 
 def save_graph(path: Path) -> Path:
@@ -84,7 +84,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     name: str, precision: str, card: Card, calibration: object, tmp_path: Path
 ) -> None:
     """An artifact is loadable from its folder, answers for one image as for a batch, and agrees with the graph."""
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     try:
         backend.available()
     except BackendUnavailable as error:
@@ -103,7 +103,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     assert together.dtype == np.float32
     alone = np.concatenate([session.run({"image": batch[i : i + 1]})["heatmaps"] for i in range(3)])
     np.testing.assert_allclose(together, alone, atol=1e-4 * max(1.0, float(np.abs(alone).max())))
-    if getattr(backend, "COMPUTES", True):
+    if backend.CAPABILITIES.computes:
         limit = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
         assert artifact.manifest["check"]["correlation"] > limit
 
@@ -111,7 +111,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
 @pytest.mark.parametrize("name", [name for name in discover.names("backends") if name != "pytorch"])
 def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
     """Calls from as many threads as there are callers give what the same calls give one after the other."""
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     try:
         backend.available()
     except BackendUnavailable as error:
@@ -129,7 +129,7 @@ def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -
 @pytest.mark.parametrize("name", discover.names("backends"))
 def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
     """A graph that starts with arithmetic on the image runs, and leaves the caller's image alone."""
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     try:
         backend.available()
     except BackendUnavailable as error:
@@ -149,13 +149,15 @@ def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
     before = image.copy()
     found = outcome.artifact.open(1).run({"image": image})["y"]
     np.testing.assert_array_equal(image, before)
-    if getattr(backend, "COMPUTES", True):
+    if backend.CAPABILITIES.computes:
         np.testing.assert_allclose(found, 2 * image, rtol=1e-6)
 
 
-def deployed(name: str, precision: str, card: Card, calibration: object, folder: Path) -> tuple[ModuleType, Artifact]:
+def deployed(
+    name: str, precision: str, card: Card, calibration: object, folder: Path
+) -> tuple[Backend[BuildNotes], Artifact]:
     """A backend with an artifact of the small graph, or of the embedded model where it takes no ONNX file."""
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     try:
         backend.available()
     except BackendUnavailable as error:
@@ -172,8 +174,7 @@ def test_layers_are_those_of_the_graph(
 ) -> None:
     """Every layer with weights is found by the graph's name and with its work; one that fell back to float says why."""
     backend, artifact = deployed(name, precision, card, calibration, tmp_path)
-    notes = artifact.manifest["backend_notes"]
-    runs = backend.layers(artifact.folder, notes, 1, artifact.noise())
+    runs = backend.layers(*artifact.files(), 1, artifact.noise())
     assert all(run.milliseconds is None or run.milliseconds >= 0 for run in runs)
     assert {run.arithmetic for run in runs} <= {"int8", "float"}
     layers = {run.name: run for run in runs if run.macs}
@@ -215,7 +216,7 @@ def test_every_setting_opens_and_computes_nearly_the_same(
 @pytest.mark.parametrize("name", discover.names("backends"))
 def test_backend_says_what_it_is(name: str) -> None:
     """A backend names its install command, precisions and purpose, and has a spec where it writes int8."""
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     assert backend.INSTALL
     assert backend.PURPOSE in ("deploy", "test")
     assert set(backend.PRECISIONS) <= {"fp32", "fp16", "int8"}
@@ -224,15 +225,27 @@ def test_backend_says_what_it_is(name: str) -> None:
     assert all(len(set(values)) == len(values) > 1 for values in backend.SETTINGS.values())
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if hasattr(discover.load("backends", name), "kit")])
+@pytest.mark.parametrize("name", NAMES)
+def test_mypy_compares_the_file_with_the_protocol(name: str) -> None:
+    """The last lines of a backend's file say so: `this_module` is of the type Backend, with the backend's notes."""
+    backend = load_backend(name)
+    assert issubclass(backend.Notes, BuildNotes)
+    last = ast.parse((discover.PACKAGE / "backends" / f"{name.replace('-', '_')}.py").read_text()).body[-1]
+    assert ast.unparse(last) == (
+        f"if TYPE_CHECKING:\n    from sandglass.backends import {name} as this_module\n"
+        f"    _: Backend[{backend.Notes.__name__}] = this_module"
+    )
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.make_kit])
 def test_kit_stands_alone(name: str, card: Card, tmp_path: Path) -> None:
     """A build kit has a script that is whole, and Python of 3.7 that imports numpy and the vendor's package only."""
     from sandglass.kit.build import build_kit
     from sandglass.sources.prepare import prepared_source
 
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     with prepared_source(card, None) as source:
-        ready = replace(source, soc=getattr(backend, "SOC", ""))
+        ready = replace(source, soc=backend.CAPABILITIES.compiles_for_soc or "")
         target = Target(name, backend.PRECISIONS[0])
         made = build_kit(target, ready, Reference(ready, []), None, tmp_path / "kit", False, lambda line: None)
     assert made.kit is not None, made.error

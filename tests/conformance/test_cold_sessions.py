@@ -26,7 +26,7 @@ SECONDS = 300  # a start takes one or two, and many times that where others are 
 SCRIPT = """
 import sys, threading
 from pathlib import Path
-from sandglass.artifact import load_artifact
+from sandglass.artifacts.artifact import load_artifact
 artifact = load_artifact(Path(sys.argv[1]))
 callers = int(sys.argv[2])
 session, inputs, barrier = artifact.open(threads=1, callers=callers), artifact.noise(), threading.Barrier(callers)

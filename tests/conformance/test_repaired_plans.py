@@ -2,25 +2,31 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import pytest
+from onnx import numpy_helper
 
 from conformance.test_backends import PRECISIONS, save_graph
+from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable
 from sandglass.core.processor import ANY
 from sandglass.deployment import deploy
 from sandglass.graph.io import load_graph
+from sandglass.graph.layers import facts, find_layers
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import repaired_plan
 from sandglass.quantization.calibration import Calibration
+from sandglass.quantization.make_plan import make_plan
 from sandglass.quantization.output_noise import noise, without
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import decide
 from sandglass.sources.card import Card, Input
+from sandglass.sources.source import Source
 
 INTEGER = [name for name, precision in PRECISIONS if precision == "int8"]
 
@@ -50,7 +56,7 @@ def test_artifact_agrees_with_the_simulation(
     name: str, kept: str, card: Card, calibration: Calibration, tmp_path: Path
 ) -> None:
     """Nearly the simulation's outputs, nearer than float's are, whether all layers are rounded or some given back."""
-    backend = discover.load("backends", name)
+    backend = load_backend(name)
     try:
         backend.available()
     except BackendUnavailable as error:
@@ -64,11 +70,9 @@ def test_artifact_agrees_with_the_simulation(
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json")
     assert outcome.artifact is not None, outcome.error
     assert outcome.artifact.manifest["plan_sha256"] == plan.sha256 == Plan.load(tmp_path / "out" / "plan.json").sha256
-    layers = outcome.artifact.manifest["backend_notes"]["layers"]
+    decisions = outcome.artifact.files()[1].layers
     reasons = decide(plan, backend.SPEC.on(ANY), load_graph(graph))
-    assert {layer: way.startswith("int8") for layer, way in layers.items()} == {
-        n: not why for n, why in reasons.items()
-    }
+    assert {layer: decision.reason for layer, decision in decisions.items()} == reasons
     session, simulated, exact = (
         outcome.artifact.open(1),
         simulate(graph, plan, backend.SPEC.on(ANY)),
@@ -80,11 +84,37 @@ def test_artifact_agrees_with_the_simulation(
     for one, other in zip(found, expected, strict=True):
         assert np.corrcoef(one["heatmaps"].ravel(), other["heatmaps"].ravel())[0, 1] > 0.999
     assert noise(expected, found) < 0.5 * noise(floats, expected)
-    runs = backend.layers(
-        outcome.artifact.folder, outcome.artifact.manifest["backend_notes"], 1, {"image": images(1, 0)[0]}
-    )
+    runs = backend.layers(*outcome.artifact.files(), 1, {"image": images(1, 0)[0]})
     arithmetic = {run.name: run.arithmetic for run in runs if run.macs}
     assert arithmetic == {layer: "float" if why else "int8" for layer, why in reasons.items()}
+
+
+@pytest.mark.parametrize("bits", [6, 7, 8])
+@pytest.mark.parametrize("name", INTEGER)
+def test_weights_have_the_bits_of_the_plan(name: str, bits: int, card: Card, tmp_path: Path) -> None:
+    """As many as the plan says, or the most that the target's sums hold: what is simulated, and what it notes."""
+    backend = load_backend(name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    assert backend.SPEC is not None
+    graph, spec = brought_up(card, tmp_path), backend.SPEC.on(ANY)
+    plan = make_plan(graph, [{"image": image} for image in images(4, 0)], "minmax")
+    plan = replace(plan, layers={key: replace(layer, weight_bits=bits) for key, layer in plan.layers.items()})
+    files, model = tmp_path / "files", load_graph(graph)
+    files.mkdir()
+    notes = backend.build(Source(card, graph), "int8", files, plan)
+    steps = {run.name: run.steps for run in backend.layers(files, notes, 1, {"image": images(1, 0)[0]})}
+    values = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    layers, known = find_layers(model), facts(model)
+    assert notes.layers is not None
+    built = {key: decision.weight_bits for key, decision in notes.layers.items() if decision.weight_bits}
+    assert len(built) >= 3
+    assert built == {key: spec.weight_bits(known[key], bits) for key in built}
+    for key, count in built.items():
+        largest = np.abs(values[layers[key].weight]).max(axis=(1, 2, 3))
+        np.testing.assert_allclose(steps[key][1:], largest / (2 ** (count - 1) - 1), rtol=1e-5)
 
 
 def brought_up(card: Card, folder: Path) -> Path:

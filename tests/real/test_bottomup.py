@@ -11,6 +11,8 @@ from sandglass.sources.load_card import load_card
 from sandglass.tasks import bottomup_pose
 from sandglass.vision import affine
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.mark.parametrize("expand", [False, True], ids=["fixed", "expanded"])
 def test_perfect_maps_give_nearly_perfect_people(real_data: Path, expand: bool) -> None:

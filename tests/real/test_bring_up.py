@@ -16,6 +16,8 @@ from sandglass.sources.agreement import compare
 from sandglass.sources.bring_up import bring_up_file
 from sandglass.sources.card import Card, Input
 
+pytestmark = pytest.mark.slow
+
 MODELS = [
     ("classification/imagenet-sample/efficientnet-lite0.onnx", (224, 224), (1, 1000)),
     ("classification/cifar10/resnet20.onnx", (32, 32), (1, 10)),

@@ -10,8 +10,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from references import assert_metrics, reference
 
+from references import assert_metrics, reference
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.manifest import write_manifest
 from sandglass.core import discover

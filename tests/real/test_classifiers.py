@@ -12,6 +12,8 @@ from real import reference_weights
 from sandglass.core import discover
 from sandglass.sources.load_card import load_card
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 # The fixture, its card here, the gain of its weights, and the side of its image.

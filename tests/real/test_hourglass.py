@@ -10,6 +10,8 @@ import pytest
 
 from real import reference_weights
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 

@@ -15,6 +15,8 @@ from sandglass.graph.shapes import forget_shapes
 from sandglass.sources.bring_up import REWRITES, convert, simplify
 from sandglass.sources.source import Source
 
+pytestmark = pytest.mark.slow
+
 BACKENDS = ("ncnn", "onnxruntime", "openvino")
 
 

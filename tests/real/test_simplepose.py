@@ -27,6 +27,8 @@ from sandglass.sources.bring_up import bring_up_file
 from sandglass.sources.card import Card, Input
 from sandglass.sources.prepare import prepared_source
 
+pytestmark = pytest.mark.slow
+
 NAME = "simplepose-nano"
 
 

@@ -12,6 +12,8 @@ from real import reference_weights
 from sandglass.core import discover
 from sandglass.sources.load_card import load_card
 
+pytestmark = pytest.mark.slow
+
 torch = pytest.importorskip("torch")
 
 SIZE = (224, 320)

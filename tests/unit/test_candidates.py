@@ -9,11 +9,11 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from conformance.test_backends import save_graph
+from graphs import normal
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan
 from sandglass.quantization.output_noise import decibels, integer_layers, layer_noises, noise, only, run, without

@@ -9,10 +9,10 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from graphs import network, normal
 from sandglass.core.errors import PlanError
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.layers import facts

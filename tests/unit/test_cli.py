@@ -12,6 +12,7 @@ import pytest
 from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.target import Target
+from sandglass.backends import LayerDecision
 from sandglass.cli.main import main
 from sandglass.core.errors import InputError
 from sandglass.deployment import deploy
@@ -85,9 +86,9 @@ def test_plan_is_used_again_and_edits_count(card: Path, tmp_path: Path) -> None:
         run("deploy", card, "--to", "onnxruntime:int8", "--out", again, "--plan", tmp_path / "edited.json", *SYNTHETIC)
         == 0
     )
-    notes = load_artifact(again / "onnxruntime-int8").manifest["backend_notes"]["layers"]
-    assert notes["three"] == "float: by hand"
-    assert notes["pointwise"] == "int8"
+    decisions = load_artifact(again / "onnxruntime-int8").files()[1].layers
+    assert decisions["three"] == LayerDecision("float", reason="by hand")
+    assert decisions["pointwise"].arithmetic == "int8"
 
 
 def test_models_and_doctor_list_everything(capsys: pytest.CaptureFixture[str], tmp_path: Path) -> None:

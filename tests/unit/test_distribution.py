@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from sandglass.core import discover, distribution, host
-from sandglass.table.markdown import doctor_row
+from sandglass.table.rows import doctor_row
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml", ".ci/run")
@@ -110,5 +110,5 @@ def distribution_extras() -> set[str]:
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == distribution.NAME
-    assert project["scripts"] == {"sandglass": "sandglass.cli:main"}
+    assert project["scripts"] == {"sandglass": "sandglass.cli.main:main"}
     return set(project["optional-dependencies"])

@@ -89,8 +89,8 @@ def test_killed_evaluation_goes_on_where_it_stopped(
 ) -> None:
     """After SIGKILL in the middle, the same command finishes with the result of an undisturbed run."""
     code = (
-        "import sys, time; from pathlib import Path; from sandglass.artifact import load_artifact\n"
-        "from sandglass.datasets import synthetic_people; from sandglass.evaluation import evaluate\n"
+        "import sys, time; from pathlib import Path; from sandglass.artifacts.artifact import load_artifact\n"
+        "from sandglass.datasets import synthetic_people; from sandglass.measure.evaluation import evaluate\n"
         "def slow(done, total):\n    print(done, flush=True); time.sleep(0.1)\n"
         "evaluate(load_artifact(Path(sys.argv[1])), synthetic_people.load(limit=20), progress=slow)\n"
     )

@@ -11,8 +11,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-from graphs import network, normal
 
+from graphs import network, normal
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.measure.evaluation import Evaluation

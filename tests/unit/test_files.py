@@ -49,7 +49,7 @@ def test_failed_folder_leaves_nothing(tmp_path: Path) -> None:
 def test_kill_leaves_no_visible_folder(tmp_path: Path) -> None:
     """SIGKILL while a folder is being written leaves nothing under its name."""
     code = (
-        "import sys, time; from pathlib import Path; from sandglass.files import atomic_folder\n"
+        "import sys, time; from pathlib import Path; from sandglass.core.files import atomic_folder\n"
         "with atomic_folder(Path(sys.argv[1])) as f:\n"
         "    (f / 'half').write_bytes(b'x'); print('writing', flush=True); time.sleep(60)\n"
     )

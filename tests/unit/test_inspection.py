@@ -9,15 +9,16 @@ import pytest
 
 from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import Artifact
-from sandglass.backends import FLOAT, INT8, LayerRun, way
+from sandglass.backends import FLOAT, INT8, BuildNotes, LayerDecision, LayerRun, layer_note, read_notes
 from sandglass.cli.main import main
-from sandglass.core.errors import InputError
+from sandglass.core.errors import ArtifactError, InputError
 from sandglass.datasets import synthetic_people
 from sandglass.deployment import deploy
 from sandglass.measure.inspection import Inspection, inspect, quietest, scale_problem, summary
 from sandglass.quantization.calibration import Calibration
 from sandglass.sources.card import Card, Input
-from sandglass.table.markdown import inspection_rows, markdown
+from sandglass.table.markdown import markdown
+from sandglass.table.rows import inspection_rows
 
 
 @pytest.fixture(scope="module")
@@ -66,14 +67,36 @@ def test_a_kernel_too_quick_for_the_clock_may_miss_a_round() -> None:
     ]
 
 
-def test_way_follows_the_plan_or_the_runtime() -> None:
+def test_note_follows_the_decision_or_the_runtime() -> None:
     """The plan's reason where it says float; the runtime's own choice where it says int8 and float is run."""
-    notes = {"layers": {"a": "float: it makes the output", "b": "int8, Winograd masked", "c": "int8"}}
-    assert way(notes, "a", FLOAT) == "it makes the output"
-    assert way(notes, "b", INT8) == "Winograd masked"
-    assert way(notes, "c", INT8) == ""
-    assert way(notes, "c", FLOAT) == "the plan says int8, the runtime has no such kernel here"
-    assert way({}, "c", FLOAT) == ""
+    notes = BuildNotes(
+        layers={
+            "a": LayerDecision(FLOAT, reason="it makes the output"),
+            "b": LayerDecision(INT8, 8, "Winograd masked"),
+            "c": LayerDecision(INT8, 7),
+            "d": LayerDecision(INT8, 6, "Winograd"),
+        }
+    )
+    assert layer_note(notes, "a", FLOAT) == "it makes the output"
+    assert layer_note(notes, "b", INT8) == "Winograd masked"
+    assert layer_note(notes, "c", INT8) == ""
+    assert layer_note(notes, "c", FLOAT) == "the plan says int8, the runtime has no such kernel here"
+    assert layer_note(notes, "d", INT8) == "6-bit weights, Winograd"
+    assert layer_note(BuildNotes(), "c", FLOAT) == ""
+
+
+def test_decisions_that_were_written_as_text_are_read() -> None:
+    """As manifests of version 0.1.0 have them."""
+    texts = {"a": "float: no kernel, sadly", "b": "int8, Winograd masked", "c": "int8",
+             "d": "int8, 6-bit weights, Winograd"}  # fmt: skip
+    assert read_notes(BuildNotes, {"layers": texts}).layers == {
+        "a": LayerDecision(FLOAT, reason="no kernel, sadly"),
+        "b": LayerDecision(INT8, kernel="Winograd masked"),
+        "c": LayerDecision(INT8),
+        "d": LayerDecision(INT8, 6, "Winograd"),
+    }
+    with pytest.raises(ArtifactError, match=r"layers.*a"):
+        read_notes(BuildNotes, {"layers": {"a": 3}})
 
 
 def test_shares_and_what_is_slower(pair: dict[str, Artifact]) -> None:

@@ -14,7 +14,7 @@ from sandglass.graph.io import load_graph
 from sandglass.graph.work import integer_share, layer_work
 from sandglass.quantization.calibration import Calibration
 from sandglass.sources.card import Card, Input
-from sandglass.table.markdown import identity
+from sandglass.table.rows import identity
 
 TARGET = "onnxruntime:int8"
 

@@ -28,13 +28,15 @@ HEAD = '''"""A runtime that fails."""
 import os, signal, time
 import numpy as np
 from sandglass.backends import reference
-from sandglass.backends.reference import INSTALL, SPEC, SETTINGS, available, build, layers, open
-from sandglass.errors import BackendUnavailable
+from sandglass.backends.reference import (
+    CAPABILITIES, INSTALL, SETTINGS, SPEC, Notes, available, build, layers, open,
+)
+from sandglass.core.errors import BackendUnavailable
 PRECISIONS, PURPOSE = ("fp32",), "test"
 
 class Session:
     def __init__(self, folder, run):
-        self.right, self.changed = reference.open(folder, {}, 1).run, run
+        self.right, self.changed = reference.open(folder, Notes(), 1).run, run
     def run(self, inputs):
         return self.changed(self.right(inputs))
 '''
@@ -57,7 +59,7 @@ BACKENDS = {
     "    return outputs\n",
     "blind": "def layers(folder, notes, threads, inputs):\n    os.kill(os.getpid(), signal.SIGSEGV)\n",
     # Rounding hides what is wrong in float: outputs that are off by a hundredth.
-    "coarse": "PRECISIONS = ('fp32', 'int8')\nfrom sandglass.quantize.spec import Spec\n"
+    "coarse": "PRECISIONS = ('fp32', 'int8')\nfrom sandglass.quantization.spec import Spec\n"
     "SPEC = Spec(('Conv',), asymmetric=True)\n"
     + OPEN
     + "return {name: 1.01 * values for name, values in outputs.items()}\n",

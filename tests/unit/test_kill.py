@@ -31,13 +31,14 @@ IMAGE = np.random.default_rng(0).standard_normal((1, 3, 32, 24)).astype(np.float
 # Answers with the number of events that the run came to. A fork saves the seconds that importing takes.
 DRIVER = """
 import os, signal, sys
-from sandglass import cli, export, pipeline, prediction
+from sandglass import deployment
 from sandglass.backends import onnxruntime
-from sandglass.graph import bring_up
-from sandglass.quantize import make, qdq
+from sandglass.cli.main import main
+from sandglass.quantization import make_plan, qdq
+from sandglass.sources import bring_up, export
 from sandglass.tasks import topdown_pose
 from sandglass.datasets import synthetic_people
-from sandglass.report import table
+from sandglass.table import rows
 
 EVENTS = {"open", "os.mkdir", "os.rename", "os.remove", "os.rmdir"}
 
@@ -58,7 +59,7 @@ for line in sys.stdin:
 
         sys.addaudithook(count)
         sys.stdout = open(os.devnull, "w")
-        os._exit(cli.main(arguments))
+        os._exit(main(arguments))
     os.close(writer)
     _, status = os.waitpid(child, 0)
     with os.fdopen(reader, "rb") as stream:
@@ -198,10 +199,11 @@ def test_termination_within_code_made_from_text(tmp_path: Path) -> None:
     """Where a dataclass is being made, say: the end is the same, not a death by SIGINT."""
     (tmp_path / "stopped.py").write_text(
         "import sys\n"
-        "from sandglass import cli\n"
+        "from sandglass.cli.main import main\n"
+        "from sandglass.core import host\n"
         "stop = 'import os, signal, time; os.kill(os.getpid(), signal.SIGTERM); time.sleep(60)'\n"
-        "cli._run_models = lambda arguments: exec(stop)\n"
-        "sys.exit(cli.main(['models']))\n"
+        "host.backends = lambda: exec(stop)\n"
+        "sys.exit(main(['doctor']))\n"
     )
     ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 130

@@ -18,6 +18,7 @@ from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.build_key import Samples
 from sandglass.artifacts.target import Target
+from sandglass.backends import load_backend
 from sandglass.cli.main import main
 from sandglass.core import discover
 from sandglass.core.errors import ArtifactError, BackendError, DatasetError, InputError, ParityError
@@ -27,7 +28,7 @@ from sandglass.sources.source import Source
 from vendors import FOLDER, environment
 
 MODEL = "hourglass-tiny-synthetic"
-KITS = [name for name in discover.names("backends") if hasattr(discover.load("backends", name), "kit")]
+KITS = [name for name in discover.names("backends") if load_backend(name).CAPABILITIES.make_kit]
 
 
 def people(limit: int = 4) -> Any:
@@ -153,7 +154,7 @@ def test_samples_without_their_dataset_are_refused(
     """Options that say which samples a kit takes need the dataset's name."""
     command = ["deploy", MODEL, "--to", "igie", "--out", str(tmp_path / "out"), *options]
     assert main(command) == 2
-    assert "samples are told without their dataset" in capsys.readouterr().err
+    assert "options of samples need --dataset" in capsys.readouterr().err
     assert not (tmp_path / "out").exists()
 
 
@@ -296,8 +297,7 @@ def test_tools_that_are_here_are_run(name: str, made: Path, tools: None, tmp_pat
     assert len(artifact.manifest["files"]) == 1
     found, expected = evaluate(artifact, people()), evaluate(load_artifact(made / "onnxruntime-fp32"), people())
     assert found.metrics == expected.metrics
-    backend = discover.load("backends", name)
-    layers = backend.layers(artifact.folder, artifact.manifest["backend_notes"], 1, artifact.noise())
+    layers = load_backend(name).layers(*artifact.files(), 1, artifact.noise())
     assert sum(layer.macs for layer in layers) > 1e6
 
 

@@ -23,8 +23,8 @@ from sandglass.core.locks import LOCK, locked_file, locked_folder
 HOLD = """
 import sys, time
 from pathlib import Path
-from sandglass.files import atomic_file, atomic_folder, run_folder
-from sandglass.locks import locked_folder
+from sandglass.core.files import atomic_file, atomic_folder, run_folder
+from sandglass.core.locks import locked_folder
 with locked_folder(Path(sys.argv[1])), run_folder(), atomic_folder(Path(sys.argv[1]) / "artifact") as part:
     (part / "half").touch()
     with atomic_file(Path(sys.argv[1]) / "table.md"):

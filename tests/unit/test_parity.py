@@ -12,6 +12,7 @@ import pytest
 from onnx import parser
 
 from sandglass.artifacts.parity import Reference
+from sandglass.backends import BuildNotes, Capabilities
 from sandglass.core.compare import SMALLEST, relative_difference
 from sandglass.core.errors import ParityError
 from sandglass.quantization.spec import Spec
@@ -35,17 +36,18 @@ def backend(error: float) -> Any:
     """A runtime that is off by noise of this size."""
     random = np.random.default_rng(0)
     run = lambda feed: {"y": np.maximum(feed["x"], 0) + error * random.standard_normal((1, 3, 4, 4))}  # noqa: E731
-    return SimpleNamespace(SPEC=Spec((), asymmetric=True), open=lambda *_: SimpleNamespace(run=run))
+    spec, session = Spec((), asymmetric=True), SimpleNamespace(run=run)
+    return SimpleNamespace(SPEC=spec, CAPABILITIES=Capabilities(), open=lambda *_: session)
 
 
 def test_an_input_without_an_answer_does_not_decide(tmp_path: Path) -> None:
     """Where the graph gives next to nothing, noise correlates with nothing; all inputs together do."""
     samples = [np.full((1, 3, 4, 4), -1.0, np.float32), np.random.default_rng(1).standard_normal((1, 3, 4, 4))]
     checked = reference(tmp_path, [sample.astype(np.float32) for sample in samples])
-    check = checked.check(backend(0.03), tmp_path, {}, "int8")
-    assert check["correlation"] > 0.99
+    check = checked.check(backend(0.03), tmp_path, BuildNotes(), "int8")
+    assert check.correlation > 0.99
     with pytest.raises(ParityError, match="correlation"):
-        checked.check(backend(2.0), tmp_path, {}, "int8")
+        checked.check(backend(2.0), tmp_path, BuildNotes(), "int8")
 
 
 def test_differences_near_zero_are_absolute() -> None:

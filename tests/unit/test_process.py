@@ -9,6 +9,7 @@ import sys
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 import numpy as np
@@ -110,7 +111,7 @@ def ended(function: Callable[[], None]) -> tuple[str, str, str]:
         monkeypatch.setattr(process, "IDLE_SECONDS", 2.0)
         monkeypatch.setattr(process, "LOOK_SECONDS", 0.2)
         with pytest.raises(CrashError) as caught:
-            one.call("__call__")
+            one.call(partial.__call__)
     return caught.value.message, caught.value.fix, Path(caught.value.fix.split()[-1]).read_text()
 
 
@@ -134,7 +135,7 @@ def test_several_threads_call_at_once() -> None:
     """As many as there are callers, with arrays larger than a pipe holds."""
     arrays = [np.full((1000, 1000), i, np.float32) for i in range(3)]
     with Process("counter", faults.Counter, callers=3) as counter, ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda array: counter.call("meet", array), arrays))
+        found = list(pool.map(lambda array: counter.call(faults.Counter.meet, array), arrays))
     np.testing.assert_array_equal(found, [2 * array for array in arrays])
 
 
@@ -143,19 +144,19 @@ def test_process_survives_an_error_and_remembers_its_end() -> None:
     with Process("counter", faults.Counter) as counter:
         for _ in range(2):
             with pytest.raises(CrashError, match="unexpected KeyError"):
-                counter.call("surprise")
+                counter.call(faults.Counter.surprise)
         for _ in range(2):
             with pytest.raises(CrashError, match="signal 11, SIGSEGV"):
-                counter.call("crash")
+                counter.call(faults.Counter.crash)
     with pytest.raises(CrashError, match="signal 11, SIGSEGV"):
-        counter.call("surprise")
+        counter.call(faults.Counter.surprise)
 
 
 def test_crash_ends_every_call() -> None:
     """Threads that wait for others' calls are not left waiting."""
     with Process("counter", faults.Counter, callers=2) as counter, ThreadPoolExecutor(2) as pool:
-        waiting = pool.submit(counter.call, "meet", np.zeros(1))
-        crashing = pool.submit(counter.call, "crash")
+        waiting = pool.submit(counter.call, faults.Counter.meet, np.zeros(1))
+        crashing = pool.submit(counter.call, faults.Counter.crash)
         for future in (waiting, crashing):
             assert "SIGSEGV" in str(future.exception(timeout=60))
 
@@ -181,7 +182,7 @@ import sys
 sys.path.insert(0, {tests!r})
 import faults
 from pathlib import Path
-from sandglass.process import isolated
+from sandglass.core.process import isolated
 isolated("target", faults.write_numbers, Path(sys.argv[1]))
 """
 
@@ -202,7 +203,7 @@ def test_nothing_outlives_the_parent(number: signal.Signals, tmp_path: Path) -> 
 def test_closing_ends_it(tmp_path: Path) -> None:
     """Within a call too: the one who waits is told."""
     with Process("target", faults.partial_of, faults.write_numbers, tmp_path) as one, ThreadPoolExecutor(1) as pool:
-        waiting = pool.submit(one.call, "__call__")
+        waiting = pool.submit(one.call, partial.__call__)
         children = numbers_in(tmp_path)
         one.close()
         assert "was ended" in str(waiting.exception(timeout=60))

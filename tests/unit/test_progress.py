@@ -1,10 +1,10 @@
-"""The time that is left is what is known of it: guesses first, then the pace of what is done."""
+"""The time that is left: expected times first, then the pace of the steps that are done."""
 
 from __future__ import annotations
 
 import pytest
 
-from sandglass.core.progress import TimeLeft, told
+from sandglass.core.progress import TimeLeft, duration_text
 
 
 class Clock:
@@ -17,7 +17,7 @@ class Clock:
 
 
 def test_a_stage_goes_on_at_its_own_pace() -> None:
-    """Guesses count until a step is done."""
+    """Expected times count until a step is done."""
     clock = Clock()
     left = TimeLeft(clock)
     left.expect("layers", 4, seconds=10)
@@ -35,7 +35,7 @@ def test_a_stage_goes_on_at_its_own_pace() -> None:
 
 
 def test_runs_have_to_be_measured_first() -> None:
-    """Nothing is told while a stage is unknown, and nothing where no stage is expected."""
+    """There is no estimate while a stage is unknown, and none before a stage is expected."""
     left = TimeLeft(Clock())
     assert left.seconds() is None
     left.expect("layers", 4, runs=20)
@@ -46,7 +46,7 @@ def test_runs_have_to_be_measured_first() -> None:
 
 
 def test_a_stage_may_end_early_or_go_on_for_longer() -> None:
-    """Steps that are not needed take no time; those beyond what was expected are not told of."""
+    """Steps that are not needed take no time; extra steps are not counted."""
     clock = Clock()
     left = TimeLeft(clock)
     left.expect("choices", 36, seconds=1)
@@ -61,7 +61,7 @@ def test_a_stage_may_end_early_or_go_on_for_longer() -> None:
 
 
 def test_it_is_said_with_each_line() -> None:
-    """While there is anything to be told."""
+    """Each line has the estimate, while there is one."""
     lines: list[str] = []
     left = TimeLeft(Clock())
     say = left.saying(lines.append)
@@ -79,4 +79,4 @@ def test_it_is_said_with_each_line() -> None:
 )
 def test_words_are_rough(seconds: float, words: str) -> None:
     """To five seconds, or to the minute."""
-    assert told(seconds) == words
+    assert duration_text(seconds) == words

@@ -9,8 +9,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from graphs import network, normal
 
+from graphs import network, normal
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.target import Target
@@ -96,9 +96,9 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     plan = json.loads((out / "plan.json").read_text())
     rest = [name for name in REPAIRS if name not in EVENING]
     assert [name for name in plan["repairs"] if name not in EVENING] == rest  # which is kept where it leaves less noise
-    notes = load_artifact(out / "openvino-int8").manifest["backend_notes"]["layers"]
+    decisions = load_artifact(out / "openvino-int8").files()[1].layers
     floats = {layer["name"] for layer in result["layers"] if layer["runs_in"] == "float"}
-    assert all(notes[name].startswith("float") for name in floats)
+    assert all(decisions[name].arithmetic == "float" for name in floats)
     assert load_artifact(out / "openvino-fp32").precision == "fp32"
 
 
@@ -135,10 +135,10 @@ def test_as_much_runs_in_int8_as_is_asked_for(
     monkeypatch.setattr(workbench.Workbench, "timed", slower)
     asked = ["--min-fidelity", "0.1", "--max-drop", "100", "--json", str(tmp_path / "r.json")]
     for share, expected in (("0", 0.0), ("0.5", 1.0)):
-        assert search(tmp_path / share, *asked, "--least-int8", share, source=small) == 0
+        assert search(tmp_path / share, *asked, "--min-int8-share", share, source=small) == 0
         assert json.loads((tmp_path / "r.json").read_text())["int8_share_of_macs"] == expected
     monkeypatch.setattr(workbench.Workbench, "share", lambda *given: 0.4)
-    assert search(tmp_path / "none", *asked, "--least-int8", "0.5", source=small) == 2
+    assert search(tmp_path / "none", *asked, "--min-int8-share", "0.5", source=small) == 2
     assert "no choice runs 50% of the multiply-accumulates in int8; 40% can at most" in capsys.readouterr().err
 
 
@@ -217,8 +217,8 @@ def test_full_int8_is_published_where_it_is_faster_after_all(
     assert search(tmp_path / "out", source=small) == 0
     layers = json.loads((tmp_path / "out/plan.json").read_text())["layers"]
     assert sum(not layer["keep_float"] for layer in layers.values()) == count
-    notes = load_artifact(tmp_path / "out/openvino-int8").manifest["backend_notes"]["layers"]
-    assert list(notes.values()).count("int8") == count
+    decisions = load_artifact(tmp_path / "out/openvino-int8").files()[1].layers
+    assert sum(decision.arithmetic == "int8" for decision in decisions.values()) == count
     told = capsys.readouterr()
     assert "full int8 is faster after all" in told.err
     assert ("no faster than the float artifact" in told.out) is not kept

@@ -9,6 +9,7 @@ import onnx
 import pytest
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass.backends import openvino
 from sandglass.core import host
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.layers import find_layers, fingerprint
@@ -19,7 +20,7 @@ from sandglass.quantization.spec import Arithmetic, Spec
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 KINDS = {
-    "asymmetric": Spec(OPERATORS, asymmetric=True, arithmetic=Arithmetic(fake_quantize=True)),
+    "asymmetric": Spec(OPERATORS, asymmetric=True, arithmetic=openvino.SPEC.arithmetic),
     "symmetric": Spec(OPERATORS, asymmetric=False, arithmetic=Arithmetic(fused_sums=True, half_away=True)),
     "plain": Spec(OPERATORS, asymmetric=True),
 }
@@ -119,7 +120,7 @@ def test_a_zero_point_of_128_is_none_of_int8(
     model = load_graph(graph)
     plan = Plan(fingerprint(model), "minmax", {"x": TensorRange(-128, 127, 128.0)}, planned_layers(find_layers(model)))
     values = np.nextafter(np.full((1, 1), -0.5, np.float32), np.float32(-1))
-    spec = Spec(OPERATORS, asymmetric=True, arithmetic=Arithmetic(fake_quantize=True))
+    spec = Spec(OPERATORS, asymmetric=True, arithmetic=openvino.SPEC.arithmetic)
     assert simulate(graph, plan, spec).run({"x": values})["y"].item() == pytest.approx(expected, abs=1e-6)
 
 

@@ -8,8 +8,8 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
 
+from graphs import network, normal
 from sandglass.backends import ncnn, onnxruntime, openvino
 from sandglass.core.compare import correlation
 from sandglass.core.processor import ANY

@@ -10,7 +10,7 @@ import onnx
 import pytest
 
 from graphs import network, normal
-from sandglass.backends import _tvm_kernels, _tvm_search
+from sandglass.backends import _tvm_import, _tvm_kernels, _tvm_search
 from sandglass.backends._tvm_kernels import Registers, Tile, tiles
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendError, BackendUnavailable, InputError, UnsupportedOperator
@@ -145,7 +145,7 @@ def test_killed_search_goes_on_where_it_was(
     target = backend.host_target()
     model = network(PARTS, WEIGHTS)
     source = save(model, tmp_path)
-    module, long = _tvm_kernels.kernels(model, target), Source(CARD, source.graph, tune_seconds=1e6)
+    module, long = _tvm_import.kernels(model, target), Source(CARD, source.graph, tune_seconds=1e6)
     measured: list[Any] = []
 
     def fastest(function: Any, *_: Any) -> Tile | None:
@@ -170,7 +170,7 @@ def test_killed_search_goes_on_where_it_was(
     assert found == {name: _tvm_kernels.tile_space(kernels[name], have)[-1] for name in found}
     assert len(found) == 3
     notes = backend.build(source, "fp32", tmp_path, None)
-    assert notes["tuned_kernels"] == 3
+    assert notes.tuned_kernels == 3
     expected = GraphSession(source.graph).run({"image": IMAGE})["heads"]
     actual = backend.open(tmp_path, notes, 1).run({"image": IMAGE})["heads"]
     np.testing.assert_allclose(actual, expected, atol=1e-5 * np.abs(expected).max())
@@ -181,7 +181,7 @@ def test_search_measures_and_stops_in_time(backend: Any, tmp_path: Path, cache: 
     target = backend.host_target()
     model = network(PARTS, WEIGHTS)
     source = save(model, tmp_path)
-    module = _tvm_kernels.kernels(model, target)
+    module = _tvm_import.kernels(model, target)
     found = _tvm_search.best_tiles(module, target, Source(CARD, source.graph, tune_seconds=1e-3))
     ((name, tile),) = found.items()
     kernels = {variable.name_hint: function for variable, function in _tvm_kernels.functions(module)}

@@ -6,8 +6,8 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-from graphs import network, normal
 
+from graphs import network, normal
 from sandglass.graph.layers import Facts, clamp_bounds, facts
 from sandglass.quantization.input_rows import row_channels, weight_matrix
 from sandglass.quantization.plan import TensorRange

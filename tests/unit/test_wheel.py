@@ -113,12 +113,12 @@ def test_installed_wheel_works_on_the_embedded_model(installed: Path, tmp_path: 
     run([installed, "deploy", MODEL, "--to", "onnxruntime:fp32", "--out", "out"], tmp_path)
     run([installed, "evaluate", "out/onnxruntime-fp32", "--dataset", "synthetic-people", "--limit", 8,
          "--json", "found.json"], tmp_path)  # fmt: skip
-    version = run([python, "-c", "from sandglass import host; print(host.own_version())"], tmp_path).strip()
+    version = run([python, "-c", "from sandglass.core import host; print(host.own_version())"], tmp_path).strip()
     assert version == tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]["version"]
     assert (tmp_path / "found.json").is_file()
 
 
 def test_commands_of_the_wheel_name_packages(installed: Path, tmp_path: Path) -> None:
     """The installed wheel tells how to get a runtime without a checkout: by the runtime's own package."""
-    code = "from sandglass.distribution import install_command; print(install_command('openvino'))"
+    code = "from sandglass.core.distribution import install_command; print(install_command('openvino'))"
     assert run([installed.with_name("python"), "-c", code], tmp_path).strip() == "pip install 'openvino>=2024.4'"

@@ -16,9 +16,8 @@ from sandglass.core.progress import TimeLeft
 from sandglass.datasets import synthetic_people
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
-from sandglass.quantization import repaired_plan, simulate
+from sandglass.quantization import output_noise, repaired_plan, simulate
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.output_noise import noise
 from sandglass.search import workbench
 from sandglass.search.timing import FACTORS, two_numbers
 from sandglass.sources.card import Card, Input
@@ -44,7 +43,7 @@ def test_more_equalization_has_to_bring_something(
 
     monkeypatch.setattr(repaired_plan, "choices", lambda *given: choices)
     monkeypatch.setattr(repaired_plan, "repaired_plan", repaired)
-    monkeypatch.setattr(noise, "noise", lambda *given: left.pop(0))
+    monkeypatch.setattr(output_noise, "noise", lambda *given: left.pop(0))
     monkeypatch.setattr(simulate, "simulate", lambda graph, *given: GraphSession(graph))
     monkeypatch.setattr(workbench, "drawn", lambda *given: {})
     bench = workbench.Workbench.__new__(workbench.Workbench)

@@ -14,8 +14,8 @@ import numpy as np
 from sandglass.artifacts.input_shapes import ShapeSession
 from sandglass.artifacts.manifest import MANIFEST, read_manifest
 from sandglass.artifacts.tuned_settings import Tuned, check_settings, processor_kind, read_tuned
-from sandglass.backends import DEFAULTS, Arrays, Session, Settings
-from sandglass.core import discover, host
+from sandglass.backends import DEFAULTS, Arrays, BuildNotes, Session, Settings, load_backend, read_notes
+from sandglass.core import host
 from sandglass.core.errors import ArtifactError, BackendError, CardError
 from sandglass.core.files import sha256
 from sandglass.core.process import Process
@@ -86,26 +86,24 @@ class Artifact:
     def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Session:
         """Load it on its runtime; raises BackendUnavailable when that is not installed.
 
-        `callers` threads may call its `run` at once, each call on `threads` cores. What is not given is as
-        `sandglass tune` found it best on this kind of processor, else the default.
+        `callers` threads may call its `run` at once, each call on `threads` cores. Threads and settings that are not
+        given are those that `sandglass tune` stored for this kind of processor, else the defaults.
         """
-        backend = discover.load("backends", self.backend)
+        backend = load_backend(self.backend)
         backend.available()
         self.check_processor()
-        found = self.tuned()
-        if found is not None and settings is None:
-            check_settings(self.folder, self.backend, backend.SETTINGS, found.settings)
-        settings = settings if settings is not None else found.settings if found else DEFAULTS
+        if settings is None:
+            settings = self._tuned_settings()
 
-        def opened(folder: Path, notes: Mapping[str, Any], size: Size | None = None) -> Session:
-            session: Session = backend.open(folder, notes, threads or self.threads, settings, callers)
+        def opened(folder: Path, notes: BuildNotes, size: Size | None = None) -> Session:
+            session = backend.open(folder, notes, threads or self.threads, settings, callers)
             # Its first call belongs to the thread that opens it: bindings initialize then what is shared by all
             # threads, and two that do so at once may wait for each other forever.
             session.run(self.noise(size=size))
             return session
 
         if not self._parts:
-            return opened(self.folder, self.manifest["backend_notes"])
+            return opened(self.folder, self._notes)
         return ShapeSession({size: partial(opened, *part, size) for size, part in self._parts.items()})
 
     def isolated(
@@ -114,24 +112,42 @@ class Artifact:
         """`open` in a process of its own, which lives as long as the context: a crash there is an error here."""
         return remote_session(self.folder, threads, settings, callers)
 
-    def files(self) -> tuple[Path, Mapping[str, Any]]:
-        """Folder and notes of what its backend built for the first of its shapes."""
-        return next(iter(self._parts.values()), (self.folder, self.manifest["backend_notes"]))
+    def files(self) -> tuple[Path, BuildNotes]:
+        """Folder and notes of the files that its backend built for the first of its shapes."""
+        return next(iter(self._parts.values()), (self.folder, self._notes))
 
     @property
-    def _parts(self) -> dict[Size, tuple[Path, Mapping[str, Any]]]:
-        """Folder and notes by shape, where its backend built something for each."""
-        return {(h, w): (self.folder / text((h, w)), notes) for h, w, notes in self.manifest.get("by_shape", ())}
+    def _notes(self) -> BuildNotes:
+        return self._read_notes(self.manifest["backend_notes"])
+
+    @property
+    def _parts(self) -> dict[Size, tuple[Path, BuildNotes]]:
+        """Folder and notes by shape, where its backend built files for each."""
+        return {
+            (height, width): (self.folder / text((height, width)), self._read_notes(notes))
+            for height, width, notes in self.manifest.get("by_shape", ())
+        }
+
+    def _read_notes(self, notes: Mapping[str, object]) -> BuildNotes:
+        return read_notes(load_backend(self.backend).Notes, notes, f"{self.folder / MANIFEST}: backend_notes")
+
+    def _tuned_settings(self) -> Settings:
+        """The settings that `sandglass tune` stored for this kind of processor, else the defaults."""
+        tuned = self.tuned()
+        if tuned is None:
+            return DEFAULTS
+        check_settings(self.folder, self.backend, load_backend(self.backend).SETTINGS, tuned.settings)
+        return tuned.settings
 
     def version(self) -> str:
         """The version of its runtime here; raises BackendUnavailable when that is not installed."""
-        return str(discover.load("backends", self.backend).available())
+        return load_backend(self.backend).available()
 
     @property
     def threads(self) -> int:
         """Threads to run on where nobody says how many: as tuned on this kind of processor, else all."""
-        found = self.tuned()
-        return found.threads if found else host.threads()
+        tuned = self.tuned()
+        return tuned.threads if tuned else host.threads()
 
     def tuned(self) -> Tuned | None:
         """What `sandglass tune` stored for this kind of processor; raises ArtifactError when its file is broken."""
@@ -161,7 +177,7 @@ def load_artifact(folder: Path) -> Artifact:
     except CardError as error:
         raise ArtifactError(error.message, "deploy the model again with this version") from error
     artifact = Artifact(folder, manifest, card)
-    artifact.tuned()  # a broken file is told now, not in the middle of what the artifact is loaded for
+    artifact.tuned()  # a broken file is refused now, not in the middle of a measurement
     return artifact
 
 
@@ -173,18 +189,16 @@ class RemoteSession:
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name. Raises CrashError where the runtime crashes or hangs."""
-        return dict(self._process.call("run", dict(inputs)))
+        return self._process.call(Session.run, dict(inputs))
 
 
 @contextmanager
-def remote_session(
-    folder: Path, threads: int | None, settings: Mapping[str, Any] | None, callers: int
-) -> Iterator[Session]:
+def remote_session(folder: Path, threads: int | None, settings: Settings | None, callers: int) -> Iterator[Session]:
     """The artifact in `folder`, opened as `Artifact.open` does it in a process that lives as long as the context."""
-    given = None if settings is None else dict(settings)
-    with Process(str(folder), _opened, folder, threads, given, callers, callers=callers) as process:
+    plain = None if settings is None else dict(settings)  # a mapping proxy cannot be pickled
+    with Process(str(folder), _opened, folder, threads, plain, callers, callers=callers) as process:
         yield RemoteSession(process)
 
 
-def _opened(folder: Path, threads: int | None, settings: Mapping[str, Any] | None, callers: int) -> Session:
+def _opened(folder: Path, threads: int | None, settings: Settings | None, callers: int) -> Session:
     return load_artifact(folder).open(threads, settings, callers)

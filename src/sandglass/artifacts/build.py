@@ -5,15 +5,17 @@ from __future__ import annotations
 from dataclasses import replace
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
-from sandglass.artifacts import parity
+import msgspec
+
 from sandglass.artifacts.artifact import LEAST_INT8_SHARE, load_artifact
-from sandglass.artifacts.build_files import FLOAT, built, check_float
+from sandglass.artifacts.build_files import FLOAT, Build, build_files, check_float
 from sandglass.artifacts.build_key import build_key, made_before
 from sandglass.artifacts.input_shapes import Shapes
 from sandglass.artifacts.manifest import BUILD_KEY, write_manifest
+from sandglass.artifacts.parity import Check, Reference
 from sandglass.artifacts.target import Outcome, Target
+from sandglass.backends import INT8, load_backend
 from sandglass.core import discover
 from sandglass.core.errors import BackendError, BackendUnavailable, InputError, SandglassError, UnsupportedOperator
 from sandglass.core.files import atomic_folder, sha256
@@ -23,18 +25,18 @@ from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
 
 
-def able_backends(source: Source, reference: parity.Reference, apart_from: str) -> list[str]:
+def able_backends(source: Source, reference: Reference, apart_from: str) -> list[str]:
     """Names of the other runtimes installed here that build the float graph and agree with it."""
     others = [name for name in discover.names("backends") if name != apart_from]
     return [name for name in others if _deploys(name) and _is_able(name, source, reference)]
 
 
 def _deploys(backend: str) -> bool:
-    module = discover.load("backends", backend)
+    module = load_backend(backend)
     return module.PURPOSE == "deploy" and FLOAT in module.PRECISIONS
 
 
-def _is_able(backend: str, source: Source, reference: parity.Reference) -> bool:
+def _is_able(backend: str, source: Source, reference: Reference) -> bool:
     try:
         check_float(backend, source, reference)
     except SandglassError:
@@ -46,7 +48,7 @@ def reuse_artifact(
     target: Target,
     source: Source,
     plan: Plan | None,
-    reference: parity.Reference,
+    reference: Reference,
     out: Path,
     force: bool,
     say: Say,
@@ -56,24 +58,24 @@ def reuse_artifact(
     if force or not (out / target.folder).exists():
         return None
     try:
-        version = discover.load("backends", target.backend).available()
+        version = load_backend(target.backend).available()
     except BackendUnavailable:
         return None
     used = plan if target.precision == "int8" else None
-    found = made_before(out / target.folder, build_key(target.folder, version, source, used, reference, shapes))
-    if found is None:
+    artifact = made_before(out / target.folder, build_key(target.folder, version, source, used, reference, shapes))
+    if artifact is None:
         return None
     say(f"{target}: made before from the same inputs")
     if target.precision == FLOAT:
         reference.floats[target.backend, source.graph] = None  # it was checked when it was made
-    return Outcome(target, found)
+    return Outcome(target, artifact)
 
 
 def build_artifact(
     target: Target,
     source: Source,
     plan: Plan | None,
-    reference: parity.Reference,
+    reference: Reference,
     out: Path,
     force: bool,
     say: Say,
@@ -81,18 +83,17 @@ def build_artifact(
 ) -> Outcome:
     """One target's artifact in `out`, compared with the graph; its Outcome carries the error where there is one."""
     used = plan if target.precision == "int8" else None
-    given = replace(source, wide=reference.wide) if target.precision == "fp16" else source
+    ready = replace(source, wide=reference.wide) if target.precision == "fp16" else source
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
             raise InputError("half precision is not written of a file that is quantized already",
                              "deploy it as it is, or use --dequantize")  # fmt: skip
         with atomic_folder(out / target.folder, force) as folder:
-            parts = built(target.backend, given, target.precision, folder, used, reference)
-            version = parts.pop("version")
-            for name in parts["backend_notes"].get("float_layers", []):
+            build = build_files(target.backend, ready, target.precision, folder, used, reference)
+            for name in build.notes.float_layers or ():
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
-            _note_integers(target, source, parts, say)
+            check = _check(target, source, build, say)
             fields = {
                 "card": source.card.to_dict(),
                 "backend": target.backend,
@@ -101,14 +102,15 @@ def build_artifact(
                 "graph_sha256": sha256(source.graph),
                 "checkpoint_sha256": sha256(source.weights) if source.weights else None,
                 "plan_sha256": used.sha256 if used else None,
-                "versions": {"sandglass": own_version(), target.backend: version},
+                "versions": {"sandglass": own_version(), target.backend: build.version},
                 **_processor(target.backend, source, used),
-                BUILD_KEY: build_key(target.folder, version, source, used, reference, shapes),
-                **parts,
+                BUILD_KEY: build_key(target.folder, build.version, source, used, reference, shapes),
+                "check": msgspec.to_builtins(check),
+                **_notes(build),
                 **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
             }
             write_manifest(folder, fields)
-        say(f"{target}: {parts['check']['summary']}")
+        say(f"{target}: {check.summary}")
         return Outcome(target, load_artifact(out / target.folder))
     except UnsupportedOperator as error:
         able = ", ".join(able_backends(source, reference, target.backend))
@@ -122,28 +124,38 @@ def build_artifact(
 
 
 def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str]:
-    """What the manifest of an artifact with a plan says of the processors that its integer sums are exact on."""
-    spec = discover.load("backends", backend).SPEC
+    """The manifest's field for the processors that the integer sums of an artifact with a plan are exact on."""
+    spec = load_backend(backend).SPEC
     return {"processor": spec.exact_on(source.processor).name} if plan and spec else {}
 
 
-def _note_integers(target: Target, source: Source, parts: dict[str, Any], say: Say) -> None:
-    """Add to an artifact's check what its precision does not tell: how little is in int8, or that its file decided."""
+def _notes(build: Build) -> dict[str, object]:
+    """The manifest's fields for the notes of a build."""
+    by_shape = [[*size, msgspec.to_builtins(notes)] for size, notes in build.by_shape.items()]
+    return {"backend_notes": msgspec.to_builtins(build.notes), **({"by_shape": by_shape} if by_shape else {})}
+
+
+def _check(target: Target, source: Source, build: Build, say: Say) -> Check:
+    """The build's check, with the share of work in int8, or the remark that the file was quantized before."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.work import integer_share
 
-    check, notes = parts["check"], next((entry[2] for entry in parts.get("by_shape", ())), parts["backend_notes"])
+    check, decisions = build.check, build.first_notes.layers
     if source.quantized:
-        check["quantized"] = True
-        check["summary"] += "; the file is quantized already, and is deployed as it is"
-    elif target.precision == "int8" and "layers" in notes:
-        check["int8_share"] = share = integer_share(load_graph(source.graph), notes["layers"])
-        if share < LEAST_INT8_SHARE:
-            line = f"only {share:.1%} of the multiply-accumulates run in int8"
-            check["summary"] += f"; {line}"
-            say(f"{target}: warning: {line}")
+        remark = "the file is quantized already, and is deployed as it is"
+        return msgspec.structs.replace(check, quantized=True, summary=f"{check.summary}; {remark}")
+    if target.precision != "int8" or decisions is None:
+        return check
+    integer = {name for name, decision in decisions.items() if decision.arithmetic == INT8}
+    share = integer_share(load_graph(source.graph), integer)
+    if share >= LEAST_INT8_SHARE:
+        return msgspec.structs.replace(check, int8_share=share)
+    remark = f"only {share:.1%} of the multiply-accumulates run in int8"
+    say(f"{target}: warning: {remark}")
+    return msgspec.structs.replace(check, int8_share=share, summary=f"{check.summary}; {remark}")
 
 
 def failed(target: Target, error: SandglassError, say: Say) -> Outcome:
+    """The outcome of a target that failed, which `say` reports."""
     say(f"{target}: failed: {error}")
     return Outcome(target, error=error)

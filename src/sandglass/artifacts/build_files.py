@@ -5,56 +5,74 @@ A build and its check run in a process of their own: a runtime that crashes ther
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
-from types import ModuleType
-from typing import Any
 
-from sandglass.artifacts import parity
-from sandglass.core import discover
+from sandglass.artifacts.parity import Check, Reference
+from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.core.errors import ParityError, SandglassError
 from sandglass.core.process import isolated
-from sandglass.core.sizes import extremes, text
+from sandglass.core.sizes import Size, extremes, text
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
 
 FLOAT = "fp32"
 
 
-def built(
-    backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: parity.Reference
-) -> dict[str, Any]:
-    """Build and check the artifact's files in `folder`. Returns what the manifest says of them, with the version.
+@dataclass(frozen=True)
+class Build:
+    """An artifact's files: the backend's version and notes, and how the files agree with the graph.
 
-    Where the runtime has rounded precisions, what its float build came to is kept for `check_float`. Raises
+    `by_shape` has notes by input shape where each shape has files of its own; `notes` are empty then.
+    """
+
+    version: str
+    check: Check
+    notes: BuildNotes
+    by_shape: Mapping[Size, BuildNotes] = field(default_factory=dict)
+
+    @property
+    def first_notes(self) -> BuildNotes:
+        """The notes of the first shape: decisions on layers are the same for all."""
+        return next(iter(self.by_shape.values()), self.notes)
+
+
+def build_files(
+    backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: Reference
+) -> Build:
+    """Build the artifact's files in `folder`, and compare them with the graph.
+
+    The outcome of a float build is remembered for `check_float`. Raises
     ParityError where the artifact disagrees with the graph, and the BackendError of a runtime that cannot build it,
     crashes or hangs.
     """
     if precision != FLOAT:
         check_float(backend, source, reference)
-        return _isolated(backend, source, precision, folder, plan, reference)
+        return _build_isolated(backend, source, precision, folder, plan, reference)
     try:
-        parts = _isolated(backend, source, precision, folder, plan, reference)
+        build = _build_isolated(backend, source, precision, folder, plan, reference)
     except SandglassError as error:
         reference.floats[backend, source.graph] = error
         raise
     reference.floats[backend, source.graph] = None
-    return parts
+    return build
 
 
-def check_float(backend: str, source: Source, reference: parity.Reference) -> None:
-    """Raise what is wrong with a runtime's float build of the graph, which is made once.
+def check_float(backend: str, source: Source, reference: Reference) -> None:
+    """Raise the error of a runtime's float build of the graph, which is made once.
 
-    A rounded artifact is allowed to differ from the graph, more than what the runtime computes wrongly may change.
+    A rounded artifact may differ from the graph by more than an error of the runtime changes: only the float build
+    shows that error.
     """
-    if FLOAT not in discover.load("backends", backend).PRECISIONS:
+    if FLOAT not in load_backend(backend).PRECISIONS:
         return
     if (backend, source.graph) not in reference.floats:
         ends = (source.shapes[0], *extremes(source.shapes)) if source.shapes else ()
         with TemporaryDirectory(dir=source.graph.parent) as folder, suppress(SandglassError):
-            built(backend, replace(source, shapes=ends, tune_seconds=0.0), FLOAT, Path(folder), None, reference)
+            build_files(backend, replace(source, shapes=ends, tune_seconds=0.0), FLOAT, Path(folder), None, reference)
     error = reference.floats[backend, source.graph]
     if isinstance(error, ParityError):
         raise ParityError(f"{backend} computes this graph wrongly in float already: {error.message}", error.fix)
@@ -62,28 +80,37 @@ def check_float(backend: str, source: Source, reference: parity.Reference) -> No
         raise error
 
 
-def _isolated(backend: str, source: Source, precision: str, *rest: Any) -> dict[str, Any]:
-    name = f"{backend}:{precision}"
-    parts: dict[str, Any] = isolated(
-        name, _built_here, backend, source, precision, *rest, more_seconds=source.tune_seconds
+def _build_isolated(
+    backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: Reference
+) -> Build:
+    """`_build_here`, in a process of its own."""
+    return isolated(
+        f"{backend}:{precision}",
+        _build_here,
+        backend,
+        source,
+        precision,
+        folder,
+        plan,
+        reference,
+        more_seconds=source.tune_seconds,
     )
-    return parts
 
 
-def _built_here(
-    backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: parity.Reference
-) -> dict[str, Any]:
-    """`built`, in this process."""
-    module = discover.load("backends", backend)
-    version = module.available()
-    changed, planned = _repaired(source, plan, module)
-    build = build_each if source.shapes and not getattr(module, "DYNAMIC", False) else build_once
-    return {"version": version, **build(module, changed, precision, folder, planned, reference)}
+def _build_here(
+    name: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: Reference
+) -> Build:
+    backend = load_backend(name)
+    version = backend.available()
+    source, plan = _repaired(source, plan, backend)
+    each = source.shapes and not backend.CAPABILITIES.dynamic_shapes
+    build = _build_each if each else _build_once
+    return build(backend, version, source, precision, folder, plan, reference)
 
 
-def _repaired(source: Source, plan: Plan | None, backend: ModuleType) -> tuple[Source, Plan | None]:
+def _repaired(source: Source, plan: Plan | None, backend: Backend[BuildNotes]) -> tuple[Source, Plan | None]:
     """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
-    if plan is None or not plan.arrays.sha256:
+    if plan is None or not plan.arrays.sha256 or backend.SPEC is None:
         return source, plan
     from sandglass.graph.io import save_graph
     from sandglass.quantization.repaired_plan import repaired
@@ -94,25 +121,38 @@ def _repaired(source: Source, plan: Plan | None, backend: ModuleType) -> tuple[S
     return replace(source, graph=folder / "graph.onnx"), changed
 
 
-def build_once(
-    backend: ModuleType, source: Source, precision: str, folder: Path, plan: Plan | None, reference: parity.Reference
-) -> dict[str, Any]:
-    """Files in `folder` that serve every shape of the source. Returns what the manifest says of them."""
+def _build_once(
+    backend: Backend[BuildNotes],
+    version: str,
+    source: Source,
+    precision: str,
+    folder: Path,
+    plan: Plan | None,
+    reference: Reference,
+) -> Build:
+    """Files in `folder` that serve every shape of the source."""
     notes = backend.build(source, precision, folder, plan)
-    return {"check": reference.check(backend, folder, notes, precision), "backend_notes": notes}
+    return Build(version, reference.check(backend, folder, notes, precision), notes)
 
 
-def build_each(
-    backend: ModuleType, source: Source, precision: str, folder: Path, plan: Plan | None, reference: parity.Reference
-) -> dict[str, Any]:
-    """Files for each shape of the source, in a folder called like it. Returns what the manifest says of them.
+def _build_each(
+    backend: Backend[BuildNotes],
+    version: str,
+    source: Source,
+    precision: str,
+    folder: Path,
+    plan: Plan | None,
+    reference: Reference,
+) -> Build:
+    """Files for each shape of the source, in a folder that is named like the shape.
 
-    Each is compared with the graph at its shape; the check is that of the one that agrees least.
+    Each is compared with the graph at its shape; the check is that of the shape that agrees least.
     """
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import at_size
 
-    parts, checks = [], []
+    notes: dict[Size, BuildNotes] = {}
+    checks = []
     for size in source.shapes:
         with TemporaryDirectory(dir=source.graph.parent) as scratch:
             graph = Path(scratch) / "graph.onnx"
@@ -120,8 +160,7 @@ def build_each(
             part = folder / text(size)
             part.mkdir()
             one = replace(source, graph=graph, shapes=(), tune_seconds=source.tune_seconds / len(source.shapes))
-            notes = backend.build(one, precision, part, plan)
-        checks.append(reference.check(backend, part, notes, precision, size))
-        parts.append([*size, notes])
-    worst = max(checks, key=lambda check: float(check.get("relative_difference", 0)))
-    return {"check": worst, "backend_notes": {}, "by_shape": parts}
+            notes[size] = backend.build(one, precision, part, plan)
+        checks.append(reference.check(backend, part, notes[size], precision, size))
+    worst = max(checks, key=lambda check: check.relative_difference or 0.0)
+    return Build(version, worst, BuildNotes(), notes)

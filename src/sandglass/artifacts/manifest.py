@@ -118,7 +118,7 @@ class _Reader(Fields):
         backend = discover.load("backends", name)
         if precision not in backend.PRECISIONS:
             raise self.fail(f"precision is {precision!r}, expected one of {', '.join(backend.PRECISIONS)}")
-        if not files and getattr(backend, "COMPUTES", True):
+        if not files and backend.CAPABILITIES.computes:
             raise self.fail("files is empty, expected the files of the runtime")
 
     def file(self, name: str, digest: Any) -> None:

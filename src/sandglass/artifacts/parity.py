@@ -1,4 +1,4 @@
-"""Every artifact beside its graph on the same inputs: one that disagrees is not published."""
+"""Every artifact is compared with its graph on the same inputs. One that disagrees is not published."""
 
 from __future__ import annotations
 
@@ -7,15 +7,16 @@ from copy import copy
 from functools import cached_property
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
+import msgspec
 import numpy as np
 
+from sandglass.backends import Backend, BuildNotes
 from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import GraphError, ParityError, SandglassError
-from sandglass.core.sizes import extremes
+from sandglass.core.sizes import Size, extremes
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
@@ -27,6 +28,23 @@ SAMPLES = 4
 FLOAT_TOLERANCE = 2e-3
 # fp16 rounds every value to 11 bits.
 LEAST_CORRELATION = {"fp16": 0.999, "int8": 0.9}
+
+
+class Check(msgspec.Struct, frozen=True, omit_defaults=True):
+    """How an artifact agrees with its graph.
+
+    `relative_difference` is the largest difference of an output by its largest value, `correlation` that of the output
+    that agrees least; both None where nothing was compared, as `summary` says. `inputs` says on what they were
+    compared. `quantized` says that the file was quantized before it was deployed. `int8_share` is the share of the
+    multiply-accumulates that run in int8, 0 to 1.
+    """
+
+    summary: str
+    inputs: str = ""
+    relative_difference: float | None = None
+    correlation: float | None = None
+    quantized: bool = False
+    int8_share: float | None = None
 
 
 class Reference:
@@ -61,7 +79,7 @@ class Reference:
                         "check the weights",
                     )
 
-    def __getstate__(self) -> dict[str, Any]:
+    def __getstate__(self) -> dict[str, object]:
         """All but the session, which another process opens again if it needs it."""
         return {name: value for name, value in self.__dict__.items() if name != "session"}
 
@@ -78,28 +96,29 @@ class Reference:
 
     def check(
         self,
-        backend: ModuleType,
+        backend: Backend[BuildNotes],
         folder: Path,
-        notes: Mapping[str, Any],
+        notes: BuildNotes,
         precision: str,
-        size: tuple[int, int] | None = None,
-    ) -> dict[str, Any]:
-        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees (see `compared`).
+        size: Size | None = None,
+    ) -> Check:
+        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees (see `compare`).
 
-        One that has the shape `size` only gets the first input, repeated to it.
+        An artifact that has only the shape `size` gets the first input, repeated to that size.
         """
-        if precision == "int8" and not backend.SPEC.exact_on(self.processor).runs_here():
-            return {"summary": f"not compared: made for {self.processor.name}, unlike this processor"}
+        if precision == "int8" and backend.SPEC and not backend.SPEC.exact_on(self.processor).runs_here():
+            return Check(f"not compared: made for {self.processor.name}, unlike this processor")
         feeds, expected = self.feeds, self.expected
         if size is not None and self.shaped:
             feeds, expected = [self._repeated(size)], [self.session.run(self._repeated(size))]
         session = backend.open(folder, notes, host.threads())
         results = [session.run(feed) for feed in feeds]
-        if not getattr(backend, "COMPUTES", True):
-            return {"summary": "not compared: this backend computes nothing"}
-        return {"inputs": f"{len(feeds)} {self.kind}", **compared(expected, results, precision, self.least)}
+        if not backend.CAPABILITIES.computes:
+            return Check("not compared: this backend computes nothing")
+        check = compare(expected, results, precision, self.least)
+        return msgspec.structs.replace(check, inputs=f"{len(feeds)} {self.kind}")
 
-    def _repeated(self, size: tuple[int, int]) -> dict[str, np.ndarray]:
+    def _repeated(self, size: Size) -> dict[str, np.ndarray]:
         return {name: _repeated(array, size) for name, array in self.feeds[0].items()}
 
     @cached_property
@@ -129,26 +148,27 @@ def _free(graph: Path) -> GraphSession:
 
     with TemporaryDirectory(prefix="sandglass-") as folder:
         free = Path(folder) / "free.onnx"
-        save_graph(free_sides(load_graph(graph)), free)
+        free_sides(model := load_graph(graph))
+        save_graph(model, free)
         return GraphSession(free)
 
 
-def _repeated(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _repeated(image: np.ndarray, size: Size) -> np.ndarray:
     """An input (1, 3, h, w) beside and below itself as far as `size` goes."""
     rows, columns = (np.arange(side) % have for side, have in zip(size, image.shape[2:], strict=True))
     return np.ascontiguousarray(image[:, :, rows[:, None], columns])
 
 
-def compared(
+def compare(
     expected: Sequence[Mapping[str, np.ndarray]],
     results: Sequence[Mapping[str, np.ndarray]],
     precision: str,
     correlations: Mapping[str, float] = LEAST_CORRELATION,
-) -> dict[str, Any]:
+) -> Check:
     """How an artifact's outputs differ from the graph's on the same inputs; raises ParityError where that is too much.
 
-    Largest difference relative to the largest value, and correlation, of an output over all inputs, of the output that
-    agrees least. A single output may be next to nothing, as a detector's is where there is nothing to be found.
+    An output is compared over all inputs at once: one of them may be nearly 0, as a detector's output is where it
+    detects nothing.
     """
     pairs = [
         tuple(np.concatenate([outputs[name].ravel() for outputs in side]) for side in (expected, results))
@@ -163,4 +183,4 @@ def compared(
     if wrong or not np.isfinite(difference):
         limit = f"{FLOAT_TOLERANCE:g}" if least is None else f"correlation {least:g}"
         raise ParityError(f"the artifact {summary}; allowed is {limit}", "it was not published")
-    return {"relative_difference": difference, "correlation": agreement, "summary": summary}
+    return Check(summary, relative_difference=difference, correlation=agreement)

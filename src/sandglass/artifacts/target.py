@@ -1,4 +1,4 @@
-"""Targets, a backend and a precision, and what became of each."""
+"""Targets, each a backend and a precision, and their outcomes."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandglass.artifacts.artifact import Artifact
-from sandglass.core import discover
+from sandglass.backends import load_backend
 from sandglass.core.errors import InputError, SandglassError
 
 
@@ -21,7 +21,7 @@ class Target:
     def parse(text: str) -> Target:
         """Read `BACKEND[:PRECISION]`; raises InputError listing the known ones."""
         name, _, precision = text.partition(":")
-        known = discover.load("backends", name).PRECISIONS
+        known = load_backend(name).PRECISIONS
         precision = precision or known[0]
         if precision not in known:
             raise InputError(f"unknown precision {precision!r} for {name}", f"known: {', '.join(known)}")
@@ -38,7 +38,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """What became of one target: its artifact, or a build kit for another host, or the error that stopped it."""
+    """The outcome of one target: its artifact, or a build kit for another host, or the error that stopped it."""
 
     target: Target
     artifact: Artifact | None = None

@@ -1,56 +1,55 @@
 """The seam of runtimes: one file is one backend. A backend never imports a task.
 
-Each file defines, at module level:
-
-    INSTALL      the command that installs what it needs
-    PRECISIONS   what it can write, e.g. ("fp32", "int8")
-    PURPOSE      "deploy" for a runtime that users ship, "test" for one that only serves development
-    SPEC         quantize.spec.Spec of its integer arithmetic, or None
-    SETTINGS     what a user may turn on this runtime besides threads: by name its values, the first one the default.
-                 "streams" is how many images of a batch are in flight at once, on threads that they share
-    available()  -> version; raises BackendUnavailable with the command to type
-    build(source, precision, folder, plan) -> notes
-                 writes its files into `folder`; the JSON-able notes are kept in the artifact's manifest
-    open(folder, notes, threads, settings={}, callers=1) -> Session
-                 `settings` maps names in SETTINGS to one of their values; `callers` threads may call its `run` at
-                 once, each call computing on `threads` cores
-    layers(folder, notes, threads, inputs) -> [LayerRun]
-                 what the runtime executes, in order, measured on one image `inputs`, under default settings
-
-A backend that serves any input size with the same files may define
-
-    DYNAMIC      True: where `source.shapes` is not empty, `build` leaves the sides open that the graph has fixed.
-                 Others build a graph for each shape
-
-A backend whose compiler or device is often on another host may define also
-
-    kit(source, precision, folder) -> Recipe
-                 where `available` raises: writes into `folder` what the compiler there reads
-    SOC          an example of a processor's name, where the compiler compiles for one: it is `source.soc`
+A backend is a module that defines what the protocol `Backend` says. Its last lines assign the module to a variable of
+that type, where mypy compares the two. `load_backend` finds it because its file is in this folder.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from concurrent.futures import Executor
 from dataclasses import dataclass
 from pathlib import Path
 from types import MappingProxyType
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol, cast
 
 import numpy as np
 
-from sandglass.core.parallel import waited
+from sandglass.backends._notes import FLOAT, INT8, ArithmeticName, BuildNotes, LayerDecision, N, layer_note, read_notes
+from sandglass.core import discover
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
     from sandglass.quantization.plan import Plan
     from sandglass.quantization.spec import Spec
 
+__all__ = [
+    "DEFAULTS",
+    "FLOAT",
+    "INT8",
+    "PROFILED_RUNS",
+    "ArithmeticName",
+    "Arrays",
+    "Backend",
+    "BuildNotes",
+    "Capabilities",
+    "LayerDecision",
+    "LayerRun",
+    "OfferedSettings",
+    "Recipe",
+    "Session",
+    "SettingValue",
+    "Settings",
+    "all_settings",
+    "layer_note",
+    "load_backend",
+    "read_notes",
+]
+
 Arrays = Mapping[str, np.ndarray]
-Settings = Mapping[str, Any]
+SettingValue = bool | int | str
+Settings = Mapping[str, SettingValue]
+OfferedSettings = Mapping[str, tuple[SettingValue, ...]]
 DEFAULTS: Settings = MappingProxyType({})
-INT8, FLOAT = "int8", "float"
 PROFILED_RUNS = 8
 
 
@@ -59,15 +58,15 @@ class LayerRun:
     """One operation as a runtime executes it.
 
     `name` is the graph's layer where it can be matched, else the runtime's own name; `operator` is the runtime's name
-    of what it does; `arithmetic` is INT8 or FLOAT. `macs` are multiply-accumulates for one image, 0 for what has no
-    weights, and `terms` how many of them make one output. `milliseconds` is None where the runtime cannot tell. `note`
-    says why it runs as it does. `steps` are the sizes of one integer step: of its input (first), then of each channel
-    of its weights, where they are rounded.
+    of what it does; `arithmetic` is INT8 or FLOAT. `macs` are multiply-accumulates for one image, 0 for an operation
+    without weights, and `terms` how many of them make one output. `milliseconds` is None where the runtime has no
+    timer. `note` says why it runs as it does. `steps` are the sizes of one integer step: of its input (first), then of
+    each channel of its weights, where they are rounded.
     """
 
     name: str
     operator: str
-    arithmetic: str
+    arithmetic: ArithmeticName
     macs: int = 0
     milliseconds: float | None = None
     note: str = ""
@@ -79,16 +78,37 @@ class LayerRun:
 class Recipe:
     """How a model is compiled and run on a host that has a vendor's tools.
 
-    `command` is a line of shell that makes `model` from what is in the kit's folder; `runtime` is a file that needs
+    `command` is a line of shell that makes `model` from the files in the kit's folder; `runtime` is a file that needs
     only the vendor's tools and numpy, and defines `version()` and `Model(path, inputs, outputs, device)`; `needs` says
-    what the host must have. `notes` hold the graph's `inputs` and `outputs` as shapes by name.
+    what the host must have. `inputs` and `outputs` are the graph's shapes by name.
     """
 
     command: str
     model: str
     runtime: Path
     needs: str
-    notes: Mapping[str, Any]
+    inputs: Mapping[str, tuple[int, ...]]
+    outputs: Mapping[str, tuple[int, ...]]
+
+
+@dataclass(frozen=True)
+class Capabilities:
+    """What a backend can do beyond building, opening and listing layers.
+
+    `dynamic_shapes`: one build serves every input size; where `source.shapes` is not empty, `build` leaves the sides
+    open that the graph has fixed. Without it each shape is built by itself.
+    `tunes_kernels`: `build` may measure kernels for `source.tune_seconds`.
+    `computes`: outputs are results, which are compared with the graph's.
+    `compiles_for_soc`: an example of a processor's name where the compiler needs one in `source.soc`, else None.
+    `make_kit(source, precision, folder)`: for a compiler or device that is often on another host. Where `available`
+    raises, it writes into `folder` what the compiler there reads.
+    """
+
+    dynamic_shapes: bool = False
+    tunes_kernels: bool = False
+    computes: bool = True
+    compiles_for_soc: str | None = None
+    make_kit: Callable[[Source, str, Path], Recipe] | None = None
 
 
 class Session(Protocol):
@@ -99,54 +119,76 @@ class Session(Protocol):
         ...
 
 
-class Backend(Protocol):
-    """What a file in this folder defines (see the module docstring)."""
+class Backend(Protocol[N]):
+    """What a file in this folder defines; `N` is the type of its notes."""
 
-    INSTALL: str
-    PRECISIONS: tuple[str, ...]
-    PURPOSE: str
-    SPEC: Spec | None
-    SETTINGS: Mapping[str, tuple[Any, ...]]
+    @property
+    def INSTALL(self) -> str:
+        """The command that installs what it needs."""
+        ...
 
-    @staticmethod
-    def available() -> str: ...
+    @property
+    def PRECISIONS(self) -> tuple[str, ...]:
+        """The precisions that it can write, for example ("fp32", "int8")."""
+        ...
 
-    @staticmethod
-    def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]: ...
+    @property
+    def PURPOSE(self) -> Literal["deploy", "test"]:
+        """Either "deploy" for a runtime that users ship, "test" for one that only serves development."""
+        ...
 
-    @staticmethod
-    def open(
-        folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
-    ) -> Session: ...
+    @property
+    def SPEC(self) -> Spec | None:
+        """Its integer arithmetic; None where it writes no int8."""
+        ...
 
-    @staticmethod
-    def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]: ...
+    @property
+    def SETTINGS(self) -> OfferedSettings:
+        """What a user may set on this runtime besides threads: by name its values, the first one the default.
+
+        "streams" is how many images of a batch are in flight at once, on threads that they share.
+        """
+        ...
+
+    @property
+    def CAPABILITIES(self) -> Capabilities:
+        """What it can do besides."""
+        ...
+
+    @property
+    def Notes(self) -> type[N]:
+        """The type of what `build` returns, `open` needs, and the artifact's manifest keeps as JSON."""
+        ...
+
+    def available(self) -> str:
+        """The version of the runtime. Raises BackendUnavailable, with the command that installs it."""
+        ...
+
+    def build(self, source: Source, precision: str, folder: Path, plan: Plan | None) -> N:
+        """Write the runtime's files into `folder`, for int8 by `plan`.
+
+        Raises UnsupportedOperator, or another BackendError, where the runtime cannot build the graph.
+        """
+        ...
+
+    def open(self, folder: Path, notes: N, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> Session:
+        """Load the files in `folder`. `settings` maps names in SETTINGS to one of their values.
+
+        `callers` threads may call the session's `run` at once, each call computing on `threads` cores. Raises
+        BackendError for files that the runtime cannot load.
+        """
+        ...
+
+    def layers(self, folder: Path, notes: N, threads: int, inputs: Arrays) -> list[LayerRun]:
+        """What the runtime executes, in order, measured on one image `inputs`, under default settings."""
+        ...
 
 
-def run_by_one(
-    run: Callable[[Arrays], dict[str, np.ndarray]], inputs: Arrays, pool: Executor | None = None
-) -> dict[str, np.ndarray]:
-    """Run a batch through a runtime that takes one image at a time, and stack the outputs.
-
-    With `pool` images are in flight at once, as many as it has threads; `run` must then be safe to call from several.
-    """
-    count = len(next(iter(inputs.values())))
-    images = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
-    if pool and count > 1:
-        parts = [waited(future, "an image") for future in [pool.submit(run, image) for image in images]]
-    else:
-        parts = [run(image) for image in images]
-    return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}
+def load_backend(name: str) -> Backend[BuildNotes]:
+    """The backend `name`; raises InputError listing the known ones."""
+    return cast("Backend[BuildNotes]", discover.load("backends", name))
 
 
-def chosen(offered: Mapping[str, tuple[Any, ...]], settings: Settings) -> dict[str, Any]:
-    """Every setting that a backend offers, with its default where `settings` is silent."""
+def all_settings(offered: OfferedSettings, settings: Settings) -> dict[str, SettingValue]:
+    """The value of every setting that a backend offers, its default where `settings` does not name it."""
     return {name: settings.get(name, values[0]) for name, values in offered.items()}
-
-
-def way(notes: Mapping[str, Any], name: str, arithmetic: str) -> str:
-    """Why a layer runs as it does: the plan's word, or that the runtime itself chose otherwise."""
-    planned = str(notes.get("layers", {}).get(name, ""))
-    if planned.startswith("int8") and arithmetic == FLOAT:
-        return "the plan says int8, the runtime has no such kernel here"
-    return planned.partition(": " if planned.startswith("float") else ", ")[2]

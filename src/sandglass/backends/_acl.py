@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 import weakref
-from typing import Any
+from pathlib import Path
 
 import acl
 import numpy as np
@@ -22,7 +22,7 @@ ALREADY_INITIALIZED = 100002
 def version() -> str:
     """The version of `acl`, which is that of CANN."""
     major, minor, patch, code = acl.get_version()
-    _done(code, "get_version")
+    _check(code, "get_version")
     return f"acl {major}.{minor}.{patch}"
 
 
@@ -33,39 +33,39 @@ class Model:
     threads; calls wait for one another. Raises RuntimeError for what the device refuses, with its code.
     """
 
-    def __init__(self, path: Any, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
+    def __init__(self, path: Path, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
         self.lock, self.inputs, self.outputs = threading.Lock(), list(inputs), dict(outputs)
         code = acl.init()
         if code != ALREADY_INITIALIZED:
-            _done(code, "init")
-        _done(acl.rt.set_device(device), "rt.set_device")
-        self.context = _made(acl.rt.create_context(device), "rt.create_context")
-        self.model = _made(acl.mdl.load_from_file(str(path)), "mdl.load_from_file")
-        described = acl.mdl.create_desc()
-        _done(acl.mdl.get_desc(described, self.model), "mdl.get_desc")
-        counts = acl.mdl.get_num_inputs(described), acl.mdl.get_num_outputs(described)
+            _check(code, "init")
+        _check(acl.rt.set_device(device), "rt.set_device")
+        self.context = _value(acl.rt.create_context(device), "rt.create_context")
+        self.model = _value(acl.mdl.load_from_file(str(path)), "mdl.load_from_file")
+        description = acl.mdl.create_desc()
+        _check(acl.mdl.get_desc(description, self.model), "mdl.get_desc")
+        counts = acl.mdl.get_num_inputs(description), acl.mdl.get_num_outputs(description)
         if counts != (len(self.inputs), len(self.outputs)):
             raise RuntimeError(f"{path} has {counts[0]} inputs and {counts[1]} outputs, which are not the graph's")
-        self.given = _Buffers([acl.mdl.get_input_size_by_index(described, i) for i in range(counts[0])])
-        self.made = _Buffers([acl.mdl.get_output_size_by_index(described, i) for i in range(counts[1])])
-        kinds = [acl.mdl.get_output_data_type(described, i) for i in range(counts[1])]
+        self.input_buffers = _Buffers([acl.mdl.get_input_size_by_index(description, i) for i in range(counts[0])])
+        self.output_buffers = _Buffers([acl.mdl.get_output_size_by_index(description, i) for i in range(counts[1])])
+        kinds = [acl.mdl.get_output_data_type(description, i) for i in range(counts[1])]
         strange = [kind for kind in kinds if kind not in TYPES]
         if strange:
             raise RuntimeError(f"{path} has outputs of acl's data type {strange[0]}, expected float32 or float16")
         self.types = [TYPES[kind] for kind in kinds]
-        weakref.finalize(self, _release, self.context, self.model, described, self.given, self.made)
+        weakref.finalize(self, _release, self.context, self.model, description, self.input_buffers, self.output_buffers)
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, float32, for one image {input: (1, 3, H, W) float32}."""
         with self.lock:
-            _done(acl.rt.set_context(self.context), "rt.set_context")
+            _check(acl.rt.set_context(self.context), "rt.set_context")
             for i, name in enumerate(self.inputs):
-                self.given.write(i, np.ascontiguousarray(inputs[name], np.float32))
-            _done(acl.mdl.execute(self.model, self.given.dataset, self.made.dataset), "mdl.execute")
-            found = {}
+                self.input_buffers.write(i, np.ascontiguousarray(inputs[name], np.float32))
+            _check(acl.mdl.execute(self.model, self.input_buffers.dataset, self.output_buffers.dataset), "mdl.execute")
+            outputs = {}
             for i, (name, shape) in enumerate(self.outputs.items()):
-                found[name] = self.made.read(i, np.empty(shape, self.types[i])).astype(np.float32)
-            return found
+                outputs[name] = self.output_buffers.read(i, np.empty(shape, self.types[i])).astype(np.float32)
+            return outputs
 
 
 class _Buffers:
@@ -73,22 +73,22 @@ class _Buffers:
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes, self.dataset = sizes, acl.mdl.create_dataset()
-        self.places = [_made(acl.rt.malloc(size, HUGE_PAGES_FIRST), "rt.malloc") for size in sizes]
+        self.places = [_value(acl.rt.malloc(size, HUGE_PAGES_FIRST), "rt.malloc") for size in sizes]
         self.handles = [acl.create_data_buffer(self.places[i], size) for i, size in enumerate(sizes)]
         for handle in self.handles:
-            _made(acl.mdl.add_dataset_buffer(self.dataset, handle), "mdl.add_dataset_buffer")
+            _value(acl.mdl.add_dataset_buffer(self.dataset, handle), "mdl.add_dataset_buffer")
 
     def write(self, index: int, array: np.ndarray) -> None:
         size, place = array.nbytes, self.places[index]
         if size != self.sizes[index]:
             raise RuntimeError(f"an input {list(array.shape)} has {size} bytes, the model takes {self.sizes[index]}")
-        _done(acl.rt.memcpy(place, size, array.ctypes.data, size, TO_DEVICE), "rt.memcpy")
+        _check(acl.rt.memcpy(place, size, array.ctypes.data, size, TO_DEVICE), "rt.memcpy")
 
     def read(self, index: int, array: np.ndarray) -> np.ndarray:
         size, place = array.nbytes, self.places[index]
         if size > self.sizes[index]:
             raise RuntimeError(f"an output {list(array.shape)} has {size} bytes, the model makes {self.sizes[index]}")
-        _done(acl.rt.memcpy(array.ctypes.data, size, place, size, FROM_DEVICE), "rt.memcpy")
+        _check(acl.rt.memcpy(array.ctypes.data, size, place, size, FROM_DEVICE), "rt.memcpy")
         return array
 
     def release(self) -> None:
@@ -98,21 +98,21 @@ class _Buffers:
             acl.rt.free(self.places[i])
 
 
-def _release(context: Any, model: Any, described: Any, given: _Buffers, made: _Buffers) -> None:
+def _release(context: int, model: int, description: int, inputs: _Buffers, outputs: _Buffers) -> None:
     acl.rt.set_context(context)
-    given.release()
-    made.release()
-    acl.mdl.destroy_desc(described)
+    inputs.release()
+    outputs.release()
+    acl.mdl.destroy_desc(description)
     acl.mdl.unload(model)
     acl.rt.destroy_context(context)
 
 
-def _made(result: tuple[Any, int], call: str) -> Any:
-    value, code = result
-    _done(code, call)
-    return value
+def _value(result: tuple[int, int], call: str) -> int:
+    handle, code = result
+    _check(code, call)
+    return handle
 
 
-def _done(code: int, call: str) -> None:
+def _check(code: int, call: str) -> None:
     if code != 0:
         raise RuntimeError(f"acl.{call} failed with code {code}")

@@ -6,7 +6,7 @@ A build kit takes this file along: it needs that TVM, numpy and Python 3.7 or ne
 from __future__ import annotations
 
 import threading
-from typing import Any
+from pathlib import Path
 
 import numpy as np
 import tvm
@@ -27,7 +27,7 @@ class Model:
     threads; calls wait for one another.
     """
 
-    def __init__(self, path: Any, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
+    def __init__(self, path: Path, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
         self.lock, self.inputs, self.outputs = threading.Lock(), list(inputs), dict(outputs)
         self.device = tvm.device(tvm.target.iluvatar(**TARGET).kind.name, device)
         self.module = graph_executor.GraphModule(tvm.runtime.load_module(str(path))["default"](self.device))
@@ -40,7 +40,7 @@ class Model:
             for name in self.inputs:
                 self.module.set_input(name, tvm.nd.array(np.ascontiguousarray(inputs[name], np.float32), self.device))
             self.module.run()
-            found = {}
+            outputs = {}
             for i, (name, shape) in enumerate(self.outputs.items()):
-                found[name] = self.module.get_output(i).asnumpy().astype(np.float32).reshape(shape)
-            return found
+                outputs[name] = self.module.get_output(i).asnumpy().astype(np.float32).reshape(shape)
+            return outputs

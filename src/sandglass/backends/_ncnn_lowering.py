@@ -7,10 +7,10 @@ cubic mode of a GridSample. Each rewrite here gives the same values with operato
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
+from numpy.typing import ArrayLike
 from onnx import helper
 
 from sandglass.core.errors import UnsupportedOperator
@@ -21,6 +21,7 @@ from sandglass.graph.shapes import known_shapes
 from sandglass.sources.rewrites.explicit_padding import pad
 
 Nodes = list[onnx.NodeProto]
+Step = tuple[str, ArrayLike | None]  # an operator, and its second input where it has one
 LOWEST = float(np.finfo(np.float32).min)
 CUBIC = 3  # ncnn's number for it, in parameter 0 of a GridSample
 
@@ -70,56 +71,56 @@ class _Graph(GraphIndex):
             raise refuse(node, f"{what}, for inputs of several sizes")
         return self.shapes[tensor][2:]
 
-    def steps(self, start: str, operators: Iterable[tuple[str, Any]]) -> Nodes:
+    def steps(self, start: str, operators: Iterable[Step]) -> Nodes:
         """Elementwise operators one after the other, each with a constant as its second input, or None."""
-        made: Nodes = []
+        nodes: Nodes = []
         for operator, operand in operators:
             name = self.fresh(f"{start}.step")
             second = [] if operand is None else [self.add_constant(f"{name}.operand", np.array(operand, np.float32))]
-            made.append(helper.make_node(operator, [made[-1].output[0] if made else start, *second], [name], name))
-        return made
+            nodes.append(helper.make_node(operator, [nodes[-1].output[0] if nodes else start, *second], [name], name))
+        return nodes
 
 
 def _uneven(pads: Sequence[int]) -> bool:
     return bool(pads) and list(pads[: len(pads) // 2]) != list(pads[len(pads) // 2 :])
 
 
-def _pool(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> Nodes:
+def _pool(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     if len(node.output) > 1 and any(map(graph.is_read, node.output[1:])):
         raise refuse(node, "its second output, Indices")
-    if any(step != 1 for step in given.get("dilations", ())):
-        raise refuse(node, f"dilations = {list(given['dilations'])}")
-    if given.get("ceil_mode") and any(given.get("pads", ())):
+    if any(step != 1 for step in attributes.get("dilations", ())):
+        raise refuse(node, f"dilations = {list(attributes['dilations'])}")
+    if attributes.get("ceil_mode") and any(attributes.get("pads", ())):
         raise refuse(node, "ceil_mode = 1 and pads")
-    pads = given.get("pads", ())
+    pads = attributes.get("pads", ())
     if not _uneven(pads) or len(pads) != 4:
         return [changed_node(node, output=node.output[0])]
     largest = node.op_type == "MaxPool"
     border = pad(graph, node.input[0], f"{node.output[0]}.padded", pads, LOWEST if largest else 0.0)
-    if largest or given.get("count_include_pad"):
+    if largest or attributes.get("count_include_pad"):
         return [border, changed_node(node, border.output, node.output[0], pads=None)]
     mean = graph.fresh(f"{node.output[0]}.mean")
-    factors = graph.add_constant(f"{node.output[0]}.factors", _shares(graph, node, given))
+    factors = graph.add_constant(f"{node.output[0]}.factors", _shares(graph, node, attributes))
     pool = changed_node(node, border.output, mean, pads=None)
     return [border, pool, helper.make_node("Mul", [mean, factors], [node.output[0]], factors)]
 
 
-def _shares(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> np.ndarray:
+def _shares(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> np.ndarray:
     """What a window's mean with padding is multiplied with to be that of the image alone, (1, 1, height, width)."""
     sizes = graph.sizes(node, node.input[0], "uneven pads that do not count")
     outputs = graph.sizes(node, node.output[0], "uneven pads that do not count")
-    strides, axes = given.get("strides", (1, 1)), []
+    strides, axes = attributes.get("strides", (1, 1)), []
     for size, count, side, stride, begin in zip(
-        sizes, outputs, given["kernel_shape"], strides, given["pads"], strict=False
+        sizes, outputs, attributes["kernel_shape"], strides, attributes["pads"], strict=False
     ):
         starts = np.arange(count) * stride - begin
         axes.append(side / (np.minimum(starts + side, size) - np.maximum(starts, 0)))
     return (axes[0][:, None] * axes[1])[None, None].astype(np.float32)
 
 
-def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> Nodes:
+def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     """Uneven padding of a transposed convolution is what is cut from its result."""
-    pads = given.get("pads", ())
+    pads = attributes.get("pads", ())
     if not _uneven(pads):
         return [node]
     axes = len(pads) // 2
@@ -135,10 +136,10 @@ def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, given: Attribut
     return [convolution, cut]
 
 
-def _padding(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> Nodes:
+def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     """A Pad of all axes in place of one that names some."""
     rank = len(graph.shapes.get(node.input[0], ()))
-    if given.get("mode") == "wrap":
+    if attributes.get("mode") == "wrap":
         raise refuse(node, "mode = wrap")
     if len(node.input) < 4 or not node.input[3] or not rank:
         return [node]
@@ -151,9 +152,9 @@ def _padding(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> Nodes:
     return [changed_node(node, [node.input[0], sizes, *node.input[2:3]])]
 
 
-def _grid_sample(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> Nodes:
+def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
     """The grid with its places moved to where ncnn takes the value that ONNX means."""
-    mode, grid = given.get("mode", "linear"), node.input[1]
+    mode, grid = attributes.get("mode", "linear"), node.input[1]
     if graph.mixed:
         raise refuse(node, f"mode = {mode} next to one of another mode")
     if len(graph.shapes.get(node.input[0], (0,) * 4)) != 4:
@@ -161,8 +162,8 @@ def _grid_sample(graph: _Graph, node: onnx.NodeProto, given: Attributes) -> Node
     moved: Nodes = []
     if mode == "nearest":
         sizes = graph.sizes(node, node.input[0], "mode = nearest")
-        moved += _rounded(graph, grid, sizes, bool(given.get("align_corners")))
-    if given.get("padding_mode") == "reflection":
+        moved += _rounded(graph, grid, sizes, bool(attributes.get("align_corners")))
+    if attributes.get("padding_mode") == "reflection":
         moved += _folded(graph, moved[-1].output[0] if moved else grid)
     return [*moved, changed_node(node, [node.input[0], moved[-1].output[0] if moved else grid])]
 
@@ -173,7 +174,13 @@ def _rounded(graph: _Graph, grid: str, sizes: Sequence[int], corners: bool) -> N
     if corners:
         half = np.maximum(across - 1, 1) / 2
         return graph.steps(grid, [("Add", 1), ("Mul", half), ("Round", None), ("Div", half), ("Sub", 1)])
-    inward = [("Add", 1), ("Mul", across), ("Sub", 1), ("Mul", 0.5), ("Round", None)]
+    inward: list[Step] = [
+        ("Add", 1),
+        ("Mul", across),
+        ("Sub", 1),
+        ("Mul", 0.5),
+        ("Round", None),
+    ]
     return graph.steps(grid, [*inward, ("Mul", 2), ("Add", 1), ("Div", across), ("Sub", 1)])
 
 

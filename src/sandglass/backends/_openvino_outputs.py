@@ -6,16 +6,19 @@ does the same in a third of that, if it is hidden from the optimizer, which woul
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    import openvino
 
 CHANNELS = range(9, 65)  # with fewer both take no time; with more it has a faster way of its own
 LAYERS = ("Convolution", "GroupConvolution")
 
 
-def transposed(model: Any) -> Any:
-    """The `openvino.Model`, changed in place: layers that make an output of CHANNELS and a known size end transposed.
+def transposed(model: openvino.Model) -> openvino.Model:
+    """The model, changed in place: layers that make an output of CHANNELS and a known size end transposed.
 
     Names and values of outputs stay as they were.
     """
@@ -29,13 +32,13 @@ def transposed(model: Any) -> Any:
     return model
 
 
-def _is_layer(node: Any) -> bool:
+def _is_layer(node: openvino.Node) -> bool:
     """Whether a node is a convolution, or adds the bias of one."""
-    made = node.input_value(0).get_node() if node.get_type_name() == "Add" else node
-    return made.get_type_name() in LAYERS
+    layer = node.input_value(0).get_node() if node.get_type_name() == "Add" else node
+    return layer.get_type_name() in LAYERS
 
 
-def _transpose(result: Any, source: Any, channels: int, height: int, width: int) -> None:
+def _transpose(result: openvino.Node, source: openvino.Output, channels: int, height: int, width: int) -> None:
     from openvino import opset13 as ops
 
     names = source.get_names()

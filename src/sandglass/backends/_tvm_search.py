@@ -1,4 +1,4 @@
-"""The tile of each kernel by measurement: candidates timed in turn, what was found kept for the next run.
+"""The tile of each kernel by measurement: candidates timed in turn, results kept for the next run.
 
 TVM has a search of its own (MetaSchedule); in the packages of 0.27 it crashes as soon as it is given its rules for
 processors.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from math import prod
-from typing import Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -18,13 +18,18 @@ from sandglass.core.files import sha256
 from sandglass.core.resume import Journal, cache_folder
 from sandglass.sources.source import Source
 
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.target import Target
+    from tvm.tirx import PrimFunc
+
 CANDIDATES = 12
 ROUNDS = 5
 BURST_MILLISECONDS = 4
 
 
-def best_tiles(module: Any, target: Any, source: Source) -> dict[str, Tile]:
-    """Tiles by kernel: those found before for this graph, target and version of TVM, and what there is time to measure.
+def best_tiles(module: IRModule, target: Target, source: Source) -> dict[str, Tile]:
+    """Tiles by kernel: of earlier runs for this graph, target and version of TVM, and those there is time to measure.
 
     A kernel is measured for `source.tune_seconds` of the whole, those with the most to compute first. Each is on disk
     before the next begins, so that a run that is killed goes on where it was.
@@ -46,7 +51,7 @@ def best_tiles(module: Any, target: Any, source: Source) -> dict[str, Tile]:
     return {kernels[number][0].name_hint: Tile(*tile) for number, tile in journal.done.items() if tile}
 
 
-def _fastest(function: Any, target: Any, have: Registers) -> Tile | None:
+def _fastest(function: PrimFunc, target: Target, have: Registers) -> Tile | None:
     """The fastest of the tiles ranked first, None where there is no choice; ties go to the one ranked first."""
     import tvm
 
@@ -54,7 +59,7 @@ def _fastest(function: Any, target: Any, have: Registers) -> Tile | None:
     if len(space) < 2:
         return None
     generator = np.random.default_rng(0)
-    shapes = [tuple(int(size) for size in given.shape) for given in function.params]
+    shapes = [tuple(int(size) for size in parameter.shape) for parameter in function.params]
     arrays = [tvm.runtime.tensor(generator.standard_normal(shape).astype(np.float32)) for shape in shapes]
     timers = {}
     for tile in space:
@@ -65,7 +70,7 @@ def _fastest(function: Any, target: Any, have: Registers) -> Tile | None:
     return space[int(np.argmin(np.median(times, axis=0)))]
 
 
-def _products(function: Any) -> int:
+def _products(function: PrimFunc) -> int:
     """Products of a kernel's reduction, by which the most expensive kernels are found."""
     import tvm
     from tvm import s_tir

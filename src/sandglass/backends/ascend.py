@@ -1,7 +1,7 @@
 """Accelerators of Huawei's Ascend line: compiled by ATC and run by `acl`, or run by ONNX Runtime's CANN provider.
 
 Either rounds weights and activations to half precision and keeps float32 inputs and outputs. Where neither is here,
-`kit` writes what a host needs that has the compiler.
+`make_kit` writes what a host needs that has the compiler.
 """
 
 from __future__ import annotations
@@ -10,21 +10,30 @@ import importlib.util
 import re
 import shlex
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
-from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings
-from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
+from sandglass.backends import (
+    DEFAULTS,
+    Arrays,
+    Backend,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Recipe,
+    Session,
+    Settings,
+)
+from sandglass.backends._vendor import DeviceSession, Notes, compiled, graph_layers, graph_notes
 from sandglass.core.errors import BackendUnavailable, InputError
 from sandglass.sources.source import Source
 
 INSTALL = "install CANN, which has ATC and the Python package acl, or `pip install onnxruntime-cann`"
 PRECISIONS = ("fp16",)
-PURPOSE = "deploy"
+PURPOSE: Final = "deploy"
 SPEC = None
-SETTINGS: Mapping[str, tuple[Any, ...]] = {}
-SOC = "Ascend310P3"
+SETTINGS: OfferedSettings = {}
+EXAMPLE_SOC = "Ascend310P3"
 GRAPH, MODEL = "graph.onnx", "model.om"
 PROVIDER = "CANNExecutionProvider"
 
@@ -44,7 +53,7 @@ def available() -> str:
     )
 
 
-def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Write `model.om`, or `graph.onnx` for ONNX Runtime.
 
     Raises InputError where `source.soc` is no name of a processor, and BackendError with ATC's last line.
@@ -57,7 +66,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return notes
 
 
-def kit(source: Source, precision: str, folder: Path) -> Recipe:
+def make_kit(source: Source, precision: str, folder: Path) -> Recipe:
     """Write the graph; raises InputError where `source.soc` is no name of a processor."""
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
@@ -66,18 +75,19 @@ def kit(source: Source, precision: str, folder: Path) -> Recipe:
         model=MODEL,
         runtime=Path(__file__).with_name("_acl.py"),
         needs=f"a processor {source.soc}, and CANN: `atc` on PATH and the Python package `acl` (CANN's set_env.sh)",
-        notes=notes,
+        inputs=notes.inputs,
+        outputs=notes.outputs,
     )
 
 
-def command(notes: Mapping[str, Any], soc: str) -> list[str]:
+def command(notes: Notes, soc: str) -> list[str]:
     """ATC's command line. Its image preprocessor (AIPP) is not used: inputs are normalized float32."""
     if not re.fullmatch(r"Ascend\w+", soc):
         raise InputError(
-            f"the processor is {soc!r}, expected a name such as {SOC}",
+            f"the processor is {soc!r}, expected a name such as {EXAMPLE_SOC}",
             "give --soc NAME: Ascend, and the name that `npu-smi info` prints on that host",
         )
-    shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in notes["inputs"].items())
+    shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in notes.inputs.items())
     return [
         "atc",
         "--framework=5",  # ONNX
@@ -91,9 +101,7 @@ def command(notes: Mapping[str, Any], soc: str) -> list[str]:
     ]
 
 
-def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
-) -> Session:
+def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> Session:
     """A session on the device; `threads` have no effect."""
     if not (folder / MODEL).is_file():
         return _provided(folder / GRAPH)
@@ -112,10 +120,18 @@ def _provided(path: Path) -> Session:
     return RuntimeSession(path, options, provider=(PROVIDER, {"precision_mode": "force_fp16"}))
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """The graph's layers, without times."""
     return graph_layers(notes)
 
 
 def _has_atc() -> bool:
     return shutil.which("atc") is not None and importlib.util.find_spec("acl") is not None
+
+
+CAPABILITIES = Capabilities(compiles_for_soc=EXAMPLE_SOC, make_kit=make_kit)
+
+if TYPE_CHECKING:
+    from sandglass.backends import ascend as this_module
+
+    _: Backend[Notes] = this_module

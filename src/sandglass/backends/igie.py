@@ -1,7 +1,7 @@
 """Accelerators of Iluvatar's, through IGIE, the vendor's inference engine made from TVM.
 
 `igie-exec` compiles the graph to half precision with float32 inputs and outputs; the TVM that comes with it runs the
-engine. Where they are not here, `kit` writes what a host needs that has them.
+engine. Where they are not here, `make_kit` writes what a host needs that has them.
 """
 
 from __future__ import annotations
@@ -9,20 +9,29 @@ from __future__ import annotations
 import importlib.util
 import shlex
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
-from sandglass.backends import DEFAULTS, Arrays, LayerRun, Recipe, Session, Settings
-from sandglass.backends._vendor import DeviceSession, compiled, graph_layers, graph_notes
+from sandglass.backends import (
+    DEFAULTS,
+    Arrays,
+    Backend,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Recipe,
+    Session,
+    Settings,
+)
+from sandglass.backends._vendor import DeviceSession, Notes, compiled, graph_layers, graph_notes
 from sandglass.core.errors import BackendUnavailable
 from sandglass.sources.source import Source
 
 INSTALL = "install IGIE of the IXUCA SDK, which has igie-exec and a TVM of its own"
 PRECISIONS = ("fp16",)
-PURPOSE = "deploy"
+PURPOSE: Final = "deploy"
 SPEC = None
-SETTINGS: Mapping[str, tuple[Any, ...]] = {}
+SETTINGS: OfferedSettings = {}
 GRAPH, MODEL = "graph.onnx", "model.so"
 
 
@@ -35,7 +44,7 @@ def available() -> str:
     return _graph_executor.version()
 
 
-def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Write `model.so`; raises BackendError with the compiler's last line."""
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
@@ -44,7 +53,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     return notes
 
 
-def kit(source: Source, precision: str, folder: Path) -> Recipe:
+def make_kit(source: Source, precision: str, folder: Path) -> Recipe:
     """Write the graph."""
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
@@ -53,13 +62,14 @@ def kit(source: Source, precision: str, folder: Path) -> Recipe:
         model=MODEL,
         runtime=Path(__file__).with_name("_graph_executor.py"),
         needs="an accelerator of Iluvatar's, and IGIE of the IXUCA SDK: `igie-exec` on PATH and its own `tvm`",
-        notes=notes,
+        inputs=notes.inputs,
+        outputs=notes.outputs,
     )
 
 
-def command(notes: Mapping[str, Any], precision: str) -> list[str]:
+def command(notes: Notes, precision: str) -> list[str]:
     """The compiler's command line."""
-    inputs = [f"{name}:{','.join(map(str, shape))}" for name, shape in notes["inputs"].items()]
+    inputs = [f"{name}:{','.join(map(str, shape))}" for name, shape in notes.inputs.items()]
     return [
         "igie-exec",
         "--model_path",
@@ -75,15 +85,21 @@ def command(notes: Mapping[str, Any], precision: str) -> list[str]:
     ]
 
 
-def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
-) -> Session:
+def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> Session:
     """A session on the device; `threads` have no effect."""
     from sandglass.backends import _graph_executor
 
     return DeviceSession(_graph_executor, folder / MODEL, notes)
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """The graph's layers, without times."""
     return graph_layers(notes)
+
+
+CAPABILITIES = Capabilities(make_kit=make_kit)
+
+if TYPE_CHECKING:
+    from sandglass.backends import igie as this_module
+
+    _: Backend[Notes] = this_module

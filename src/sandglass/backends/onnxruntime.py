@@ -13,29 +13,49 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sandglass.backends import DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one, way
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    ArithmeticName,
+    Arrays,
+    Backend,
+    BuildNotes,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Settings,
+    all_settings,
+    layer_note,
+)
+from sandglass.backends._batches import run_by_one
 from sandglass.backends._parts import joined
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.graph.layers import Facts
 from sandglass.lowering.transposed_conv import MARK, ROUNDING, can_be_split, layer_of, split_late
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.spec import Spec, decide, pairs_products
+from sandglass.quantization.spec import Spec, pairs_products
 from sandglass.sources.source import Source
+
+if TYPE_CHECKING:
+    import onnx
+    import onnxruntime
 
 INSTALL = "pip install onnxruntime"
 PRECISIONS = ("fp32", "fp16", "int8")
-PURPOSE = "deploy"
-DYNAMIC = True
+PURPOSE: Final = "deploy"
+CAPABILITIES = Capabilities(dynamic_shapes=True)
+Notes = BuildNotes
 MODEL = "model.onnx"
-SETTINGS: Mapping[str, tuple[Any, ...]] = {
+SETTINGS: OfferedSettings = {
     "streams": (1, 2, 4),
     "spinning": (True, False),  # threads that wait keep their cores busy: faster alone, slower beside other work
     "optimization": ("all", "extended", "basic"),
@@ -75,52 +95,55 @@ def available() -> str:
     return str(onnxruntime.__version__)
 
 
-def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> BuildNotes:
     """Write `model.onnx`."""
+    from sandglass.backends._decisions import layer_decisions
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import free_sides
     from sandglass.lowering.half_precision import float_layers, half_precision
     from sandglass.quantization.qdq import integers_flowing
 
     model = load_graph(source.graph)
-    model = free_sides(model) if source.shapes else model
-    notes: dict[str, Any] = {}
+    if source.shapes:
+        free_sides(model)
+    notes = BuildNotes()
     if plan is not None:
         spec = SPEC.on(source.processor)
-        notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in decide(plan, spec, model).items()}
-        model = integers_flowing(model, plan, spec)
+        notes = BuildNotes(layers=layer_decisions(plan, spec, model))
+        integers_flowing(model, plan, spec)
     if precision == "fp16":
-        notes["float_layers"] = float_layers(model, source.wide)
-        model = half_precision(model, source.wide)
-    save_graph(model if plan else split_late(model), folder / MODEL)
+        notes = BuildNotes(float_layers=tuple(float_layers(model, source.wide)))
+        half_precision(model, source.wide)
+    if plan is None:
+        split_late(model)
+    save_graph(model, folder / MODEL)
     return notes
 
 
 def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+    folder: Path, notes: BuildNotes, threads: int, settings: Settings = DEFAULTS, callers: int = 1
 ) -> RuntimeSession:
     """A session over `model.onnx`."""
     options = _options(threads, settings)
-    return RuntimeSession(folder / MODEL, options, chosen(SETTINGS, settings)["streams"])
+    return RuntimeSession(folder / MODEL, options, int(all_settings(SETTINGS, settings)["streams"]))
 
 
-def _options(threads: int, settings: Settings) -> Any:
+def _options(threads: int, settings: Settings) -> onnxruntime.SessionOptions:
     import onnxruntime
 
     from sandglass.graph.session import session_options
 
-    given = chosen(SETTINGS, settings)
-    options = session_options(max(1, threads // given["streams"]))
-    options.graph_optimization_level = getattr(
-        onnxruntime.GraphOptimizationLevel, f"ORT_ENABLE_{given['optimization'].upper()}"
-    )
-    if given["execution"] == "parallel":
+    values = all_settings(SETTINGS, settings)
+    options = session_options(max(1, threads // int(values["streams"])))
+    level = f"ORT_ENABLE_{str(values['optimization']).upper()}"
+    options.graph_optimization_level = getattr(onnxruntime.GraphOptimizationLevel, level)
+    if values["execution"] == "parallel":
         options.execution_mode = onnxruntime.ExecutionMode.ORT_PARALLEL
-    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(given["spinning"])))
+    options.add_session_config_entry("session.intra_op.allow_spinning", str(int(values["spinning"])))
     return options
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """The kernels that its profiler saw, the median of several runs. Integer ones are told by their operators."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
@@ -128,18 +151,18 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
 
     model = closed(load_graph(folder / MODEL), inputs)
     work, aliases, steps = layer_work(model), _aliases(model), _steps(model)
-    found: dict[str, list[float]] = {}
+    times: dict[str, list[float]] = {}
     operators: dict[str, str] = {}
     for kernel, operator, milliseconds in _profile(folder / MODEL, threads, inputs):
-        found.setdefault(kernel, []).append(milliseconds)
+        times.setdefault(kernel, []).append(milliseconds)
         operators[kernel] = operator
     runs, layered = [], set(work)
-    for kernel, times in found.items():
+    for kernel, calls in times.items():
         operator = operators[kernel]
         name = aliases.get(re.sub(DECORATION, "", kernel), kernel)
-        arithmetic = INT8 if operator.startswith(INTEGER) else FLOAT
+        arithmetic: ArithmeticName = INT8 if operator.startswith(INTEGER) else FLOAT
         layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
-        milliseconds = float(np.median(times))
+        milliseconds = float(np.median(calls))
         if not layer:
             # What floats are fused with, and integers not, is a part of the layer.
             follows = name in layered and operator.removeprefix("QLinear") in ACTIVATIONS
@@ -147,7 +170,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
                 LayerRun(f"{name}{MARK}" if follows else kernel, operator, arithmetic, milliseconds=milliseconds)
             )
             continue
-        (macs, terms), note = work.pop(name), way(notes, layer_of(name), arithmetic)
+        (macs, terms), note = work.pop(name), layer_note(notes, layer_of(name), arithmetic)
         runs.append(LayerRun(name, operator, arithmetic, macs, milliseconds, note, steps.get(name, ()), terms))
     return joined(runs)
 
@@ -169,45 +192,51 @@ def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, f
     ]
 
 
-def _aliases(model: Any) -> dict[str, str]:
+def _aliases(model: onnx.ModelProto) -> dict[str, str]:
     """Layers by the names that a kernel may bear: of the node, of one fused into it, or of the tensor it makes."""
     from sandglass.graph.layers import OPERATORS
 
-    readers: dict[str, list[Any]] = {}
+    readers: dict[str, list[onnx.NodeProto]] = {}
     for node in model.graph.node:
         for tensor in node.input:
             readers.setdefault(tensor, []).append(node)
-    found: dict[str, str] = {}
+    aliases: dict[str, str] = {}
     for layer in (node for node in model.graph.node if node.op_type in OPERATORS):
         node = layer
         while node is layer or node.op_type in (*FUSED, *ROUNDING):
-            found.setdefault(node.name, layer.name)
-            found.setdefault(node.output[0], layer.name)
+            aliases.setdefault(node.name, layer.name)
+            aliases.setdefault(node.output[0], layer.name)
             following = readers.get(node.output[0], [])
             if len(following) != 1:
                 break
             node = following[0]
-    return found
+    return aliases
 
 
-def _steps(model: Any) -> dict[str, tuple[float, ...]]:
+def _steps(model: onnx.ModelProto) -> dict[str, tuple[float, ...]]:
     """Steps of each layer whose weights are integers: of its input, then of its weights' channels."""
     from onnx import numpy_helper
 
     values = {entry.name: entry for entry in model.graph.initializer}
     scales = {node.output[0]: node.input[1] for node in model.graph.node if node.op_type == "DequantizeLinear"}
-    found = {}
+    steps = {}
     for node in model.graph.node:
         if len(node.input) > 1 and all(name in scales for name in node.input[:2]):
             parts = [numpy_helper.to_array(values[scales[name]]).ravel() for name in node.input[:2]]
-            found[node.name] = tuple(float(step) for step in np.concatenate(parts))
-    return found
+            steps[node.name] = tuple(float(value) for value in np.concatenate(parts))
+    return steps
 
 
 class RuntimeSession:
     """The model at `path`, run by ONNX Runtime's `provider`, a name or a name with its options."""
 
-    def __init__(self, path: Path, options: Any, streams: int = 1, provider: Any = "CPUExecutionProvider") -> None:
+    def __init__(
+        self,
+        path: Path,
+        options: onnxruntime.SessionOptions,
+        streams: int = 1,
+        provider: str | tuple[str, dict[str, str]] = "CPUExecutionProvider",
+    ) -> None:
         import onnxruntime
 
         from sandglass.graph.session import RUNTIME_ERRORS
@@ -232,3 +261,9 @@ class RuntimeSession:
         except self.errors as error:
             raise BackendError(f"an input does not fit: {str(error).splitlines()[0]}", "check its shape") from error
         return dict(zip(self.outputs, values, strict=True))
+
+
+if TYPE_CHECKING:
+    from sandglass.backends import onnxruntime as this_module
+
+    _: Backend[BuildNotes] = this_module

@@ -13,31 +13,72 @@ from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from queue import SimpleQueue
 from tempfile import TemporaryDirectory
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
+import msgspec
 import numpy as np
 
-from sandglass.backends import DEFAULTS, FLOAT, INT8, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one, way
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    INT8,
+    PROFILED_RUNS,
+    ArithmeticName,
+    Arrays,
+    Backend,
+    BuildNotes,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Settings,
+    SettingValue,
+    all_settings,
+    layer_note,
+)
+from sandglass.backends._batches import run_by_one
 from sandglass.backends._parts import joined
+from sandglass.core import host
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable, UnsupportedOperator
 from sandglass.core.parallel import taken
-from sandglass.quantization.plan import Plan
-from sandglass.quantization.spec import Arithmetic, Spec, decide, pairs_products
+from sandglass.quantization.plan import Plan, TensorRange
+from sandglass.quantization.spec import Arithmetic, Grid, Spec, pairs_products
 from sandglass.sources.source import Source
+
+if TYPE_CHECKING:
+    import openvino
 
 INSTALL = install_command("openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
-PURPOSE = "deploy"
-DYNAMIC = True
+PURPOSE: Final = "deploy"
+CAPABILITIES = Capabilities(dynamic_shapes=True)
+MIDDLE = 128  # the zero point of uint8 that is none of int8
+
+
+def grid(seen: TensorRange, of_layer: bool) -> Grid:
+    """The integers of an activation, as OpenVINO's FakeQuantize rounds.
+
+    A zero point of 128 is none where kernels take int8. Another one is added apart; where the layer before makes the
+    integers it is a quotient of its own, which the multiplying instruction adds.
+    """
+    from sandglass.quantization.qdq import byte_ends
+
+    low, high, zero = byte_ends(seen)
+    factor = np.float32(255) / (high - low)
+    if zero == MIDDLE and host.multiplies_signed():
+        return Grid(factor, None, 0, -128, 127, of_layer)
+    shift = -low * np.float32(255) / (high - low) if of_layer else -low * factor
+    return Grid(factor, shift, zero, 0, 255, of_layer)
+
+
 SPEC = Spec(
     ("Conv", "ConvTranspose", "Gemm", "MatMul"),
     asymmetric=True,
     saturates=pairs_products,
-    arithmetic=Arithmetic(fake_quantize=True),
+    arithmetic=Arithmetic(grid=grid),
 )
 MODEL = "model.xml"
-SETTINGS: Mapping[str, tuple[Any, ...]] = {
+SETTINGS: OfferedSettings = {
     "streams": (1, 2, 4),
     "hint": ("LATENCY", "THROUGHPUT"),
     "precision": ("f32", "bf16"),
@@ -55,6 +96,13 @@ LAYERS = {
 MOST_BYTES = 1 << 28  # of weights in all copies of a model
 
 
+class Notes(BuildNotes, frozen=True):
+    """The graph's outputs in order, and its layers' names by what OpenVINO calls them, where the two differ."""
+
+    outputs: list[str]
+    names: dict[str, str] = {}
+
+
 def available() -> str:
     """The version of OpenVINO."""
     try:
@@ -64,8 +112,9 @@ def available() -> str:
     return str(openvino.__version__).split("-")[0]
 
 
-def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> Notes:
     """Write `model.xml` and `model.bin`, with weights as they are in the graph of this precision."""
+    from sandglass.backends._decisions import layer_decisions
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.layers import find_layers
     from sandglass.graph.shapes import free_sides
@@ -75,23 +124,24 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> di
     from sandglass.quantization.qdq import quantize_dequantize
 
     model = load_graph(source.graph)
-    model = free_sides(model) if source.shapes else model
+    if source.shapes:
+        free_sides(model)
     outputs = {value.name for value in model.graph.output}
-    # What makes an output is given the output's name in place of its own.
-    named = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
-    notes: dict[str, Any] = {"names": named, "outputs": [value.name for value in model.graph.output]}
+    # OpenVINO names a layer that makes an output by that output.
+    names = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
+    notes = Notes(outputs=[value.name for value in model.graph.output], names=names)
     with TemporaryDirectory(prefix="sandglass-") as scratch:
         if plan is not None:
             spec = SPEC.on(source.processor)
-            reasons = decide(plan, spec, model)
-            notes["layers"] = {name: f"float: {why}" if why else "int8" for name, why in reasons.items()}
-            model = round_early(quantize_dequantize(model, plan, spec))
+            notes = msgspec.structs.replace(notes, layers=layer_decisions(plan, spec, model))
+            quantize_dequantize(model, plan, spec)
+            round_early(model)
         if precision == "fp16":
-            notes["float_layers"] = float_layers(model, source.wide)
-            model = half_precision(model, source.wide)
+            notes = msgspec.structs.replace(notes, float_layers=tuple(float_layers(model, source.wide)))
+            half_precision(model, source.wide)
         # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
         graph = Path(scratch) / "graph.onnx"
-        model = split_depthwise(model)
+        split_depthwise(model)
         save_graph(model, graph)
         del model
         _convert(graph, folder / MODEL)
@@ -119,38 +169,36 @@ def _convert(graph: Path, out: Path) -> None:
                            "choose another backend") from error  # fmt: skip
 
 
-def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
-) -> OpenVinoSession:
+def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> OpenVinoSession:
     """A compiled model, by default with float32 arithmetic outside int8 layers and tuned for latency."""
     # A model for each caller computes in the caller's thread; streams of one model hand over to threads of their own,
     # which is a tenth slower and takes the memory of one.
     copies = callers if callers * (folder / MODEL).with_suffix(".bin").stat().st_size <= MOST_BYTES else 1
     sharing = callers // copies
-    streams = max(sharing, chosen(SETTINGS, settings)["streams"])
+    streams = max(sharing, int(all_settings(SETTINGS, settings)["streams"]))
     properties = _properties(threads * sharing, settings, streams, callers)
-    return OpenVinoSession(folder / MODEL, notes["outputs"], properties, streams, copies)
+    return OpenVinoSession(folder / MODEL, notes.outputs, properties, streams, copies)
 
 
-def _properties(threads: int, settings: Settings, streams: int = 1, callers: int = 1) -> dict[str, Any]:
-    given = chosen(SETTINGS, settings)
-    found = {
+def _properties(threads: int, settings: Settings, streams: int = 1, callers: int = 1) -> dict[str, SettingValue]:
+    values = all_settings(SETTINGS, settings)
+    properties = {
         "INFERENCE_NUM_THREADS": threads,
-        "PERFORMANCE_HINT": given["hint"],
-        "INFERENCE_PRECISION_HINT": given["precision"],
+        "PERFORMANCE_HINT": values["hint"],
+        "INFERENCE_PRECISION_HINT": values["precision"],
     }
     if streams > 1:
-        found["NUM_STREAMS"] = streams
+        properties["NUM_STREAMS"] = streams
     # Its own choices for these depend on the machine: they are left to it unless they are to change.
-    if given["pinning"] or callers > 1:
+    if values["pinning"] or callers > 1:
         # The callers have work of their own, which would wait beside an idle core for the one its stream is bound to.
-        found["ENABLE_CPU_PINNING"] = callers == 1
-    if not given["hyper_threading"]:
-        found["ENABLE_HYPER_THREADING"] = False
-    return found
+        properties["ENABLE_CPU_PINNING"] = callers == 1
+    if not values["hyper_threading"]:
+        properties["ENABLE_HYPER_THREADING"] = False
+    return properties
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """What its performance counters saw, the mean of several runs. The name of a kernel tells its arithmetic."""
     import openvino
 
@@ -178,20 +226,20 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     runs = []
     for entry in request.profiling_info:
         node = entry.node_name.removesuffix("_original")
-        # What took less than a microsecond on average is told as not run; what was fused has no kernel.
+        # A layer that takes less than a microsecond on average is reported as not run; a fused one has no kernel.
         if entry.status == entry.Status.EXECUTED or (node in names and entry.exec_type != "undef"):
             name = names.get(node, entry.node_name)
-            name = notes.get("names", {}).get(name, name)
+            name = notes.names.get(name, name)
             macs, terms = work.get(node) or work.get(name, (0, 0))
-            arithmetic = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
-            note = way(notes, name, arithmetic) if macs else ""
+            arithmetic: ArithmeticName = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
+            note = layer_note(notes, name, arithmetic) if macs else ""
             milliseconds = entry.real_time.total_seconds() * 1e3
             grid = steps.get(node, ())
             runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
     return joined(runs)
 
 
-def _layer_name(node: Any) -> str:
+def _layer_name(node: openvino.Node) -> str:
     """The graph's name of a layer: it is given to the addition of the bias, where there is one."""
     readers = list(node.output(0).get_target_inputs())
     after = readers[0].get_node() if len(readers) == 1 else node
@@ -199,7 +247,7 @@ def _layer_name(node: Any) -> str:
     return str((after if bias else node).get_friendly_name())
 
 
-def _steps(node: Any) -> tuple[float, ...]:
+def _steps(node: openvino.Node) -> tuple[float, ...]:
     """Steps of a layer's input and of its weights' channels; empty where one of them is not rounded."""
     rounded, weight = (node.input_value(i).get_node() for i in (0, 1))
     while weight.get_type_name() in ("Reshape", "Transpose"):
@@ -220,11 +268,16 @@ class OpenVinoSession:
     """The model at `path`, whose results are the graph's `outputs` in order: a tensor may have other names too."""
 
     def __init__(
-        self, path: Path, outputs: Sequence[str], properties: Mapping[str, Any], streams: int = 1, copies: int = 1
+        self,
+        path: Path,
+        outputs: Sequence[str],
+        properties: Mapping[str, SettingValue],
+        streams: int = 1,
+        copies: int = 1,
     ) -> None:
         import openvino
 
-        self.requests: SimpleQueue[Any] = SimpleQueue()
+        self.requests: SimpleQueue[openvino.InferRequest] = SimpleQueue()
         for _ in range(copies):
             try:
                 self.compiled = openvino.Core().compile_model(path, "CPU", dict(properties))
@@ -242,9 +295,15 @@ class OpenVinoSession:
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         request = taken(self.requests, "a call of this session")
         try:
-            given = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
-            result = request.infer(given, share_inputs=True, share_outputs=True)
+            arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
+            result = request.infer(arrays, share_inputs=True, share_outputs=True)
             # Copied while the request is ours.
             return {name: np.array(result[i]) for i, name in enumerate(self.outputs)}
         finally:
             self.requests.put(request)
+
+
+if TYPE_CHECKING:
+    from sandglass.backends import openvino as this_module
+
+    _: Backend[Notes] = this_module

@@ -9,26 +9,55 @@ from __future__ import annotations
 import shutil
 import threading
 import time
-from collections.abc import Mapping
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, Final
 
 import numpy as np
 
-from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    PROFILED_RUNS,
+    Arrays,
+    Backend,
+    BuildNotes,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Settings,
+    all_settings,
+)
 from sandglass.core import discover
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.sources.source import Source
 
+if TYPE_CHECKING:
+    import torch
+
+    Tensors = tuple[torch.Tensor, ...]
+    Capture = tuple[torch.cuda.CUDAGraph, torch.Tensor, Tensors]  # a graph, and what it reads and writes
+
 INSTALL = install_command("torch")
 PRECISIONS = ("fp32", "fp16")
-PURPOSE = "deploy"
-DYNAMIC = True
+PURPOSE: Final = "deploy"
 SPEC = None
-SETTINGS: Mapping[str, tuple[Any, ...]] = {"channels_last": (False, True)}
+SETTINGS: OfferedSettings = {"channels_last": (False, True)}
+CAPABILITIES = Capabilities(dynamic_shapes=True)
 WEIGHTS = "weights.safetensors"
 LARGEST = 65504.0  # of half precision
+
+
+class Notes(BuildNotes, frozen=True):
+    """The architecture in models/ and its arguments.
+
+    `half` says whether an fp16 artifact computes in half precision; None for other precisions.
+    """
+
+    model: str
+    arguments: dict[str, Any]
+    half: bool | None = None
 
 
 def available() -> str:
@@ -40,7 +69,7 @@ def available() -> str:
     return str(torch.__version__)
 
 
-def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Copy the weights, halved for fp16 where they fit.
 
     Raises BackendError for a model that came as an ONNX file: it has no module to run.
@@ -58,12 +87,12 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
                    for key, value in state.items()}, folder / WEIGHTS)  # fmt: skip
     else:
         shutil.copyfile(source.weights, folder / WEIGHTS)
-    notes: dict[str, Any] = {"model": source.card.model, "arguments": source.card.arguments}
-    return notes | ({"half": not source.wide} if precision == "fp16" else {})
+    half = not source.wide if precision == "fp16" else None
+    return Notes(model=source.card.model, arguments=dict(source.card.arguments), half=half)
 
 
 def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+    folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1
 ) -> TorchSession | CudaSession:
     """The module in evaluation mode with the artifact's weights, on the CUDA device if there is one.
 
@@ -74,25 +103,25 @@ def open(
     torch.set_num_threads(threads)
     module, outputs = _module(folder, notes)
     cuda = torch.cuda.is_available()
-    if chosen(SETTINGS, settings)["channels_last"] or cuda:
+    if all_settings(SETTINGS, settings)["channels_last"] or cuda:
         module = module.to(memory_format=torch.channels_last)
     if not cuda:
         return TorchSession(module, outputs)
-    return CudaSession(module.to("cuda", torch.float16 if notes.get("half") else torch.float32), outputs)
+    return CudaSession(module.to("cuda", torch.float16 if notes.half else torch.float32), outputs)
 
 
-def _module(folder: Path, notes: Mapping[str, Any]) -> tuple[Any, tuple[str, ...]]:
+def _module(folder: Path, notes: Notes) -> tuple[torch.nn.Module, tuple[str, ...]]:
     """The module in evaluation mode, in float32 on the processor, and the names of its outputs."""
     import torch
     from safetensors.numpy import load_file
 
-    architecture = discover.load("models", notes["model"])
-    module = architecture.build(**notes["arguments"])
+    architecture = discover.load("models", notes.model)
+    module = architecture.build(**notes.arguments)
     module.load_state_dict({key: torch.from_numpy(value) for key, value in load_file(folder / WEIGHTS).items()})
     return module.eval(), architecture.OUTPUTS
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """Every module without modules in it, in the order it is called, timed around its call, on the processor."""
     import torch
 
@@ -101,7 +130,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     calls: list[tuple[str, str, int, int, float]] = []
     started: list[float] = []
 
-    def after(name: str, module: Any, result: Any) -> None:
+    def after(name: str, module: torch.nn.Module, result: torch.Tensor) -> None:
         elapsed = time.perf_counter() - started.pop()
         weight = getattr(module, "weight", None)
         terms = weight[0].numel() if weight is not None and weight.ndim > 1 else 0
@@ -123,7 +152,7 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
 
 
 class TorchSession:
-    def __init__(self, module: Any, outputs: tuple[str, ...]) -> None:
+    def __init__(self, module: torch.nn.Module, outputs: tuple[str, ...]) -> None:
         self.module, self.outputs = module, outputs
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -142,9 +171,9 @@ class CudaSession:
     Calls of several threads wait for one another: a graph has one set of buffers.
     """
 
-    def __init__(self, module: Any, outputs: tuple[str, ...]) -> None:
+    def __init__(self, module: torch.nn.Module, outputs: tuple[str, ...]) -> None:
         self.module, self.outputs, self.lock = module, outputs, threading.Lock()
-        self.graphs: dict[tuple[int, ...], tuple[Any, Any, tuple[Any, ...]]] = {}
+        self.graphs: dict[tuple[int, ...], Capture] = {}
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Outputs by name; a batch runs as one batch."""
@@ -154,23 +183,23 @@ class CudaSession:
         with self.lock, torch.inference_mode():
             if array.shape not in self.graphs:
                 self.graphs[array.shape] = self._capture(array.shape)
-            graph, given, results = self.graphs[array.shape]
-            given.copy_(torch.from_numpy(np.ascontiguousarray(array)))
+            graph, image, results = self.graphs[array.shape]
+            image.copy_(torch.from_numpy(np.ascontiguousarray(array)))
             graph.replay()
             return {name: result.float().cpu().numpy() for name, result in zip(self.outputs, results, strict=True)}
 
-    def _capture(self, shape: tuple[int, ...]) -> tuple[Any, Any, tuple[Any, ...]]:
+    def _capture(self, shape: tuple[int, ...]) -> Capture:
         """The graph of one run, and the tensors on the device that it reads and writes."""
         import torch
 
         dtype = next(self.module.parameters()).dtype
-        given = torch.zeros(shape, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
-        graph, results = capture(self.module, given)
-        return graph, given, results
+        image = torch.zeros(shape, dtype=dtype, device="cuda").to(memory_format=torch.channels_last)
+        graph, results = capture(self.module, image)
+        return graph, image, results
 
 
-def capture(module: Any, given: Any) -> tuple[Any, tuple[Any, ...]]:
-    """A CUDA graph of the module's run on `given`, a tensor on the device, and the tensors that it writes.
+def capture(module: torch.nn.Module, image: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, Tensors]:
+    """A CUDA graph of the module's run on `image`, a tensor on the device, and the tensors that it writes.
 
     Three runs go before, in which kernels are chosen and their memory is taken.
     """
@@ -180,13 +209,19 @@ def capture(module: Any, given: Any) -> tuple[Any, tuple[Any, ...]]:
     stream.wait_stream(torch.cuda.current_stream())
     with torch.cuda.stream(stream):
         for _ in range(3):
-            module(given)
+            module(image)
     torch.cuda.current_stream().wait_stream(stream)
     graph = torch.cuda.CUDAGraph()
     with torch.cuda.graph(graph):
-        results = _tensors(module(given))
+        results = _tensors(module(image))
     return graph, results
 
 
-def _tensors(result: Any) -> tuple[Any, ...]:
+def _tensors(result: torch.Tensor | Sequence[torch.Tensor]) -> Tensors:
     return tuple(result) if isinstance(result, tuple | list) else (result,)
+
+
+if TYPE_CHECKING:
+    from sandglass.backends import pytorch as this_module
+
+    _: Backend[Notes] = this_module

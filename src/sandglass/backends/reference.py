@@ -3,21 +3,32 @@
 from __future__ import annotations
 
 import shutil
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
-from sandglass.backends import DEFAULTS, FLOAT, Arrays, LayerRun, Settings, run_by_one
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    Arrays,
+    Backend,
+    BuildNotes,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Settings,
+)
+from sandglass.backends._batches import run_by_one
 from sandglass.sources.source import Source
 
 INSTALL = "part of sandglass"
 PRECISIONS = ("fp32",)
-PURPOSE = "test"
-DYNAMIC = True
+PURPOSE: Final = "test"
 SPEC = None
-SETTINGS: Mapping[str, tuple[Any, ...]] = {}
+SETTINGS: OfferedSettings = {}
+CAPABILITIES = Capabilities(dynamic_shapes=True)
+Notes = BuildNotes
 
 
 def available() -> str:
@@ -27,26 +38,27 @@ def available() -> str:
     return str(onnx.__version__)
 
 
-def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: object) -> BuildNotes:
     """Copy the graph."""
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import free_sides
 
     if source.shapes:
-        save_graph(free_sides(load_graph(source.graph)), folder / "model.onnx")
+        free_sides(model := load_graph(source.graph))
+        save_graph(model, folder / "model.onnx")
     else:
         shutil.copyfile(source.graph, folder / "model.onnx")
-    return {}
+    return BuildNotes()
 
 
 def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
+    folder: Path, notes: BuildNotes, threads: int, settings: Settings = DEFAULTS, callers: int = 1
 ) -> ReferenceSession:
     """A session over the copied graph; `threads` has no effect."""
     return ReferenceSession(folder / "model.onnx")
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """The graph's own nodes, which the evaluator runs one by one in float; it has no timer."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
@@ -74,3 +86,9 @@ class ReferenceSession:
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         outputs = self.evaluator.run(None, dict(inputs))
         return dict(zip(self.evaluator.output_names, map(np.asarray, outputs), strict=True))
+
+
+if TYPE_CHECKING:
+    from sandglass.backends import reference as this_module
+
+    _: Backend[BuildNotes] = this_module

@@ -11,30 +11,63 @@ import platform
 import threading
 import time
 from collections import defaultdict, deque
-from collections.abc import Mapping
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.backends import DEFAULTS, FLOAT, PROFILED_RUNS, Arrays, LayerRun, Settings, chosen, run_by_one
+from sandglass.backends import (
+    DEFAULTS,
+    FLOAT,
+    PROFILED_RUNS,
+    Arrays,
+    Backend,
+    BuildNotes,
+    Capabilities,
+    LayerRun,
+    OfferedSettings,
+    Settings,
+    all_settings,
+)
+from sandglass.backends._batches import run_by_one
 from sandglass.core import host
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.graph.layers import find_layers
 from sandglass.sources.source import Source
 
+if TYPE_CHECKING:
+    from tvm.ir import IRModule
+    from tvm.relax import VirtualMachine
+    from tvm.target import Target
+
 INSTALL = install_command("tvm")
 PRECISIONS = ("fp32",)
-PURPOSE = "deploy"
+PURPOSE: Final = "deploy"
 SPEC = None
-SETTINGS: Mapping[str, tuple[Any, ...]] = {"streams": (1, 2, 4)}
-TUNES = True  # `build` may measure kernels for `source.tune_seconds`
+SETTINGS: OfferedSettings = {"streams": (1, 2, 4)}
+CAPABILITIES = Capabilities(tunes_kernels=True)
 LIBRARY = "model.so"
 SHARE_CORES = -3  # affinity of runtime.config_threadpool: no thread has a core of its own
+
+
+class Notes(BuildNotes, frozen=True):
+    """The graph's inputs and outputs in order, the processor that the library is for, and its kernels.
+
+    `calls` are kernel and layer of every call in order, `work` is by layer its multiply-accumulates, and how many of
+    them make one output.
+    """
+
+    inputs: list[str]
+    outputs: list[str]
+    machine: str
+    instruction_sets: list[str]
+    tuned_kernels: int
+    calls: list[tuple[str, str]]
+    work: dict[str, tuple[int, int]]
 
 
 def available() -> str:
@@ -46,7 +79,7 @@ def available() -> str:
     return str(tvm.__version__)
 
 
-def build(source: Source, precision: str, folder: Path, plan: object) -> dict[str, Any]:
+def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Compile `model.so`.
 
     Raises UnsupportedOperator, and BackendError for a graph that TVM refuses or where no C compiler is there to link.
@@ -55,14 +88,14 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
     from tvm.relax.backend.cpu_generic import pipeline
     from tvm.support import cc
 
-    from sandglass.backends import _tvm_kernels, _tvm_search
+    from sandglass.backends import _tvm_import, _tvm_kernels, _tvm_search
     from sandglass.graph.io import load_graph, static_inputs, static_outputs
     from sandglass.graph.work import layer_work
 
     if cc.get_cc() is None:
         raise BackendError("TVM needs a C compiler to link what it compiles, and found none", "install gcc or clang")
     model, target = load_graph(source.graph), host_target()
-    module = _tvm_kernels.kernels(model, target)
+    module = _tvm_import.kernels(model, target)
     calls = _calls(module, model)
     _use_threads(host.threads())
     tiles = _tvm_search.best_tiles(module, target, source)
@@ -74,28 +107,28 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> dict[st
         with target:
             library = tvm.relax.build(module, target=target, relax_pipeline=tvm.transform.Sequential(passes))
         library.export_library(str(folder / LIBRARY))
-    except _tvm_kernels.ERRORS as error:
-        raise BackendError(f"TVM cannot compile the graph: {_tvm_kernels.reason(error)}",
+    except _tvm_import.ERRORS as error:
+        raise BackendError(f"TVM cannot compile the graph: {_tvm_import.reason(error)}",
                            "choose another backend") from error  # fmt: skip
-    return {
-        "inputs": list(static_inputs(model)),
-        "outputs": list(static_outputs(model)),
-        "machine": platform.machine(),
-        "instruction_sets": host.instruction_sets(),
-        "tuned_kernels": len(tiles),
-        "calls": calls,
-        "work": {name: list(work) for name, work in layer_work(model).items()},
-    }
+    return Notes(
+        inputs=list(static_inputs(model)),
+        outputs=list(static_outputs(model)),
+        machine=platform.machine(),
+        instruction_sets=host.instruction_sets(),
+        tuned_kernels=len(tiles),
+        calls=calls,
+        work=layer_work(model),
+    )
 
 
-def host_target() -> Any:
+def host_target() -> Target:
     """LLVM for the processor of this machine, with all that it can do."""
     from tvm.target import Target, codegen
 
     return Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": host.threads()})
 
 
-def _calls(module: Any, model: onnx.ModelProto) -> list[list[str]]:
+def _calls(module: IRModule, model: onnx.ModelProto) -> list[tuple[str, str]]:
     """Kernel and layer of every call in order; the layer is "" where a kernel has no weights.
 
     The importer drops the names of nodes. A layer is known by its weights: by their sum as integers, which no change of
@@ -108,41 +141,39 @@ def _calls(module: Any, model: onnx.ModelProto) -> list[list[str]]:
     layers: defaultdict[int, deque[str]] = defaultdict(deque)
     for name, layer in find_layers(model).items():
         layers[_fingerprint(values[layer.weight])].append(name)
-    found = []
+    calls = []
     for block in module["main"].body.blocks:
         for call in (binding.value for binding in block.bindings):
             if isinstance(call, relax.Call) and call.op == Op.get("relax.call_tir"):
-                constants = [given.value.numpy() for given in call.args[1].fields if isinstance(given, GenericConst)]
+                constants = [field.value.numpy() for field in call.args[1].fields if isinstance(field, GenericConst)]
                 known = [layers[mark].popleft() for mark in map(_fingerprint, constants) if layers.get(mark)]
-                found.append([call.args[0].name_hint, known[0] if known else ""])
-    return found
+                calls.append((call.args[0].name_hint, known[0] if known else ""))
+    return calls
 
 
 def _fingerprint(weights: np.ndarray) -> int:
     return int(np.ascontiguousarray(weights, np.float32).view(np.uint32).sum(dtype=np.uint64))
 
 
-def open(
-    folder: Path, notes: Mapping[str, Any], threads: int, settings: Settings = DEFAULTS, callers: int = 1
-) -> TvmSession:
+def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> TvmSession:
     """The loaded library. Raises BackendError on a processor that lacks instructions it was compiled for."""
-    missing = sorted(set(notes["instruction_sets"]) - set(host.instruction_sets()))
-    if missing or notes["machine"] != platform.machine():
+    missing = sorted(set(notes.instruction_sets) - set(host.instruction_sets()))
+    if missing or notes.machine != platform.machine():
         raise BackendError(
-            f"{folder / LIBRARY} was compiled for a processor with {', '.join(missing) or notes['machine']}",
+            f"{folder / LIBRARY} was compiled for a processor with {', '.join(missing) or notes.machine}",
             "deploy the model on this machine",
         )
-    streams = chosen(SETTINGS, settings)["streams"]
+    streams = int(all_settings(SETTINGS, settings)["streams"])
     return TvmSession(folder / LIBRARY, notes, max(1, threads // streams), streams)
 
 
-def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays) -> list[LayerRun]:
+def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
     """Every kernel call, timed around it, the median of several runs."""
     session = open(folder, notes, threads)
-    kernels = {kernel for kernel, _ in notes["calls"]}
+    kernels = {kernel for kernel, _ in notes.calls}
     times: list[float] = []
 
-    def instrument(function: Any, symbol: str, before: bool, *_: Any) -> int:
+    def instrument(function: object, symbol: str, before: bool, *_: object) -> int:
         if symbol in kernels:
             now = time.perf_counter()
             times.append(now) if before else times.append(now - times.pop())
@@ -151,11 +182,11 @@ def layers(folder: Path, notes: Mapping[str, Any], threads: int, inputs: Arrays)
     session.machine().set_instrument(instrument)
     for _ in range(1 + PROFILED_RUNS):
         session.run(inputs)
-    count = len(notes["calls"])
+    count = len(notes.calls)
     medians = np.median(np.reshape(times, (-1, count))[1:], axis=0) * 1e3
     runs = []
-    for (kernel, layer), spent in zip(notes["calls"], medians, strict=True):
-        macs, terms = notes["work"].get(layer, (0, 0))
+    for (kernel, layer), spent in zip(notes.calls, medians, strict=True):
+        macs, terms = notes.work.get(layer, (0, 0))
         runs.append(LayerRun(layer or kernel, kernel.rstrip("0123456789"), FLOAT, macs, float(spent), terms=terms))
     return runs
 
@@ -181,10 +212,10 @@ def _use_threads(count: int) -> None:
 class TvmSession:
     """Its machines are one for each calling thread, as are TVM's pools of worker threads."""
 
-    def __init__(self, path: Path, notes: Mapping[str, Any], threads: int, streams: int = 1) -> None:
+    def __init__(self, path: Path, notes: Notes, threads: int, streams: int = 1) -> None:
         import tvm
 
-        self.inputs, self.outputs, self.threads = notes["inputs"], notes["outputs"], threads
+        self.inputs, self.outputs, self.threads = notes.inputs, notes.outputs, threads
         try:
             self.library = tvm.runtime.load_module(str(path))
         except (RuntimeError, ValueError, OSError) as error:
@@ -194,7 +225,7 @@ class TvmSession:
         self.local = threading.local()
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
 
-    def machine(self) -> Any:
+    def machine(self) -> VirtualMachine:
         """The virtual machine of the calling thread."""
         import tvm
 
@@ -219,3 +250,9 @@ class TvmSession:
             ) from error
         values = [result] if len(self.outputs) == 1 else list(result)
         return {name: value.numpy() for name, value in zip(self.outputs, values, strict=True)}
+
+
+if TYPE_CHECKING:
+    from sandglass.backends import tvm as this_module
+
+    _: Backend[Notes] = this_module

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -11,7 +12,8 @@ import numpy as np
 
 from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact
-from sandglass.cli.results_page import failure_row, results_page, results_rows
+from sandglass.backends import load_backend
+from sandglass.cli.results_page import conditions_text, failure_row, results_rows
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.core.files import atomic_file, refuse_existing, write_json
@@ -21,7 +23,8 @@ from sandglass.measure.benchmarking import Speed, benchmark_each
 from sandglass.measure.evaluation import Evaluation, changes, evaluate, evaluate_each
 from sandglass.quantization.calibration import Calibration
 from sandglass.sources.load_card import load_card
-from sandglass.table.markdown import failed_row, markdown
+from sandglass.table.markdown import Row, markdown
+from sandglass.table.rows import failed_row
 from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
@@ -31,8 +34,18 @@ ARTIFACTS, RESULTS = "artifacts", "results.json"
 METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
 
 
-def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
-    """Run the demo into `out`: artifacts, `results.md`, `results.json` and pictures. Returns the exit code.
+@dataclass(frozen=True)
+class Demo:
+    """The result: the table with the conditions under it, and the numbers as JSON-able data."""
+
+    rows: list[Row]
+    conditions: str
+    numbers: dict[str, object]
+    complete: bool
+
+
+def run_demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> Demo:
+    """Run the demo into `out`: artifacts, `results.md`, `results.json` and pictures.
 
     A demo that was killed goes on. Raises ArtifactError when `out` exists otherwise and `force` is false, BusyError
     where another run works in it.
@@ -43,7 +56,7 @@ def demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable
         return _demo(out, force, say, progress)
 
 
-def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> int:
+def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> Demo:
     card = load_card(MODEL)
     datasets = discover.load("datasets", DATASET)
     calibration = Calibration(datasets.load(split="train", limit=128), size=128)
@@ -53,12 +66,12 @@ def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[
     artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
     test = datasets.load()
     say(f"evaluate: {len(artifacts)} artifacts on {len(test.coco['images'])} unseen images")
-    found = evaluate_each(artifacts, lambda a: evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")))
+    evaluations = evaluate_each(artifacts, lambda a: evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")))
     say("benchmark: bursts of each artifact in turn")
     timed = benchmark_each(artifacts, seconds=1.0, progress=progress("benchmark"))
     results, speeds = list[Evaluation](), list[Speed]()
     failures = [failure_row(card, outcome) for outcome in outcomes if outcome.error]
-    for artifact, result, measured in zip(artifacts, found, timed, strict=True):
+    for artifact, result, measured in zip(artifacts, evaluations, timed, strict=True):
         if isinstance(result, SandglassError):
             failures.append(failed_row(artifact, result))
         elif isinstance(measured, SandglassError):
@@ -67,18 +80,16 @@ def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[
             results.append(result)
             speeds += measured
     if not results:
-        print(markdown(failures))
-        return 2
-    report(out, results, speeds, failures, say)
-    return 2 if failures else 0
+        return Demo(failures, conditions_text(None, host.describe()), {"results": [], "failures": failures}, False)
+    return write_results(out, results, speeds, failures, say)
 
 
 def runnable_targets(say: Say) -> list[str]:
     """Every precision of every runtime that is installed here, as `BACKEND:PRECISION`."""
     targets = []
     for name in discover.names("backends"):
-        backend = discover.load("backends", name)
-        if backend.PURPOSE != "deploy" or hasattr(backend, "SOC"):  # one would have to name the processor
+        backend = load_backend(name)
+        if backend.PURPOSE != "deploy" or backend.CAPABILITIES.compiles_for_soc:  # one would have to name the processor
             continue
         try:
             backend.available()
@@ -89,16 +100,15 @@ def runnable_targets(say: Say) -> list[str]:
     return targets
 
 
-def report(
-    out: Path, results: Sequence[Evaluation], speeds: Sequence[Speed], failures: list[dict[str, str]], say: Say
-) -> None:
-    """Print the table; write it with its conditions, the numbers as JSON, and the pictures."""
+def write_results(
+    out: Path, results: Sequence[Evaluation], speeds: Sequence[Speed], failures: list[Row], say: Say
+) -> Demo:
+    """Write the table with its conditions, the numbers as JSON, and the pictures."""
     differences = changes(results)
     rows = results_rows(results, differences, speeds, METRICS) + failures
-    page = results_page(rows, results[0], host.describe())
-    print(page)
+    conditions = conditions_text(results[0], host.describe())
     with atomic_file(out / "results.md") as temporary:
-        temporary.write_text(page, encoding="utf-8")
+        temporary.write_text(f"{markdown(rows)}\n\n{conditions}\n", encoding="utf-8")
     numbers = [
         {**result.to_dict(), "change": difference, "speed": speed.to_dict(), "bytes": result.artifact.size}
         for result, difference, speed in zip(results, differences, speeds, strict=True)
@@ -106,12 +116,14 @@ def report(
     pictures = [picture(results, image["id"]) for image in results[0].dataset.coco["images"][:PICTURES]]
     for number, pixels in enumerate(pictures, 1):
         write_image(out / f"people-{number}.png", pixels)
-    write_json(out / RESULTS, {"results": numbers, "failures": failures})  # last: with it the demo is complete
+    result: dict[str, object] = {"results": numbers, "failures": failures}
+    write_json(out / RESULTS, result)  # last: with it the demo is complete
     say(f"wrote {out / 'results.md'}, results.json and {len(pictures)} pictures: people-1.png ...")
+    return Demo(rows, conditions, result, not failures)
 
 
 def picture(results: Sequence[Evaluation], image_id: int) -> np.ndarray:
-    """The same image as seen by a float artifact and by each int8 one, side by side, HWC uint8 RGB."""
+    """The predictions of a float artifact and of each int8 one for an image, side by side, HWC uint8 RGB."""
     shown = [result for result in results if result.artifact.precision == "fp32"][:1]
     shown += [result for result in results if result.artifact.precision == "int8"]
     return np.hstack([_panel(result, image_id) for result in shown or results[:1]])
@@ -121,9 +133,8 @@ def _panel(result: Evaluation, image_id: int) -> np.ndarray:
     task = discover.load("tasks", result.artifact.card.task)
     image = result.dataset.read(image_id)
     large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    found = [_scaled(p, 2) for p in result.predictions if p["image_id"] == image_id]
-    drawn = task.draw(large, found)
-    return _captioned(drawn, result.artifact)
+    people = [_scaled(person, 2) for person in result.predictions if person["image_id"] == image_id]
+    return _captioned(task.draw(large, people), result.artifact)
 
 
 def _scaled(prediction: dict[str, Any], factor: float) -> dict[str, Any]:

@@ -2,53 +2,67 @@
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from types import ModuleType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
-from sandglass.cli.options import ANNOTATED, say
+from sandglass.cli.options import CalibrationOptions, Data, Draw, Samples
+from sandglass.cli.output import say
 from sandglass.core import discover
 
 if TYPE_CHECKING:
     from sandglass.artifacts.artifact import Artifact
+    from sandglass.datasets import Dataset
     from sandglass.quantization.calibration import Calibration
     from sandglass.sources.card import Card
 
+ANNOTATED = "coco-keypoints"  # the format of annotations if no dataset is named
 SHOWN = 3  # paths that an error names
 
 
-def load_calibration(arguments: argparse.Namespace, source: str | Card) -> Calibration | None:
-    """The calibration set for a model that was asked for; None where none was."""
-    asked = (arguments.calibration, arguments.calibration_annotations, arguments.calibration_dataset)
-    return None if asked == (None, None, None) else needed_calibration(arguments, source)
+def load_calibration(options: CalibrationOptions, source: str | Card) -> Calibration | None:
+    """The calibration set for a model; None if no option names one."""
+    return required_calibration(options, source) if options.data else None
 
 
-def needed_calibration(arguments: argparse.Namespace, source: str | Card) -> Calibration:
-    """The calibration set for a model; raises DatasetError where none was asked for."""
+def required_calibration(options: CalibrationOptions, source: str | Card) -> Calibration:
+    """The calibration set for a model; raises DatasetError if no option names one."""
     from sandglass.quantization.calibration import Calibration
 
-    size = arguments.calibration_size  # every image that is drawn has a sample at least
-    dataset = load_images(arguments, "calibration", source, split="train", limit=size)
-    return Calibration(dataset, size, arguments.calibration_method)
+    size = options.calibration_size  # every image that is drawn has a sample at least
+    dataset = load_images(options.data, source, Draw(limit=size), split="train")
+    return Calibration(dataset, size, options.calibration_method)
 
 
-def load_images(arguments: argparse.Namespace, name: str, source: str | Card, **options: Any) -> Any:
-    """The dataset that `--NAME`, `--NAME-annotations` and `--NAME-dataset` ask for, for the task of a model.
+def load_images(data: Data, source: str | Card, draw: Draw, **more: str) -> Dataset:
+    """The dataset that `--NAME`, `--NAME-annotations` and `--NAME-dataset` name, for the task of a model.
 
-    Without annotations and without a dataset's name it is a folder of photos. Raises DatasetError for what is missing,
-    and for a dataset of another kind than the task reads.
+    Without annotations and without a dataset's name it is a folder of photos. `more` goes to the dataset's `load`.
+    Raises DatasetError for what is missing, and for a dataset of another kind than the task reads.
     """
     from sandglass import tasks
+    from sandglass.datasets import load_dataset
 
     task = task_of(source)
-    images, annotations, dataset = (getattr(arguments, f"{name}{part}") for part in ("", "_annotations", "_dataset"))
-    if annotations is None and dataset is None:
-        return _photos(task, name, images, options)
-    chosen = dataset or _format_of(task, name)
-    tasks.check_dataset_name(task, chosen)
-    return discover.load("datasets", chosen).load(images=images, annotations=annotations, **options)
+    if data.annotations is None and data.dataset is None:
+        return _photos(task, data, draw)
+    name = data.dataset or _format_of(task, data)
+    tasks.check_dataset_name(task, name)
+    where = {"images": data.images, "annotations": data.annotations}
+    return load_dataset(name, **where, **_drawn(draw), **more)
+
+
+def load_samples(name: str, samples: Samples) -> Dataset:
+    """A dataset by its name, with its files and the part of it to measure on."""
+    from sandglass.datasets import load_dataset
+
+    files = {"images": samples.images, "annotations": samples.annotations, "detections": samples.detections}
+    return load_dataset(name, **files, **_drawn(samples))
+
+
+def _drawn(draw: Draw) -> dict[str, int | None]:
+    return {"limit": draw.limit, "seed": draw.seed}
 
 
 def task_of(source: str | Card) -> ModuleType:
@@ -60,32 +74,36 @@ def task_of(source: str | Card) -> ModuleType:
     return discover.load("tasks", card.task)
 
 
-def _photos(task: ModuleType, name: str, folder: Path | None, options: Mapping[str, Any]) -> Any:
+def _photos(task: ModuleType, data: Data, draw: Draw) -> Dataset:
     from sandglass.core.errors import DatasetError
     from sandglass.datasets._photos import load_photos
 
-    if folder is None:
+    if data.images is None:
         raise DatasetError(
-            f"there are no {name} images", f"give --{name} DIR, a folder of photos, or name a --{name}-dataset"
+            f"there are no {data.name} images",
+            f"give --{data.name} DIR, a folder of photos, or name a --{data.name}-dataset",
         )
-    return load_photos(task.READS, folder, options["limit"], options.get("seed", 0))
+    photos: Dataset = load_photos(task.READS, data.images, draw.limit, draw.seed)
+    return photos
 
 
-def _format_of(task: ModuleType, name: str) -> str:
-    """The format of annotations without a dataset's name, which only one kind of truths has."""
+def _format_of(task: ModuleType, data: Data) -> str:
+    """The format of annotations if no dataset is named; only one kind of annotations has a default."""
     from sandglass import datasets
     from sandglass.core.errors import DatasetError
 
     if datasets.kind_of(ANNOTATED) is not task.READS:
         known = ", ".join(datasets.of_kind(task.READS))
-        raise DatasetError(f"the format of --{name}-annotations is not known", f"give --{name}-dataset, one of {known}")
+        raise DatasetError(
+            f"the format of --{data.name}-annotations is not known", f"give --{data.name}-dataset, one of {known}"
+        )
     return ANNOTATED
 
 
 def load_artifacts(paths: Sequence[Path]) -> list[Artifact]:
-    """The artifacts among `paths`, each once; a line says what is skipped, such as the plan that `out/*` names too.
+    """The artifacts among `paths`, each once; other paths, such as the plan that `out/*` names too, are skipped.
 
-    Raises ArtifactError for a path that does not exist, for an artifact that was changed, and where none is left.
+    Raises ArtifactError for a path that does not exist, for an artifact that was changed, and if none is left.
     """
     from sandglass.artifacts.artifact import MANIFEST, load_artifact
     from sandglass.core.errors import ArtifactError

@@ -1,107 +1,107 @@
-"""What the command line says of build kits: options of `deploy`, and `collect`."""
+"""`sandglass collect`: the results of a build kit; and the samples that `deploy` puts into one."""
 
 from __future__ import annotations
 
-import argparse
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from sandglass.cli.options import add_draw, write_result
-from sandglass.core import discover
+from cyclopts import Parameter
+
+from sandglass.cli.inputs import load_samples
+from sandglass.cli.options import Against, KitSamples, Output
+from sandglass.cli.output import Part, show, write_result
+from sandglass.cli.values import DATASETS
+from sandglass.core.errors import InputError
 
 if TYPE_CHECKING:
     from sandglass.artifacts.build_key import Samples
-    from sandglass.artifacts.target import Outcome
+    from sandglass.datasets import Dataset
+    from sandglass.kit.collect import Collected
+    from sandglass.measure.evaluation import Evaluation
     from sandglass.table.markdown import Row
 
 
-def add_kit(command: argparse.ArgumentParser) -> None:
-    """Options of `deploy` for targets whose compiler is a vendor's."""
-    command.add_argument("--soc", default="", metavar="NAME", help="the processor to compile for, e.g. Ascend310P3")
-    _add_samples(command, "evaluation samples that a build kit takes along")
-    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="with their mirrored images")
+def collect(
+    kit: Annotated[Path, Parameter(metavar="KIT")],
+    /,
+    *,
+    samples: KitSamples = KitSamples(),
+    against: Against = None,
+    output: Output = Output(),
+) -> int:
+    """Accuracy and speed of a build kit that came back with results.
 
+    Parameters
+    ----------
+    kit
+        folder of the build kit
+    against
+        a float artifact, to compare the accuracy with (default: none)
+    """
+    from sandglass.kit import collect as kits
 
-def load_samples(arguments: argparse.Namespace) -> Samples | None:
-    """The evaluation samples that a kit is to take along; None where none were asked for."""
-    from sandglass.artifacts.build_key import Samples
-
-    dataset = _load(arguments, arguments.flip_test)
-    return None if dataset is None else Samples(dataset, arguments.flip_test)
-
-
-def kit_row(outcome: Outcome) -> Row:
-    """A target whose build kit was made, and what to do with it."""
-    return {
-        "backend": outcome.target.backend,
-        "precision": outcome.target.precision,
-        "check": f"build kit: see {outcome.kit}/README.md, then `sandglass collect {outcome.kit}`",
-    }
-
-
-def add_collect(commands: Any) -> None:
-    """`sandglass collect`."""
-    command = commands.add_parser("collect", help="accuracy and speed of a build kit that came back with results")
-    command.set_defaults(run=_run_collect)
-    command.add_argument("kit", type=Path, metavar="KIT")
-    _add_samples(command, "the samples that the kit was made with")
-    command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one, for the change of accuracy")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
-
-
-def _run_collect(arguments: argparse.Namespace) -> int:
-    from sandglass.artifacts.artifact import load_artifact
-    from sandglass.kit import collect
-    from sandglass.measure import evaluation
-    from sandglass.table.markdown import evaluation_table, markdown, speed_row
-
-    kit = collect.load_kit(arguments.kit)
-    agreed = collect.agreement(kit)
-    found: dict[str, Any] = {"check": agreed, "speed": kit.speed_dict()}
-    print(f"{agreed['summary']}\n")
-    dataset = _load(arguments, arguments.against)
-    if dataset is not None:
-        results = [collect.evaluation(kit, dataset)]
-        if arguments.against:
-            flip = results[0].protocol["flip_test"]
-            results.insert(0, evaluation.evaluate(load_artifact(arguments.against), dataset, flip_test=flip))
-        changes = evaluation.changes(results)
-        print(evaluation_table(results, changes))
-        print(
-            "\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()) + "\n"
-        )
-        rows = zip(results, changes, strict=True)
-        found["evaluations"] = [{**result.to_dict(), "change": change} for result, change in rows]
-    speed = kit.speed()
-    print(markdown([{key: cell for key, cell in speed_row(speed, speed.median).items() if key != "peak MiB"}]))
-    print(f"\nmeasured there: {kit.version()}, {kit.reported['host']['system']}")
-    write_result(arguments.json, found)
+    loaded = kits.load_kit(kit)
+    check = kits.agreement(loaded)
+    results = _evaluations(loaded, _dataset(samples, against), against)
+    parts: list[Part] = [check["summary"], *_evaluation_parts(results), [_speed_row(loaded)]]
+    show(output, *parts, f"measured there: {loaded.version()}, {loaded.reported['host']['system']}")
+    evaluations = {"evaluations": _to_dicts(results)} if results else {}
+    write_result(output, {"check": check, "speed": loaded.speed_dict(), **evaluations})
     return 0
 
 
-def _add_samples(command: argparse.ArgumentParser, told: str) -> None:
-    command.add_argument("--dataset", choices=discover.names("datasets"), help=told)
-    command.add_argument("--images", type=Path, metavar="DIR")
-    command.add_argument("--annotations", type=Path, metavar="FILE")
-    command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    add_draw(command)
+def kit_samples(options: KitSamples, flip_test: bool | None) -> Samples | None:
+    """The evaluation samples that a build kit takes along; None if no option names any.
+
+    Raises InputError for options of samples without their dataset.
+    """
+    from sandglass.artifacts.build_key import Samples
+
+    dataset = _dataset(options, flip_test)
+    return None if dataset is None else Samples(dataset, flip_test)
 
 
-def _load(arguments: argparse.Namespace, *more: Any) -> Any:
-    """The dataset that was asked for; None where none was, which no other option may then be about."""
-    from sandglass.core.errors import InputError
+def _dataset(options: KitSamples, *more: object) -> Dataset | None:
+    """The dataset of the samples; None if it is not named, in which case no other option may be about it."""
+    if options.dataset is not None:
+        return load_samples(options.dataset, options)
+    values = (options.images, options.annotations, options.detections, options.limit, *more)
+    if any(value is not None for value in values):
+        raise InputError("options of samples need --dataset", f"give --dataset {'|'.join(DATASETS)}")
+    return None
 
-    about = (arguments.images, arguments.annotations, arguments.detections, arguments.limit, *more)
-    if arguments.dataset is None:
-        if any(option is not None for option in about):
-            raise InputError(
-                "samples are told without their dataset", f"give --dataset {'|'.join(discover.names('datasets'))}"
-            )
-        return None
-    return discover.load("datasets", arguments.dataset).load(
-        images=arguments.images,
-        annotations=arguments.annotations,
-        detections=arguments.detections,
-        limit=arguments.limit,
-        seed=arguments.seed,
-    )
+
+def _evaluations(kit: Collected, dataset: Dataset | None, against: Path | None) -> list[Evaluation]:
+    """The float artifact's result, if there is one to compare with, and the kit's."""
+    from sandglass.artifacts.artifact import load_artifact
+    from sandglass.kit import collect as kits
+    from sandglass.measure.evaluation import evaluate
+
+    if dataset is None:
+        return []
+    result = kits.evaluation(kit, dataset)
+    if against is None:
+        return [result]
+    return [evaluate(load_artifact(against), dataset, flip_test=result.protocol["flip_test"]), result]
+
+
+def _evaluation_parts(results: list[Evaluation]) -> list[Part]:
+    from sandglass.measure.evaluation import changes
+    from sandglass.table.rows import evaluation_rows, protocol_text
+
+    return [evaluation_rows(results, changes(results)), protocol_text(results[0].protocol)] if results else []
+
+
+def _to_dicts(results: list[Evaluation]) -> list[dict[str, object]]:
+    from sandglass.measure.evaluation import changes
+
+    rows = zip(results, changes(results), strict=True)
+    return [{**result.to_dict(), "change": change} for result, change in rows]
+
+
+def _speed_row(kit: Collected) -> Row:
+    """The speed as the kit measured it, without the memory, which it does not measure."""
+    from sandglass.table.rows import speed_row
+
+    speed = kit.speed()
+    return {column: cell for column, cell in speed_row(speed, speed.median).items() if column != "peak MiB"}

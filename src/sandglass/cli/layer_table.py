@@ -10,13 +10,14 @@ import numpy as np
 from sandglass.quantization.output_noise import decibels
 from sandglass.search.costs import Cost
 from sandglass.search.quantize import Quantization
-from sandglass.table.markdown import markdown, metric_cells, part
+from sandglass.table.markdown import Row
+from sandglass.table.rows import metric_cells, part
 
 ROW, LABEL, WIDTH = 18, 380, 900
 NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)
 
 
-def search_report(result: Quantization) -> str:
+def search_report(result: Quantization) -> list[list[Row] | str]:
     """The layers and why, the three artifacts side by side, and the verdict."""
     layers = [
         {
@@ -32,7 +33,7 @@ def search_report(result: Quantization) -> str:
         if way.bits == result.choice.bits.get(cost.name, cost.ways[0].bits)
     ]
     metric = next(iter(result.evaluations[0].metrics))
-    rows = []
+    rows: list[Row] = []
     for i, kind in enumerate(("float", "full int8", "chosen")):
         row = {"artifact": kind, **metric_cells(result.evaluations[i].metrics, [metric]),
                "median ms": f"{result.speeds[i].median:.2f}",
@@ -53,17 +54,17 @@ def search_report(result: Quantization) -> str:
     )
     if measured >= result.speeds[0].median:
         told += " On this machine it is no faster than the float artifact beside it."
-    return "\n\n".join([markdown(layers), markdown(rows), told])
+    return [layers, rows, told]
 
 
 def _way(bits: int) -> str:
     return "int8" if bits == 8 else f"int8, {bits}-bit weights"
 
 
-def sensitivity_table(costs: Sequence[Cost]) -> str:
+def sensitivity_rows(costs: Sequence[Cost]) -> list[Row]:
     """One row for each int8 way of each layer, in the graph's order."""
     work = max(1, sum(cost.macs for cost in costs))
-    return markdown([
+    return [
         {
             "layer": cost.name,
             "runs in": _way(way.bits),
@@ -76,7 +77,7 @@ def sensitivity_table(costs: Sequence[Cost]) -> str:
         }
         for cost in costs
         for way in cost.ways
-    ])  # fmt: skip
+    ]
 
 
 def draw_costs(costs: Sequence[Cost]) -> np.ndarray:

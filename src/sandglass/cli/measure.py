@@ -1,224 +1,163 @@
-"""The subcommands that measure artifacts: evaluate, benchmark, inspect, tune."""
+"""`sandglass evaluate`: accuracy of artifacts; `sandglass benchmark`: their latency, throughput and memory."""
 
 from __future__ import annotations
 
-import argparse
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated, TypeVar
 
-from sandglass.cli.inputs import load_artifacts
-from sandglass.cli.options import Progress, add_draw, count, positive, say, write_result
-from sandglass.cli.shapes import speed_rows
+from cyclopts import Parameter
+
+from sandglass.cli.inputs import load_artifacts, load_samples
+from sandglass.cli.options import ArtifactPath, Output, RunOptions, Samples
+from sandglass.cli.output import show, write_result
+from sandglass.cli.progress import Progress
+from sandglass.cli.values import DATASET, FILE, SECONDS
 from sandglass.core import discover
 from sandglass.core.errors import InputError, SandglassError
 
 if TYPE_CHECKING:
     from sandglass.artifacts.artifact import Artifact
     from sandglass.measure.benchmarking import Speed
+    from sandglass.measure.evaluation import Evaluation
+    from sandglass.table.markdown import Row
+
+Measured = TypeVar("Measured")
 
 
-def add_evaluate(commands: Any) -> None:
-    """Adds `sandglass evaluate`."""
-    command = commands.add_parser("evaluate", help="accuracy of artifacts on a dataset, by the task's own metric")
-    command.set_defaults(run=_run_evaluate)
-    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument("--dataset", required=True, choices=discover.names("datasets"))
-    command.add_argument("--images", type=Path, metavar="DIR")
-    command.add_argument("--annotations", type=Path, metavar="PATH", help="truths, where they are not in the images")
-    command.add_argument("--detections", type=Path, metavar="JSON", help="boxes in COCO result format")
-    add_draw(command)
-    command.add_argument("--flip-test", action=argparse.BooleanOptionalAction, help="average with the mirrored image")
-    command.add_argument("--threads", type=count, metavar="N")
-    command.add_argument("--batch", type=count, default=1, metavar="N")
-    command.add_argument("--speed", action="store_true", help="time them too, with the same threads and batch")
-    command.add_argument("--results", type=Path, metavar="FILE", help="write the predictions in COCO result format")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+def evaluate(
+    *artifacts: ArtifactPath,
+    dataset: Annotated[str, DATASET],
+    samples: Samples = Samples(),
+    flip_test: Annotated[bool | None, Parameter(negative="--no-flip-test")] = None,
+    run: RunOptions = RunOptions(),
+    speed: bool = False,
+    results: Annotated[Path | None, FILE] = None,
+    output: Output = Output(),
+) -> int:
+    """Measure the accuracy of artifacts on a dataset, by the task's own metric.
 
-
-def _run_evaluate(arguments: argparse.Namespace) -> int:
-    from sandglass import tasks
+    Parameters
+    ----------
+    dataset
+        format of the dataset, or the name of an embedded one
+    flip_test
+        average the outputs with those of the mirrored image (default: as the card says)
+    speed
+        measure the speed too, with the same threads and batch
+    results
+        file for the predictions of one artifact, in COCO's result format (default: none)
+    """
     from sandglass.measure import evaluation
-    from sandglass.table.markdown import evaluation_table
+    from sandglass.table.rows import evaluation_rows, protocol_text
 
-    artifacts = load_artifacts(arguments.artifacts)
-    _refuse_coco(arguments.results, artifacts)
-    for artifact in artifacts:
-        tasks.check_dataset_name(discover.load("tasks", artifact.card.task), arguments.dataset)
-    dataset = discover.load("datasets", arguments.dataset).load(
-        images=arguments.images,
-        annotations=arguments.annotations,
-        detections=arguments.detections,
-        limit=arguments.limit,
-        seed=arguments.seed,
-    )
-    found = evaluation.evaluate_each(
-        artifacts,
+    loaded = load_artifacts(artifacts)
+    _check(loaded, dataset, results)
+    data = load_samples(dataset, samples)
+    outcomes = evaluation.evaluate_each(
+        loaded,
         lambda artifact: evaluation.evaluate(
             artifact,
-            dataset,
-            threads=arguments.threads,
-            batch=arguments.batch,
-            flip_test=arguments.flip_test,
+            data,
+            threads=run.threads,
+            batch=run.batch,
+            flip_test=flip_test,
             progress=Progress(str(artifact.folder)),
         ),
     )
-    results = [entry for entry in found if isinstance(entry, evaluation.Evaluation)]
-    failures = _failures(artifacts, found)
-    if not results:
-        _raise_first(found)
-    changes, timed = evaluation.changes(results), _speeds(arguments, [result.artifact for result in results])
-    failures += _failures([result.artifact for result in results], timed)
+    evaluations, failures = _successes(outcomes), _failures(loaded, outcomes)
+    timed = _speeds([result.artifact for result in evaluations], run) if speed else []
+    failures += _failures([result.artifact for result in evaluations], timed)
     speeds = [[] if isinstance(entry, SandglassError) else entry for entry in timed]
-    print(evaluation_table(results, changes, speeds, failures))
-    print("\n" + ", ".join(f"{key.replace('_', ' ')}: {value}" for key, value in results[0].protocol.items()))
-    rows = [{**result.to_dict(), "change": change} for result, change in zip(results, changes, strict=True)]
-    if speeds:
-        rows = [{**row, "speed": [s.to_dict() for s in entry]} for row, entry in zip(rows, speeds, strict=True)]
-    if arguments.results:
-        task = discover.load("tasks", artifacts[0].card.task)
-        write_result(arguments.results, task.to_coco(results[0].predictions))
-    write_result(arguments.json, rows + failures)
+    changes = evaluation.changes(evaluations)
+    show(output, [*evaluation_rows(evaluations, changes, speeds), *failures], protocol_text(evaluations[0].protocol))
+    if results:
+        _write_coco(results, evaluations[0])
+    write_result(output, [*_to_dicts(evaluations, changes, speeds), *failures])
     return 2 if failures else 0
 
 
-def _failures(artifacts: Sequence[Artifact], found: Sequence[Any]) -> list[dict[str, str]]:
-    """Rows of the artifacts that an error was found for."""
-    from sandglass.table.markdown import failed_row
+def benchmark(
+    *artifacts: ArtifactPath,
+    run: RunOptions = RunOptions(),
+    seconds: Annotated[float, SECONDS] = 3.0,
+    output: Output = Output(),
+) -> int:
+    """Measure latency, throughput and memory of artifacts, interleaved.
 
-    return [
-        failed_row(artifact, entry)
-        for artifact, entry in zip(artifacts, found, strict=False)  # nothing was asked for where `found` is empty
-        if isinstance(entry, SandglassError)
-    ]
+    Parameters
+    ----------
+    seconds
+        seconds of runs for each artifact (default: 3)
+    """
+    from sandglass.table.rows import speed_rows
+
+    loaded = load_artifacts(artifacts)
+    outcomes = _speeds(loaded, run, seconds)
+    speeds = [speed for measured in _successes(outcomes) for speed in measured]
+    failures = _failures(loaded, outcomes)
+    show(output, [*speed_rows(speeds), *failures])
+    write_result(output, [*(speed.to_dict() for speed in speeds), *failures])
+    return 2 if failures else 0
 
 
-def _raise_first(found: Sequence[Any]) -> None:
-    for entry in found:
-        if isinstance(entry, SandglassError):
-            raise entry
+def _check(artifacts: Sequence[Artifact], dataset: str, results: Path | None) -> None:
+    """Raise DatasetError for a dataset of another task, InputError for results that have no COCO format."""
+    from sandglass import tasks
 
-
-def _refuse_coco(path: Path | None, artifacts: Sequence[Artifact]) -> None:
-    """Raise InputError where a file in COCO's result format was asked for that these artifacts cannot fill."""
-    if path is None:
+    for artifact in artifacts:
+        tasks.check_dataset_name(discover.load("tasks", artifact.card.task), dataset)
+    if results is None:
         return
     if len(artifacts) > 1:
-        raise InputError(f"--results {path} is for one artifact, and {len(artifacts)} were given", "evaluate one")
+        raise InputError(f"--results {results} is for one artifact, and there are {len(artifacts)}", "evaluate one")
     task = artifacts[0].card.task
     if not hasattr(discover.load("tasks", task), "to_coco"):
         raise InputError(f"COCO's result format has nothing for {task}", "use --json")
 
 
-def _speeds(arguments: argparse.Namespace, artifacts: Sequence[Artifact]) -> list[list[Speed] | SandglassError]:
-    """For each artifact its speed at each of its shapes, or what stopped it; nothing where that was not asked for."""
+def _speeds(
+    artifacts: Sequence[Artifact], run: RunOptions, seconds: float | None = None
+) -> list[list[Speed] | SandglassError]:
+    """For each artifact its speed at each of its shapes, or the error that stopped it."""
     from sandglass.measure.benchmarking import benchmark_each
 
-    if not arguments.speed:
-        return []
-    return benchmark_each(artifacts, threads=arguments.threads, batch=arguments.batch, progress=Progress("benchmark"))
+    duration = {} if seconds is None else {"seconds": seconds}
+    return benchmark_each(artifacts, threads=run.threads, batch=run.batch, progress=Progress("benchmark"), **duration)
 
 
-def add_benchmark(commands: Any) -> None:
-    """Adds `sandglass benchmark`."""
-    command = commands.add_parser("benchmark", help="latency, throughput and memory of artifacts, interleaved")
-    command.set_defaults(run=_run_benchmark)
-    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument("--threads", type=count, metavar="N")
-    command.add_argument("--batch", type=count, default=1, metavar="N")
-    command.add_argument("--seconds", type=positive, default=3.0, metavar="S", help="for each artifact (default 3)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the results as JSON too")
+def _successes(outcomes: Sequence[Measured | SandglassError]) -> list[Measured]:
+    """The results without the errors; raises the first error if there is nothing else."""
+    results = [outcome for outcome in outcomes if not isinstance(outcome, SandglassError)]
+    if not results:
+        raise next(outcome for outcome in outcomes if isinstance(outcome, SandglassError))
+    return results
 
 
-def _run_benchmark(arguments: argparse.Namespace) -> int:
-    from sandglass.measure.benchmarking import benchmark_each
-    from sandglass.table.markdown import markdown
+def _failures(artifacts: Sequence[Artifact], outcomes: Sequence[object]) -> list[Row]:
+    """Rows of the artifacts that failed; `outcomes` is empty if nothing was measured."""
+    from sandglass.table.rows import failed_row
 
-    artifacts = load_artifacts(arguments.artifacts)
-    found = benchmark_each(
-        artifacts,
-        threads=arguments.threads,
-        batch=arguments.batch,
-        seconds=arguments.seconds,
-        progress=Progress("benchmark"),
-    )
-    speeds = [speed for entry in found if not isinstance(entry, SandglassError) for speed in entry]
-    failures = _failures(artifacts, found)
+    return [
+        failed_row(artifact, outcome)
+        for artifact, outcome in zip(artifacts, outcomes, strict=False)
+        if isinstance(outcome, SandglassError)
+    ]
+
+
+def _write_coco(path: Path, result: Evaluation) -> None:
+    from sandglass.core.files import write_json
+
+    task = discover.load("tasks", result.artifact.card.task)
+    write_json(path, task.to_coco(result.predictions))
+
+
+def _to_dicts(
+    evaluations: Sequence[Evaluation], changes: Sequence[object], speeds: Sequence[Sequence[Speed]]
+) -> list[dict[str, object]]:
+    """JSON-able: each result with its change and, if it was measured, its speed."""
+    rows = [{**result.to_dict(), "change": change} for result, change in zip(evaluations, changes, strict=True)]
     if not speeds:
-        _raise_first(found)
-    print(markdown([*speed_rows(speeds), *failures]))
-    write_result(arguments.json, [speed.to_dict() for speed in speeds] + failures)
-    return 2 if failures else 0
-
-
-def add_inspect(commands: Any) -> None:
-    """Adds `sandglass inspect`."""
-    command = commands.add_parser("inspect", help="is it really int8? every layer as the runtime executes it")
-    command.set_defaults(run=_run_inspect)
-    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument("--against", type=Path, metavar="ARTIFACT", help="a float one: shows where int8 is slower")
-    command.add_argument("--threads", type=count, metavar="N")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the layers as JSON too")
-
-
-def _run_inspect(arguments: argparse.Namespace) -> int:
-    from sandglass.artifacts.artifact import load_artifact
-    from sandglass.measure.inspection import inspect, summary
-    from sandglass.table.markdown import inspection_rows, markdown
-
-    against = load_artifact(arguments.against) if arguments.against else None
-
-    def inspected(artifact: Artifact) -> dict[str, Any]:
-        found = inspect(artifact, threads=arguments.threads, against=against)
-        print(markdown(inspection_rows(found)) + "\n" if found.runs else "this backend executes no layers\n")
-        print("\n".join(summary(found)))
-        return found.to_dict()
-
-    return _each(arguments, inspected)
-
-
-def add_tune(commands: Any) -> None:
-    """Adds `sandglass tune`."""
-    command = commands.add_parser(
-        "tune", help="find the fastest settings of the runtime on this machine, and keep them"
-    )
-    command.set_defaults(run=_run_tune)
-    command.add_argument("artifacts", nargs="+", type=Path, metavar="ARTIFACT")
-    command.add_argument(
-        "--for", dest="goal", default="latency", metavar="GOAL", help="latency (default) or throughput"
-    )
-    command.add_argument("--seconds", type=positive, default=60.0, metavar="S", help="to search for (default 60)")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write every trial as JSON too")
-
-
-def _run_tune(arguments: argparse.Namespace) -> int:
-    from sandglass.measure.tuning import summary, tune
-    from sandglass.table.markdown import markdown, trial_row
-
-    def tuned(artifact: Artifact) -> dict[str, Any]:
-        found = tune(artifact, goal=arguments.goal, seconds=arguments.seconds, say=say)
-        print(markdown([trial_row(trial) for trial in found.trials]) + "\n")
-        print("\n".join(summary(found)))
-        return found.to_dict()
-
-    return _each(arguments, tuned)
-
-
-def _each(arguments: argparse.Namespace, work: Callable[[Artifact], dict[str, Any]]) -> int:
-    """Do `work` for each artifact, and write its result as JSON: a list where there are several artifacts.
-
-    The error of one of several is printed and does not stop the others; the exit code is 2 then.
-    """
-    artifacts = load_artifacts(arguments.artifacts)
-    if len(artifacts) == 1:
-        write_result(arguments.json, work(artifacts[0]))
-        return 0
-    results: list[dict[str, Any]] = []
-    for artifact in artifacts:
-        print(f"\n{artifact.folder}\n")
-        try:
-            results.append(work(artifact))
-        except SandglassError as error:
-            say(f"{artifact.folder}: {error}")
-    write_result(arguments.json, results)
-    return 2 if len(results) < len(artifacts) else 0
+        return rows
+    timed = zip(rows, speeds, strict=True)
+    return [{**row, "speed": [speed.to_dict() for speed in measured]} for row, measured in timed]

@@ -1,120 +1,236 @@
-"""What several subcommands share: options and their types, progress lines, results as JSON."""
+"""Options as data: each group of options is a frozen dataclass, from which the command line is derived.
+
+The text under a field is its help: a phrase with the unit and the default.
+"""
 
 from __future__ import annotations
 
-import argparse
-import sys
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Literal
 
-from sandglass.core import discover
-from sandglass.core.errors import InputError
-from sandglass.core.processor import PROCESSORS, Processor, find_processor
+from cyclopts import Parameter
 
-ANNOTATED = "coco-keypoints"  # the format of annotations where none is named
-METHODS = ("auto", "mse", "minmax", "percentile", "kl")
+from sandglass.cli.values import (
+    COUNT,
+    DATASET,
+    FILE,
+    FOLDER,
+    POINTS,
+    PROCESSOR,
+    SHARE,
+    WHOLE,
+    Size,
+    each,
+    sizes,
+)
+from sandglass.core.processor import ANY, Processor
 
-
-def add_checkpoint(command: argparse.ArgumentParser) -> None:
-    """Options that name the trained weights."""
-    command.add_argument("--checkpoint", type=Path, metavar="FILE", help="trained weights of a zoo model")
-    command.add_argument("--ema", action="store_true", help="take the averaged (EMA) weights of the checkpoint")
-
-
-def add_images(command: argparse.ArgumentParser, name: str, told: str = "") -> None:
-    """Options that name a dataset: `--NAME`, `--NAME-annotations`, `--NAME-dataset`."""
-    command.add_argument(f"--{name}", type=Path, metavar="IMAGES_DIR", help=told or None)
-    command.add_argument(f"--{name}-annotations", type=Path, metavar="PATH", help="truths (default: none are read)")
-    command.add_argument(
-        f"--{name}-dataset", choices=discover.names("datasets"),
-        help=f"(default: {ANNOTATED} with annotations, a folder of photos without)",
-    )  # fmt: skip
-
-
-def add_draw(command: argparse.ArgumentParser) -> None:
-    """Options that take a part of a dataset to measure on."""
-    command.add_argument("--limit", type=count, metavar="N", help="measure on N images, drawn at random, by class")
-    command.add_argument("--seed", type=int, default=0, metavar="S", help="of the draw (default 0)")
-
-
-def add_calibration(command: argparse.ArgumentParser) -> None:
-    """Options of the calibration set."""
-    add_images(command, "calibration", "images that set the int8 ranges")
-    command.add_argument("--calibration-size", type=count, default=64, metavar="N", help="samples (default 64)")
-    command.add_argument(
-        "--calibration-method",
-        default=METHODS[0],
-        choices=METHODS,
-        help="how thresholds are chosen (default auto: the method with the least noise at the outputs)",
-    )
+Method = Literal["auto", "mse", "minmax", "percentile", "kl"]
+Gain = Literal["time", "work"]
+Source = Annotated[
+    str,
+    Parameter(
+        metavar="SOURCE",
+        help="a zoo model (see `sandglass models`), a model card FILE.toml, an OpenMMLab config FILE.py, or the folder "
+        "of a float artifact",
+    ),
+]
+Target = Annotated[str, Parameter(name="--to", metavar="BACKEND:int8", help="runtime that int8 is for")]
+ArtifactPath = Annotated[
+    Path, Parameter(metavar="ARTIFACT", required=True, help="folders of artifacts; other paths are skipped with a line")
+]
+Against = Annotated[Path | None, Parameter(name="--against", metavar="ARTIFACT")]
 
 
-def add_processor(command: argparse.ArgumentParser) -> None:
-    """The option that names the kind of processor an int8 artifact is for."""
-    command.add_argument(
-        "--for-processor", "--for", dest="processor", type=_processor, default="any", metavar="KIND",
-        help=f"kind of processor that int8 is for: {', '.join(PROCESSORS)} (default any: weights have 7 bits where the "
-             "sums of 8-bit ones saturate on x86 without VNNI)",
-    )  # fmt: skip
+@dataclass(frozen=True)
+class Data:
+    """A dataset as the command line names it: `--NAME`, `--NAME-annotations`, `--NAME-dataset`."""
+
+    name: str
+    images: Path | None = None
+    annotations: Path | None = None
+    dataset: str | None = None
+
+    def __bool__(self) -> bool:
+        """Whether any of it was given."""
+        return (self.images, self.annotations, self.dataset) != (None, None, None)
 
 
-def _processor(name: str) -> Processor:
-    try:
-        return find_processor(name)
-    except InputError as error:
-        raise argparse.ArgumentTypeError(f"{error.message} ({error.fix})") from None
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Weights:
+    """Trained weights."""
+
+    checkpoint: Annotated[Path | None, FILE] = None
+    """trained weights of a zoo model (default: the one that `sandglass fetch` downloaded)"""
+    ema: bool = False
+    """take the averaged (EMA) weights of the checkpoint"""
 
 
-class Once(argparse.Action):
-    """An option of one value that is refused where it is given again: the last one alone would count, silently."""
+@Parameter(name="*", group="Calibration")
+@dataclass(frozen=True, kw_only=True)
+class CalibrationOptions:
+    """Images that set the int8 ranges."""
 
-    def __call__(
-        self, parser: argparse.ArgumentParser, namespace: argparse.Namespace, values: Any, option: str | None = None
-    ) -> None:
-        """Keep the value, or end with the parser's error."""
-        if getattr(namespace, self.dest, None) is not None:
-            raise argparse.ArgumentError(self, "may be given once; run the command for each value")
-        setattr(namespace, self.dest, values)
+    calibration: Annotated[Path | None, FOLDER] = None
+    """folder of the images that set the int8 ranges"""
+    calibration_annotations: Annotated[Path | None, FILE] = None
+    """ground truth of the calibration images (default: none is read)"""
+    calibration_dataset: Annotated[str | None, DATASET] = None
+    """format of the calibration set (default: coco-keypoints with annotations, a folder of photos without)"""
+    calibration_size: Annotated[int, COUNT] = 64
+    """number of calibration samples (default: 64)"""
+    calibration_method: Method = "auto"
+    """how thresholds are chosen (default: auto, the method with the least noise at the network's outputs)"""
 
-
-class Progress:
-    """A line on the terminal that rewrites itself; silent where standard error is no terminal."""
-
-    def __init__(self, label: str) -> None:
-        self.label = label
-
-    def __call__(self, done: int, total: int) -> None:
-        if sys.stderr is not None and sys.stderr.isatty():
-            end = "\n" if done >= total else ""
-            print(f"\r{self.label}: {done}/{total}", end=end, file=sys.stderr, flush=True)
+    @property
+    def data(self) -> Data:
+        """The dataset."""
+        return Data("calibration", self.calibration, self.calibration_annotations, self.calibration_dataset)
 
 
-def say(line: str) -> None:
-    """Progress, on standard error."""
-    print(line, file=sys.stderr, flush=True)
+@Parameter(name="*", group="Evaluation")
+@dataclass(frozen=True, kw_only=True)
+class Draw:
+    """The part of a dataset to measure on."""
+
+    limit: Annotated[int | None, COUNT] = None
+    """number of images to measure on, drawn at random, by class (default: all)"""
+    seed: Annotated[int, WHOLE] = 0
+    """seed of that draw (default: 0)"""
 
 
-def write_result(path: Path | None, value: Any) -> None:
-    """Write a result as JSON where a file was asked for."""
-    from sandglass.core.files import write_json
+@Parameter(name="*", group="Evaluation")
+@dataclass(frozen=True, kw_only=True)
+class EvaluationOptions(Draw):
+    """Images that a search measures its result on."""
 
-    if path is not None:
-        write_json(path, value)
+    evaluation: Annotated[Path | None, FOLDER] = None
+    """folder of the images that the result is measured on"""
+    evaluation_annotations: Annotated[Path | None, FILE] = None
+    """ground truth of the evaluation images (default: none is read)"""
+    evaluation_dataset: Annotated[str | None, DATASET] = None
+    """format of the evaluation set (default: coco-keypoints with annotations, a folder of photos without)"""
+
+    @property
+    def data(self) -> Data:
+        """The dataset."""
+        return Data("evaluation", self.evaluation, self.evaluation_annotations, self.evaluation_dataset)
 
 
-def count(text: str) -> int:
-    """A whole number of 1 or more."""
-    if not text.isdecimal() or len(text) > 18 or int(text) < 1:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number of 1 or more")
-    return int(text)
+@Parameter(name="*", group="Evaluation")
+@dataclass(frozen=True, kw_only=True)
+class Samples(Draw):
+    """Files of a dataset whose format another option names."""
+
+    images: Annotated[Path | None, FOLDER] = None
+    """folder of the images (default: where the dataset's own files are)"""
+    annotations: Annotated[Path | None, FILE] = None
+    """ground truth, if it is not among the images"""
+    detections: Annotated[Path | None, FILE] = None
+    """boxes of a person detector, in COCO's result format (default: the annotated boxes)"""
 
 
-def positive(text: str) -> float:
-    """A number above 0."""
-    try:
-        value = float(text)
-    except ValueError:
-        value = 0.0
-    if not 0 < value < float("inf"):
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number above 0")
-    return value
+@Parameter(name="*", group="Evaluation")
+@dataclass(frozen=True, kw_only=True)
+class KitSamples(Samples):
+    """Evaluation samples of a build kit."""
+
+    dataset: Annotated[str | None, DATASET] = None
+    """format of the evaluation samples that a build kit takes along (default: it takes none)"""
+
+
+@Parameter(name="*", group="Int8")
+@dataclass(frozen=True, kw_only=True)
+class ProcessorOptions:
+    """The processor that int8 is for."""
+
+    processor: Annotated[Processor, PROCESSOR, Parameter(name=("--for-processor", "--for"))] = ANY
+    """processor that int8 is for: x86-vnni and arm-dotprod keep 8 bits where x86-avx2 needs 7 (default: any, 7 bits)"""
+
+
+@Parameter(name="*", group="Int8")
+@dataclass(frozen=True, kw_only=True)
+class RepairOptions:
+    """Repairs of the network before its weights are rounded."""
+
+    without: Annotated[tuple[str, ...], Parameter(metavar="REPAIR", allow_repeating=True)] = ()
+    """name of a repair to leave out (default: all are used); may be repeated"""
+
+
+@Parameter(name="*", group="Budget")
+@dataclass(frozen=True, kw_only=True)
+class BudgetOptions:
+    """What a search must keep, and what int8 saves."""
+
+    max_drop: Annotated[float, POINTS] = 0.5
+    """largest drop of the metric, in points (hundredths) (default: 0.5)"""
+    metric: Annotated[str | None, Parameter(metavar="NAME")] = None
+    """metric that must not drop (default: the task's first)"""
+    min_fidelity: Annotated[float | None, SHARE] = None
+    """smallest agreement with the float network on the evaluation images, 0 to 1 (default: the task's own)"""
+    min_int8_share: Annotated[float, SHARE] = 0.0
+    """smallest share of multiply-accumulates in int8, 0 to 1, even where it makes a layer slower (default: 0)"""
+    gain: Gain = "time"
+    """what int8 saves: time on this machine, or work, the multiply-accumulates, for another machine (default: time)"""
+    best_effort: bool = False
+    """publish the best artifact even if it fails the budget"""
+
+
+@Parameter(name="*", group="Input shapes")
+@dataclass(frozen=True, kw_only=True)
+class ShapeOptions:
+    """Input shapes of an artifact for images that keep their aspect ratio."""
+
+    shapes: Annotated[tuple[list[Size], ...], each(sizes, "HxW,HxW,...")] = ()
+    """shapes in pixels; an image runs in the smallest that holds it (default: the card's size); may be repeated"""
+    shapes_from: Annotated[Path | None, FOLDER] = None
+    """folder of images to choose the input shapes for, in place of --shapes"""
+    max_shapes: Annotated[int, COUNT] = 36
+    """largest number of shapes that --shapes-from chooses (default: 36)"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class TargetOptions:
+    """Where to deploy to."""
+
+    to: Annotated[
+        tuple[str, ...],
+        Parameter(metavar="BACKEND[:PRECISION]", consume_multiple=True, allow_repeating=True),
+    ] = ()
+    """runtimes and precisions, such as ncnn:int8; several may follow one --to, and it may be repeated"""
+    deploy_config: Annotated[Path | None, FILE] = None
+    """mmdeploy's deploy config FILE.py, in place of --to"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Place:
+    """The folder of the results."""
+
+    out: Annotated[Path, FOLDER]
+    """folder of the results"""
+    force: bool = False
+    """replace results that exist"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class RunOptions:
+    """How a runtime runs."""
+
+    threads: Annotated[int | None, COUNT] = None
+    """number of threads (default: as many as this machine has, or as `tune` found)"""
+    batch: Annotated[int, COUNT] = 1
+    """images in one run (default: 1)"""
+
+
+@Parameter(name="*")
+@dataclass(frozen=True, kw_only=True)
+class Output:
+    """Where the numbers of a result go."""
+
+    json: Annotated[Path | None, FILE] = None
+    """write the result as JSON to this file too; - writes JSON to standard output, and nothing else"""

@@ -1,140 +1,126 @@
-"""The subcommands around int8: the search under a budget, and what each layer costs."""
+"""`sandglass quantize`: the fastest int8 artifact within a budget; `sandglass sensitivity`: the cost of each layer."""
 
 from __future__ import annotations
 
-import argparse
 from dataclasses import asdict
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Annotated
 
-from sandglass.cli.inputs import load_images, needed_calibration
+from cyclopts import Parameter
+
+from sandglass.cli.inputs import load_images, required_calibration
 from sandglass.cli.options import (
-    Once,
-    add_calibration,
-    add_checkpoint,
-    add_draw,
-    add_images,
-    add_processor,
-    say,
-    write_result,
+    BudgetOptions,
+    CalibrationOptions,
+    EvaluationOptions,
+    Output,
+    Place,
+    ProcessorOptions,
+    RepairOptions,
+    Source,
+    Target,
+    Weights,
 )
+from sandglass.cli.output import say, show, write_result
 
 if TYPE_CHECKING:
     from sandglass.search.quantize import Quantization
 
 
-def add_quantize(commands: Any) -> None:
-    """`sandglass quantize`."""
-    command = commands.add_parser("quantize", help="the fastest int8 artifact that keeps an accuracy budget")
-    command.set_defaults(run=_run_quantize)
-    command.add_argument("source", help="a zoo model, a model card FILE.toml or the folder of a float artifact")
-    command.add_argument("--to", required=True, action=Once, metavar="BACKEND:int8", dest="target")
-    command.add_argument("--out", type=Path, required=True, metavar="DIR")
-    add_checkpoint(command)
-    command.add_argument("--max-drop", type=_points, default=0.5, metavar="POINTS", help="of the metric (default 0.5)")
-    command.add_argument("--metric", metavar="NAME", help="(default: the task's first)")
-    command.add_argument(
-        "--min-fidelity", type=_share, metavar="F",
-        help="agreement with the float network on the evaluation images (default: the task's, 0.985 for pose)",
-    )  # fmt: skip
-    add_images(command, "evaluation", "images that the result is measured on")
-    add_calibration(command)
-    add_processor(command)
-    _add_without(command)
-    add_draw(command)
-    command.add_argument(
-        "--gain", default="time", choices=("time", "work"),
-        help="what int8 saves: time on this machine (default), or multiply-accumulates, for another machine",
-    )  # fmt: skip
-    command.add_argument(
-        "--least-int8", type=_share, default=0.0, metavar="SHARE",
-        help="of the multiply-accumulates, also where int8 gains no time, 0 to 1 (default: none)",
-    )  # fmt: skip
-    command.add_argument("--best-effort", action="store_true", help="publish the best found where the budget fails")
-    command.add_argument("--force", action="store_true", help="replace what is there")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
-
-
-def _run_quantize(arguments: argparse.Namespace) -> int:
+def quantize(
+    source: Source,
+    /,
+    *,
+    target: Target,
+    place: Place,
+    weights: Weights = Weights(),
+    budget: BudgetOptions = BudgetOptions(),
+    evaluation: EvaluationOptions = EvaluationOptions(),
+    calibration: CalibrationOptions = CalibrationOptions(),
+    processor: ProcessorOptions = ProcessorOptions(),
+    repairs: RepairOptions = RepairOptions(),
+    output: Output = Output(),
+) -> int:
+    """Search the fastest int8 artifact that keeps an accuracy budget."""
     from sandglass.cli.layer_table import search_report
-    from sandglass.search.quantize import quantize
+    from sandglass.search import quantize as search
 
-    evaluation = load_images(arguments, "evaluation", arguments.source, limit=arguments.limit, seed=arguments.seed)
-    result = quantize(
-        arguments.source,
-        arguments.target,
-        arguments.out,
-        calibration=needed_calibration(arguments, arguments.source),
-        evaluation=evaluation,
-        checkpoint=arguments.checkpoint,
-        ema=arguments.ema,
-        max_drop=arguments.max_drop,
-        metric=arguments.metric,
-        least_fidelity=arguments.min_fidelity,
-        repairs=_repairs(arguments),
-        gain=arguments.gain,
-        least_share=arguments.least_int8,
-        processor=arguments.processor,
-        best_effort=arguments.best_effort,
-        force=arguments.force,
+    dataset = load_images(evaluation.data, source, evaluation)
+    result = search.quantize(
+        source,
+        target,
+        place.out,
+        calibration=required_calibration(calibration, source),
+        evaluation=dataset,
+        checkpoint=weights.checkpoint,
+        ema=weights.ema,
+        max_drop=budget.max_drop,
+        metric=budget.metric,
+        least_fidelity=budget.min_fidelity,
+        repairs=_repairs(repairs),
+        gain=budget.gain,
+        least_share=budget.min_int8_share,
+        processor=processor.processor,
+        best_effort=budget.best_effort,
+        force=place.force,
         say=say,
     )
-    print(search_report(result))
-    write_result(arguments.json, to_dict(result))
+    show(output, *search_report(result))
+    write_result(output, to_dict(result))
     return 0
 
 
-def add_sensitivity(commands: Any) -> None:
-    """`sandglass sensitivity`."""
-    command = commands.add_parser("sensitivity", help="what each layer costs and gains in int8, rounded alone")
-    command.set_defaults(run=_run_sensitivity)
-    command.add_argument("source", help="a zoo model (see `sandglass models`) or a model card FILE.toml")
-    command.add_argument("--to", required=True, action=Once, metavar="BACKEND:int8", dest="target")
-    add_checkpoint(command)
-    add_calibration(command)
-    add_processor(command)
-    _add_without(command)
-    command.add_argument("--plot", type=Path, metavar="PNG", help="draw it too")
-    command.add_argument("--json", type=Path, metavar="FILE", help="write the result as JSON too")
+def sensitivity(
+    source: Source,
+    /,
+    *,
+    target: Target,
+    weights: Weights = Weights(),
+    calibration: CalibrationOptions = CalibrationOptions(),
+    processor: ProcessorOptions = ProcessorOptions(),
+    repairs: RepairOptions = RepairOptions(),
+    plot: Annotated[Path | None, Parameter(metavar="PNG")] = None,
+    output: Output = Output(),
+) -> int:
+    """Measure the noise and the time of each layer in int8, with the others in float.
 
-
-def _run_sensitivity(arguments: argparse.Namespace) -> int:
-    from sandglass.cli.layer_table import draw_costs, sensitivity_table
-    from sandglass.search.quantize import sensitivity
+    Parameters
+    ----------
+    plot
+        file for a bar chart of the layers, PNG (default: none)
+    """
+    from sandglass.cli.layer_table import draw_costs, sensitivity_rows
+    from sandglass.search import quantize as search
     from sandglass.vision.image import write_image
 
-    costs = sensitivity(
-        arguments.source,
-        arguments.target,
-        calibration=needed_calibration(arguments, arguments.source),
-        checkpoint=arguments.checkpoint,
-        ema=arguments.ema,
-        repairs=_repairs(arguments),
-        processor=arguments.processor,
+    costs = search.sensitivity(
+        source,
+        target,
+        calibration=required_calibration(calibration, source),
+        checkpoint=weights.checkpoint,
+        ema=weights.ema,
+        repairs=_repairs(repairs),
+        processor=processor.processor,
         say=say,
     )
-    print(sensitivity_table(costs))
-    if arguments.plot:
-        write_image(arguments.plot, draw_costs(costs))
-    write_result(arguments.json, [asdict(cost) for cost in costs])
+    show(output, sensitivity_rows(costs))
+    if plot:
+        write_image(plot, draw_costs(costs))
+    write_result(output, [asdict(cost) for cost in costs])
     return 0
 
 
-def _add_without(command: argparse.ArgumentParser) -> None:
-    command.add_argument("--without", action="append", default=[], metavar="REPAIR", help="leave out a repair")
-
-
-def _repairs(arguments: argparse.Namespace) -> list[str]:
+def _repairs(options: RepairOptions) -> list[str]:
     from sandglass.core.errors import InputError
     from sandglass.quantization.repaired_plan import REPAIRS
 
     known = {name.replace(" ", "-"): name for name in REPAIRS}
-    if unknown := [name for name in arguments.without if name not in known]:
+    if unknown := [name for name in options.without if name not in known]:
         raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(known)}")
-    return [name for option, name in known.items() if option not in arguments.without]
+    return [name for option, name in known.items() if option not in options.without]
 
 
-def to_dict(result: Quantization) -> dict[str, Any]:
+def to_dict(result: Quantization) -> dict[str, object]:
     """JSON-able result."""
     return {
         "artifact": str(result.artifact.folder),
@@ -148,27 +134,9 @@ def to_dict(result: Quantization) -> dict[str, Any]:
              "because": result.choice.reasons.get(cost.name, "")}
             for cost in result.costs
         ],
-        "evaluations": [found.to_dict() for found in result.evaluations],
+        "evaluations": [evaluation.to_dict() for evaluation in result.evaluations],
         "changes": result.changes,
         "fidelity": result.agreements,
         "gate": asdict(result.kept),
         "speeds": [speed.to_dict() for speed in result.speeds],
     }  # fmt: skip
-
-
-def _points(text: str) -> float:
-    return _between(text, 0.0, 100.0)
-
-
-def _share(text: str) -> float:
-    return _between(text, 0.0, 1.0)
-
-
-def _between(text: str, low: float, high: float) -> float:
-    try:
-        value = float(text)
-    except ValueError:
-        value = low - 1
-    if not low <= value <= high:
-        raise argparse.ArgumentTypeError(f"{text!r} is not a number from {low:g} to {high:g}")
-    return value

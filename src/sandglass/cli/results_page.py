@@ -1,20 +1,20 @@
-"""The results page: one row for each artifact, what failed included, and the conditions under the table."""
+"""The demo's results: one row for each artifact, failed ones included, and the conditions under the table."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sandglass.artifacts.target import Outcome
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation
 from sandglass.sources.card import Card
-from sandglass.table.markdown import Row, change, identity, markdown, megabytes, metric_cells, part
+from sandglass.table.markdown import Row
+from sandglass.table.rows import change, identity, machine_text, megabytes, metric_cells, part, protocol_text
 
 
 def results_rows(
     results: Sequence[Evaluation],
-    differences: Sequence[Mapping[str, Any] | None],
+    differences: Sequence[Mapping[str, Mapping[str, float]] | None],
     speeds: Sequence[Speed],
     metrics: Sequence[str],
 ) -> list[Row]:
@@ -33,7 +33,7 @@ def results_rows(
 
 
 def failure_row(card: Card, outcome: Outcome) -> Row:
-    """A target that could not be made, with its reason."""
+    """A target that could not be built, and the reason."""
     height, width = card.input.size
     target = outcome.target
     return {
@@ -45,14 +45,11 @@ def failure_row(card: Card, outcome: Outcome) -> Row:
     }
 
 
-def results_page(rows: Sequence[Row], example: Evaluation, machine: Mapping[str, Any]) -> str:
-    """The table as Markdown, with the protocol and the machine under it."""
-    protocol = "; ".join(f"{key.replace('_', ' ')}: {value}" for key, value in example.protocol.items())
-    conditions = (
-        f"Protocol: {protocol}.\n"
-        f"Machine: {machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}; "
-        f"Python {machine['python']}, sandglass {machine['sandglass']}.\n"
+def conditions_text(example: Evaluation | None, machine: Mapping[str, object]) -> str:
+    """The protocol, if there is a result, and the machine."""
+    protocol = f"Protocol: {protocol_text(example.protocol, '; ')}.\n" if example else ""
+    return (
+        f"{protocol}{machine_text(machine)}\n"
         "Intervals are bootstrapped over images; a change is paired with the first fp32 row. "
-        "Latency is inference alone, batch 1, the median of interleaved bursts.\n"
+        "Latency is inference alone, batch 1, the median of interleaved bursts."
     )
-    return f"{markdown(rows)}\n\n{conditions}"

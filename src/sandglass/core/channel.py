@@ -51,11 +51,11 @@ class Channel:
             for option in (socket.SO_SNDTIMEO, socket.SO_RCVTIMEO):
                 handle.setsockopt(socket.SOL_SOCKET, option, time)
 
-    def send(self, message: Any) -> None:
+    def send(self, message: object) -> None:
         """Raises ConnectionError where the other end is closed."""
         self.put(pack(message))
 
-    def receive(self) -> Any:
+    def receive(self) -> Any:  # a pickle has no type
         """Raises EOFError or ConnectionError where the other end is closed."""
         return self.unpack(self.take())
 
@@ -78,7 +78,7 @@ class Channel:
         return pickle.loads(text, buffers=[bytearray(memory) for memory in self._incoming.pieces(sizes)])
 
 
-def pack(message: Any) -> Packed:
+def pack(message: object) -> Packed:
     """A message in its parts. Raises what pickling it raises."""
     arrays: list[pickle.PickleBuffer] = []
     text = pickle.dumps(message, pickle.HIGHEST_PROTOCOL, buffer_callback=arrays.append)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import re
 import shlex
-from importlib.metadata import PackageNotFoundError, requires
 from pathlib import Path
 
 NAME = "sandglass-vision"
@@ -34,6 +33,8 @@ def is_checkout(folder: Path) -> bool:
 
 def packages(extra: str) -> list[str]:
     """The packages of an extra with their versions, as the installed distribution declares them."""
+    from importlib.metadata import PackageNotFoundError, requires  # slow to import
+
     try:
         declared = [entry.partition(";") for entry in requires(NAME) or ()]
     except PackageNotFoundError:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import platform
 import sys
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -85,6 +84,8 @@ def describe() -> dict[str, Any]:
 
 def own_version() -> str:
     """The installed version of Sandglass, or "source" when run from a checkout that is not installed."""
+    from importlib.metadata import PackageNotFoundError, version  # slow to import
+
     try:
         return version(distribution.NAME)
     except PackageNotFoundError:

@@ -24,7 +24,7 @@ from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from queue import Empty, SimpleQueue
-from typing import Any
+from typing import Any, TypeVar
 
 from sandglass.core.channel import Channel
 from sandglass.core.errors import BackendError, CrashError, InputError
@@ -32,6 +32,7 @@ from sandglass.core.files import temporary_folder
 from sandglass.core.resume import cache_folder
 from sandglass.core.serving import ERROR, VALUE, WRITE_TRACES
 
+Result = TypeVar("Result")
 START = "import sys; sys.path[:] = {path!r}; from sandglass.core.serving import serve; serve({channels!r}, {lifeline})"
 LIMIT = "SANDGLASS_TIME_LIMIT"
 USUAL_LIMIT = 3600.0  # seconds for one step: a large network takes minutes to be built and checked on a slow machine
@@ -45,26 +46,27 @@ LOG_BYTES = 1 << 20  # of what a process printed, the end of it, are kept
 
 
 def time_limit() -> float:
-    """Seconds that one step may take: SANDGLASS_TIME_LIMIT, or an hour. Raises InputError for what is not a time."""
-    given = os.environ.get(LIMIT, "")
+    """Seconds that one step may take: SANDGLASS_TIME_LIMIT, or an hour. Raises InputError for any other value."""
+    text = os.environ.get(LIMIT, "")
     try:
-        seconds = float(given or USUAL_LIMIT)
+        seconds = float(text or USUAL_LIMIT)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < threading.TIMEOUT_MAX:
-        raise InputError(f"{LIMIT} is {given!r}, expected seconds above 0", "unset it, or give a number like 3600")
+        raise InputError(f"{LIMIT} is {text!r}, expected seconds above 0", "unset it, or give a number like 3600")
     return seconds
 
 
-def isolated(name: str, function: Callable[..., Any], *arguments: Any, more_seconds: float = 0.0) -> Any:
-    """The result of `function(*arguments)` in a process of its own. `name` is what messages call it.
+def isolated(name: str, function: Callable[..., Result], *arguments: object, more_seconds: float = 0.0) -> Result:
+    """The result of `function(*arguments)` in a process of its own. Messages call the process `name`.
 
-    The function is one that can be imported, and what it takes and returns can be pickled. It may take `more_seconds`
-    than `time_limit()`. Raises the SandglassError that it raises, and CrashError where it raises anything else, the
-    process dies, or takes too long.
+    The function can be imported, and its arguments and result can be pickled. It may take `more_seconds` more than
+    `time_limit()`. Raises the SandglassError that it raises, and CrashError where it raises anything else, the process
+    dies, or takes too long.
     """
     with Process(name, partial, function, *arguments) as process:
-        return process.call("__call__", more_seconds=more_seconds)
+        bound: Callable[..., Result] = partial.__call__
+        return process.call(bound, more_seconds=more_seconds)
 
 
 def run_program(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
@@ -84,7 +86,7 @@ class Process:
     Raises what `make` raises, as `call` does. It is to be closed, which a `with` statement does.
     """
 
-    def __init__(self, name: str, make: Callable[..., Any], *arguments: Any, callers: int = 1) -> None:
+    def __init__(self, name: str, make: Callable[..., object], *arguments: object, callers: int = 1) -> None:
         self.name, limit = name, time_limit()
         self._lock, self._failure, self._closed = threading.Lock(), "", False
         self._scratch = tempfile.TemporaryDirectory(prefix="sandglass-")
@@ -109,7 +111,7 @@ class Process:
             channel.limit(limit)
             self._free.put(channel)
         try:
-            self.begin(make, *arguments)()
+            self._begin(make, *arguments)()
         except BaseException:
             self.close()
             raise
@@ -125,12 +127,23 @@ class Process:
         """The number of the process, which leads a group with the programs that it runs."""
         return self._process.pid
 
-    def call(self, method: str, *arguments: Any, more_seconds: float = 0.0) -> Any:
-        """Call a method there. Raises its SandglassError; CrashError for anything else that stops it."""
+    def call(self, method: Callable[..., Result], *arguments: object, more_seconds: float = 0.0) -> Result:
+        """Call a method there, given as `Class.method`.
+
+        Raises the SandglassError that it raises, and CrashError for anything else that stops it.
+        """
         return self.begin(method, *arguments, more_seconds=more_seconds)()
 
-    def begin(self, what: str | Callable[..., Any], *arguments: Any, more_seconds: float = 0.0) -> Callable[[], Any]:
-        """Begin a call, and return what waits for its result."""
+    def begin(
+        self, method: Callable[..., Result], *arguments: object, more_seconds: float = 0.0
+    ) -> Callable[[], Result]:
+        """Begin a call, and return a function that waits for its result."""
+        return self._begin(method.__name__, *arguments, more_seconds=more_seconds)
+
+    def _begin(
+        self, what: str | Callable[..., object], *arguments: object, more_seconds: float = 0.0
+    ) -> Callable[[], Any]:
+        """Send a method's name, or at first what makes the object, and return a function that waits for the answer."""
         limit = time_limit() + more_seconds
         try:
             channel = self._free.get(timeout=limit)
@@ -143,7 +156,7 @@ class Process:
                 raise self._failed(f"took no input within {limit:g} s") from error
         return partial(self._result, channel, limit)
 
-    def _result(self, channel: Channel, limit: float) -> Any:
+    def _result(self, channel: Channel, limit: float) -> Any:  # a pickle has no type
         """The answer that comes from `channel`, which is free then."""
         try:
             self._wait(channel, limit)

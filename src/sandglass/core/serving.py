@@ -13,30 +13,29 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.channel import Channel, Descriptors, Packed, pack
 from sandglass.core.errors import BackendError, SandglassError
 
 VALUE, ERROR, FAULT = "value", "error", "fault"  # kinds of answers
 OUT_OF_MEMORY_SCORE = "500"  # of 1000: as if it had half of the memory more than it has
-WRITE_TRACES = signal.SIGUSR1  # asks a process that hangs where it does
+WRITE_TRACES = signal.SIGUSR1  # makes a process write where each of its threads is
 
 
 def serve(channels: Sequence[Descriptors], lifeline: int) -> None:
-    """Make what the first call names, then answer calls of its methods, in a thread for each channel."""
+    """Make the object that the first call describes, then answer calls of its methods, in a thread for each channel."""
     _end_with_parent(lifeline)
     faulthandler.register(WRITE_TRACES)  # to standard error, which is a log
     with suppress(OSError):  # where memory runs out the system ends this process, and not the run that started it
         Path("/proc/self/oom_score_adj").write_text(OUT_OF_MEMORY_SCORE, encoding="ascii")
     first, *others = map(Channel.inherited, channels)
-    made: list[Any] = []
+    subjects: list[object] = []
     with suppress(EOFError, ConnectionError):  # the parent has gone
-        _answer(first, lambda make, *arguments: made.append(make(*arguments)))
-        if made:
+        _answer(first, lambda make, *arguments: subjects.append(make(*arguments)))
+        if subjects:
             for channel in others:
-                threading.Thread(target=_answer_all, args=(channel, made[0]), daemon=True).start()
-            _answer_all(first, made[0])
+                threading.Thread(target=_answer_all, args=(channel, subjects[0]), daemon=True).start()
+            _answer_all(first, subjects[0])
 
 
 def _end_with_parent(lifeline: int) -> None:
@@ -50,8 +49,8 @@ def _end_with_parent(lifeline: int) -> None:
         os._exit(1)
 
 
-def _answer_all(channel: Channel, subject: Any) -> None:
-    def called(method: str, *arguments: Any) -> Any:
+def _answer_all(channel: Channel, subject: object) -> None:
+    def called(method: str, *arguments: object) -> object:
         return getattr(subject, method)(*arguments)
 
     with suppress(EOFError, ConnectionError):
@@ -59,13 +58,13 @@ def _answer_all(channel: Channel, subject: Any) -> None:
             _answer(channel, called)
 
 
-def _answer(channel: Channel, called: Callable[..., Any]) -> None:
+def _answer(channel: Channel, called: Callable[..., object]) -> None:
     taken = channel.take()
     channel.put(_outcome(lambda: called(*channel.unpack(taken))))
 
 
-def _outcome(call: Callable[[], Any]) -> Packed:
-    """What a call comes to: a value, an error of Sandglass, or the name of any other error, whose trace is logged.
+def _outcome(call: Callable[[], object]) -> Packed:
+    """The outcome of a call: a value, an error of Sandglass, or the name of any other error, whose trace is logged.
 
     This is the one place where every exception is caught: a runtime may raise what it likes.
     """

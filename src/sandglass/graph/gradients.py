@@ -139,11 +139,13 @@ def _matrix(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
 
 
 def _clamp(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
-    low, high = clamp_ends(node, writer.graph)
+    low, high = clamp_ends(node, writer.graph.constants)
     if any(name and name not in writer.graph.constants for name in node.input[1:]):
         return {}
     made = node.output[0]
-    ends = [writer.graph.add_constant(f"{made}.{name}", np.float32(end)) for name, end in (("low", low), ("high", high))]
+    ends = [
+        writer.graph.add_constant(f"{made}.{name}", np.float32(end)) for name, end in (("low", low), ("high", high))
+    ]
     above = writer.node("Greater", [made, ends[0]], f"{made}.above")
     below = writer.node("Less", [made, ends[1]], f"{made}.below")
     inside = writer.node("And", [above, below], f"{made}.inside")
@@ -225,7 +227,9 @@ def _concat(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
 def _mean(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     """The mean over an image."""
     shape = writer.shapes[node.input[0]]
-    share = writer.graph.add_constant(f"{node.output[0]}.share", np.full((1, 1, *shape[2:]), 1 / np.prod(shape[2:]), np.float32))
+    share = writer.graph.add_constant(
+        f"{node.output[0]}.share", np.full((1, 1, *shape[2:]), 1 / np.prod(shape[2:]), np.float32)
+    )
     return {node.input[0]: writer.node("Mul", [given, share], f"{node.output[0]}.adjoint")}
 
 

@@ -9,7 +9,6 @@ changes it in place and returns nothing.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterable, Iterator
 from types import TracebackType
 
@@ -20,7 +19,7 @@ from onnx import numpy_helper
 from sandglass.core.errors import GraphError
 from sandglass.graph.edit import drop_unread
 from sandglass.graph.names import Names
-from sandglass.graph.nodes import read_tensors
+from sandglass.graph.nodes import number, read_tensors
 
 
 class GraphIndex:
@@ -94,8 +93,7 @@ class GraphIndex:
 
     def number(self, tensor: str) -> float | None:
         """The value of a constant that has one element; None for any other tensor."""
-        entry = self.constants.get(tensor)
-        return float(numpy_helper.to_array(entry).item()) if entry is not None and math.prod(entry.dims) == 1 else None
+        return number(self.constants, tensor)
 
     def fresh(self, name: str) -> str:
         """A name for a tensor and its node that nothing in the graph has: `name`, or `name` and a number."""
@@ -126,6 +124,10 @@ class GraphIndex:
             self._order.insert(new, node)
             self._link(new)
         self._changed = True
+
+    def insert_after(self, node: onnx.NodeProto | None, added: Iterable[onnx.NodeProto]) -> None:
+        """Add nodes, in order, after one of the graph's, or at the start for None. Raises as `insert_before` does."""
+        self.insert_before(self._order.after(node), added)
 
     def replace(self, node: onnx.NodeProto, added: Iterable[onnx.NodeProto]) -> None:
         """Put nodes in the place of one, which may be among them. They may make its tensors.
@@ -199,9 +201,9 @@ class _Order:
     def __contains__(self, node: onnx.NodeProto) -> bool:
         return id(node) in self._nodes
 
-    def after(self, node: onnx.NodeProto) -> onnx.NodeProto | None:
-        """The next node; None after the last."""
-        return self._nodes.get(self._next[id(node)])
+    def after(self, node: onnx.NodeProto | None) -> onnx.NodeProto | None:
+        """The next node, for None the first; None after the last."""
+        return self._nodes.get(self._next[0 if node is None else id(node)])
 
     def insert(self, node: onnx.NodeProto, before: onnx.NodeProto | None) -> None:
         """Insert a node before another one, or at the end."""

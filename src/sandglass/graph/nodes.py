@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from math import prod
 from typing import Any
 
 import onnx
-from onnx import helper
+from onnx import helper, numpy_helper
 
 Attributes = dict[str, Any]
 
@@ -29,6 +30,12 @@ def read_tensors(node: onnx.NodeProto) -> set[str]:
     """Names of the tensors that a node reads, in its branches and loop bodies too."""
     inner = (part for graph in subgraphs([node]) for part in graph.node)
     return set(filter(None, node.input)).union(*map(read_tensors, inner))
+
+
+def number(constants: Mapping[str, onnx.TensorProto], tensor: str) -> float | None:
+    """The value of a constant that has one element; None for any other tensor."""
+    entry = constants.get(tensor)
+    return float(numpy_helper.to_array(entry).item()) if entry is not None and prod(entry.dims) == 1 else None
 
 
 def changed_node(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Sequence
 from typing import TypeVar
 
 import onnx
@@ -42,12 +42,10 @@ def layer_work(model: onnx.ModelProto) -> dict[str, tuple[int, int]]:
     return found
 
 
-def integer_share(model: onnx.ModelProto, ways: Mapping[str, str]) -> float:
-    """Share of the multiply-accumulates in layers that run in int8, 0 to 1; `ways` say by name how layers run."""
+def integer_share(model: onnx.ModelProto, layers: Collection[str]) -> float:
+    """Share of the multiply-accumulates that are in `layers`, the names of those that run in int8: 0 to 1."""
     work = {name: macs for name, (macs, _) in layer_work(model).items()}
-    return sum(macs for name, macs in work.items() if ways.get(name, "").startswith("int8")) / max(
-        1, sum(work.values())
-    )
+    return sum(macs for name, macs in work.items() if name in layers) / max(1, sum(work.values()))
 
 
 def multiply_accumulates(operator: str, data: Sequence[int], weight: Sequence[int], output: Sequence[int]) -> int:

@@ -8,7 +8,7 @@ from sandglass.artifacts import parity
 from sandglass.artifacts.build import failed
 from sandglass.artifacts.build_key import Samples, build_key, kit_made_before
 from sandglass.artifacts.target import Outcome, Target
-from sandglass.core import discover
+from sandglass.backends import load_backend
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.core.progress import Say
 from sandglass.kit.make import make_kit
@@ -17,8 +17,8 @@ from sandglass.sources.source import Source
 
 def needs_kit(target: Target) -> bool:
     """Whether the tools of a target are not here, and its backend can make a build kit for a host that has them."""
-    backend = discover.load("backends", target.backend)
-    if not hasattr(backend, "kit"):
+    backend = load_backend(target.backend)
+    if backend.CAPABILITIES.make_kit is None:
         return False
     try:
         backend.available()

@@ -16,6 +16,7 @@ from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
+import msgspec
 import numpy as np
 
 from sandglass.artifacts import parity
@@ -131,7 +132,8 @@ def _is_plain(name: str) -> bool:
 def agreement(kit: Collected) -> dict[str, Any]:
     """The compiled model beside the graph on the probes; raises ParityError where they disagree."""
     expected, found = _arrays(kit.folder / EXPECTED), kit.open().outputs(PROBES)
-    return parity.compared(_by_row(expected), _by_row(found), kit.precision)
+    check: dict[str, Any] = msgspec.to_builtins(parity.compare(_by_row(expected), _by_row(found), kit.precision))
+    return check
 
 
 def evaluation(kit: Collected, dataset: Any) -> Evaluation:

@@ -6,7 +6,6 @@ import hashlib
 import shutil
 from collections.abc import Mapping
 from pathlib import Path
-from types import ModuleType
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.build_key import Samples
 from sandglass.artifacts.manifest import BUILD_KEY, KIT
 from sandglass.artifacts.parity import Reference
-from sandglass.backends import Arrays, Recipe
+from sandglass.backends import Arrays, Recipe, load_backend
 from sandglass.core import discover
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
@@ -65,17 +64,18 @@ def make_kit(
 
     Raises the InputError of a backend that lacks what it compiles for.
     """
-    module: ModuleType = discover.load("backends", backend)
+    make_recipe = load_backend(backend).CAPABILITIES.make_kit
+    assert make_recipe is not None
     with atomic_folder(out, force) as folder:
-        recipe: Recipe = isolated(f"{backend}:{precision}", module.kit, source, precision, folder)
+        recipe = isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
         (folder / INPUTS).mkdir()
         manifest = {
             "format": FORMAT,
             "card": source.card.to_dict(),
             "backend": backend,
             "precision": precision,
-            "inputs": recipe.notes["inputs"],
-            "outputs": recipe.notes["outputs"],
+            "inputs": recipe.inputs,
+            "outputs": recipe.outputs,
             "model": recipe.model,
             "soc": source.soc,
             "graph_sha256": sha256(source.graph),

@@ -26,9 +26,7 @@ def round_early(model: onnx.ModelProto) -> None:
                 _move_before(graph, node, quantize, dequantize)
 
 
-def _move_before(
-    graph: GraphIndex, node: onnx.NodeProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto
-) -> None:
+def _move_before(graph: GraphIndex, node: onnx.NodeProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> None:
     """Put a rounding pair that follows a node before it: x -> node -> pair becomes x -> pair -> node."""
     for part in (quantize, dequantize):
         graph.remove(part)

@@ -111,7 +111,7 @@ class _Splitter:
         return inferred_shapes(self.graph.model)
 
     def split(self, node: onnx.NodeProto, phases: Phases) -> None:
-        """Replace a layer and the nodes that alone follow it by one convolution for each phase, and the interleaving."""
+        """Replace a layer, and the nodes that alone follow it, by a convolution for each phase and the interleaving."""
         chain = self._chain(node)
         last = (chain or [node])[-1]
         pixels = self.late and last.op_type == "QuantizeLinear"

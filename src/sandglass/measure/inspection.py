@@ -12,8 +12,8 @@ from typing import Any
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact, load_artifact
-from sandglass.backends import INT8, LayerRun
-from sandglass.core import discover, host
+from sandglass.backends import INT8, LayerRun, load_backend
+from sandglass.core import host
 from sandglass.core.errors import InputError
 from sandglass.core.process import isolated
 
@@ -197,9 +197,9 @@ def _measured(folders: Sequence[Path], threads: int) -> tuple[list[list[list[Lay
 
 
 def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:
-    backend = discover.load("backends", artifact.backend)
+    backend = load_backend(artifact.backend)
     backend.available()
-    return list(backend.layers(*artifact.files(), threads, artifact.noise()))
+    return backend.layers(*artifact.files(), threads, artifact.noise())
 
 
 def quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:

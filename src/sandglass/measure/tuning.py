@@ -18,7 +18,8 @@ import numpy as np
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE, SAMPLES
 from sandglass.artifacts.tuned_settings import GOALS, TUNING, Tuned, processor_kind, write_tuned
-from sandglass.core import discover, host
+from sandglass.backends import load_backend
+from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, InputError, SandglassError
 from sandglass.core.locks import locked_folder
@@ -85,7 +86,7 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     """
     if goal not in GOALS:
         raise InputError(f"unknown goal {goal!r}", f"known: {', '.join(GOALS)}")
-    backend = discover.load("backends", artifact.backend)
+    backend = load_backend(artifact.backend)
     backend.available()
     if not os.access(artifact.folder, os.W_OK):
         raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a folder that can be written")

@@ -27,7 +27,7 @@ class Worker:
     def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Mapping[str, Any] | None = None) -> None:
         given = None if settings is None else dict(settings)
         self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, given)
-        self._finish: Callable[[], Any] = list
+        self._finish: Callable[[], list[float]] = list
 
     @property
     def pid(self) -> int:
@@ -41,19 +41,19 @@ class Worker:
 
     def start(self, seconds: float, shape: Size | None = None) -> None:
         """Begin a burst; `finish` waits for it."""
-        self._finish = self._process.begin("burst", seconds, shape, more_seconds=seconds)
+        self._finish = self._process.begin(_Bench.burst, seconds, shape, more_seconds=seconds)
 
     def finish(self) -> list[float]:
         """Seconds of each run in the burst that was begun."""
-        return list(self._finish())
+        return self._finish()
 
     def outputs(self, images: int) -> dict[str, np.ndarray]:
         """What it computes from `images` inputs of the artifact's noise."""
-        return dict(self._process.call("outputs", images))
+        return self._process.call(_Bench.outputs, images)
 
     def peak_memory(self) -> float:
         """The process's largest resident size so far, MiB."""
-        return float(self._process.call("peak_memory"))
+        return self._process.call(_Bench.peak_memory)
 
     def close(self) -> None:
         """End the process."""

@@ -5,11 +5,12 @@ from __future__ import annotations
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 
+import numpy as np
 import onnx
 
 from sandglass.core.processor import ANY, Processor
 from sandglass.graph.layers import Facts, facts
-from sandglass.quantization.plan import Plan
+from sandglass.quantization.plan import Plan, TensorRange
 
 EXACT_BITS = 7  # of weights whose products with 8 unsigned bits add up in pairs: 2 * 255 * 63 < 2 ** 15
 
@@ -35,19 +36,33 @@ def never(layer: Facts) -> bool:
 
 
 @dataclass(frozen=True)
+class Grid:
+    """The integers of an activation: value * factor + shift, rounded, limited to `first` and `last`, minus `zero`.
+
+    `fused`: one instruction multiplies and adds, so that the result is rounded to float once.
+    """
+
+    factor: np.float32
+    shift: np.float32 | None
+    zero: int
+    first: int
+    last: int
+    fused: bool = False
+
+
+@dataclass(frozen=True)
 class Arithmetic:
-    """How a target gets from floats to integers and back, as far as its last bits depend on it.
+    """How a target gets from floats to integers and back, where its last bits depend on it.
 
     `fused_sums`: a sum times its step plus the bias is rounded to float once, as one instruction does. `half_away`:
-    halves are rounded away from zero, not to even. `fake_quantize`: values are rounded as OpenVINO's node of that name
-    does. A zero point of 128 is none where kernels take int8. Another is added apart, but where the layer before makes
-    the integers: there it is a quotient of its own, and added by the instruction that multiplies. `ordered_taps`:
-    depthwise layers in float start from the bias and add tap after tap, each rounded once.
+    halves are rounded away from zero, not to even. `grid(range, of_layer)` returns the grid of an activation, where the
+    target has one of its own; `of_layer` says that the layer before makes the integers. `ordered_taps`: depthwise
+    layers in float start from the bias and add tap after tap, each rounded once.
     """
 
     fused_sums: bool = False
     half_away: bool = False
-    fake_quantize: bool = False
+    grid: Callable[[TensorRange, bool], Grid] | None = None
     ordered_taps: bool = False
 
 
@@ -61,7 +76,7 @@ class Spec:
     names the operators that integers also flow through when everything around them is rounded. `exception` returns why
     a layer stays in float, or "". `bits` returns the numbers of weight bits that a layer may have, the largest first:
     several where the target has different kernels for them. `saturates` returns whether a layer's kernel adds pairs of
-    products in saturating 16 bits on processors where that is faster (see `quantize.processor`). `arithmetic` is what a
+    products in saturating 16 bits on processors where that is faster (see `core.processor`). `arithmetic` is what a
     simulation does around the sums.
     """
 

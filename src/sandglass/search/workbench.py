@@ -95,11 +95,11 @@ class Workbench:
                 graph, self.batches, self.spec, graph.parent, method, chosen, told, self.say, uneven
             )
             session, started = simulate(graph, plan, self.spec), time.monotonic()
-            noise = output_noise.noise(expected, output_noise.run(session, tried))
+            level = output_noise.noise(expected, output_noise.run(session, tried))
             self.left.measured((time.monotonic() - started) / len(tried))
             self.left.step(PLANS)
-            self.say(f"repair: {', '.join(chosen) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
-            return noise, plan, material
+            self.say(f"repair: {', '.join(chosen) or 'none'}: {output_noise.decibels(level):.1f} dB at the output")
+            return level, plan, material
 
         surest, *others = repaired_plan.choices(graph, self.spec, repairs)
         self.left.expect(PLANS, 1 + len(others))

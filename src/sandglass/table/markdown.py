@@ -3,192 +3,34 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
-
-from sandglass.core import host
-from sandglass.core.sizes import text
-from sandglass.measure.benchmarking import Speed, mean_throughput
-from sandglass.measure.evaluation import Evaluation
-from sandglass.measure.inspection import Inspection, scale_problem
-from sandglass.measure.tuning import Trial
-from sandglass.sources.card import Card
 
 Row = dict[str, str]
-OWN_COLUMN = {"precision": "precision (metric)"}  # the other one is fp32 or int8
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
     """A Markdown table with aligned columns, in the order in which the rows name them."""
-    columns = list(dict.fromkeys(column for row in rows for column in row))
+    columns = columns_of(rows)
     lines = [columns, *([row.get(column, "") for column in columns] for row in rows)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(columns))]
-    numeric = [all(_is_number(row.get(column, "")) for row in rows) for column in columns]
-    rule = ["-" * (width - 1) + (":" if right else "-") for width, right in zip(widths, numeric, strict=True)]
-    padded = [
-        [
-            cell.rjust(width) if right else cell.ljust(width)
-            for cell, width, right in zip(line, widths, numeric, strict=True)
-        ]
-        for line in lines
-    ]
+    right = [is_numeric(rows, column) for column in columns]
+    padded = [[_padded(*cell) for cell in zip(line, widths, right, strict=True)] for line in lines]
+    rule = ["-" * (width - 1) + (":" if number else "-") for width, number in zip(widths, right, strict=True)]
     return "\n".join(f"| {' | '.join(line)} |" for line in [padded[0], rule, *padded[1:]])
+
+
+def columns_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
+    """All columns, in the order in which the rows name them."""
+    return list(dict.fromkeys(column for row in rows for column in row))
+
+
+def is_numeric(rows: Sequence[Mapping[str, str]], column: str) -> bool:
+    """Whether every cell of a column is a number or empty."""
+    return all(_is_number(row.get(column, "")) for row in rows)
 
 
 def _is_number(text: str) -> bool:
     return not text or text[0].isdigit() or text[0] in "+-"
 
 
-def identity(artifact: Any) -> Row:
-    """The first columns of every row: what was measured."""
-    shapes = artifact.shapes or (artifact.card.input.size,)
-    return {
-        "model": artifact.card.name,
-        "input": "x".join(map(str, *shapes)) if len(shapes) == 1 else f"{len(shapes)} shapes",
-        "backend": artifact.backend,
-        "precision": f"{artifact.precision} ({note})" if (note := artifact.precision_note) else artifact.precision,
-    }
-
-
-def failed_row(artifact: Any, error: Exception) -> Row:
-    """An artifact that could not be measured, and why."""
-    return {**identity(artifact), "failed": str(error)}
-
-
-def part(protocol: Mapping[str, Any]) -> Row:
-    """A column that marks what was measured on a part of its dataset, and says how that was drawn."""
-    return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
-
-
-def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
-    """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
-    values = {name: metrics[name]["value"] for name in names}
-    return {OWN_COLUMN.get(name, name): "n/a" if value < 0 else f"{value:.3f}" for name, value in values.items()}
-
-
-def evaluation_row(evaluation: Evaluation) -> Row:
-    """All metrics of one evaluation, the first one with its interval and with the threshold that it was found at."""
-    names = list(evaluation.metrics)
-    first = evaluation.metrics[names[0]]
-    return {
-        **identity(evaluation.artifact),
-        **metric_cells(evaluation.metrics, names[:1]),
-        f"{names[0]} 95 %": f"{first['low']:.3f} .. {first['high']:.3f}",
-        **({"score threshold": f"{first['threshold']:.2f}"} if "threshold" in first else {}),
-        **metric_cells(evaluation.metrics, names[1:]),
-        **part(evaluation.protocol),
-    }
-
-
-def speed_row(speed: Speed, fastest: float) -> Row:
-    """Latency, throughput and memory, and the ratio to the fastest of the run."""
-    widened = speed.artifact.precision == "fp16" and not host.half_arithmetic()
-    return {
-        **identity(speed.artifact),
-        **({"input": text(speed.shape), "images": str(speed.artifact.shapes[speed.shape])} if speed.shape else {}),
-        "median ms": f"{speed.median:.2f}",
-        "p90 ms": f"{speed.p90:.2f}",
-        "p99 ms": f"{speed.p99:.2f}",
-        "images/s": f"{speed.throughput:.1f}",
-        "to fastest": f"{speed.median / fastest:.2f}",
-        "peak MiB": f"{speed.peak_memory:.0f}",
-        "runs": str(speed.runs),
-        **({"tuned for": speed.tuned_for} if speed.tuned_for else {}),
-        **({"note": "no half arithmetic on this processor: fp16 gains size, not speed"} if widened else {}),
-    }
-
-
-def change(difference: Mapping[str, float]) -> str:
-    """A paired difference with its interval, in points."""
-    return f"{100 * difference['value']:+.2f} ({100 * difference['low']:+.2f} .. {100 * difference['high']:+.2f})"
-
-
-def megabytes(size: int) -> str:
-    """A size on disk in MB of 10^6 bytes."""
-    return f"{size / 1e6:.2f}"
-
-
-def evaluation_table(
-    results: Sequence[Evaluation],
-    changes: Sequence[Mapping[str, Any] | None],
-    speeds: Sequence[Sequence[Speed]] = (),
-    failures: Sequence[Row] = (),
-) -> str:
-    """Evaluations as Markdown; with a column for the change where there is a float result to compare with.
-
-    `speeds` are those of each result's artifact, one for each of its shapes. `failures` are rows of artifacts without
-    a result, which come last.
-    """
-    rows: list[Row] = []
-    for result, difference, found in zip(results, changes, speeds or [()] * len(results), strict=True):
-        row = evaluation_row(result)
-        if any(changes):
-            name = next(iter(result.metrics))
-            row[f"{name} change in points (95 %)"] = change(difference[name]) if difference else ""
-        rows.append({**row, **throughput_cells(found)})
-    return markdown([*rows, *failures])
-
-
-def throughput_cells(speeds: Sequence[Speed]) -> Row:
-    """Batch and images a second: of an artifact with several shapes the mean over the images they were chosen for."""
-    if not speeds:
-        return {}
-    rate = mean_throughput(speeds) if speeds[0].shape else speeds[0].throughput
-    return {"batch": str(speeds[0].batch), "images/s": "" if rate is None else f"{rate:.1f}"}
-
-
-def model_row(card: Card) -> Row:
-    """A zoo model: what it is and what its publisher reports."""
-    height, width = card.input.size
-    return {
-        "model": card.name,
-        "task": card.task,
-        "input": f"{height}x{width}",
-        "published": ", ".join(f"{key} {value}" for key, value in card.published.items()),
-        "checkpoint": card.checkpoint.file if card.checkpoint else "",
-    }
-
-
-def doctor_row(backend: Mapping[str, Any]) -> Row:
-    """A backend: usable or not, and what to type."""
-    return {
-        "backend": backend["backend"],
-        "usable": "yes" if backend["usable"] else "no",
-        "version": backend["version"],
-        "precisions": " ".join(backend["precisions"]),
-        "install": "" if backend["usable"] else backend["install"],
-    }
-
-
-def inspection_rows(found: Inspection) -> list[Row]:
-    """What the runtime executes, in order: arithmetic, shares of compute and time, and why."""
-    known, slower, total = found.float_times(), found.slower(), found.time
-    rows: list[Row] = []
-    for run in found.runs:
-        spent, late = run.milliseconds, slower.get(run.name, "") if run.macs else ""
-        row = {
-            "layer": run.name,
-            "operator": run.operator,
-            "runs in": run.arithmetic,
-            "MACs %": f"{100 * run.macs / found.macs:.1f}" if run.macs else "",
-            "ms": "" if spent is None else f"{spent:.3f}",
-            "time %": f"{100 * spent / total:.1f}" if total and spent is not None else "",
-            "float ms": f"{known[run.name]:.3f}" if run.macs and run.name in known else "",
-            "why": f"slower than float: {late}" if late else run.note,
-            "scales": scale_problem(run.steps),
-        }
-        rows.append(row)
-    return [{column: text for column, text in row.items() if any(other[column] for other in rows)} for row in rows]
-
-
-def trial_row(trial: Trial) -> Row:
-    """One trial of tuning: what was run, how fast, and what became of it."""
-    return {
-        "tried": trial.changed,
-        "threads": str(trial.threads),
-        "batch": str(trial.batch),
-        "processes": str(trial.processes),
-        "ms": "" if trial.milliseconds is None else f"{trial.milliseconds:.2f}",
-        "images/s": "" if trial.throughput is None else f"{trial.throughput:.1f}",
-        "against the best before": "" if trial.ratio is None else f"{trial.ratio:.2f}",
-        "verdict": trial.verdict,
-    }
+def _padded(cell: str, width: int, right: bool) -> str:
+    return cell.rjust(width) if right else cell.ljust(width)

@@ -8,7 +8,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from sandglass.core import discover
-from sandglass.table.markdown import Row, change, markdown, megabytes, part
+from sandglass.table.markdown import Row
+from sandglass.table.rows import change, machine_text, megabytes, part, protocol_text
 from sandglass.table.run import FLOAT, Cell, Line
 
 
@@ -72,31 +73,33 @@ def empty(cells: Sequence[Cell]) -> str:
     return "; ".join(f"{precision}: {text}" for precision, text in told.items() if text)
 
 
-def page(lines: Sequence[Line], machine: Mapping[str, Any]) -> str:
-    """The table as Markdown, with what was measured, and on what, under it."""
-    told = "".join(f"{line.row.card.name}: {_conditions(line)}.\n" for line in lines)
-    rows = [table_row(line, cells) for line, cells in sides(lines)]
+def table_rows(lines: Sequence[Line]) -> list[Row]:
+    """A row for each model and backend."""
+    return [table_row(line, cells) for line, cells in sides(lines)]
+
+
+def conditions(lines: Sequence[Line], machine: Mapping[str, object]) -> str:
+    """The protocol of each model, and the machine."""
+    protocols = "".join(f"{line.row.card.name}: {_conditions(line)}.\n" for line in lines)
     return (
-        f"{markdown(rows)}\n\n{told}"
-        f"Machine: {machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}; "
-        f"Python {machine['python']}, sandglass {machine['sandglass']}.\n"
+        f"{protocols}{machine_text(machine)}\n"
         "Intervals are bootstrapped over images; a change is paired with fp32 on the same backend. "
-        "Latency is inference alone, batch 1, the median of interleaved bursts.\n"
+        "Latency is inference alone, batch 1, the median of interleaved bursts."
     )
 
 
 def _conditions(line: Line) -> str:
-    """What a model was measured on, and how its int8 was made."""
+    """The protocol of a model's evaluation, and how its int8 was made."""
     protocol: dict[str, Any] = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
-    told = [f"{key.replace('_', ' ')}: {value}" for key, value in protocol.items()]
+    texts = [protocol_text(protocol, "; ")] if protocol else []
     if any(cell.artifact and cell.target.precision == "int8" for cell in line.cells):
         budget = line.row.budget
-        told.append(
+        texts.append(
             f"int8: searched, at most {budget.max_drop:g} points and a fidelity of at least {budget.min_fidelity:g}"
             if budget
             else "int8: every layer that can be, repaired"
         )
-    return "; ".join(told) or "nothing was measured"
+    return "; ".join(texts) or "nothing was measured"
 
 
 def numbers(lines: Sequence[Line]) -> list[dict[str, Any]]:

@@ -15,6 +15,7 @@ from typing import Any
 from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.target import Target
+from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import (
     ArtifactError,
@@ -154,7 +155,7 @@ class _Work:
 
     def check(self) -> None:
         """Raises what is known to stop the cell before anything is made."""
-        backend = discover.load("backends", self.target.backend)
+        backend = load_backend(self.target.backend)
         if self.target.precision not in backend.PRECISIONS:
             has = ", ".join(backend.PRECISIONS)
             raise InputError(f"{self.target.backend} has no {self.target.precision}", f"it has {has}")

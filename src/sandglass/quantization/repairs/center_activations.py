@@ -20,7 +20,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.io import set_nodes
+from sandglass.graph.edit import set_nodes
 from sandglass.graph.layers import CLAMPS, Facts, add_to_bias, clamp_ends, facts, own_constants
 from sandglass.graph.names import Names
 
@@ -201,7 +201,8 @@ def pad(model: onnx.ModelProto, values: Mapping[str, float]) -> onnx.ModelProto:
             node.input[0] = nodes[-1].output[0]
             drop_pads(node)
         nodes.append(node)
-    return set_nodes(model, nodes)
+    set_nodes(model, nodes)
+    return model
 
 
 def padding(model: onnx.ModelProto, tensor: str, made: str, pads: Sequence[int], value: float) -> onnx.NodeProto:

@@ -18,7 +18,7 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.io import set_nodes
+from sandglass.graph.edit import set_nodes
 from sandglass.graph.layers import add_to_bias, facts, own_constants
 from sandglass.graph.names import Names
 from sandglass.graph.work import spread

@@ -1,0 +1,126 @@
+"""How a runtime executes an artifact: `sandglass inspect`, `sandglass tune`, `sandglass predict`."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from sandglass.cli.inputs import load_artifacts
+from sandglass.cli.options import Against, ArtifactPath, Output
+from sandglass.cli.output import say, show, write_result
+from sandglass.cli.values import COUNT, SECONDS, Box, box, each
+from sandglass.core.errors import SandglassError
+
+if TYPE_CHECKING:
+    from sandglass.artifacts.artifact import Artifact
+
+
+def inspect(
+    *artifacts: ArtifactPath,
+    against: Against = None,
+    threads: Annotated[int | None, COUNT] = None,
+    output: Output = Output(),
+) -> int:
+    """Is it really int8? List every layer as the runtime executes it.
+
+    Parameters
+    ----------
+    against
+        a float artifact; shows where int8 is slower (default: none)
+    threads
+        number of threads (default: as many as this machine has, or as `tune` found)
+    """
+    from sandglass.artifacts.artifact import load_artifact
+    from sandglass.measure import inspection
+    from sandglass.table.rows import inspection_rows
+
+    base = load_artifact(against) if against else None
+
+    def inspect_one(artifact: Artifact) -> dict[str, object]:
+        result = inspection.inspect(artifact, threads=threads, against=base)
+        layers = inspection_rows(result) if result.runs else "this backend executes no layers"
+        show(output, layers, "\n".join(inspection.summary(result)))
+        return result.to_dict()
+
+    return _each(artifacts, inspect_one, output)
+
+
+def tune(
+    *artifacts: ArtifactPath,
+    goal: Annotated[str, Parameter(name="--for", metavar="GOAL")] = "latency",
+    seconds: Annotated[float, SECONDS] = 60.0,
+    output: Output = Output(),
+) -> int:
+    """Find the fastest settings of the runtime on this machine, and keep them beside the artifact.
+
+    Parameters
+    ----------
+    goal
+        what is to be fast: latency, or throughput (default: latency)
+    seconds
+        seconds to search for (default: 60)
+    """
+    from sandglass.measure import tuning
+    from sandglass.table.rows import trial_row
+
+    def tune_one(artifact: Artifact) -> dict[str, object]:
+        result = tuning.tune(artifact, goal=goal, seconds=seconds, say=say)
+        show(output, [trial_row(trial) for trial in result.trials], "\n".join(tuning.summary(result)))
+        return result.to_dict()
+
+    return _each(artifacts, tune_one, output)
+
+
+def predict(
+    artifact: Annotated[Path, Parameter(metavar="ARTIFACT")],
+    image: Annotated[Path, Parameter(metavar="IMAGE")],
+    /,
+    *,
+    out: Annotated[Path, Parameter(metavar="PNG")],
+    boxes: Annotated[tuple[Box, ...], each(box, "X,Y,W,H"), Parameter(name="--box")] = (),
+    output: Output = Output(),
+) -> int:
+    """Draw the predictions of an artifact for an image.
+
+    Parameters
+    ----------
+    artifact
+        folder of the artifact
+    image
+        file of the image
+    out
+        file for the picture, PNG or JPEG
+    boxes
+        part of the image to look at, in pixels (default: the whole image); may be repeated
+    """
+    from sandglass.artifacts.artifact import load_artifact
+    from sandglass.measure import prediction
+    from sandglass.vision.image import write_image
+
+    picture, predictions = prediction.predict(load_artifact(artifact), image, boxes)
+    write_image(out, picture)
+    write_result(output, predictions)
+    return 0
+
+
+def _each(paths: tuple[Path, ...], work: Callable[[Artifact], dict[str, object]], output: Output) -> int:
+    """Do `work` for each artifact, and write its result as JSON: a list if there are several artifacts.
+
+    The error of one of several is printed and does not stop the others; the exit code is 2 then.
+    """
+    artifacts = load_artifacts(paths)
+    if len(artifacts) == 1:
+        write_result(output, work(artifacts[0]))
+        return 0
+    results: list[dict[str, object]] = []
+    for artifact in artifacts:
+        show(output, f"\n{artifact.folder}\n")
+        try:
+            results.append(work(artifact))
+        except SandglassError as error:
+            say(f"{artifact.folder}: {error}")
+    write_result(output, results)
+    return 2 if len(results) < len(artifacts) else 0

@@ -1,0 +1,109 @@
+"""What the text of an option's value means. Each reader raises ValueError with what it expected."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Sequence
+from typing import TypeVar
+
+from cyclopts import Parameter, Token
+
+from sandglass.core import discover
+from sandglass.core.processor import find_processor
+
+Value = TypeVar("Value")
+Size = tuple[int, int]
+Box = tuple[float, ...]
+
+DATASETS = tuple(discover.names("datasets"))
+LONGEST_NUMBER = 18  # digits of a count; a longer one is a mistake, and more than 64 bits
+
+
+def count(text: str) -> int:
+    """A whole number of 1 or more."""
+    if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
+        raise ValueError(f"{text!r} is not a whole number of 1 or more")
+    return int(text)
+
+
+def whole(text: str) -> int:
+    """A whole number, negative ones included."""
+    if not re.fullmatch(rf"-?\d{{1,{LONGEST_NUMBER}}}", text):
+        raise ValueError(f"{text!r} is not a whole number")
+    return int(text)
+
+
+def positive(text: str) -> float:
+    """A number above 0."""
+    value = _number(text)
+    if value is None or not 0 < value < float("inf"):
+        raise ValueError(f"{text!r} is not a number above 0")
+    return value
+
+
+def points(text: str) -> float:
+    """A number of points (hundredths) of a metric, 0 to 100."""
+    return _between(text, 0.0, 100.0)
+
+
+def share(text: str) -> float:
+    """A part of a whole, 0 to 1."""
+    return _between(text, 0.0, 1.0)
+
+
+def _between(text: str, low: float, high: float) -> float:
+    value = _number(text)
+    if value is None or not low <= value <= high:
+        raise ValueError(f"{text!r} is not a number from {low:g} to {high:g}")
+    return value
+
+
+def _number(text: str) -> float | None:
+    try:
+        return float(text)
+    except ValueError:
+        return None
+
+
+def sizes(text: str) -> list[Size]:
+    """`HEIGHTxWIDTH,HEIGHTxWIDTH,...` in pixels."""
+    parts = text.split(",")
+    for part in parts:
+        if not re.fullmatch(r"\d+x\d+", part):
+            raise ValueError(f"{part!r} is not HEIGHTxWIDTH, such as 512x768")
+    return [(int(height), int(width)) for height, width in (part.split("x") for part in parts)]
+
+
+def box(text: str) -> Box:
+    """`X,Y,W,H` in pixels: the upper left corner, the width and the height."""
+    numbers = tuple(_number(part) for part in text.split(","))
+    values = tuple(number for number in numbers if number is not None)
+    if len(values) != len(numbers) or len(values) != 4 or min(values[2:]) <= 0:
+        raise ValueError(f"{text!r} is not X,Y,W,H with a width and a height above 0")
+    return values
+
+
+def one(read: Callable[[str], Value], metavar: str) -> Parameter:
+    """An option whose one value `read` understands."""
+
+    def convert(_: object, tokens: Sequence[Token]) -> Value:
+        return read(tokens[0].value)
+
+    return Parameter(converter=convert, n_tokens=1, metavar=metavar, accepts_keys=False)
+
+
+def each(read: Callable[[str], Value], metavar: str) -> Parameter:
+    """An option that may be repeated: a tuple of all its values, in their order."""
+
+    def convert(_: object, tokens: Sequence[Token]) -> tuple[Value, ...]:
+        return tuple(read(token.value) for token in tokens)
+
+    return Parameter(converter=convert, n_tokens=1, metavar=metavar, allow_repeating=True)
+
+
+COUNT, WHOLE = one(count, "N"), one(whole, "N")
+SECONDS, MINUTES = one(positive, "SECONDS"), one(positive, "MINUTES")
+POINTS, SHARE = one(points, "POINTS"), one(share, "SHARE")
+PROCESSOR = one(find_processor, "KIND")
+DATASET = Parameter(choices=DATASETS, metavar="NAME")
+FILE, FOLDER = Parameter(metavar="FILE"), Parameter(metavar="DIR")

@@ -1,0 +1,81 @@
+"""`sandglass models`, `doctor` and `fetch`: models and runtimes; `sandglass demo`: the main job on embedded data."""
+
+from __future__ import annotations
+
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from sandglass.cli.options import Output, Place
+from sandglass.cli.output import say, show, write_result
+from sandglass.cli.progress import Progress
+from sandglass.cli.values import MINUTES
+
+MINUTE = 60.0  # seconds
+
+
+def models(*, output: Output = Output()) -> int:
+    """List the models of the zoo: names, tasks, input sizes, published metrics."""
+    from sandglass.sources.card import zoo
+    from sandglass.sources.load_card import load_card
+    from sandglass.table.rows import model_row
+
+    cards = [load_card(name) for name in zoo()]
+    show(output, [model_row(card) for card in cards])
+    write_result(output, [card.to_dict() for card in cards])
+    return 0
+
+
+def doctor(*, output: Output = Output()) -> int:
+    """List the backends: which can be used here, and how to install the others."""
+    from sandglass.core import host
+    from sandglass.table.rows import doctor_row
+
+    backends, machine = host.backends(), host.describe()
+    conditions = f"{machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}"
+    show(output, [doctor_row(backend) for backend in backends], conditions)
+    write_result(output, {"backends": backends, "host": machine})
+    return 0
+
+
+def fetch(
+    model: Annotated[str, Parameter(metavar="MODEL")],
+    /,
+    *,
+    mirror: Annotated[tuple[str, ...], Parameter(metavar="URL", allow_repeating=True)] = (),
+    time_limit: Annotated[float, MINUTES] = 60.0,
+    insecure: bool = False,
+    output: Output = Output(),
+) -> int:
+    """Download the checkpoint of a zoo model into the cache, and verify it.
+
+    Parameters
+    ----------
+    model
+        name of a zoo model, or a model card FILE.toml
+    mirror
+        address of a folder that has the file too; may be repeated (default: the card's addresses)
+    time_limit
+        minutes for all addresses together (default: 60)
+    insecure
+        accept a card whose sha256 has too few digits to verify the file
+    """
+    from sandglass.sources.fetch import fetch_card
+    from sandglass.sources.load_card import load_card
+
+    path = fetch_card(
+        load_card(model), mirrors=mirror, progress=Progress(model), insecure=insecure, seconds=MINUTE * time_limit
+    )
+    show(output, str(path))
+    write_result(output, {"model": model, "checkpoint": str(path)})
+    return 0
+
+
+def demo(*, place: Place, output: Output = Output()) -> int:
+    """Deploy an embedded model to every runtime here, and measure it on embedded data."""
+    from sandglass.cli.demo import run_demo
+
+    result = run_demo(place.out, force=place.force, say=say, progress=Progress)
+    show(output, result.rows, result.conditions)
+    write_result(output, result.numbers)
+    return 0 if result.complete else 2
