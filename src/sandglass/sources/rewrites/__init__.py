@@ -7,6 +7,8 @@ One file is one rewrite. It has
 - `AFTER`: names of the rewrites of its stage that run before it.
 - `rewrite(model)`: changes the model in place and returns nothing. The network computes the same, and a second call
   changes nothing.
+
+A new file is found and tested because it is here.
 """
 
 from __future__ import annotations
@@ -37,8 +39,14 @@ def rewrites() -> dict[str, Rewrite]:
     return {name: cast(Rewrite, importlib.import_module(f"{__name__}.{name}")) for name in names}
 
 
-def run_stage(stage: Stage, model: onnx.ModelProto) -> None:
-    """Run the rewrites of a stage, in the order of their `AFTER`. Raises GraphError where one refuses the graph."""
+def of_stage(stage: Stage) -> dict[str, Rewrite]:
+    """The rewrites of a stage by name, in the order of their `AFTER`."""
     members = {name: entry for name, entry in rewrites().items() if stage == entry.STAGE}
-    for name in TopologicalSorter({name: entry.AFTER for name, entry in members.items()}).static_order():
-        members[name].rewrite(model)
+    order = TopologicalSorter({name: entry.AFTER for name, entry in members.items()}).static_order()
+    return {name: members[name] for name in order}
+
+
+def run_stage(stage: Stage, model: onnx.ModelProto) -> None:
+    """Run the rewrites of a stage on a model, in place. Raises GraphError where one refuses the graph."""
+    for entry in of_stage(stage).values():
+        entry.rewrite(model)
