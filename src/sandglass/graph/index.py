@@ -11,6 +11,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Iterator
 from types import TracebackType
+from typing import TypeVar
 
 import numpy as np
 import onnx
@@ -20,6 +21,8 @@ from sandglass.core.errors import GraphError
 from sandglass.graph.edit import drop_unread
 from sandglass.graph.names import Names
 from sandglass.graph.nodes import number, read_tensors
+
+Index = TypeVar("Index", bound="GraphIndex")
 
 
 class GraphIndex:
@@ -49,7 +52,7 @@ class GraphIndex:
             self._link(node)
         self._changed = False
 
-    def __enter__(self) -> GraphIndex:
+    def __enter__(self: Index) -> Index:
         return self
 
     def __exit__(
@@ -89,7 +92,11 @@ class GraphIndex:
 
     def value(self, tensor: str) -> np.ndarray | None:
         """The values of a constant; None for a tensor that is computed."""
-        return numpy_helper.to_array(self.constants[tensor]) if tensor in self.constants else None
+        return self.constant(tensor) if tensor in self.constants else None
+
+    def constant(self, tensor: str) -> np.ndarray:
+        """The values of a tensor that is a constant. Raises KeyError for one that is computed."""
+        return numpy_helper.to_array(self.constants[tensor])
 
     def number(self, tensor: str) -> float | None:
         """The value of a constant that has one element; None for any other tensor."""

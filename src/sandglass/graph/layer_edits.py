@@ -16,6 +16,5 @@ def add_to_bias(graph: GraphIndex, node: onnx.NodeProto, channels: int, values: 
     if len(node.input) < 3 or not node.input[2]:
         zeros = graph.add_constant(f"{node.name}.offset", np.zeros(channels, np.float32))
         graph.set_inputs(node, [*node.input[:2], zeros])
-    bias = graph.value(node.input[2])
-    assert bias is not None
+    bias = graph.constant(node.input[2])
     graph.set_constant(node.input[2], (bias.astype(np.float64) + values).astype(np.float32))

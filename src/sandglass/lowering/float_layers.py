@@ -54,9 +54,7 @@ def _by_channel(graph: GraphIndex, node: onnx.NodeProto, source: onnx.NodeProto)
     made = graph.fresh(f"{source.output[0]}.{node.name}")
     names = []
     for part, parameter in zip(("scale", "zero_point"), source.input[1:], strict=False):
-        value = graph.value(parameter)
-        assert value is not None
-        values = np.repeat(value.ravel(), _input_channels(graph, node))
+        values = np.repeat(graph.constant(parameter).ravel(), _input_channels(graph, node))
         names.append(graph.add_constant(f"{made}.{part}", values))
     inputs = [source.input[0], *names]
     return helper.make_node("DequantizeLinear", inputs, [made], graph.fresh(f"{made}.node"), axis=1)

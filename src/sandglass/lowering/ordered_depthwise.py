@@ -71,8 +71,7 @@ def _ordered(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> list[onnx.
 def _with_bias(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> np.ndarray:
     """Weights of the grouped convolution, (channels, TOGETHER + 1, height, width): its first input brings the bias."""
     groups = fact.group // TOGETHER
-    stored, *bias = (graph.value(name) for name in node.input[1:] if name)
-    assert stored is not None
+    stored, *bias = (graph.constant(name) for name in node.input[1:] if name)
     weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
     filters = stored.reshape(groups, TOGETHER, *fact.shape[2:])
     for i in range(TOGETHER):

@@ -151,17 +151,17 @@ class _Session:
         self, graph: Path, names: Sequence[str], stands: Mapping[str, str], layers: set[str], folder: Path
     ) -> None:
         model = load_graph(graph)
-        with GraphIndex(model) as graph:
-            self.inputs = {name: [graph.fresh(f"{name}.{part}") for part in PARTS] for name in names}
+        with GraphIndex(model) as index:
+            self.inputs = {name: [index.fresh(f"{name}.{part}") for part in PARTS] for name in names}
             for part in (part for parts in self.inputs.values() for part in parts):
                 model.graph.input.append(helper.make_tensor_value_info(part, TensorProto.FLOAT, []))
             for name, standing in stands.items():
                 if standing in names:
-                    readers = [node for node in graph.consumers(name) if node.name in layers and node.input[0] == name]
-                    rounding = _rounding(graph, name, *self.inputs[standing])
-                    graph.insert_after(graph.producer(name), rounding)
+                    readers = [node for node in index.consumers(name) if node.name in layers and node.input[0] == name]
+                    rounding = _rounding(index, name, *self.inputs[standing])
+                    index.insert_after(index.producer(name), rounding)
                     for node in readers:
-                        graph.set_input(node, 0, rounding[-1].output[0])
+                        index.set_input(node, 0, rounding[-1].output[0])
         save_graph(model, folder / "rounded.onnx")
         # Each of many inputs is run by a thread of its own.
         self.session = GraphSession(folder / "rounded.onnx", threads=1)

@@ -160,8 +160,7 @@ class _Writer:
     def weights(self, layer: PlannedLayer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
         node = self.nodes[layer.name]
-        weight = self.graph.value(node.input[1])
-        assert weight is not None
+        weight = self.graph.constant(node.input[1])
         fact, bias = self.facts[layer.name], self._integer_bias(node)
         activation = activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]
         least = 0.0 if bias is None else least_scales(bias, activation, weight.shape[fact.axis])

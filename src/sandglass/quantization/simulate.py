@@ -74,9 +74,9 @@ class _Writer:
 
     def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
         """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
-        layer, name, weight = self.plan.layers[node.name], node.name, self._value(node.input[1])
+        layer, name, weight = self.plan.layers[node.name], node.name, self.graph.constant(node.input[1])
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact)
-        bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
+        bias = self.graph.constant(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         nodes = self.round(node.input[0], self.plan.tensors[layer.input])
         made = self.graph.fresh(f"{name}.sums")
         weights = self.graph.add_constant(f"{name}.weights", integers.astype(np.float32))
@@ -153,8 +153,3 @@ class _Writer:
             offset = graph.add_constant(f"{made}.shift", shift.astype(kind))
             nodes.append(helper.make_node("Add", [product, offset], [result]))
         return nodes + ([helper.make_node("Cast", [total], [made], to=TensorProto.FLOAT)] if fused else [])
-
-    def _value(self, name: str) -> np.ndarray:
-        values = self.graph.value(name)
-        assert values is not None
-        return values

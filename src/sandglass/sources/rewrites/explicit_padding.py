@@ -185,4 +185,4 @@ def pad(graph: GraphIndex, data: str, wanted: str, pads: Sequence[int], value: f
 
 def _with(node: onnx.NodeProto, **changes: object) -> onnx.NodeProto:
     """The node with these attributes, and without those that say the same in another way."""
-    return changed_node(node, **dict.fromkeys(IMPLICIT), **changes)
+    return changed_node(node, (), "", **(dict.fromkeys(IMPLICIT) | changes))

@@ -33,7 +33,7 @@ def _has_constant_weights(graph: GraphIndex, node: onnx.NodeProto) -> bool:
 
 def _fold(graph: GraphIndex, convolution: onnx.NodeProto) -> None:
     axis = 0 if convolution.op_type == "Conv" else 1  # of the output channels
-    weight, *biases = (_float64(graph, name) for name in convolution.input[1:] if name)
+    weight, *biases = (graph.constant(name).astype(np.float64) for name in convolution.input[1:] if name)
     bias = biases[0] if biases else np.zeros(weight.shape[axis])
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     folded = False
@@ -55,12 +55,6 @@ def _fold(graph: GraphIndex, convolution: onnx.NodeProto) -> None:
         graph.set_inputs(convolution, [convolution.input[0], *names])
 
 
-def _float64(graph: GraphIndex, tensor: str) -> np.ndarray:
-    values = graph.value(tensor)
-    assert values is not None
-    return values.astype(np.float64)
-
-
 def _scale_or_shift(graph: GraphIndex, tensor: str) -> onnx.NodeProto | None:
     """The Mul or Add that is all that reads a tensor, once."""
     return graph.only_consumer(tensor, "Mul", "Add") if graph.read_once(tensor) else None
@@ -71,7 +65,7 @@ def _by_channel(graph: GraphIndex, node: onnx.NodeProto, channels: int) -> np.nd
     constants = [name for name in node.input if name in graph.constants]
     if len(constants) != 1:
         return None
-    values = _float64(graph, constants[0])
+    values = graph.constant(constants[0]).astype(np.float64)
     if values.size == 1 and values.ndim <= 4:
         return np.full(channels, values.item())
     shape = (1,) * (4 - values.ndim) + values.shape

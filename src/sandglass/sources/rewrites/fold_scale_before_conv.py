@@ -42,8 +42,7 @@ def _fold(graph: GraphIndex, scaling: onnx.NodeProto, factor: float) -> None:
     facts = [fact_of(layer, graph.constants[layer.input[1]].dims) for layer in layers]
     stays = term is not None and any(any(fact.pads) or not fact.explicit for fact in facts)
     for layer, fact in zip(layers, facts, strict=True):
-        weight = graph.value(layer.input[1])
-        assert weight is not None
+        weight = graph.constant(layer.input[1])
         if term is not None and not stays:
             sums = weight.reshape(len(weight), -1).sum(1, dtype=np.float64)
             add_to_bias(graph, layer, fact.channels, term * sums)
