@@ -21,12 +21,14 @@ from random_weights import random_weights
 from sandglass import Calibration
 from sandglass.artifacts.artifact import Artifact
 from sandglass.core.compare import correlation
+from sandglass.core.progress import TimeLeft
 from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.graph.session import GraphSession
 from sandglass.measure.benchmarking import benchmark
 from sandglass.quantization.calibration import calibration_inputs
 from sandglass.quantization.repaired_plan import REPAIRS
-from sandglass.search.workbench import Workbench
+from sandglass.search.inputs import prepare_inputs
+from sandglass.search.trials import best_repaired_plan, build_exact
 from sandglass.sources.load_card import load_card
 from sandglass.sources.prepare import prepared_source
 from sandglass.table.markdown import markdown
@@ -51,6 +53,11 @@ def correlations(artifact: Artifact, graph: Path, inputs: list[np.ndarray]) -> l
     return found
 
 
+def say(line: str) -> None:
+    """Print a line of progress."""
+    print(line, file=sys.stderr)
+
+
 def main() -> None:
     """Print one table for all backends."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
@@ -72,8 +79,10 @@ def main() -> None:
             for backend in arguments.backends:
                 started = time.perf_counter()
                 calibration = Calibration(calibrating, arguments.size)
-                bench = Workbench(source, backend, calibration, REPAIRS, lambda line: print(line, file=sys.stderr))
-                full, base = bench.make(Path(folder) / "full", bench.plan), bench.make(Path(folder) / "base", None)
+                inputs = prepare_inputs(source, backend, calibration)
+                plan = best_repaired_plan(inputs, REPAIRS, say, TimeLeft()).plan
+                full = build_exact(inputs, plan, Path(folder) / "full", say)
+                base = build_exact(inputs, None, Path(folder) / "base", say)
                 seconds = time.perf_counter() - started
                 found = correlations(full, source.graph, held_out)
                 floating, integer = benchmark([base, full], seconds=6)

@@ -26,13 +26,16 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.core import discover
 from sandglass.core.compare import correlation
 from sandglass.core.processor import ANY
+from sandglass.core.progress import TimeLeft
 from sandglass.graph.session import GraphSession
 from sandglass.measure.evaluation import evaluate, fidelity
 from sandglass.quantization.calibration import calibration_looks
 from sandglass.quantization.output_noise import decibels, noise, run
+from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import EQUALIZE, EVENING, REPAIRS, repaired_plan
 from sandglass.quantization.simulate import simulate
-from sandglass.search.workbench import Workbench
+from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.trials import best_repaired_plan, build_exact
 from sandglass.sources.prepare import prepared_source
 from sandglass.table.markdown import markdown
 from sandglass.tasks import topdown_pose
@@ -101,19 +104,21 @@ def bfloat16(base: Artifact, measured: list[Any], judged: Row) -> list[Any]:
 
 
 def agreement(
-    bench: Workbench, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any], metas: list[Any]
+    inputs: SearchInputs, plan: Plan, base: Artifact, full: Artifact, dataset: Any, feeds: list[Any], metas: list[Any]
 ) -> dict[str, str]:
     """The simulation of a plan beside the artifact made of it, for the dataset's people."""
     session = full.open()
-    simulated = run(simulate(bench.source.graph, bench.plan, bench.spec), feeds)
+    simulated = run(simulate(inputs.source.graph, plan, inputs.spec), feeds)
     pairs = [(a, session.run(feed)) for a, feed in zip(simulated, feeds, strict=True)]
     alike = [correlation(a[name], b[name].reshape(a[name].shape)) for a, b in pairs for name in a]
     floating, runtime = evaluate(base, dataset), evaluate(full, dataset)
-    predictions = [bench.decoded(outputs, meta) for outputs, meta in zip(simulated, metas, strict=True)]
+    predictions = [
+        topdown_pose.decode(outputs, [meta], simplepose())[0] for outputs, meta in zip(simulated, metas, strict=True)
+    ]
     scores = [runtime.metrics["AP"]["value"], topdown_pose.score(predictions, dataset, 0)["AP"]["value"]]
     kept = [fidelity(floating, found)["OKS"]["value"] for found in (runtime.predictions, predictions)]
     return {
-        "runtime": bench.backend,
+        "runtime": inputs.backend,
         "correlation, mean": f"{np.mean(alike):.5f}",
         "least": f"{min(alike):.5f}",
         "AP runtime": f"{scores[0]:.4f}",
@@ -121,6 +126,10 @@ def agreement(
         "OKS to fp32 runtime": f"{kept[0]:.4f}",
         "OKS simulated": f"{kept[1]:.4f}",
     }
+
+
+def silent(line: str) -> None:
+    """Say nothing."""
 
 
 def main() -> None:
@@ -146,10 +155,11 @@ def main() -> None:
         rows = grainy(source.graph, measured, judged)
         for backend in arguments.backends:
             rows += ablation(source.graph, backend, calibrating, once, measured, judged)
-            bench = Workbench(source, backend, calibration, REPAIRS, lambda line: None)
-            made = bench.make(Path(scratch), None), bench.make(Path(scratch), bench.plan)
-            rows += bfloat16(made[0], measured, judged) if backend == "openvino" else []
-            last.append(agreement(bench, *made, dataset, measured, metas))
+            inputs = prepare_inputs(source, backend, calibration)
+            plan = best_repaired_plan(inputs, REPAIRS, silent, TimeLeft()).plan
+            base, full = (build_exact(inputs, used, Path(scratch), silent) for used in (None, plan))
+            rows += bfloat16(base, measured, judged) if backend == "openvino" else []
+            last.append(agreement(inputs, plan, base, full, dataset, measured, metas))
     print(markdown(rows), markdown(last), sep="\n\n")
 
 

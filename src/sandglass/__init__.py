@@ -24,14 +24,18 @@ if TYPE_CHECKING:
     from sandglass.core.errors import SandglassError
     from sandglass.datasets import load_dataset
     from sandglass.deployment import deploy
+    from sandglass.kit.collect import collect
     from sandglass.measure.benchmarking import Speed, benchmark
     from sandglass.measure.evaluation import Evaluation, changes, evaluate
     from sandglass.measure.inspection import Inspection, inspect
     from sandglass.measure.prediction import predict
     from sandglass.measure.tuning import Tuning, tune
     from sandglass.quantization.calibration import Calibration
+    from sandglass.search.quantize import Quantization, quantize, sensitivity
     from sandglass.sources.card import Card
     from sandglass.sources.load_card import load_card
+    from sandglass.table.file import read_table
+    from sandglass.table.run import deploy_all
 
 _HOMES = {
     "Artifact": "artifacts.artifact",
@@ -40,18 +44,24 @@ _HOMES = {
     "Evaluation": "measure.evaluation",
     "Inspection": "measure.inspection",
     "Outcome": "artifacts.target",
+    "Quantization": "search.quantize",
     "SandglassError": "core.errors",
     "Speed": "measure.benchmarking",
     "Tuning": "measure.tuning",
     "benchmark": "measure.benchmarking",
     "changes": "measure.evaluation",
+    "collect": "kit.collect",
     "deploy": "deployment",
+    "deploy_all": "table.run",
     "evaluate": "measure.evaluation",
     "inspect": "measure.inspection",
     "load_artifact": "artifacts.artifact",
     "load_card": "sources.load_card",
     "load_dataset": "datasets",
     "predict": "measure.prediction",
+    "quantize": "search.quantize",
+    "read_table": "table.file",
+    "sensitivity": "search.quantize",
     "tune": "measure.tuning",
 }
 
@@ -62,18 +72,24 @@ __all__ = [
     "Evaluation",
     "Inspection",
     "Outcome",
+    "Quantization",
     "SandglassError",
     "Speed",
     "Tuning",
     "benchmark",
     "changes",
+    "collect",
     "deploy",
+    "deploy_all",
     "evaluate",
     "inspect",
     "load_artifact",
     "load_card",
     "load_dataset",
     "predict",
+    "quantize",
+    "read_table",
+    "sensitivity",
     "tune",
 ]
 

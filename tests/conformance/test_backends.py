@@ -90,9 +90,9 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     except BackendUnavailable as error:
         pytest.skip(str(error))
     (outcome,) = deploy(card, [f"{name}:{precision}"], tmp_path, calibration=calibration)
-    if name == "pytorch":
+    if not backend.CAPABILITIES.runs_graphs:
         assert isinstance(outcome.error, SandglassError), "an ONNX file has no module to run"
-        assert not (tmp_path / f"pytorch-{precision}").exists()
+        assert not (tmp_path / f"{name}-{precision}").exists()
         return
     assert outcome.error is None
     artifact = load_artifact(tmp_path / f"{name}-{precision}")
@@ -108,7 +108,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
         assert artifact.manifest["check"]["correlation"] > limit
 
 
-@pytest.mark.parametrize("name", [name for name in discover.names("backends") if name != "pytorch"])
+@pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.runs_graphs])
 def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
     """Calls from as many threads as there are callers give what the same calls give one after the other."""
     backend = load_backend(name)
@@ -143,7 +143,7 @@ def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
     card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "small.onnx")
     (outcome,) = deploy(card, [f"{name}:{backend.PRECISIONS[0]}"], tmp_path / "out")
     if outcome.artifact is None:
-        assert name == "pytorch"
+        assert not backend.CAPABILITIES.runs_graphs
         return
     image = np.random.default_rng(1).standard_normal((1, 3, 32, 24)).astype(np.float32)
     before = image.copy()
@@ -162,7 +162,7 @@ def deployed(
         backend.available()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    source = "hourglass-tiny-synthetic" if name == "pytorch" else card
+    source = card if backend.CAPABILITIES.runs_graphs else "hourglass-tiny-synthetic"
     (outcome,) = deploy(source, [f"{name}:{precision}"], folder, calibration=calibration)  # type: ignore[arg-type]
     assert outcome.artifact is not None
     return backend, outcome.artifact
@@ -178,7 +178,7 @@ def test_layers_are_those_of_the_graph(
     assert all(run.milliseconds is None or run.milliseconds >= 0 for run in runs)
     assert {run.arithmetic for run in runs} <= {"int8", "float"}
     layers = {run.name: run for run in runs if run.macs}
-    if name not in ("null", "pytorch"):
+    if backend.CAPABILITIES.computes and backend.CAPABILITIES.runs_graphs:
         places = {"first": 16 * 12, "depthwise": 8 * 6, "pointwise": 8 * 6, "three": 8 * 6, "last": 16 * 12}
         weights = {"first": 8 * 27, "depthwise": 8 * 9, "pointwise": 16 * 8, "three": 16 * 144, "last": 17 * 16}
         assert {key: run.macs for key, run in layers.items()} == {key: places[key] * weights[key] for key in places}

@@ -56,7 +56,7 @@ def artifact(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
             backend.available()
         except BackendUnavailable as error:
             pytest.skip(str(error))
-        source = "hourglass-tiny-synthetic" if name == "pytorch" else card
+        source = card if backend.CAPABILITIES.runs_graphs else "hourglass-tiny-synthetic"
         (outcome,) = deploy(source, [f"{name}:{backend.PRECISIONS[0]}"], folder / "out")
         assert outcome.artifact is not None, outcome.error
         return outcome.artifact.folder

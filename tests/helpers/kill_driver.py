@@ -12,6 +12,7 @@ import signal
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
 from typing import Any
 
 from sandglass.artifacts.artifact import Artifact
@@ -20,7 +21,7 @@ from sandglass.cli import main as command_line
 from sandglass.datasets import synthetic_people  # noqa: F401
 from sandglass.measure import benchmarking
 from sandglass.quantization import make_plan, qdq  # noqa: F401
-from sandglass.search import quantize, workbench
+from sandglass.search import quantize
 from sandglass.sources import (
     bring_up,  # noqa: F401
 )
@@ -30,16 +31,25 @@ from sandglass.tasks import topdown_pose  # noqa: F401
 FLOAT_SECONDS, INT8_SECONDS = 0.002, 0.001
 
 
-def constant_speeds(artifacts: Sequence[Artifact], **_: Any) -> list[benchmarking.Speed]:
-    """In place of measured ones."""
-    seconds = [FLOAT_SECONDS if artifact.precision == "fp32" else INT8_SECONDS for artifact in artifacts]
-    return [benchmarking.speed(a, [spent], 10.0, 1, 1) for a, spent in zip(artifacts, seconds, strict=True)]
+class ConstantTimes:
+    """In place of a clock: the same times for all layers, and for all artifacts of a precision."""
 
+    seconds = 0.0
 
-def constant_times(bench: workbench.Workbench, *_: Artifact) -> tuple[dict[str, float], dict[str, float]]:
-    """Milliseconds of each layer in float and in int8, in place of measured ones."""
-    names = bench.integer_layers
-    return dict.fromkeys(names, 1e3 * FLOAT_SECONDS), dict.fromkeys(names, 1e3 * INT8_SECONDS)
+    def layers(self, artifact: Artifact) -> dict[str, float]:
+        """Milliseconds of each layer that the plan decides on; none for a float artifact."""
+        names = artifact.manifest["backend_notes"].get("layers", {})
+        return dict.fromkeys(names, 1e3 * INT8_SECONDS)
+
+    def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
+        """Milliseconds in float and in int8."""
+        int8_ms = self.layers(artifact)
+        return dict.fromkeys(int8_ms, 1e3 * FLOAT_SECONDS), int8_ms
+
+    def whole_runs(self, artifacts: Sequence[Artifact], say: Any) -> list[benchmarking.Speed]:
+        """Speeds of whole runs."""
+        seconds = [FLOAT_SECONDS if artifact.precision == "fp32" else INT8_SECONDS for artifact in artifacts]
+        return [benchmarking.speed(a, [spent], 10.0, 1, 1) for a, spent in zip(artifacts, seconds, strict=True)]
 
 
 def run(seconds: float, arguments: list[str]) -> int:
@@ -62,8 +72,7 @@ def run(seconds: float, arguments: list[str]) -> int:
 def main() -> None:
     """Answer each line."""
     onnxruntime.available()
-    quantize.undisturbed = workbench.undisturbed = constant_speeds  # type: ignore[assignment]
-    workbench.Workbench._times = constant_times  # type: ignore[method-assign]
+    quantize.quantize = partial(quantize.quantize, timer=ConstantTimes())  # type: ignore[assignment]
     for line in sys.stdin:
         seconds, *arguments = line.rstrip("\n").split("\t")
         started = time.monotonic()

@@ -51,7 +51,7 @@ class Network:
         for name in discover.names("backends"):
             backend = discover.load("backends", name)
             try:
-                usable = backend.PURPOSE == "deploy" and name != "pytorch" and bool(backend.available())
+                usable = backend.PURPOSE == "deploy" and backend.CAPABILITIES.runs_graphs and bool(backend.available())
             except BackendUnavailable:
                 continue
             targets += [f"{name}:{precision}" for precision in backend.PRECISIONS if usable]

@@ -55,7 +55,7 @@ def test_headers_give_the_sizes_of_the_annotations(real_data: Path) -> None:
     folder = real_data / "data/pose/coco-mini"
     images = json.loads((folder / "annotations/person_keypoints_train2017.json").read_text())["images"]
     needed = Counter(bottomup_pose.needed((image["height"], image["width"]), CARD) for image in images)
-    found, wasted = input_shapes.of_images(CARD, folder / "train2017", 36)
+    found, wasted = input_shapes.shapes_of_images(CARD, folder / "train2017", 36)
     assert (found, wasted) == (dict(needed), 0)
 
 
@@ -65,7 +65,7 @@ def test_real_images_run_in_their_own_shapes(real_data: Path, tmp_path: Path) ->
     folder, card = real_data / "data/pose/coco-mini", load_card("hrnet-ae-tiny-synthetic")
     annotations = folder / "annotations/person_keypoints_train2017.json"
     dataset = coco_keypoints.load(folder / "train2017", annotations, limit=6)
-    found, _ = input_shapes.of_images(card, folder / "train2017", 36)
+    found, _ = input_shapes.shapes_of_images(card, folder / "train2017", 36)
     (free,) = deployment.deploy(card, ["onnxruntime:fp32"], tmp_path / "free", shapes=found)
     assert free.artifact is not None, free.error
     predictions = {entry["image_id"]: entry for entry in evaluate(free.artifact, dataset).predictions}

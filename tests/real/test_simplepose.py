@@ -35,9 +35,8 @@ NAME = "simplepose-nano"
 def runtimes(precision: str) -> list[str]:
     """Backends for users' ONNX files that write a precision."""
     found = [(name, discover.load("backends", name)) for name in discover.names("backends")]
-    return [
-        n for n, backend in found if backend.PURPOSE == "deploy" and precision in backend.PRECISIONS and n != "pytorch"
-    ]
+    graphs = [(n, backend) for n, backend in found if backend.PURPOSE == "deploy" and backend.CAPABILITIES.runs_graphs]
+    return [n for n, backend in graphs if precision in backend.PRECISIONS]
 
 
 @pytest.fixture(scope="module")

@@ -24,7 +24,7 @@ PADDLE = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375), "bgr")
 BACKENDS = [
     name
     for name in discover.names("backends")
-    if discover.load("backends", name).PURPOSE == "deploy" and name != "pytorch"
+    if discover.load("backends", name).PURPOSE == "deploy" and discover.load("backends", name).CAPABILITIES.runs_graphs
 ]
 
 

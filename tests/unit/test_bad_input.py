@@ -85,8 +85,8 @@ def house(tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytes
 
 def runtimes() -> list[str]:
     """Runtimes for users' ONNX files."""
-    names = discover.names("backends")
-    return [name for name in names if name != "pytorch" and discover.load("backends", name).PURPOSE == "deploy"]
+    backends = {name: discover.load("backends", name) for name in discover.names("backends")}
+    return [name for name, one in backends.items() if one.PURPOSE == "deploy" and one.CAPABILITIES.runs_graphs]
 
 
 def usable(name: str) -> bool:

@@ -74,11 +74,14 @@ def test_other_options_of_several_values_accumulate() -> None:
     assert parsed("fetch", "m", "--mirror", "a", "--mirror", "b")["mirror"] == ("a", "b")
 
 
-def test_artifacts_of_repeated_targets_are_all_written(tmp_path: Path) -> None:
-    """Each target that was named is deployed."""
-    out = tmp_path / "out"
-    assert run("deploy", save_pose(tmp_path), "--to", "onnxruntime:fp32", "--to", "null:fp32", "--out", out) == 0
+def test_artifacts_of_repeated_targets_are_all_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Each target that was named is deployed, and the JSON names its folder."""
+    out, targets = tmp_path / "out", ("--to", "onnxruntime:fp32", "--to", "null:fp32")
+    assert run("deploy", save_pose(tmp_path), *targets, "--out", out, "--json", "-") == 0
     assert sorted(path.name for path in out.iterdir()) == ["null-fp32", "onnxruntime-fp32"]
+    results = json.loads(capsys.readouterr().out)
+    assert [result["artifact"] for result in results] == [str(out / "onnxruntime-fp32"), str(out / "null-fp32")]
+    assert all(result["bytes"] >= 0 and result["error"] is None for result in results)
 
 
 @pytest.mark.parametrize("command", ["quantize", "sensitivity"])

@@ -37,10 +37,10 @@ def _operators(model: Any) -> list[str]:
 @pytest.mark.parametrize("images", [1, 2])
 def test_a_transposed_output_has_its_name_and_values(images: int) -> None:
     """To the last bit, and for several images at once."""
-    from sandglass.backends._openvino_outputs import transposed
+    from sandglass.backends._openvino_outputs import transpose_outputs
 
     image = np.random.default_rng(1).normal(size=(images, 4, 6, 5)).astype(np.float32)
-    changed = transposed(_convolution(17))
+    changed = transpose_outputs(_convolution(17))
     assert _operators(changed).count("Transpose") == 2
     result = _run(changed, image)
     assert result.shape == (images, 17, 6, 5)
@@ -50,6 +50,6 @@ def test_a_transposed_output_has_its_name_and_values(images: int) -> None:
 @pytest.mark.parametrize(("channels", "open_sides"), [(4, False), (65, False), (17, True)])
 def test_few_or_many_channels_and_open_sides_are_left_as_they_are(channels: int, open_sides: bool) -> None:
     """Where it would not pay, or sizes are not known."""
-    from sandglass.backends._openvino_outputs import transposed
+    from sandglass.backends._openvino_outputs import transpose_outputs
 
-    assert "Transpose" not in _operators(transposed(_convolution(channels, open_sides)))
+    assert "Transpose" not in _operators(transpose_outputs(_convolution(channels, open_sides)))

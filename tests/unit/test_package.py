@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import importlib
+import inspect
 import subprocess
 import sys
 
@@ -18,6 +20,14 @@ def test_public_names_exist_and_are_sorted() -> None:
     for name in sandglass.__all__:
         assert callable(getattr(sandglass, name)), name
     assert set(sandglass._HOMES) == set(sandglass.__all__)
+
+
+def test_functions_are_not_hidden_by_their_modules() -> None:
+    """Importing the module `search.quantize` does not replace the function `sandglass.quantize`."""
+    for name in ("quantize", "sensitivity", "collect", "deploy", "deploy_all"):
+        module = importlib.import_module(f"sandglass.{sandglass._HOMES[name]}")
+        assert getattr(sandglass, name) is getattr(module, name)
+        assert inspect.isfunction(getattr(sandglass, name))
 
 
 def test_unknown_name_is_an_attribute_error() -> None:

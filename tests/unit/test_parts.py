@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from sandglass.backends import FLOAT, INT8, LayerRun
-from sandglass.backends._parts import joined
+from sandglass.backends._parts import join_parts
 
 
 def test_parts_are_one_layer() -> None:
@@ -20,7 +20,7 @@ def test_parts_are_one_layer() -> None:
         LayerRun("swished.phase.product", "Mul", INT8, 0, 0.25),
         LayerRun("swished", "Transpose", FLOAT, 0, 0.25),
     ]
-    assert joined(runs) == [
+    assert join_parts(runs) == [
         runs[0],
         runs[1],
         LayerRun("up", "Conv", INT8, 5, 0.875, "why", (0.5,), 4),

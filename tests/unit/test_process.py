@@ -19,7 +19,7 @@ import faults
 from sandglass.core import process
 from sandglass.core.errors import ArtifactError, BackendError, CrashError, InputError
 from sandglass.core.parallel import in_threads
-from sandglass.core.process import LIMIT, Process, group_seconds, isolated, run_program, time_limit
+from sandglass.core.process import LIMIT, Process, group_seconds, run_isolated, run_program, time_limit
 
 
 @pytest.fixture(autouse=True)
@@ -32,7 +32,7 @@ def cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 def crash_of(function: Callable[..., object], *arguments: object) -> tuple[str, str]:
     """The message of the CrashError that a function ends in, and the log that its fix names."""
     with pytest.raises(CrashError) as caught:
-        isolated("target", function, *arguments)
+        run_isolated("target", function, *arguments)
     path = Path(caught.value.fix.split()[-1])
     return caught.value.message, path.read_text()
 
@@ -55,21 +55,21 @@ def is_running(number: int) -> bool:
 
 def test_result_comes_back() -> None:
     """What a function returns, from another process."""
-    assert isolated("sum", faults.add, 2, 3) == 5
-    assert isolated("number", os.getpid) != os.getpid()
+    assert run_isolated("sum", faults.add, 2, 3) == 5
+    assert run_isolated("number", os.getpid) != os.getpid()
 
 
 def test_own_error_keeps_class_message_and_fix() -> None:
     """As if it had been raised here."""
     with pytest.raises(ArtifactError) as caught:
-        isolated("target", faults.refuse)
+        run_isolated("target", faults.refuse)
     assert (caught.value.message, caught.value.fix) == ("there is no file x", "make it")
 
 
 def test_full_disk_is_one_line() -> None:
     """The system's errors have a fix that is the user's."""
     with pytest.raises(BackendError, match="No space left on device") as caught:
-        isolated("target", faults.full_disk)
+        run_isolated("target", faults.full_disk)
     assert "make room" in caught.value.fix
 
 
@@ -165,7 +165,7 @@ def test_temporary_files_go_with_it(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     """Also those of a process that was killed."""
     monkeypatch.setenv("TMPDIR", str(tmp_path))
     monkeypatch.setattr("tempfile.tempdir", None)
-    folder = Path(isolated("target", faults.temporary_folder))
+    folder = Path(run_isolated("target", faults.temporary_folder))
     assert tmp_path in folder.parents
     assert not folder.exists()
 
@@ -182,8 +182,8 @@ import sys
 sys.path.insert(0, {tests!r})
 import faults
 from pathlib import Path
-from sandglass.core.process import isolated
-isolated("target", faults.write_numbers, Path(sys.argv[1]))
+from sandglass.core.process import run_isolated
+run_isolated("target", faults.write_numbers, Path(sys.argv[1]))
 """
 
 

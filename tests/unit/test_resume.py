@@ -17,7 +17,7 @@ from sandglass.core.errors import ArtifactError, BusyError, InputError
 from sandglass.core.files import PART
 from sandglass.core.locks import locked_folder
 from sandglass.deployment import deploy
-from sandglass.search.budget import ARGUMENTS, FINISHED, own_search
+from sandglass.search.output_folder import ARGUMENTS, FINISHED, claimed_folder
 from unit.test_cli import CARD, SYNTHETIC
 
 TARGETS = ("onnxruntime:fp32", "onnxruntime:int8", "reference:fp32")
@@ -130,29 +130,29 @@ TARGET = Target("onnxruntime", "int8")
 
 def test_search_that_was_killed_goes_on(tmp_path: Path) -> None:
     """Its artifact, which may have been published last, is replaced; that of a finished one is not."""
-    with pytest.raises(KeyboardInterrupt), own_search(tmp_path, TARGET, GIVEN, force=False) as replace:
+    with pytest.raises(KeyboardInterrupt), claimed_folder(tmp_path, TARGET, GIVEN, force=False) as replace:
         assert not replace
         (tmp_path / TARGET.folder).mkdir()
         raise KeyboardInterrupt
-    with own_search(tmp_path, TARGET, GIVEN, force=False) as replace:
+    with claimed_folder(tmp_path, TARGET, GIVEN, force=False) as replace:
         assert replace
-        with pytest.raises(BusyError), own_search(tmp_path, TARGET, GIVEN, force=True):
+        with pytest.raises(BusyError), claimed_folder(tmp_path, TARGET, GIVEN, force=True):
             pass
-    with pytest.raises(ArtifactError, match="exists already"), own_search(tmp_path, TARGET, GIVEN, force=False):
+    with pytest.raises(ArtifactError, match="exists already"), claimed_folder(tmp_path, TARGET, GIVEN, force=False):
         pass
     assert json.loads((tmp_path / ARGUMENTS).read_text()) == {**GIVEN, FINISHED: True}
 
 
 def test_search_with_other_arguments_is_refused(tmp_path: Path) -> None:
     """By the names of the arguments; a damaged note is an error with a fix."""
-    with own_search(tmp_path, TARGET, GIVEN, force=False):
+    with claimed_folder(tmp_path, TARGET, GIVEN, force=False):
         pass
-    with pytest.raises(InputError, match="another max_drop"), own_search(tmp_path, TARGET, {**GIVEN, "max_drop": 1.0},
-                                                                         force=False):  # fmt: skip
+    other = {**GIVEN, "max_drop": 1.0}
+    with pytest.raises(InputError, match="another max_drop"), claimed_folder(tmp_path, TARGET, other, force=False):
         pass
     for damage in ("[]", "{half", "5"):
         (tmp_path / ARGUMENTS).write_text(damage)
-        with pytest.raises(InputError, match=ARGUMENTS), own_search(tmp_path, TARGET, GIVEN, force=False):
+        with pytest.raises(InputError, match=ARGUMENTS), claimed_folder(tmp_path, TARGET, GIVEN, force=False):
             pass
-    with own_search(tmp_path, TARGET, GIVEN, force=True):
+    with claimed_folder(tmp_path, TARGET, GIVEN, force=True):
         pass

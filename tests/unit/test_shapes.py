@@ -73,7 +73,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
     backend = discover.load("backends", "onnxruntime")
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(backend, "CAPABILITIES", Capabilities())
-        patch.setattr(build_files, "isolated", lambda name, function, *given, more_seconds: function(*given))
+        patch.setattr(build_files, "run_isolated", lambda name, function, *given, more_seconds: function(*given))
         return deployed(tmp_path_factory.mktemp("apart"), "onnxruntime:fp32")
 
 
@@ -218,10 +218,10 @@ def test_shapes_of_images_come_most_frequent_first(tmp_path: Path) -> None:
     """Only sizes matter; a larger shape is shared where there may be fewer."""
     for i, size in enumerate([(100, 100), (100, 150), (100, 150), (160, 100)]):
         write_image(tmp_path / f"{i}.png", np.zeros((*size, 3), np.uint8))
-    found, wasted = input_shapes.of_images(CARD, tmp_path, 36)
+    found, wasted = input_shapes.shapes_of_images(CARD, tmp_path, 36)
     assert list(found.items()) == [((192, 320), 2), ((192, 192), 1), ((320, 192), 1)]
     assert wasted == 0
-    found, wasted = input_shapes.of_images(CARD, tmp_path, 2)
+    found, wasted = input_shapes.shapes_of_images(CARD, tmp_path, 2)
     assert sum(found.values()) == 4
     assert len(found) == 2
     assert wasted > 0
@@ -238,7 +238,7 @@ def test_what_is_no_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     assert "multiples of 64" in told
     assert "the nearest is 192x320" in told
     with pytest.raises(InputError, match="side of 0"):
-        input_shapes.listed(CARD, [(0, 64)])
+        input_shapes.named_shapes(CARD, [(0, 64)])
 
 
 def test_an_image_that_no_shape_holds_is_named_with_the_nearest(free: Artifact, tmp_path: Path) -> None:
@@ -246,18 +246,18 @@ def test_an_image_that_no_shape_holds_is_named_with_the_nearest(free: Artifact, 
     write_image(tmp_path / "long.png", np.zeros((50, 400, 3), np.uint8))
     assert run("predict", free.folder, tmp_path / "long.png", "--out", tmp_path / "p.png") == 2
     with pytest.raises(InputError, match=r"image 7 needs an input of 192x1536.* 3 shapes.* nearest is 192x256"):
-        input_shapes.smallest(SHAPES, (192, 1536), "image 7")
+        input_shapes.smallest_shape(SHAPES, (192, 1536), "image 7")
 
 
 def test_folders_without_images_are_refused(tmp_path: Path) -> None:
     """Missing, empty, or with a broken image."""
     with pytest.raises(DatasetError, match="no folder"):
-        input_shapes.of_images(CARD, tmp_path / "none", 3)
+        input_shapes.shapes_of_images(CARD, tmp_path / "none", 3)
     with pytest.raises(DatasetError, match="has no images"):
-        input_shapes.of_images(CARD, tmp_path, 3)
+        input_shapes.shapes_of_images(CARD, tmp_path, 3)
     (tmp_path / "a.jpg").write_bytes(b"no image")
     with pytest.raises(DatasetError, match=r"a.jpg is not a readable image"):
-        input_shapes.of_images(CARD, tmp_path, 3)
+        input_shapes.shapes_of_images(CARD, tmp_path, 3)
 
 
 def test_what_cannot_have_shapes_says_so(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:

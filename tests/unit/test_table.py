@@ -16,7 +16,7 @@ import pytest
 from sandglass.cli.main import main
 from sandglass.core.errors import BackendUnavailable, BudgetError
 from sandglass.quantization.repaired_plan import EVENING, REPAIRS
-from sandglass.search import quantize, workbench
+from sandglass.search.timer import Clock
 from sandglass.table import run as table_run
 from unit.test_cli_classification import CARD, save_card
 
@@ -49,8 +49,7 @@ def table(tmp_path: Path) -> Path:
 def quick(monkeypatch: pytest.MonkeyPatch) -> None:
     """Short measurements."""
     monkeypatch.setattr(table_run, "benchmark_each", partial(table_run.benchmark_each, seconds=0.25))
-    monkeypatch.setattr(quantize, "undisturbed", partial(quantize.undisturbed, seconds=0.25))
-    monkeypatch.setattr(workbench, "TIMED_SECONDS", 0.25)
+    monkeypatch.setattr(table_run, "quantize", partial(table_run.quantize, timer=Clock(seconds=0.25)))
 
 
 def run(table: Path) -> int:

@@ -14,7 +14,7 @@ from tempfile import TemporaryDirectory, mkdtemp
 from sandglass.artifacts.parity import Check, Reference
 from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.core.errors import ParityError, SandglassError
-from sandglass.core.process import isolated
+from sandglass.core.process import run_isolated
 from sandglass.core.sizes import Size, extremes, text
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
@@ -84,7 +84,7 @@ def _build_isolated(
     backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: Reference
 ) -> Build:
     """`_build_here`, in a process of its own."""
-    return isolated(
+    return run_isolated(
         f"{backend}:{precision}",
         _build_here,
         backend,

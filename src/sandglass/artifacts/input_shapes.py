@@ -27,7 +27,7 @@ Shapes = Mapping[Size, int]
 MOST = 36
 
 
-def listed(card: Card, sizes: Iterable[Size]) -> dict[Size, int]:
+def named_shapes(card: Card, sizes: Iterable[Size]) -> dict[Size, int]:
     """The shapes that a user names. Raises InputError for one that no input of the card's task can have."""
     multiple = _task(card).MULTIPLE
     for size in sizes:
@@ -40,7 +40,7 @@ def listed(card: Card, sizes: Iterable[Size]) -> dict[Size, int]:
     return dict.fromkeys(sizes, 0)
 
 
-def of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, int], float]:
+def shapes_of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, int], float]:
     """At most `most` shapes for the images in a folder, the most frequent one first, and the share that is padding.
 
     Only headers of the files are read. Raises DatasetError for a folder without images and for a broken one.
@@ -50,7 +50,7 @@ def of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, int], flo
     return dict(sorted(found.items(), key=lambda item: -item[1])), shape_choice.padding(found, needed)
 
 
-def smallest(shapes: Shapes, needed: Size, what: str) -> Size:
+def smallest_shape(shapes: Shapes, needed: Size, what: str) -> Size:
     """The shape of the fewest pixels that holds what `what` needs. Raises InputError naming the nearest where none."""
     fitting = [shape for shape in shapes if shape_choice.holds(shape, needed)]
     if not fitting:

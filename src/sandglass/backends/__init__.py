@@ -97,6 +97,7 @@ class Capabilities:
 
     `dynamic_shapes`: one build serves every input size; where `source.shapes` is not empty, `build` leaves the sides
     open that the graph has fixed. Without it each shape is built by itself.
+    `runs_graphs`: it builds any ONNX graph that has operators of its runtime. Without it, only models of the zoo.
     `tunes_kernels`: `build` may measure kernels for `source.tune_seconds`.
     `computes`: outputs are results, which are compared with the graph's.
     `compiles_for_soc`: an example of a processor's name where the compiler needs one in `source.soc`, else None.
@@ -105,6 +106,7 @@ class Capabilities:
     """
 
     dynamic_shapes: bool = False
+    runs_graphs: bool = True
     tunes_kernels: bool = False
     computes: bool = True
     compiles_for_soc: str | None = None

@@ -8,7 +8,7 @@ from concurrent.futures import Executor
 import numpy as np
 
 from sandglass.backends import Arrays
-from sandglass.core.parallel import waited
+from sandglass.core.parallel import wait_for
 
 
 def run_by_one(
@@ -21,7 +21,7 @@ def run_by_one(
     count = len(next(iter(inputs.values())))
     images = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]
     if pool and count > 1:
-        parts = [waited(future, "an image") for future in [pool.submit(run, image) for image in images]]
+        parts = [wait_for(future, "an image") for future in [pool.submit(run, image) for image in images]]
     else:
         parts = [run(image) for image in images]
     return {name: np.concatenate([part[name] for part in parts]) for name in parts[0]}

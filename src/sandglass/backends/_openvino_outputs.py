@@ -17,7 +17,7 @@ CHANNELS = range(9, 65)  # with fewer both take no time; with more it has a fast
 LAYERS = ("Convolution", "GroupConvolution")
 
 
-def transposed(model: openvino.Model) -> openvino.Model:
+def transpose_outputs(model: openvino.Model) -> openvino.Model:
     """The model, changed in place: layers that make an output of CHANNELS and a known size end transposed.
 
     Names and values of outputs stay as they were.

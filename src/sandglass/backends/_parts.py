@@ -9,7 +9,7 @@ from sandglass.backends import LayerRun
 from sandglass.lowering.transposed_conv import layer_of
 
 
-def joined(runs: Sequence[LayerRun]) -> list[LayerRun]:
+def join_parts(runs: Sequence[LayerRun]) -> list[LayerRun]:
     """One run for each layer, at the place of its first part, with all its parts and the operators that join them."""
     layers: list[LayerRun] = []
     places: dict[str, int] = {}

@@ -67,7 +67,7 @@ def graph_layers(notes: Notes) -> list[LayerRun]:
     ]
 
 
-def compiled(command: Sequence[str], folder: Path, model: str) -> None:
+def run_compiler(command: Sequence[str], folder: Path, model: str) -> None:
     """Run a compiler in `folder`; raises BackendError with its last line where it fails or writes no `model`."""
     result = run_program(command, folder)
     if result.returncode or not (folder / model).is_file():

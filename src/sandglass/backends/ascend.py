@@ -24,7 +24,7 @@ from sandglass.backends import (
     Session,
     Settings,
 )
-from sandglass.backends._vendor import DeviceSession, Notes, compiled, graph_layers, graph_notes
+from sandglass.backends._vendor import DeviceSession, Notes, graph_layers, graph_notes, run_compiler
 from sandglass.core.errors import BackendUnavailable, InputError
 from sandglass.sources.source import Source
 
@@ -61,7 +61,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
     if _has_atc():
-        compiled(command(notes, source.soc), folder, MODEL)
+        run_compiler(command(notes, source.soc), folder, MODEL)
         (folder / GRAPH).unlink()
     return notes
 

@@ -23,7 +23,7 @@ from sandglass.backends import (
     Session,
     Settings,
 )
-from sandglass.backends._vendor import DeviceSession, Notes, compiled, graph_layers, graph_notes
+from sandglass.backends._vendor import DeviceSession, Notes, graph_layers, graph_notes, run_compiler
 from sandglass.core.errors import BackendUnavailable
 from sandglass.sources.source import Source
 
@@ -48,7 +48,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Write `model.so`; raises BackendError with the compiler's last line."""
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
-    compiled(command(notes, precision), folder, MODEL)
+    run_compiler(command(notes, precision), folder, MODEL)
     (folder / GRAPH).unlink()
     return notes
 

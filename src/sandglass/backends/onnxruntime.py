@@ -37,7 +37,7 @@ from sandglass.backends import (
     layer_note,
 )
 from sandglass.backends._batches import run_by_one
-from sandglass.backends._parts import joined
+from sandglass.backends._parts import join_parts
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.graph.layers import Facts
 from sandglass.lowering.transposed_conv import MARK, ROUNDING, can_be_split, layer_of, split_late
@@ -172,7 +172,7 @@ def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> lis
             continue
         (macs, terms), note = work.pop(name), layer_note(notes, layer_of(name), arithmetic)
         runs.append(LayerRun(name, operator, arithmetic, macs, milliseconds, note, steps.get(name, ()), terms))
-    return joined(runs)
+    return join_parts(runs)
 
 
 def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, float]]:

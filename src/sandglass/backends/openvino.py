@@ -7,7 +7,6 @@ On x86 without VNNI the kernels of dense layers add pairs of products in saturat
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -36,17 +35,19 @@ from sandglass.backends import (
     layer_note,
 )
 from sandglass.backends._batches import run_by_one
-from sandglass.backends._parts import joined
+from sandglass.backends._parts import join_parts
 from sandglass.core import host
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable, UnsupportedOperator
-from sandglass.core.parallel import taken
+from sandglass.core.parallel import take_from
 from sandglass.quantization.plan import Plan, TensorRange
 from sandglass.quantization.spec import Arithmetic, Grid, Spec, pairs_products
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
     import openvino
+
+    from sandglass.backends._openvino_layers import ModelLayer
 
 INSTALL = install_command("openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
@@ -84,14 +85,6 @@ SETTINGS: OfferedSettings = {
     "precision": ("f32", "bf16"),
     "pinning": (False, True),
     "hyper_threading": (True, False),
-}
-# What multiplies by weights: the graph's operator, and how many axes its weight has before those of the graph's.
-LAYERS = {
-    "Convolution": ("Conv", 0),
-    "GroupConvolution": ("Conv", 1),
-    "ConvolutionBackpropData": ("ConvTranspose", 0),
-    "GroupConvolutionBackpropData": ("ConvTranspose", 1),
-    "MatMul": ("MatMul", 0),
 }
 MOST_BYTES = 1 << 28  # of weights in all copies of a model
 
@@ -152,12 +145,12 @@ def _convert(graph: Path, out: Path) -> None:
     import openvino
     from openvino.frontend import GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure
 
-    from sandglass.backends._openvino_outputs import transposed
+    from sandglass.backends._openvino_outputs import transpose_outputs
 
     # The front end's own exceptions derive from Exception alone.
     failures = (RuntimeError, GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
     try:
-        openvino.save_model(transposed(openvino.convert_model(graph)), out, compress_to_fp16=False)
+        openvino.save_model(transpose_outputs(openvino.convert_model(graph)), out, compress_to_fp16=False)
     except failures as error:
         line = next(
             (part for part in str(error).splitlines() if "not supported" in part or "No conversion" in part), ""
@@ -199,10 +192,10 @@ def _properties(threads: int, settings: Settings, streams: int = 1, callers: int
 
 
 def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """What its performance counters saw, the mean of several runs. The name of a kernel tells its arithmetic."""
+    """The nodes in its performance counters, the mean of several runs. The name of a kernel has its arithmetic."""
     import openvino
 
-    from sandglass.graph.work import multiply_accumulates
+    from sandglass.backends._openvino_layers import model_layers
 
     model = openvino.Core().read_model(folder / MODEL)
     model.reshape({name: list(array.shape) for name, array in inputs.items()})  # its sides may have been left open
@@ -210,58 +203,31 @@ def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[Lay
     request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
     for _ in range(1 + PROFILED_RUNS):
         request.infer(dict(inputs))
-    names: dict[str, str] = {}
-    work: dict[str, tuple[int, int]] = {}
-    steps: dict[str, tuple[float, ...]] = {}
-    for node in model.get_ordered_ops():
-        if node.get_type_name() in LAYERS and len(node.inputs()) > 1:
-            operator, skipped = LAYERS[node.get_type_name()]
-            data, weight = (list(node.input_value(i).get_shape()) for i in (0, 1))
-            output = list(node.output(0).get_shape())
-            name = node.get_friendly_name()
-            names[name] = _layer_name(node)
-            macs = multiply_accumulates(operator, data, weight[skipped:], output)
-            work[name] = macs, macs // max(1, math.prod(output))
-            steps[name] = _steps(node)
-    runs = []
-    for entry in request.profiling_info:
-        node = entry.node_name.removesuffix("_original")
-        # A layer that takes less than a microsecond on average is reported as not run; a fused one has no kernel.
-        if entry.status == entry.Status.EXECUTED or (node in names and entry.exec_type != "undef"):
-            name = names.get(node, entry.node_name)
-            name = notes.names.get(name, name)
-            macs, terms = work.get(node) or work.get(name, (0, 0))
-            arithmetic: ArithmeticName = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
-            note = layer_note(notes, name, arithmetic) if macs else ""
-            milliseconds = entry.real_time.total_seconds() * 1e3
-            grid = steps.get(node, ())
-            runs.append(LayerRun(name, entry.node_type, arithmetic, macs, milliseconds, note, grid, terms))
-    return joined(runs)
+    known = model_layers(model)
+    runs = [_layer_run(entry, known, notes) for entry in request.profiling_info if _is_run(entry, known)]
+    return join_parts(runs)
 
 
-def _layer_name(node: openvino.Node) -> str:
-    """The graph's name of a layer: it is given to the addition of the bias, where there is one."""
-    readers = list(node.output(0).get_target_inputs())
-    after = readers[0].get_node() if len(readers) == 1 else node
-    bias = after.get_type_name() == "Add" and after.input_value(1).get_node().get_type_name() == "Constant"
-    return str((after if bias else node).get_friendly_name())
+def _is_run(entry: openvino.ProfilingInfo, known: Mapping[str, ModelLayer]) -> bool:
+    """Whether a node has a kernel. One that takes less than a microsecond on average is reported as not run."""
+    return entry.status == entry.Status.EXECUTED or (_node(entry) in known and entry.exec_type != "undef")
 
 
-def _steps(node: openvino.Node) -> tuple[float, ...]:
-    """Steps of a layer's input and of its weights' channels; empty where one of them is not rounded."""
-    rounded, weight = (node.input_value(i).get_node() for i in (0, 1))
-    while weight.get_type_name() in ("Reshape", "Transpose"):
-        weight = weight.input_value(0).get_node()
-    while rounded.get_type_name() in ("MaxPool", "Interpolate"):  # rounded early
-        rounded = rounded.input_value(0).get_node()
-    if rounded.get_type_name() != "FakeQuantize" or weight.get_type_name() != "Multiply":
-        return ()
-    constants = [rounded.input_value(i).get_node() for i in (1, 2)] + [weight.input_value(1).get_node()]
-    if any(constant.get_type_name() != "Constant" for constant in constants):
-        return ()
-    low, high, channels = (constant.data.ravel() for constant in constants)
-    levels = int(rounded.get_attributes()["levels"])
-    return (float(high.max() - low.min()) / (levels - 1), *(float(step) for step in channels))
+def _node(entry: openvino.ProfilingInfo) -> str:
+    return str(entry.node_name).removesuffix("_original")
+
+
+def _layer_run(entry: openvino.ProfilingInfo, known: Mapping[str, ModelLayer], notes: Notes) -> LayerRun:
+    node = known.get(_node(entry))
+    name = node.name if node else str(entry.node_name)
+    name = notes.names.get(name, name)
+    layer = node or known.get(name)
+    macs, terms = (layer.macs, layer.terms) if layer else (0, 0)
+    arithmetic: ArithmeticName = INT8 if entry.exec_type.lower().endswith(("i8", "u8")) else FLOAT
+    note = layer_note(notes, name, arithmetic) if macs else ""
+    milliseconds = entry.real_time.total_seconds() * 1e3
+    steps = node.steps if node else ()
+    return LayerRun(name, str(entry.node_type), arithmetic, macs, milliseconds, note, steps, terms)
 
 
 class OpenVinoSession:
@@ -293,7 +259,7 @@ class OpenVinoSession:
         return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        request = taken(self.requests, "a call of this session")
+        request = take_from(self.requests, "a call of this session")
         try:
             arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
             result = request.infer(arrays, share_inputs=True, share_outputs=True)

@@ -11,7 +11,7 @@ import threading
 import time
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Final
+from typing import TYPE_CHECKING, Final
 
 import numpy as np
 
@@ -44,7 +44,7 @@ PRECISIONS = ("fp32", "fp16")
 PURPOSE: Final = "deploy"
 SPEC = None
 SETTINGS: OfferedSettings = {"channels_last": (False, True)}
-CAPABILITIES = Capabilities(dynamic_shapes=True)
+CAPABILITIES = Capabilities(dynamic_shapes=True, runs_graphs=False)
 WEIGHTS = "weights.safetensors"
 LARGEST = 65504.0  # of half precision
 
@@ -56,7 +56,7 @@ class Notes(BuildNotes, frozen=True):
     """
 
     model: str
-    arguments: dict[str, Any]
+    arguments: dict[str, object]
     half: bool | None = None
 
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, ProgressColumn, Task, TextColumn
+from rich.progress import BarColumn, Progress, ProgressColumn, Task, TextColumn
 from rich.text import Text
 
 from sandglass.cli.system import one_line
@@ -23,20 +23,28 @@ class _TimeLeft(ProgressColumn):
 
 
 class Bar:
-    """A bar with a label, the number of parts that are done, and the time left."""
+    """A bar with a label, the amount that is done, and the time left."""
 
-    def __init__(self, label: str, total: int, console: Console) -> None:
+    def __init__(self, label: str, console: Console) -> None:
         self.label, self.last = label, float("-inf")
-        columns = (TextColumn("{task.description}", markup=False), BarColumn(), MofNCompleteColumn(), _TimeLeft())
-        self.display = Progress(
-            *columns, console=console, auto_refresh=False, redirect_stdout=False, redirect_stderr=False
-        )
-        self.task = self.display.add_task(one_line(label), total=total)
+        name = TextColumn("{task.description}", markup=False)
+        columns = (name, BarColumn(), TextColumn("{task.fields[amount]}", markup=False), _TimeLeft())
+        self.display = Progress(*columns, console=console, auto_refresh=False, redirect_stdout=False,
+                                redirect_stderr=False)  # fmt: skip
+        self.task = self.display.add_task(one_line(label), total=None, amount="")
         self.display.start()
 
-    def update(self, done: int, total: int) -> None:
-        """Show how much is done; the end is always shown."""
-        now = time.monotonic()
-        due = done >= total or now - self.last >= REFRESH
-        self.last = now if due else self.last
-        self.display.update(self.task, completed=done, total=total, refresh=due)
+    def update(self, done: int, total: int, amount: str) -> None:
+        """Show how much is done, `amount` in words; a few times a second at most."""
+        due = time.monotonic() - self.last >= REFRESH
+        if due:
+            self.last = time.monotonic()
+        self.display.update(self.task, completed=done, total=total, amount=amount, refresh=due)
+
+    def is_full(self) -> bool:
+        """Whether everything is done."""
+        return self.display.finished
+
+    def close(self) -> None:
+        """Leave the bar where it is, with its last state, and show the cursor again."""
+        self.display.stop()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -12,8 +12,8 @@ import numpy as np
 
 from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact
+from sandglass.artifacts.target import Outcome
 from sandglass.backends import load_backend
-from sandglass.cli.results_page import conditions_text, failure_row, results_rows
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.core.files import atomic_file, refuse_existing, write_json
@@ -22,9 +22,19 @@ from sandglass.core.progress import Say
 from sandglass.measure.benchmarking import Speed, benchmark_each
 from sandglass.measure.evaluation import Evaluation, changes, evaluate, evaluate_each
 from sandglass.quantization.calibration import Calibration
+from sandglass.sources.card import Card
 from sandglass.sources.load_card import load_card
 from sandglass.table.markdown import Row, markdown
-from sandglass.table.rows import failed_row
+from sandglass.table.rows import (
+    change,
+    failed_row,
+    identity,
+    machine_text,
+    megabytes,
+    metric_cells,
+    part,
+    protocol_text,
+)
 from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
@@ -147,3 +157,46 @@ def _captioned(image: np.ndarray, artifact: Artifact) -> np.ndarray:
     text = f"{artifact.backend} {artifact.precision}"
     cv2.putText(strip, text, (8, 20), cv2.FONT_HERSHEY_SIMPLEX, 0.55, (30, 30, 30), 1, cv2.LINE_AA)
     return np.vstack([strip, image])
+
+
+def results_rows(
+    results: Sequence[Evaluation],
+    differences: Sequence[Mapping[str, Mapping[str, float]] | None],
+    speeds: Sequence[Speed],
+    metrics: Sequence[str],
+) -> list[Row]:
+    """Accuracy, change against float, latency and size of each artifact."""
+    return [
+        {
+            **identity(result.artifact),
+            **metric_cells(result.metrics, metrics),
+            f"{metrics[0]} change in points (95 %)": change(difference[metrics[0]]) if difference else "",
+            "median ms": f"{speed.median:.2f}",
+            "MB": megabytes(result.artifact.size),
+            **part(result.protocol),
+        }
+        for result, difference, speed in zip(results, differences, speeds, strict=True)
+    ]
+
+
+def failure_row(card: Card, outcome: Outcome) -> Row:
+    """A target that could not be built, and the reason."""
+    height, width = card.input.size
+    target = outcome.target
+    return {
+        "model": card.name,
+        "input": f"{height}x{width}",
+        "backend": target.backend,
+        "precision": target.precision,
+        "failed": str(outcome.error),
+    }
+
+
+def conditions_text(example: Evaluation | None, machine: Mapping[str, object]) -> str:
+    """The protocol, if there is a result, and the machine."""
+    protocol = f"Protocol: {protocol_text(example.protocol, '; ')}.\n" if example else ""
+    return (
+        f"{protocol}{machine_text(machine)}\n"
+        "Intervals are bootstrapped over images; a change is paired with the first fp32 row. "
+        "Latency is inference alone, batch 1, the median of interleaved bursts."
+    )

@@ -20,8 +20,7 @@ from sandglass.cli.options import (
     TargetOptions,
     Weights,
 )
-from sandglass.cli.output import say, show, write_result
-from sandglass.cli.progress import Progress
+from sandglass.cli.output import Progress, say, show, write_result
 from sandglass.cli.values import FILE, FOLDER, MINUTES, Size
 from sandglass.core.errors import InputError
 
@@ -116,13 +115,13 @@ def all_of(
 
     lines = deploy_all(read_table(table), out, say=say, progress=Progress)
     rows, conditions = render.table_rows(lines), render.conditions(lines, host.describe())
-    show(output, rows, conditions)
     page = f"{markdown(rows)}\n\n{conditions}\n"
     for name, text in (("table.md", page), ("table.csv", render.comma_separated(lines))):
         with atomic_file(out / name) as temporary:
             temporary.write_text(text, encoding="utf-8")
     result = {"cells": render.numbers(lines), "host": host.describe()}
     write_json(out / "table.json", result)
+    show(output, rows, conditions)
     write_result(output, result)
     return 2 if any(cell.reason for line in lines for cell in line.cells) else 0
 
@@ -158,8 +157,8 @@ def _load_shapes(options: ShapeOptions, source: str | Card) -> dict[Size, int]:
         return {}
     card = source if isinstance(source, Card) else find_card(source)
     if options.shapes_from is None:
-        return input_shapes.listed(card, list(dict.fromkeys(size for sizes in options.shapes for size in sizes)))
-    shapes, wasted = input_shapes.of_images(card, options.shapes_from, options.max_shapes)
+        return input_shapes.named_shapes(card, list(dict.fromkeys(size for sizes in options.shapes for size in sizes)))
+    shapes, wasted = input_shapes.shapes_of_images(card, options.shapes_from, options.max_shapes)
     listed = ", ".join(f"{input_shapes.text(size)} ({images})" for size, images in shapes.items())
     say(f"shapes: {len(shapes)} for {sum(shapes.values())} images, {100 * wasted:.1f} % more pixels than needed: "
         f"{listed}")  # fmt: skip

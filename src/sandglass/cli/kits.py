@@ -16,7 +16,7 @@ from sandglass.core.errors import InputError
 if TYPE_CHECKING:
     from sandglass.artifacts.build_key import Samples
     from sandglass.datasets import Dataset
-    from sandglass.kit.collect import Collected
+    from sandglass.measure.benchmarking import Speed
     from sandglass.measure.evaluation import Evaluation
     from sandglass.table.markdown import Row
 
@@ -40,10 +40,10 @@ def collect(
     """
     from sandglass.kit import collect as kits
 
-    loaded = kits.load_kit(kit)
-    check = kits.agreement(loaded)
-    results = _evaluations(loaded, _dataset(samples, against), against)
-    parts: list[Part] = [check["summary"], *_evaluation_parts(results), [_speed_row(loaded)]]
+    collection = kits.collect(kit, _dataset(samples, against))
+    check, loaded = collection.check, collection.kit
+    results = _evaluations(collection.evaluation, against)
+    parts: list[Part] = [check["summary"], *_evaluation_parts(results), [_speed_row(collection.speed)]]
     show(output, *parts, f"measured there: {loaded.version()}, {loaded.reported['host']['system']}")
     evaluations = {"evaluations": _to_dicts(results)} if results else {}
     write_result(output, {"check": check, "speed": loaded.speed_dict(), **evaluations})
@@ -71,18 +71,14 @@ def _dataset(options: KitSamples, *more: object) -> Dataset | None:
     return None
 
 
-def _evaluations(kit: Collected, dataset: Dataset | None, against: Path | None) -> list[Evaluation]:
+def _evaluations(result: Evaluation | None, against: Path | None) -> list[Evaluation]:
     """The float artifact's result, if there is one to compare with, and the kit's."""
     from sandglass.artifacts.artifact import load_artifact
-    from sandglass.kit import collect as kits
     from sandglass.measure.evaluation import evaluate
 
-    if dataset is None:
-        return []
-    result = kits.evaluation(kit, dataset)
-    if against is None:
-        return [result]
-    return [evaluate(load_artifact(against), dataset, flip_test=result.protocol["flip_test"]), result]
+    if result is None or against is None:
+        return [result] if result else []
+    return [evaluate(load_artifact(against), result.dataset, flip_test=result.protocol["flip_test"]), result]
 
 
 def _evaluation_parts(results: list[Evaluation]) -> list[Part]:
@@ -99,9 +95,8 @@ def _to_dicts(results: list[Evaluation]) -> list[dict[str, object]]:
     return [{**result.to_dict(), "change": change} for result, change in rows]
 
 
-def _speed_row(kit: Collected) -> Row:
+def _speed_row(speed: Speed) -> Row:
     """The speed as the kit measured it, without the memory, which it does not measure."""
     from sandglass.table.rows import speed_row
 
-    speed = kit.speed()
     return {column: cell for column, cell in speed_row(speed, speed.median).items() if column != "peak MiB"}

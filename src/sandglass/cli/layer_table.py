@@ -8,7 +8,7 @@ import cv2
 import numpy as np
 
 from sandglass.quantization.output_noise import decibels
-from sandglass.search.costs import Cost
+from sandglass.search.costs import LayerCost
 from sandglass.search.quantize import Quantization
 from sandglass.table.markdown import Row
 from sandglass.table.rows import metric_cells, part
@@ -19,18 +19,19 @@ NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 
 
 def search_report(result: Quantization) -> list[list[Row] | str]:
     """The layers and why, the three artifacts side by side, and the verdict."""
+    bits = result.choice.bits
     layers = [
         {
-            "layer": cost.name,
-            "noise dB": f"{decibels(way.noise):.1f}",
-            "float ms": f"{cost.float_ms:.3f}",
-            "int8 ms": f"{way.milliseconds:.3f}",
-            "runs in": _way(result.choice.bits[cost.name]) if cost.name in result.choice.bits else "float",
-            "because": result.choice.reasons.get(cost.name, ""),
+            "layer": layer.name,
+            "noise dB": f"{decibels(variant.noise):.1f}",
+            "float ms": f"{layer.float_ms:.3f}",
+            "int8 ms": f"{variant.milliseconds:.3f}",
+            "runs in": _precision(bits[layer.name]) if layer.name in bits else "float",
+            "because": result.choice.reasons.get(layer.name, ""),
         }
-        for cost in result.costs
-        for way in cost.ways
-        if way.bits == result.choice.bits.get(cost.name, cost.ways[0].bits)
+        for layer in result.costs
+        for variant in layer.variants
+        if variant.bits == bits.get(layer.name, layer.variants[0].bits)
     ]
     metric = next(iter(result.evaluations[0].metrics))
     rows: list[Row] = []
@@ -43,53 +44,53 @@ def search_report(result: Quantization) -> list[list[Row] | str]:
             row["change in points (95 %)"] = f"{change['value']:+.2f} ({change['low']:+.2f} .. {change['high']:+.2f})"
         if i:
             row |= {
-                f"{name} to float": f"{found['value']:.4f} ({found['low']:.4f} .. {found['high']:.4f})"
-                for name, found in result.agreements[i - 1].items()
+                f"{name} to float": f"{value['value']:.4f} ({value['low']:.4f} .. {value['high']:.4f})"
+                for name, value in result.agreements[i - 1].items()
             }
         rows.append(row | part(result.evaluations[i].protocol))
     measured = result.speeds[2].median
-    told = (
-        f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the costs foretold "
+    conclusion = (
+        f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the time model predicted "
         f"{result.expected_ms:.2f} ms ({result.expected_ms / measured - 1:+.0%}). {result.verdict}."
     )
     if measured >= result.speeds[0].median:
-        told += " On this machine it is no faster than the float artifact beside it."
-    return [layers, rows, told]
+        conclusion += " On this machine it is not faster than the float artifact."
+    return [layers, rows, conclusion]
 
 
-def _way(bits: int) -> str:
+def _precision(bits: int) -> str:
     return "int8" if bits == 8 else f"int8, {bits}-bit weights"
 
 
-def sensitivity_rows(costs: Sequence[Cost]) -> list[Row]:
-    """One row for each int8 way of each layer, in the graph's order."""
+def sensitivity_rows(costs: Sequence[LayerCost]) -> list[Row]:
+    """One row for each int8 variant of each layer, in the graph's order."""
     work = max(1, sum(cost.macs for cost in costs))
     return [
         {
             "layer": cost.name,
-            "runs in": _way(way.bits),
+            "runs in": _precision(variant.bits),
             "share of MACs": f"{cost.macs / work:.1%}",
-            "dB at its output": f"{decibels(way.local):.1f}",
-            "dB at the network's": f"{decibels(way.noise):.1f}",
-            "fidelity": f"{way.fidelity:.4f}",
+            "dB at its output": f"{decibels(variant.local):.1f}",
+            "dB at the network's": f"{decibels(variant.noise):.1f}",
+            "fidelity": f"{variant.fidelity:.4f}",
             "float ms": f"{cost.float_ms:.3f}",
-            "int8 ms": f"{way.milliseconds:.3f}",
+            "int8 ms": f"{variant.milliseconds:.3f}",
         }
         for cost in costs
-        for way in cost.ways
+        for variant in cost.variants
     ]
 
 
-def draw_costs(costs: Sequence[Cost]) -> np.ndarray:
+def draw_costs(costs: Sequence[LayerCost]) -> np.ndarray:
     """A bar chart, HWC uint8 RGB: blue the noise at the network's output, green or red the time that int8 saves."""
     bars = [
         (
-            cost.name if way is cost.ways[0] else f"{cost.name}, {way.bits} bits",
-            way.noise,
-            cost.float_ms - way.milliseconds,
+            cost.name if variant is cost.variants[0] else f"{cost.name}, {variant.bits} bits",
+            variant.noise,
+            cost.float_ms - variant.milliseconds,
         )
         for cost in costs
-        for way in cost.ways
+        for variant in cost.variants
     ]
     picture = np.full((ROW * (len(bars) + 2), WIDTH, 3), 255, np.uint8)
     most = max((power for _, power, _ in bars), default=0.0) or 1.0

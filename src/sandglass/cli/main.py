@@ -6,18 +6,25 @@ import signal
 import sys
 from collections.abc import Sequence
 
-from cyclopts import App, CycloptsError, Group, Parameter
+from cyclopts import (
+    App,
+    CycloptsError,
+    Group,
+    MissingArgumentError,
+    Parameter,
+    RepeatArgumentError,
+    UnknownCommandError,
+    UnusedCliTokensError,
+)
 
 from sandglass.cli.deploy import all_of, deploy
 from sandglass.cli.kits import collect
 from sandglass.cli.measure import benchmark, evaluate
-from sandglass.cli.output import fail, is_terminal
-from sandglass.cli.progress import close_progress
+from sandglass.cli.output import close_progress, fail, is_terminal
 from sandglass.cli.quantize import quantize, sensitivity
 from sandglass.cli.runtime import inspect, predict, tune
 from sandglass.cli.system import discard_output, escape_unprintable, fix_of, flush, refuse_other_encodings
 from sandglass.cli.terminal import Screen
-from sandglass.cli.usage import explain
 from sandglass.cli.zoo import demo, doctor, fetch, models
 from sandglass.core.errors import InputError, SandglassError
 from sandglass.core.files import run_folder
@@ -45,7 +52,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
     try:
         return _run(sys.argv[1:] if arguments is None else arguments)
     except CycloptsError as error:
-        return fail(*explain(error))
+        return fail(*_explain(error))
     except SandglassError as error:
         return fail(error.message, error.fix)
     except BrokenPipeError:
@@ -69,6 +76,26 @@ def _run(arguments: Sequence[str]) -> int:
             return int(app()(list(arguments)) or 0)
     finally:
         flush()
+
+
+def _explain(error: CycloptsError) -> tuple[str, str]:
+    """The message of a usage error, and what to do about it."""
+    if isinstance(error, RepeatArgumentError):
+        return f"{error.token.keyword}: may be given once", "run the command for each value"
+    if isinstance(error, UnknownCommandError) and error.app is not None and error.unused_tokens:
+        known = ", ".join(name for name in error.app if not name.startswith("-"))
+        return f"unknown command {error.unused_tokens[0]!r}", f"known: {known}"
+    return _message(error), f"see `{' '.join(('sandglass', *(error.command_chain or ())))} --help`"
+
+
+def _message(error: CycloptsError) -> str:
+    if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
+        return f"unexpected argument {error.unused_tokens[0]!r}"
+    if isinstance(error, MissingArgumentError) and error.argument is not None:
+        typed = error.keyword or error.argument.tokens
+        return f"{error.keyword or error.argument.name} {'needs a value' if typed else 'is missing'}"
+    text = " ".join(str(error).split()).removesuffix(".")
+    return text[:1].lower() + text[1:]
 
 
 class _Terminated(KeyboardInterrupt):

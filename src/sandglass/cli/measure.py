@@ -10,8 +10,7 @@ from cyclopts import Parameter
 
 from sandglass.cli.inputs import load_artifacts, load_samples
 from sandglass.cli.options import ArtifactPath, Output, RunOptions, Samples
-from sandglass.cli.output import show, write_result
-from sandglass.cli.progress import Progress
+from sandglass.cli.output import Progress, show, write_result
 from sandglass.cli.values import DATASET, FILE, SECONDS
 from sandglass.core import discover
 from sandglass.core.errors import InputError, SandglassError
@@ -62,7 +61,7 @@ def evaluate(
             threads=run.threads,
             batch=run.batch,
             flip_test=flip_test,
-            progress=Progress(str(artifact.folder)),
+            progress=Progress(f"evaluate {artifact.folder}", "samples"),
         ),
     )
     evaluations, failures = _successes(outcomes), _failures(loaded, outcomes)
@@ -123,7 +122,9 @@ def _speeds(
     from sandglass.measure.benchmarking import benchmark_each
 
     duration = {} if seconds is None else {"seconds": seconds}
-    return benchmark_each(artifacts, threads=run.threads, batch=run.batch, progress=Progress("benchmark"), **duration)
+    return benchmark_each(
+        artifacts, threads=run.threads, batch=run.batch, progress=Progress("benchmark", "rounds"), **duration
+    )
 
 
 def _successes(outcomes: Sequence[Measured | SandglassError]) -> list[Measured]:

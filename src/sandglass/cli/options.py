@@ -15,6 +15,7 @@ from sandglass.cli.values import (
     COUNT,
     DATASET,
     FILE,
+    FILE_OR_STDOUT,
     FOLDER,
     POINTS,
     PROCESSOR,
@@ -232,5 +233,5 @@ class RunOptions:
 class Output:
     """Where the numbers of a result go."""
 
-    json: Annotated[Path | None, FILE] = None
+    json: Annotated[Path | None, FILE_OR_STDOUT] = None
     """write the result as JSON to this file too; - writes JSON to standard output, and nothing else"""

@@ -7,16 +7,19 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Sequence
+import time
+from collections.abc import Callable, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import TextIO
 
 from sandglass.cli.options import Output
 from sandglass.cli.system import discard_output, one_line
+from sandglass.core.progress import duration_text
 from sandglass.table.markdown import Row, markdown
 
 STDOUT = Path("-")  # as the FILE of --json
+INTERVAL = 10.0  # seconds between two lines, so that a log of an hour has a few hundred
 
 Part = str | Sequence[Row]  # a paragraph, or a table
 
@@ -56,6 +59,46 @@ def say(line: str) -> None:
         print_line(line)
     else:
         print(line, file=sys.stderr, flush=True)
+
+
+class Progress:
+    """The progress of one step, called with the number of parts that are done and the number of all.
+
+    Shown are the numbers of parts over `parts`, in a `unit`. A terminal gets a bar, anything else a line now and then.
+    """
+
+    def __init__(
+        self, label: str, unit: str = "", parts: float = 1, clock: Callable[[], float] = time.monotonic
+    ) -> None:
+        self.label, self.unit, self.parts, self._clock = label, unit, parts, clock
+        self._begin: tuple[float, int] | None = None
+        self._last = clock()
+
+    def __call__(self, done: int, total: int) -> None:
+        """Show it."""
+        amount = f"{done / self.parts:.0f} of {total / self.parts:.0f} {self.unit}".rstrip()
+        if is_terminal(sys.stderr):
+            from sandglass.cli.terminal import show_bar
+
+            show_bar(self.label, done, total, amount)
+        else:
+            self._line(done, total, amount)
+
+    def _line(self, done: int, total: int, amount: str) -> None:
+        now = self._clock()
+        self._begin = self._begin or (now, done)
+        if now - self._last < INTERVAL:
+            return
+        self._last = now
+        begin, before = self._begin  # what an earlier run did took no time in this one
+        left = (now - begin) * (total - done) / (done - before) if done > before else 0.0
+        say(f"{self.label}: {amount}" + (f" ({duration_text(left)} left)" if left else ""))
+
+
+def close_progress() -> None:
+    """Take a bar away that is still shown."""
+    if terminal := sys.modules.get("sandglass.cli.terminal"):
+        terminal.close_bar()
 
 
 def fail(message: str, fix: str = "", code: int = 2) -> int:

@@ -56,10 +56,10 @@ def quantize(
         ema=weights.ema,
         max_drop=budget.max_drop,
         metric=budget.metric,
-        least_fidelity=budget.min_fidelity,
-        repairs=_repairs(repairs),
+        min_fidelity=budget.min_fidelity,
+        min_int8_share=budget.min_int8_share,
+        without=repairs.without,
         gain=budget.gain,
-        least_share=budget.min_int8_share,
         processor=processor.processor,
         best_effort=budget.best_effort,
         force=place.force,
@@ -99,7 +99,7 @@ def sensitivity(
         calibration=required_calibration(calibration, source),
         checkpoint=weights.checkpoint,
         ema=weights.ema,
-        repairs=_repairs(repairs),
+        without=repairs.without,
         processor=processor.processor,
         say=say,
     )
@@ -108,16 +108,6 @@ def sensitivity(
         write_image(plot, draw_costs(costs))
     write_result(output, [asdict(cost) for cost in costs])
     return 0
-
-
-def _repairs(options: RepairOptions) -> list[str]:
-    from sandglass.core.errors import InputError
-    from sandglass.quantization.repaired_plan import REPAIRS
-
-    known = {name.replace(" ", "-"): name for name in REPAIRS}
-    if unknown := [name for name in options.without if name not in known]:
-        raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(known)}")
-    return [name for option, name in known.items() if option not in options.without]
 
 
 def to_dict(result: Quantization) -> dict[str, object]:
@@ -137,6 +127,6 @@ def to_dict(result: Quantization) -> dict[str, object]:
         "evaluations": [evaluation.to_dict() for evaluation in result.evaluations],
         "changes": result.changes,
         "fidelity": result.agreements,
-        "gate": asdict(result.kept),
+        "fidelity_check": asdict(result.fidelity),
         "speeds": [speed.to_dict() for speed in result.speeds],
     }  # fmt: skip

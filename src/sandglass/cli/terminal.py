@@ -21,7 +21,7 @@ if TYPE_CHECKING:
     from sandglass.cli.bar import Bar
 
 NARROWEST = 12  # characters of a column; a table that would need narrower ones is printed row by row
-GAP = 2  # characters between columns
+GAP = 3  # characters between the columns of a table
 BORDER = 4  # characters of a panel's left and right border
 
 
@@ -34,6 +34,7 @@ class Screen(Console):
 
 
 OUT, ERR = Screen(highlight=False), Screen(stderr=True, highlight=False)
+_bar: Bar | None = None  # the one that is shown
 
 
 def print_parts(parts: Sequence[str | Sequence[Row]]) -> None:
@@ -70,7 +71,7 @@ def _grid(rows: Sequence[Row], columns: Sequence[str]) -> Table:
 
 def _fields(rows: Sequence[Row]) -> Table:
     """Each row as lines `column  value`, with an empty line between rows."""
-    fields = Table.grid(padding=(0, GAP))
+    fields = Table.grid(padding=(0, 2))
     fields.add_column(overflow="fold", style="bold")
     fields.add_column(overflow="fold")
     for number, row in enumerate(rows):
@@ -83,7 +84,12 @@ def _fields(rows: Sequence[Row]) -> Table:
 
 
 def print_line(line: str) -> None:
-    """Print a line on standard error, above the progress bar. The terminal wraps it, so that a path can be copied."""
+    """Print a line on standard error, above a progress bar that is not full.
+
+    The terminal wraps it, not rich, so that a path can be copied.
+    """
+    if _bar is not None and _bar.is_full():
+        close_bar()
     ERR.print(Text(line), soft_wrap=True)
 
 
@@ -97,25 +103,20 @@ def print_error(message: str, fix: str) -> None:
         ERR.print(Panel(text, title="sandglass", title_align="left", border_style="red", expand=False))
 
 
-_bar: Bar | None = None  # the one that is shown
-
-
-def show_bar(label: str, done: int, total: int) -> None:
-    """Show the progress of `label`, in place of a bar that did not come to its end."""
+def show_bar(label: str, done: int, total: int, amount: str) -> None:
+    """Show the progress of `label`, below the bar of what was shown before it."""
     from sandglass.cli.bar import Bar
 
     global _bar
     if _bar is None or _bar.label != label:
         close_bar()
-        _bar = Bar(label, total, ERR)
-    _bar.update(done, total)
-    if done >= total:
-        close_bar()
+        _bar = Bar(label, ERR)
+    _bar.update(done, total, amount)
 
 
 def close_bar() -> None:
-    """Leave the bar as it is and show the cursor again; nothing happens where there is none."""
+    """Leave the bar as it is and show the cursor again; nothing happens if there is none."""
     global _bar
     if _bar is not None:
-        _bar.display.stop()
+        _bar.close()
         _bar = None

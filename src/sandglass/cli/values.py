@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import TypeVar
 
 from cyclopts import Parameter, Token
@@ -83,6 +84,13 @@ def box(text: str) -> Box:
     return values
 
 
+def file_or_stdout(text: str) -> Path:
+    """The path of a file; `-` is standard output."""
+    if text.startswith("-") and text != "-":
+        raise ValueError(f"a FILE is needed, and {text!r} looks like an option; write ./{text} for a file of that name")
+    return Path(text)
+
+
 def one(read: Callable[[str], Value], metavar: str) -> Parameter:
     """An option whose one value `read` understands."""
 
@@ -106,4 +114,5 @@ SECONDS, MINUTES = one(positive, "SECONDS"), one(positive, "MINUTES")
 POINTS, SHARE = one(points, "POINTS"), one(share, "SHARE")
 PROCESSOR = one(find_processor, "KIND")
 DATASET = Parameter(choices=DATASETS, metavar="NAME")
+FILE_OR_STDOUT = Parameter.combine(one(file_or_stdout, "FILE"), Parameter(allow_leading_hyphen=True))
 FILE, FOLDER = Parameter(metavar="FILE"), Parameter(metavar="DIR")

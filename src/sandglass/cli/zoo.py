@@ -7,11 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from sandglass.cli.options import Output, Place
-from sandglass.cli.output import say, show, write_result
-from sandglass.cli.progress import Progress
+from sandglass.cli.output import Progress, say, show, write_result
 from sandglass.cli.values import MINUTES
 
 MINUTE = 60.0  # seconds
+MEGABYTE = 1e6  # bytes
 
 
 def models(*, output: Output = Output()) -> int:
@@ -64,7 +64,11 @@ def fetch(
     from sandglass.sources.load_card import load_card
 
     path = fetch_card(
-        load_card(model), mirrors=mirror, progress=Progress(model), insecure=insecure, seconds=MINUTE * time_limit
+        load_card(model),
+        mirrors=mirror,
+        progress=Progress(f"download {model}", "MB", MEGABYTE),
+        insecure=insecure,
+        seconds=MINUTE * time_limit,
     )
     show(output, str(path))
     write_result(output, {"model": model, "checkpoint": str(path)})

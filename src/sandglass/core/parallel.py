@@ -1,4 +1,4 @@
-"""Work on every core, in threads: numpy, OpenCV and the runtimes let go of the interpreter while they compute."""
+"""Work on every core, in threads: numpy, OpenCV and the runtimes release the interpreter while they compute."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sandglass.core.process import LIMIT, time_limit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-STEPS = 2  # time limits: what is waited for may wait itself for a process, which has one of its own
+STEPS = 2  # time limits: the work may itself wait for a process, which has a limit of its own
 
 
-def waited(future: Future[Result], what: str) -> Result:
-    """A future's result. Raises CrashError naming `what` where it does not come in time (see `time_limit`)."""
+def wait_for(future: Future[Result], what: str) -> Result:
+    """A future's result. Raises CrashError naming `what` where it takes too long (see `time_limit`)."""
     limit = STEPS * time_limit()
     try:
         return future.result(limit)
     except FutureTimeout as error:
-        if future.done():  # it is the work's own
+        if future.done():  # the work itself raised it
             raise
         raise CrashError(f"{what} took more than {limit:g} s", f"give it more by {LIMIT}=SECONDS") from error
 
 
-def taken(queue: SimpleQueue[Item], what: str) -> Item:
-    """The next entry of a queue. Raises CrashError where none is put there in time, which `what` would do."""
+def take_from(queue: SimpleQueue[Item], what: str) -> Item:
+    """The next entry of a queue. Raises CrashError naming `what`, which puts entries there, where it takes too long."""
     limit = time_limit()
     try:
         return queue.get(timeout=limit)
@@ -42,12 +42,12 @@ def in_threads(
 ) -> Iterator[Result]:
     """`function` of each item, in order, computed by `threads` threads (default: one for each core).
 
-    All items are read before the first result. Raises what `function` raises, and CrashError where it takes too long;
-    no more items are begun then.
+    All items are read before the first result. Raises the errors of `function`, and CrashError where it takes too long;
+    no further item is begun then.
     """
     pool = ThreadPoolExecutor(threads or host.threads())
     try:
         for future in [pool.submit(function, item) for item in items]:
-            yield waited(future, what)
+            yield wait_for(future, what)
     finally:
         pool.shutdown(wait=False, cancel_futures=True)

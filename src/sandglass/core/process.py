@@ -1,8 +1,8 @@
-"""A process of its own for what a runtime does: it may crash, hang or be killed, and this one goes on.
+"""A process of its own for a runtime: it may crash, hang or be killed, and this process goes on.
 
 The process begins with this module, not with its parent's main one as multiprocessing's do: a script needs no guard
-around its calls, and a notebook or an interpreter has no file that could be run again. What it prints goes to a log,
-which is kept when something went wrong. It ends with its parent, however that ends.
+around its calls, and a notebook or an interpreter has no file that could be run again. Its output goes to a log, which
+is kept after a failure. It ends with its parent, in whatever way the parent ends.
 
 Every wait for it has a limit: `time_limit()` for one step, and IDLE_SECONDS where it computes nothing, as a process
 does whose threads wait for each other.
@@ -41,8 +41,8 @@ USUAL_LIMIT = 3600.0  # seconds for one step: a large network takes minutes to b
 IDLE_SECONDS, IDLE_SHARE = 120.0, 0.01
 LOOK_SECONDS = 5.0  # between two looks at whether a process still computes
 END_SECONDS = 30.0  # for the system to end a process, which may have to write a memory image first
-TRACE_SECONDS = 0.5  # for a process that hangs to write down where
-LOG_BYTES = 1 << 20  # of what a process printed, the end of it, are kept
+TRACE_SECONDS = 0.5  # for a process that hangs to write its stack traces
+LOG_BYTES = 1 << 20  # at the end of a process's output, which are kept
 
 
 def time_limit() -> float:
@@ -57,7 +57,7 @@ def time_limit() -> float:
     return seconds
 
 
-def isolated(name: str, function: Callable[..., Result], *arguments: object, more_seconds: float = 0.0) -> Result:
+def run_isolated(name: str, function: Callable[..., Result], *arguments: object, more_seconds: float = 0.0) -> Result:
     """The result of `function(*arguments)` in a process of its own. Messages call the process `name`.
 
     The function can be imported, and its arguments and result can be pickled. It may take `more_seconds` more than
@@ -81,9 +81,10 @@ def run_program(command: Sequence[str], folder: Path) -> subprocess.CompletedPro
 
 
 class Process:
-    """What `make(*arguments)` returns, in a process of its own; `callers` threads may call its methods at once.
+    """The object that `make(*arguments)` returns, in a process of its own.
 
-    Raises what `make` raises, as `call` does. It is to be closed, which a `with` statement does.
+    `callers` threads may call its methods at once. Raises the errors of `make`, as `call` does. A `with` statement
+    closes it.
     """
 
     def __init__(self, name: str, make: Callable[..., object], *arguments: object, callers: int = 1) -> None:
@@ -178,7 +179,7 @@ class Process:
         raise CrashError(f"{self.name}: unexpected {value}", f"report this line with the log {log}")
 
     def _wait(self, channel: Channel, limit: float) -> None:
-        """Return when an answer comes, or the end. Raises CrashError when it takes longer than `limit` seconds."""
+        """Return when an answer or the end comes. Raises CrashError when that takes longer than `limit` seconds."""
         started = looked = time.monotonic()
         spent = 0.0
         while not channel.pipe.poll(min(LOOK_SECONDS, limit)):
@@ -191,7 +192,7 @@ class Process:
                 raise self._failed(f"hangs: it computed nothing for {IDLE_SECONDS:g} s")
 
     def _failed(self, why: str) -> CrashError:
-        """The process ended by itself, or is ended now because of `why`. All callers hear of the first reason."""
+        """The process ended by itself, or is ended now because of `why`. All callers get the first reason."""
         with self._lock:
             if not self._failure:
                 self._failure = self._end(why)
@@ -199,7 +200,7 @@ class Process:
         return CrashError(message, fix)
 
     def _end(self, why: str) -> str:
-        """End the process and keep its log. Returns the line that says why, and on a second line what to do."""
+        """End the process and keep its log. Returns a line with the reason, and a second line with the fix."""
         if self._closed:
             return f"{self.name}: its process was ended"
         if why:
@@ -229,7 +230,7 @@ class Process:
             self._process.wait(timeout=END_SECONDS)
 
     def _keep_log(self, why: str) -> Path:
-        """Write what the process printed to a file of its own."""
+        """Write the output of the process to a file of its own."""
         return keep_log(self.name, why, self._printed())
 
     def _printed(self) -> str:

@@ -150,6 +150,31 @@ def evaluation(kit: Collected, dataset: Any) -> Evaluation:
     return evaluate(kit, dataset, flip_test=taken["flip_test"])
 
 
+@dataclass(frozen=True)
+class Collection:
+    """The results of a build kit.
+
+    `check` compares its outputs with the graph's on the probes, `evaluation` is None without a dataset, and `speed` is
+    that of the host's timed runs.
+    """
+
+    kit: Collected
+    check: dict[str, Any]
+    evaluation: Evaluation | None
+    speed: Speed
+
+
+def collect(folder: Path, dataset: Any = None) -> Collection:
+    """Read a build kit that came back with results, compare it with the graph, and evaluate it on `dataset`.
+
+    Raises ArtifactError naming what is missing or belongs to another kit, ParityError where the compiled model
+    disagrees with the graph, and DatasetError where the kit was made for other samples.
+    """
+    kit = load_kit(folder)
+    check = agreement(kit)
+    return Collection(kit, check, None if dataset is None else evaluation(kit, dataset), kit.speed())
+
+
 class Replay:
     """A session that finds an input by its digest and answers with the output that came back for it."""
 

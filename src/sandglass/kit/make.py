@@ -18,7 +18,7 @@ from sandglass.backends import Arrays, Recipe, load_backend
 from sandglass.core import discover
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
-from sandglass.core.process import isolated
+from sandglass.core.process import run_isolated
 from sandglass.measure.evaluation import infer
 from sandglass.sources.source import Source
 from sandglass.tasks import check_dataset
@@ -67,7 +67,7 @@ def make_kit(
     make_recipe = load_backend(backend).CAPABILITIES.make_kit
     assert make_recipe is not None
     with atomic_folder(out, force) as folder:
-        recipe = isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
+        recipe = run_isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
         (folder / INPUTS).mkdir()
         manifest = {
             "format": FORMAT,

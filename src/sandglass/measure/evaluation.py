@@ -20,11 +20,11 @@ from typing import Any
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
-from sandglass.artifacts.input_shapes import smallest
+from sandglass.artifacts.input_shapes import smallest_shape
 from sandglass.backends import DEFAULTS, Session
 from sandglass.core import discover, host
 from sandglass.core.errors import SandglassError
-from sandglass.core.parallel import waited
+from sandglass.core.parallel import wait_for
 from sandglass.core.resume import Journal
 from sandglass.metrics import bootstrap
 from sandglass.sources.card import Card
@@ -156,7 +156,7 @@ def infer(
         nonlocal together
         began = time.perf_counter()
         prepared = [
-            _prepared(task, artifact, waited(i, "reading an image"), sample)
+            _prepared(task, artifact, wait_for(i, "reading an image"), sample)
             for sample, i in zip(part, images, strict=True)
         ]
         found: dict[int, dict[str, Any]] = {}
@@ -190,10 +190,10 @@ def infer(
             if len(planned) > AHEAD * workers:
                 waiting.append(pool.submit(work, *planned.popleft()))
             if len(waiting) > AHEAD * workers:
-                yield waited(waiting.popleft(), "a batch")
+                yield wait_for(waiting.popleft(), "a batch")
         waiting.extend(pool.submit(work, *plan) for plan in planned)
         while waiting:
-            yield waited(waiting.popleft(), "a batch")
+            yield wait_for(waiting.popleft(), "a batch")
     finally:
         # Nobody waits for work that is not wanted any more, nor for a session that answers no longer.
         pool.shutdown(wait=False, cancel_futures=True)
@@ -212,7 +212,7 @@ def _prepared(task: ModuleType, artifact: Artifact, image: np.ndarray, sample: A
     if not artifact.shapes:
         return task.prepare(image, sample, card)  # type: ignore[no-any-return]
     height, width = (sample.box[3], sample.box[2]) if sample.box else image.shape[:2]
-    shape = smallest(artifact.shapes, task.needed((height, width), card), f"image {sample.image_id}")
+    shape = smallest_shape(artifact.shapes, task.needed((height, width), card), f"image {sample.image_id}")
     return task.prepare(image, sample, card, shape)  # type: ignore[no-any-return]
 
 

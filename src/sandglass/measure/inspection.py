@@ -15,7 +15,7 @@ from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.backends import INT8, LayerRun, load_backend
 from sandglass.core import host
 from sandglass.core.errors import InputError
-from sandglass.core.process import isolated
+from sandglass.core.process import run_isolated
 
 ROUNDS = 3  # artifacts are profiled in turn; of each layer the quietest round counts
 WHOLE_RUNS = 10
@@ -118,7 +118,7 @@ def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact
         _check_pair(artifact, against)
     threads = threads or host.threads()
     name = " and ".join(str(entry.folder) for entry in artifacts)
-    rounds, wholes = isolated(name, _measured, [entry.folder for entry in artifacts], threads)
+    rounds, wholes = run_isolated(name, _measured, [entry.folder for entry in artifacts], threads)
     found = [
         Inspection(entry, quietest([row[i] for row in rounds]), threads, wholes[i]) for i, entry in enumerate(artifacts)
     ]

@@ -1,108 +1,88 @@
-"""What a search is asked to keep, and whether an artifact keeps it."""
+"""What a search has to keep, and whether an artifact keeps it."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from types import ModuleType
+from typing import TYPE_CHECKING
 
-from sandglass.artifacts.target import Target
 from sandglass.core.errors import InputError
-from sandglass.core.files import read_json, refuse_existing, sweep, write_json
-from sandglass.core.locks import locked_folder
-from sandglass.core.processor import ANY, Processor
-from sandglass.quantization.calibration import Calibration
-from sandglass.search.fidelity_check import Kept
-from sandglass.sources.card import Card
 
-GAINS = ("time", "work")
-ARGUMENTS, FINISHED = "search.json", "finished"
-COUNTLESS = 1e6  # images, more than anybody evaluates on
+if TYPE_CHECKING:
+    from sandglass.search.fidelity_check import FidelityResult
+
+# Images of an evaluation set beyond which a verdict no longer names the number that would prove the budget: about
+# 20 times COCO's and ImageNet's validation sets. It changes the words of a verdict only.
+MOST_IMAGES = 1e6
 
 
 @dataclass(frozen=True)
-class Request:
-    """What a search is asked for: `max_drop` in points of `metric`, `fidelity` from 0 to 1, and one of GAINS.
+class Budget:
+    """What an int8 artifact may lose against float.
 
-    `share` of the multiply-accumulates, 0 to 1, are to run in int8, or more. Integer sums are exact on `processor`.
+    `max_drop` is in points (hundredths) of `metric`. `min_fidelity` is the least agreement with the float network, 0 to
+    1. `min_int8_share` is the least share of the multiply-accumulates that runs in int8, 0 to 1, even where that makes
+    layers slower.
     """
 
-    target: Target
     max_drop: float
     metric: str
-    fidelity: float
-    repairs: tuple[str, ...]
-    gain: str = GAINS[0]
-    share: float = 0.0
-    processor: Processor = ANY
+    min_fidelity: float
+    min_int8_share: float = 0.0
+
+    @staticmethod
+    def of_task(
+        task: ModuleType,
+        max_drop: float,
+        metric: str | None = None,
+        min_fidelity: float | None = None,
+        min_int8_share: float = 0.0,
+    ) -> Budget:
+        """A budget with the task's first metric and its own least fidelity where none are named.
+
+        Raises InputError for a metric that the task lacks.
+        """
+        if metric is not None and metric not in task.METRICS:
+            raise InputError(f"unknown metric {metric!r}", f"the task has {', '.join(task.METRICS)}")
+        least = task.LEAST_FIDELITY if min_fidelity is None else min_fidelity
+        return Budget(max_drop, metric or task.METRICS[0], least, min_int8_share)
 
 
-def judge(change: Mapping[str, float] | None, kept: Kept, images: int, wanted: Request) -> tuple[bool, str]:
-    """Whether a paired change (None without truths) and a fidelity keep the budget, and how sure that is."""
-    keeps, agrees = kept.least >= wanted.fidelity, f"fidelity is {kept.value:.4f}"
-    if kept.value < wanted.fidelity:
-        agrees += f", under the {wanted.fidelity:g} asked for"
-    else:
-        agrees += f", {kept.together:.4f} with the calibration images"
-        agrees += "" if keeps else f": other images may have less than the {wanted.fidelity:g} asked for"
-    if change is None:
-        return keeps, f"{agrees}; there are no truths to measure {wanted.metric} with"
-    drop, worst = -100 * change["value"], -100 * change["low"]
-    told = f"{wanted.metric} drops by {drop:.2f} points (95 %: {-100 * change['high']:.2f} .. {worst:.2f})"
-    if drop > wanted.max_drop:
-        return False, f"{told}, over the budget of {wanted.max_drop:g}; {agrees}"
-    if worst <= wanted.max_drop:
-        return keeps, f"{told}, within {wanted.max_drop:g}; {agrees}"
-    needed = images * ((worst - drop) / max(wanted.max_drop - drop, 1e-9)) ** 2
-    enough = f"about {needed:.0f} would do" if needed < COUNTLESS else "and the drop is too near to it for more to do"
-    return keeps, f"{told}: {images} images are too few to prove {wanted.max_drop:g}, {enough}; {agrees}"
+@dataclass(frozen=True)
+class Verdict:
+    """Whether an artifact keeps a budget, and one sentence that says how sure that is."""
+
+    met: bool
+    text: str
 
 
-def arguments(card: Card, wanted: Request, calibration: Calibration, evaluation: Any) -> dict[str, Any]:
-    """What a search that goes on has to be asked for again."""
-    return {
-        "model": card.name,
-        "target": str(wanted.target),
-        "max_drop": wanted.max_drop,
-        "metric": wanted.metric,
-        "fidelity": wanted.fidelity,
-        "repairs": list(wanted.repairs),
-        "gain": wanted.gain,
-        "share": wanted.share,
-        "processor": wanted.processor.name,
-        "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
-        "evaluation": evaluation.fingerprint,
-    }
+def check_budget(change: Mapping[str, float] | None, fidelity: FidelityResult, images: int, budget: Budget) -> Verdict:
+    """The verdict on an artifact with a fidelity and a paired change of the budget's metric.
 
-
-@contextmanager
-def own_search(out: Path, target: Target, given: Mapping[str, Any], force: bool) -> Iterator[bool]:
-    """`out` for one search with the arguments `given` alone; yields whether an artifact that is there may be replaced.
-
-    It may by `force`, and where the same search was killed before its end. Raises BusyError where another run works in
-    `out`, InputError where `out` holds a search with other arguments, and ArtifactError for another artifact.
+    `change` has value, low and high (95 %) as shares of 1, and is None without truths to measure with. It was measured
+    on `images` images. The share of int8 is not checked here: a search does not try choices below it.
     """
-    with locked_folder(out):
-        sweep(out)
-        replace = force or _is_unfinished(out / ARGUMENTS, given)
-        refuse_existing(out / target.folder, replace)
-        write_json(out / ARGUMENTS, {**given, FINISHED: False})
-        yield replace
-        write_json(out / ARGUMENTS, {**given, FINISHED: True})
+    agrees, fidelity_text = fidelity.lowest >= budget.min_fidelity, _fidelity_text(fidelity, budget.min_fidelity)
+    if change is None:
+        return Verdict(agrees, f"{fidelity_text}; there are no truths to measure {budget.metric} with")
+    drop, worst, best = (-100 * change[key] for key in ("value", "low", "high"))
+    drop_text = f"{budget.metric} drops by {drop:.2f} points (95 %: {best:.2f} .. {worst:.2f})"
+    if drop > budget.max_drop:
+        return Verdict(False, f"{drop_text}, over the budget of {budget.max_drop:g}; {fidelity_text}")
+    if worst <= budget.max_drop:
+        return Verdict(agrees, f"{drop_text}, within {budget.max_drop:g}; {fidelity_text}")
+    # The interval's half width falls with the square root of the number of images.
+    needed = images * ((worst - drop) / max(budget.max_drop - drop, 1e-9)) ** 2
+    enough = f"about {needed:.0f} would do" if needed < MOST_IMAGES else "and the drop is too close to it to prove it"
+    return Verdict(
+        agrees, f"{drop_text}: {images} images are too few to prove {budget.max_drop:g}, {enough}; {fidelity_text}"
+    )
 
 
-def _is_unfinished(path: Path, given: Mapping[str, Any]) -> bool:
-    """Whether a search was begun with the arguments `given`, which `path` notes, and did not come to its end."""
-    if not path.exists():
-        return False
-    before = read_json(path, InputError)
-    if not isinstance(before, dict):
-        raise InputError(f"{path} does not hold the arguments of a search", "begin again with --force")
-    if changed := [name for name, value in given.items() if before.get(name) != value]:
-        raise InputError(
-            f"{path.parent} holds a search that was begun with another {', '.join(changed)}",
-            "choose another folder, or begin again with --force",
-        )
-    return not before.get(FINISHED, False)
+def _fidelity_text(fidelity: FidelityResult, least: float) -> str:
+    text = f"fidelity is {fidelity.evaluation:.4f}"
+    if fidelity.evaluation < least:
+        return f"{text}, below the minimum of {least:g}"
+    text += f", {fidelity.overall:.4f} with the calibration images"
+    return text if fidelity.lowest >= least else f"{text}: on other images it may be below the minimum of {least:g}"

@@ -3,49 +3,61 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
+from collections.abc import Collection, Mapping
 
 import onnx
 
-from sandglass.graph.layers import CLAMPS, facts
+from sandglass.graph.layers import CLAMPS, Facts, facts
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.quantization.spec import Spec
-from sandglass.search.costs import Crossing
+from sandglass.search.costs import Boundary
 
 
-def crossings(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> list[Crossing]:
-    """Every tensor that one of `layers` reads, with its number of elements where its milliseconds will be.
+def boundaries(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> dict[Boundary, int]:
+    """The boundary at each tensor that one of `layers` reads, with the tensor's number of elements.
 
-    A tensor is made of integers where the layers behind it, through clamps and what integers flow through, are. Where
-    layers are timed converting each has an entry of its own.
+    A target whose layers are timed together with the conversion of their input (`spec.timed_converting`) has one
+    boundary for each layer, which no other layer shares.
     """
-    known = facts(model)
+    layer_facts = facts(model)
     shapes = inferred_shapes(model)
-    read = {name: fact.layer.input for name, fact in known.items() if name in layers}
-    elements = {tensor: float(math.prod(shapes.get(tensor, (0,)))) for tensor in read.values()}
+    inputs = {name: fact.layer.input for name, fact in layer_facts.items() if name in layers}
+    elements = {tensor: math.prod(shapes.get(tensor, (0,))) for tensor in inputs.values()}
     if spec.timed_converting:
-        return [Crossing(frozenset(), frozenset({name}), elements[tensor], False) for name, tensor in read.items()]
-
-    def small(name: str, node: onnx.NodeProto) -> bool:
-        """Whether a tensor is spread over what a node makes, so that converting it costs nothing: a channel's gate."""
-        sizes = [math.prod(shapes.get(tensor, (0,))) for tensor in (name, node.output[0])]
-        return node.op_type in ("Add", "Mul") and sizes[0] < sizes[1]
-
-    behind: dict[str, frozenset[str]] = {}
-    for node in model.graph.node:
-        made: frozenset[str] = frozenset()
-        if node.name in known:
-            made = frozenset({node.name})
-        elif node.op_type in CLAMPS:
-            made = behind.get(node.input[0], made)
-        elif node.op_type in spec.between:
-            parts = [behind[name] for name in node.input if name in behind and not small(name, node)]
-            made = made.union(*parts) if all(parts) else made
-        behind |= dict.fromkeys(node.output, made)
+        return {Boundary(frozenset(), frozenset({name}), False): elements[t] for name, t in inputs.items()}
+    makers = _integer_makers(model, spec, layer_facts, shapes)
     readers: dict[str, set[str]] = {}
-    for name, tensor in read.items():
+    for name, tensor in inputs.items():
         readers.setdefault(tensor, set()).add(name)
-    return [
-        Crossing(behind.get(tensor, frozenset()), frozenset(reading), elements[tensor], bool(spec.between))
-        for tensor, reading in readers.items()
-    ]
+    return {
+        Boundary(makers.get(tensor, frozenset()), frozenset(names), bool(spec.between)): elements[tensor]
+        for tensor, names in readers.items()
+    }
+
+
+def _integer_makers(
+    model: onnx.ModelProto, spec: Spec, layer_facts: Mapping[str, Facts], shapes: Mapping[str, tuple[int, ...]]
+) -> dict[str, frozenset[str]]:
+    """For each tensor the layers whose integers it can be made of; empty where it is always computed in float.
+
+    Integers pass through clamps, which are part of their layer, and through the operators in `spec.between` where all
+    terms are integers: a sum of two layers' results has both layers as its makers.
+    """
+    makers: dict[str, frozenset[str]] = {}
+    for node in model.graph.node:
+        own: frozenset[str] = frozenset()
+        if node.name in layer_facts:
+            own = frozenset({node.name})
+        elif node.op_type in CLAMPS:
+            own = makers.get(node.input[0], own)
+        elif node.op_type in spec.between:  # constants have no entry in `makers`, and are no terms
+            terms = [makers[name] for name in node.input if name in makers and not _is_broadcast(name, node, shapes)]
+            own = own.union(*terms) if all(terms) else own
+        makers |= dict.fromkeys(node.output, own)
+    return makers
+
+
+def _is_broadcast(tensor: str, node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
+    """Whether a term is spread over the node's larger output, as a channel's gate is: converting it costs nothing."""
+    size, output_size = (math.prod(shapes.get(name, (0,))) for name in (tensor, node.output[0]))
+    return node.op_type in ("Add", "Mul") and size < output_size

@@ -1,121 +1,168 @@
-"""The gate that a choice of int8 layers passes: fidelity on all images at hand, with a margin for those that are not.
+"""The acceptance check of a choice: fidelity on all images at hand, with a margin for those that are not.
 
-A few dozen images are easier or harder than others, and of many choices one keeps the most on them by luck. Fidelity
-needs no truths, so that the calibration images tell it as well, as they are and as the task looks at them otherwise.
+Fidelity is the agreement with the float network on the same images. It needs no truths, so that the calibration images
+count as well, as they are and as the task looks at them otherwise. A few dozen images are easier or harder than others,
+and of many choices one has the highest fidelity on them by luck: hence the margin.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from types import ModuleType
 
 import numpy as np
 
 from sandglass.backends import Session
 from sandglass.core import host
 from sandglass.core.parallel import in_threads
+from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.measure.evaluation import Evaluation, flips, infer, mean_agreement, opened
 from sandglass.quantization.plan import Plan
-from sandglass.search.workbench import Workbench
+from sandglass.quantization.simulate import simulate
+from sandglass.search.inputs import Look, Prediction, SearchInputs
 
-MARGIN = 0.45  # of what fidelity may lose: other images lose nearly twice as much as those at hand
-INPUTS = 128  # of the calibration set, the most
-PORTION = 8  # samples, after each of which a choice may be given up
-HOPELESS = 4.0  # standard errors that the mean lies below what is asked for
+# Share of the allowed loss of fidelity that is kept for images not at hand: other images were seen to lose nearly twice
+# as much as those that a choice was made on. It bounds what a choice that is lucky on these images may lose on others.
+MARGIN = 0.45
+# Inputs of the calibration set that a choice is checked on, at most. It bounds the time of a check.
+INPUTS = 128
+# Samples after which a simulation may be given up: the first moment, and the distance to the next. It bounds the time
+# spent on hopeless choices; half of a portion has to have an agreement.
+PORTION = 8
+# Standard errors between the mean so far and the minimum from which a choice is hopeless: one in 30,000 means of
+# normally distributed samples is as far off by chance.
+HOPELESS = 4.0
 
 
 @dataclass(frozen=True)
-class Kept:
-    """Fidelity to the float network: `value` on the evaluation set, `together` with the calibration images.
+class FidelityResult:
+    """Fidelity to the float network, 0 to 1: on the `evaluation` set, and `overall`, with the calibration images.
 
-    `sure` is MARGIN of the allowed loss below `together`.
+    `with_margin` is `overall` less MARGIN of the allowed loss.
     """
 
-    value: float
-    together: float
-    sure: float
+    evaluation: float
+    overall: float
+    with_margin: float
+
+    @staticmethod
+    def of_evaluation(value: float) -> FidelityResult:
+        """A result for which the evaluation set alone was looked at."""
+        return FidelityResult(value, value, value)
 
     @property
-    def least(self) -> float:
-        """The lower of what was seen and what is sure."""
-        return min(self.value, self.sure)
+    def lowest(self) -> float:
+        """What has to reach the minimum: the evaluation set's fidelity, and the overall one with its margin."""
+        return min(self.evaluation, self.with_margin)
 
 
-def hopeless(agreed: Sequence[float], least: float) -> bool:
-    """Whether the mean of more samples like these would be below `least`; NaN where a sample has no agreement."""
-    values = np.array(agreed)[np.isfinite(agreed)]
-    if len(values) < PORTION // 2:
-        return False
-    return bool(values.mean() + HOPELESS * values.std(ddof=1) / len(values) ** 0.5 < least)
+@dataclass(frozen=True)
+class FidelityCheck:
+    """The float network's predictions on both sets of images, to hold simulations and artifacts against.
 
-
-class Gate:
-    """The float network's predictions on both sets of images, for what is simulated or built to be held against.
-
-    Fidelity is to be `least` or more. Where the evaluation set alone says that it is less, no other image is looked at.
+    `base` is the float artifact's evaluation, and `expected` the float graph's prediction for each of `looks`, which
+    are calibration inputs.
     """
 
-    def __init__(self, bench: Workbench, base: Evaluation, least: float) -> None:
-        from sandglass.graph.session import GraphSession
+    inputs: SearchInputs
+    base: Evaluation
+    min_fidelity: float
+    looks: tuple[Look, ...]
+    expected: tuple[Prediction, ...]
 
-        self.bench, self.base, self.least = bench, base, least
-        count = inputs_to_try(sum(bench.macs.values()), INPUTS)
-        self.inputs = spread(bench.looks, count)
-        self.expected = self._predicted(GraphSession(bench.source.graph, threads=1))
 
-    def simulated(self, plan: Plan) -> Kept:
-        """What a plan keeps that no artifact is built for; where it is far too little, on the first samples alone."""
-        from sandglass.quantization.simulate import simulate
+def prepare_check(inputs: SearchInputs, base: Evaluation, min_fidelity: float) -> FidelityCheck:
+    """Run the float graph on the calibration inputs."""
+    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, INPUTS))
+    expected = _predict(inputs, looks, GraphSession(inputs.source.graph, threads=1))
+    return FidelityCheck(inputs, base, min_fidelity, tuple(looks), tuple(expected))
 
-        task, artifact, dataset = self.bench.task, self.base.artifact, self.base.dataset
-        session, samples = simulate(self.bench.source.graph, plan, self.bench.spec, threads=1), task.samples(dataset)
-        agreed: list[Mapping[str, float]] = []
-        flipped, workers = flips(artifact.card), host.threads()
-        for part in infer(task, artifact, session, dataset, samples, flip_test=flipped, workers=workers):
-            for prediction in part.values():
-                agreed.append(task.agreement(self.base.predictions[len(agreed)], prediction))
-                if len(agreed) % PORTION:
-                    continue
-                values = [entry[task.FIDELITY[0]] for entry in agreed]
-                if hopeless(values, self.least):
-                    value = float(np.nanmean(values))
-                    return Kept(value, value, value)
-        return self._kept(agreed, lambda: nullcontext(session))
 
-    def built(self, result: Evaluation) -> Kept:
-        """What an artifact keeps that was evaluated."""
-        agreed = self._agreed(self.base.predictions, result.predictions)
-        return self._kept(agreed, lambda: opened(result.artifact, host.threads()))
+def check_plan(check: FidelityCheck, plan: Plan) -> FidelityResult:
+    """The fidelity of a plan, by simulation; where it is far too low, on the first samples of the evaluation set."""
+    session = simulate(check.inputs.source.graph, plan, check.inputs.spec, threads=1)
+    return check_session(check, session, _inferred(check, session))
 
-    def _kept(
-        self, agreed: Sequence[Mapping[str, float]], session: Callable[[], AbstractContextManager[Session]]
-    ) -> Kept:
-        """What is kept by the agreements on the evaluation set; `session` opens what runs the calibration inputs."""
-        task, name = self.bench.task, self.bench.task.FIDELITY[0]
-        images = [(True, entry["image_id"]) for entry in self.base.predictions]
-        value = float(mean_agreement(task, agreed, images)[name]["value"])
-        if not value >= self.least:
-            return Kept(value, value, value)
-        with session() as opened_session:
-            more = self._agreed(self.expected, self._predicted(opened_session))
-        images += [(False, entry["image_id"]) for entry in self.expected]
-        together = float(mean_agreement(task, [*agreed, *more], images)[name]["value"])
-        return Kept(value, together, together - MARGIN * (1 - self.least))
 
-    def _agreed(
-        self, before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]]
-    ) -> list[Mapping[str, float]]:
-        return [self.bench.task.agreement(a, b) for a, b in zip(before, after, strict=True)]
+def check_session(check: FidelityCheck, session: Session, predictions: Iterable[Prediction]) -> FidelityResult:
+    """The fidelity of a session whose `predictions` for the evaluation set are read no further than needed."""
+    task, agreements = check.inputs.task, list[Mapping[str, float]]()
+    for before, after in zip(check.base.predictions, predictions, strict=False):
+        agreements.append(task.agreement(before, after))
+        if len(agreements) % PORTION == 0:
+            values = _first_measure(task, agreements)
+            if is_hopeless(values, check.min_fidelity):
+                return FidelityResult.of_evaluation(float(np.nanmean(values)))
+    evaluation = _mean_fidelity(check, agreements)
+    if not evaluation >= check.min_fidelity:  # also where it is NaN
+        return FidelityResult.of_evaluation(evaluation)
+    return _with_calibration(check, agreements, session)
 
-    def _predicted(self, session: Session) -> list[Mapping[str, Any]]:
-        """Predictions for the calibration inputs, each as it is: no mirror image beside it."""
 
-        def one(entry: tuple[Mapping[str, Any], Any]) -> Mapping[str, Any]:
-            batch, meta = entry
-            found: Mapping[str, Any] = self.bench.decoded(session.run(batch), meta)
-            return found
+def check_artifact(check: FidelityCheck, result: Evaluation) -> FidelityResult:
+    """The fidelity of an artifact that was evaluated; its runtime is opened only if the evaluation set is passed."""
+    agreements = _agreements(check.inputs.task, check.base.predictions, result.predictions)
+    evaluation = _mean_fidelity(check, agreements)
+    if not evaluation >= check.min_fidelity:
+        return FidelityResult.of_evaluation(evaluation)
+    with opened(result.artifact, host.threads()) as session:
+        return _with_calibration(check, agreements, session)
 
-        return list(in_threads(one, self.inputs, "a calibration input"))
+
+def is_hopeless(agreements: Sequence[float], least: float) -> bool:
+    """Whether the mean of more samples like these would be below `least`; NaN where a sample has no agreement."""
+    values = np.array(agreements)[np.isfinite(agreements)]  # (samples with an agreement,)
+    if len(values) < PORTION // 2:
+        return False
+    standard_error = values.std(ddof=1) / len(values) ** 0.5
+    return bool(values.mean() + HOPELESS * standard_error < least)
+
+
+def _with_calibration(
+    check: FidelityCheck, agreements: Sequence[Mapping[str, float]], session: Session
+) -> FidelityResult:
+    """The result for an evaluation set that passed, with the session's predictions for the calibration inputs."""
+    task = check.inputs.task
+    more = _agreements(task, check.expected, _predict(check.inputs, check.looks, session))
+    # Images of the two sets are different ones, though they may have the same number.
+    images = [*_images(check.base.predictions, "evaluation"), *_images(check.expected, "calibration")]
+    overall = float(mean_agreement(task, [*agreements, *more], images)[task.FIDELITY[0]]["value"])
+    return FidelityResult(_mean_fidelity(check, agreements), overall, overall - MARGIN * (1 - check.min_fidelity))
+
+
+def _mean_fidelity(check: FidelityCheck, agreements: Sequence[Mapping[str, float]]) -> float:
+    """Fidelity on the evaluation set."""
+    task, images = check.inputs.task, _images(check.base.predictions, "evaluation")
+    return float(mean_agreement(task, agreements, images)[task.FIDELITY[0]]["value"])
+
+
+def _images(predictions: Iterable[Prediction], dataset: str) -> list[Hashable]:
+    return [(dataset, entry["image_id"]) for entry in predictions]
+
+
+def _agreements(
+    task: ModuleType, before: Sequence[Prediction], after: Sequence[Prediction]
+) -> list[Mapping[str, float]]:
+    return [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
+
+
+def _first_measure(task: ModuleType, agreements: Sequence[Mapping[str, float]]) -> list[float]:
+    return [agreement[task.FIDELITY[0]] for agreement in agreements]
+
+
+def _inferred(check: FidelityCheck, session: Session) -> Iterator[Prediction]:
+    """The session's predictions for the samples of the evaluation set, in their order."""
+    artifact, dataset, task = check.base.artifact, check.base.dataset, check.inputs.task
+    flip_test, workers = flips(artifact.card), host.threads()
+    samples = task.samples(dataset)
+    for part in infer(task, artifact, session, dataset, samples, flip_test=flip_test, workers=workers):
+        yield from part.values()
+
+
+def _predict(inputs: SearchInputs, looks: Sequence[Look], session: Session) -> list[Prediction]:
+    """Predictions for looks, each as it is: no mirror image is averaged in."""
+    return list(
+        in_threads(lambda look: inputs.prediction(session.run(look.inputs), look), looks, "a calibration input")
+    )

@@ -1,18 +1,16 @@
-"""The search stage: from a source and a budget to the fastest int8 artifact that keeps it, with proof.
+"""The search: from a source and a budget to the fastest int8 artifact that keeps the budget, with proof.
 
 Two measures steer. Fidelity, the agreement with the float network on the same images, needs no truths and has little
-noise: it chooses, by simulation, on the calibration images too. Of what is chosen the fastest is built first, and has
-to keep it on the runtime; the task's metric, as a paired change with its interval, decides where there are truths. A
-metric on few images would be a poor guide: what keeps a budget there by chance loses it elsewhere.
+noise: it chooses, by simulation, on the calibration images too. Of the choices the fastest is built first, and its
+runtime has to reach the same fidelity. The task's metric, as a paired change with its interval, decides where there are
+truths. A metric on few images would choose badly: a choice that keeps a budget on them by chance misses it on others.
 """
 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cache
-from itertools import islice
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -20,56 +18,70 @@ from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.target import Target
 from sandglass.core import discover
-from sandglass.core.errors import BackendError, BudgetError, InputError
+from sandglass.core.errors import BudgetError, InputError
 from sandglass.core.files import atomic_folder
 from sandglass.core.processor import ANY, Processor
 from sandglass.core.progress import Say, TimeLeft
 from sandglass.graph.io import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work
-from sandglass.measure.benchmarking import Speed, undisturbed
-from sandglass.measure.evaluation import Evaluation, evaluate, fidelity, has_truths
+from sandglass.measure.benchmarking import Speed
+from sandglass.measure.evaluation import Evaluation, evaluate, fidelity
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.quantization.plan import Plan
-from sandglass.search.budget import GAINS, Request, arguments, judge, own_search
-from sandglass.search.candidates import Choice, reason, search
-from sandglass.search.costs import Cost, saved
-from sandglass.search.fidelity_check import INPUTS, Gate, Kept
-from sandglass.search.timing import Timed
-from sandglass.search.workbench import LAYERS, SENSITIVITY_SAMPLES, TIMED, TIMED_SECONDS, TIMES, Workbench
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.search.attempts import (
+    CHOICES,
+    SPEEDS,
+    Attempt,
+    Change,
+    PreparedSearch,
+    attempt_of_full,
+    build_attempts,
+    choices_to_build,
+    compare_speeds,
+    first_within_budget,
+    is_full_faster,
+    paired_change,
+)
+from sandglass.search.budget import Budget
+from sandglass.search.candidates import Choice
+from sandglass.search.costs import LayerCost
+from sandglass.search.fidelity_check import INPUTS, FidelityResult, prepare_check
+from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.layer_costs import LAYERS, SENSITIVITY_SAMPLES, measure_layer_costs
+from sandglass.search.output_folder import claimed_folder
+from sandglass.search.time_trials import TIMED_ARTIFACTS, TIMES, measure_cost_model
+from sandglass.search.timer import CLOCK, Timer
+from sandglass.search.trials import best_repaired_plan, build_exact, build_trial, repairs_without
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
 
-ATTEMPTS = 12
-CHOICES, SPEEDS = "choices", "speeds"  # stages
-USUAL_CHOICES = 36
-CREDITS = (0.0, 0.25, 0.5, 1.0)  # for multiply-accumulates in int8, where so many have to be
-OUT_OF_QUESTION = -1.0  # as a fidelity
-NEAR = 0.001  # of fidelity: what a runtime may have more than the simulation, or less
-NOTABLY = 0.97  # times what is chosen takes: full int8 is faster, not by the noise of timing
+GAINS = ("time", "work")  # what int8 saves: time on this machine, or multiply-accumulates
+USUAL_CHOICES = 36  # simulated choices of a usual search; the estimate of the time left starts with it
 
 
 @dataclass(frozen=True)
 class Quantization:
-    """What a search ended with.
+    """The result of a search.
 
     `evaluations` and `speeds` are of the float artifact, of full int8, and of the chosen one; `changes` are the paired
-    changes of each metric (empty without truths) and `agreements` the fidelity, with intervals, of the latter two;
-    `kept` is that of the chosen one as the gate saw it; `expected_ms` is what the costs add up to; `verdict` is one
-    sentence.
+    changes of each metric (empty without truths) and `agreements` the fidelity, with intervals, of the latter two.
+    `fidelity` is the acceptance check of the chosen one; `expected_ms` is its time by the time model; `met` says
+    whether it keeps the budget, and `verdict` how sure that is, in one sentence.
     """
 
     artifact: Artifact
     plan: Plan
-    costs: list[Cost]
+    costs: tuple[LayerCost, ...]
     choice: Choice
     evaluations: list[Evaluation]
-    agreements: list[dict[str, Any]]
-    changes: list[dict[str, Any]]
+    agreements: list[Change]
+    changes: list[Change]
     speeds: list[Speed]
     expected_ms: float
     integer_share: float
-    kept: Kept
+    fidelity: FidelityResult
     met: bool
     verdict: str
 
@@ -85,71 +97,89 @@ def quantize(
     ema: bool = False,
     max_drop: float = 0.5,
     metric: str | None = None,
-    least_fidelity: float | None = None,
-    repairs: Sequence[str] | None = None,
+    min_fidelity: float | None = None,
+    min_int8_share: float = 0.0,
+    without: Sequence[str] = (),
     gain: str = GAINS[0],
-    least_share: float = 0.0,
     processor: Processor = ANY,
     best_effort: bool = False,
     force: bool = False,
+    timer: Timer = CLOCK,
     say: Say = lambda line: None,
 ) -> Quantization:
-    """Write `out/BACKEND-int8`, the float artifact beside it and `out/plan.json`; see the module's docstring.
+    """Write `out/BACKEND-int8`, the float artifact next to it and `out/plan.json`; see the module's docstring.
 
-    `max_drop` is in points (hundredths) of `metric`, by default the task's first. By `gain` a layer in int8 saves
-    "time" as it is measured on this machine, or "work", its multiply-accumulates: for an artifact that will run on
-    another one. `least_share` of all multiply-accumulates run in int8, or more, also in layers that it makes slower.
-    `processor` is the kind of processor that integer sums have to be exact on (see `pipeline.deploy`).
-    `least_fidelity` is by default what the task names. Raises BudgetError when the budget
-    cannot be kept, unless `best_effort`; InputError for a metric that the task lacks or for a search in `out` that was
-    begun with other arguments; BusyError where another run works in `out`.
+    `source` is a zoo model's name, a card's path, a float artifact's folder or a Card; `ema` takes the averaged weights
+    of the checkpoint. The budget: `max_drop` in points (hundredths) of `metric`, by default the task's first;
+    `min_fidelity`, 0 to 1, by default the task's own; `min_int8_share` of the multiply-accumulates, 0 to 1, even where
+    that makes layers slower. `without` names repairs to leave out. By `gain` int8 saves "time", as `timer` measures it
+    on this machine, or "work", its multiply-accumulates: for an artifact that will run on another machine. `processor`
+    is the kind of processor that integer sums have to be exact on (see `deploy`).
+
+    Raises BudgetError if the budget cannot be kept, unless `best_effort`; InputError for a metric that the task lacks,
+    an unknown repair or a search in `out` that was started with other arguments; BusyError where another run works in
+    `out`; the SandglassError of a card, checkpoint, dataset or runtime.
     """
     card = source if isinstance(source, Card) else find_card(source)
-    task = discover.load("tasks", card.task)
-    least = task.LEAST_FIDELITY if least_fidelity is None else least_fidelity
-    wanted = _request(task, target, max_drop, metric, least, repairs, gain, least_share, processor)
-    given = arguments(card, wanted, calibration, evaluation)
+    task, int8 = discover.load("tasks", card.task), _int8_target(target)
+    budget = Budget.of_task(task, max_drop, metric, min_fidelity, min_int8_share)
+    repairs = repairs_without(without)
+    if gain not in GAINS:
+        raise InputError(f"unknown gain {gain!r}", f"known: {', '.join(GAINS)}")
+    arguments = {
+        "model": card.name,
+        "target": str(int8),
+        **asdict(budget),
+        "without": [name for name in REPAIRS if name not in repairs],
+        "gain": gain,
+        "processor": processor.name,
+        "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
+        "evaluation": evaluation.fingerprint,
+    }
     for line in shared_images(task, calibration.dataset, evaluation):
         say(f"warning: {line}")
     with (
-        own_search(out, wanted.target, given, force) as replace_old,
-        prepared_source(card, checkpoint, say, ema=ema) as graph,
+        claimed_folder(out, int8, arguments, force) as replace_old,
+        prepared_source(card, checkpoint, say, ema=ema) as prepared,
     ):
-        ready = replace(graph, processor=wanted.processor)
-        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready, evaluation))
-        say, scratch = bench.say, ready.graph.parent
-        base, full = bench.make(out, None), bench.tried(scratch / "full", bench.plan)
+        ready = replace(prepared, processor=processor)
+        scratch, left = ready.graph.parent, _time_left(ready, len(task.samples(evaluation)), timer)
+        say = left.saying(say)
+
+        inputs = prepare_inputs(ready, int8.backend, calibration)
+        repaired = best_repaired_plan(inputs, repairs, say, left)
+        base = build_exact(inputs, None, out, say)
+        full = build_trial(inputs, repaired.plan, scratch / "full", say)
         float_result = evaluate(base, evaluation)
-        timed = bench.timed(scratch, bench.costs(scratch, full, base), full, base)
-        gate = Gate(bench, float_result, least)
-        best = _decide(wanted, timed if gain == GAINS[0] else timed.by_work(), gate, scratch, say)
+        layers = measure_layer_costs(inputs, repaired, full, base, scratch, timer, say, left)
+        times = measure_cost_model(inputs, repaired, layers, full, base, scratch, timer, say, left)
+        model = times if gain == "time" else times.by_work()
+        check = prepare_check(inputs, float_result, budget.min_fidelity)
+        search = PreparedSearch(inputs, repaired, model, check, budget)
+        choices = choices_to_build(search, say, left)
+        best = first_within_budget(build_attempts(search, choices, scratch, say))
+        best = _accepted(best, inputs, repaired.integer_layers, budget, best_effort)
         full_result = evaluate(full, evaluation)
-        if not best.met and not best_effort:
-            raise BudgetError(best.verdict, "allow more with --max-drop, or publish the best found with --best-effort")
-        best, speeds = _fastest(wanted, timed, gate, best, full_result, say)
-        best.plan.save(out / "plan.json")
-        with atomic_folder(out / wanted.target.folder, replace_old) as folder:  # the very artifact that was measured
-            shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
-        artifact = load_artifact(out / wanted.target.folder)
-        share = bench.share(best.choice.bits)
-    agreements = [fidelity(float_result, found.predictions) for found in (full_result, best.result)]
-    changes = [_change(task, float_result, full_result), best.change]
-    evaluations = [float_result, full_result, best.result]
-    expected = speeds[0].median * (1 - _saved(timed, best.choice.bits) / timed.milliseconds)
+        speeds = compare_speeds(search, best, full_result, timer, say, left)
+        if gain == "time" and is_full_faster(speeds):
+            whole = attempt_of_full(search, times, full_result, say)
+            best, speeds = (whole, [*speeds[:2], speeds[1]]) if whole.verdict.met else (best, speeds)
+        artifact = _publish(best, out, int8, replace_old)
+    saved_share = times.saved_ms(times.assignment(best.choice.bits)) / times.float_ms
     return Quantization(
         artifact,
         best.plan,
-        timed.costs,
+        times.layers,
         best.choice,
-        evaluations,
-        agreements,
-        changes,
+        [float_result, full_result, best.result],
+        [fidelity(float_result, result.predictions) for result in (full_result, best.result)],
+        [paired_change(inputs, float_result, full_result), best.change],
         speeds,
-        expected,
-        share,
-        best.kept,
-        best.met,
-        best.verdict,
+        speeds[0].median * (1 - saved_share),
+        inputs.share(best.choice.bits),
+        best.fidelity,
+        best.verdict.met,
+        best.verdict.text,
     )
 
 
@@ -160,160 +190,71 @@ def sensitivity(
     calibration: Calibration,
     checkpoint: Path | None = None,
     ema: bool = False,
-    repairs: Sequence[str] | None = None,
+    without: Sequence[str] = (),
     processor: Processor = ANY,
+    timer: Timer = CLOCK,
     say: Say = lambda line: None,
-) -> list[Cost]:
-    """What each layer that a target runs in int8 costs and gains, in the graph's order."""
-    card = source if isinstance(source, Card) else find_card(source)
-    wanted = _request(discover.load("tasks", card.task), target, 100.0, None, 0.0, repairs)
-    with prepared_source(card, checkpoint, say, ema=ema) as graph:
-        ready = replace(graph, processor=processor)
-        bench = Workbench(ready, wanted.target.backend, calibration, wanted.repairs, say, _ahead(ready))
-        folder = ready.graph.parent
-        base = bench.make(folder / "base", None)  # first: what is rounded needs it to be right
-        return bench.costs(folder, bench.tried(folder / "full", bench.plan), base)
+) -> list[LayerCost]:
+    """What each layer that a target runs in int8 costs and gains when it is rounded alone, in the graph's order.
 
-
-def _ahead(ready: Source, evaluation: Any = None) -> TimeLeft:
-    """What rounding each layer alone will take, and where there are evaluation images a search.
-
-    That looks at as many choices as there usually are, each on all images that the gate looks at.
+    The arguments are those of `quantize`. Raises InputError for a target that is not int8 or an unknown repair, and the
+    SandglassError of a card, checkpoint, dataset or runtime.
     """
-    left, work = TimeLeft(), layer_work(load_graph(ready.graph))
+    card = source if isinstance(source, Card) else find_card(source)
+    int8, repairs = _int8_target(target), repairs_without(without)
+    with prepared_source(card, checkpoint, say, ema=ema) as prepared:
+        ready = replace(prepared, processor=processor)
+        folder, left = ready.graph.parent, _time_left(ready)
+        say = left.saying(say)
+        inputs = prepare_inputs(ready, int8.backend, calibration)
+        repaired = best_repaired_plan(inputs, repairs, say, left)
+        base = build_exact(inputs, None, folder / "base", say)  # first: an int8 artifact needs its float one to agree
+        full = build_trial(inputs, repaired.plan, folder / "full", say)
+        return measure_layer_costs(inputs, repaired, full, base, folder, timer, say, left)
+
+
+def _int8_target(text: str) -> Target:
+    target = Target.parse(text)
+    if target.precision != "int8":
+        raise InputError(f"{text} is not an int8 target", f"give {target.backend}:int8")
+    return target
+
+
+def _time_left(source: Source, samples: int = 0, timer: Timer = CLOCK) -> TimeLeft:
+    """An estimate that expects each layer to be rounded alone, and with evaluation `samples` a whole search.
+
+    A search looks at as many choices as usual, each on all images that the fidelity check looks at.
+    """
+    left, work = TimeLeft(), layer_work(load_graph(source.graph))
     macs = sum(macs for macs, _ in work.values())
     left.expect(LAYERS, len(work), runs=inputs_to_try(macs, SENSITIVITY_SAMPLES))
-    if evaluation is not None:
-        samples = len(discover.load("tasks", ready.card.task).samples(evaluation))
-        left.expect(TIMES, 1, seconds=(TIMED + 1) * TIMED_SECONDS)
+    if samples:
+        left.expect(TIMES, 1, seconds=(TIMED_ARTIFACTS + 1) * timer.seconds)
         left.expect(CHOICES, USUAL_CHOICES, runs=samples + inputs_to_try(macs, INPUTS))
-        left.expect(SPEEDS, 1, seconds=4 * TIMED_SECONDS)
+        left.expect(SPEEDS, 1, seconds=4 * timer.seconds)
     return left
 
 
-@dataclass(frozen=True)
-class _Candidate:
-    """A choice that was built, and whether it keeps the budget."""
-
-    choice: Choice
-    plan: Plan
-    result: Evaluation
-    change: dict[str, Any]
-    kept: Kept
-    met: bool
-    verdict: str
-
-
-def _decide(wanted: Request, timed: Timed, gate: Gate, scratch: Path, say: Say) -> _Candidate:
-    """The fastest choice that keeps the budget when it is built, else the built one of the highest fidelity."""
-    bench, base = gate.bench, gate.base
-
-    @cache
-    def simulated(bits: tuple[tuple[str, int], ...]) -> float:
-        rest = {name: "given back" for name in bench.integer_layers if name not in dict(bits)}
-        kept = gate.simulated(bench.planned(dict(bits), rest)).least
-        bench.left.step(CHOICES)
-        return kept
-
-    def steer(bits: Mapping[str, int]) -> float:
-        return simulated(tuple(bits.items())) if bench.share(bits) >= wanted.share else OUT_OF_QUESTION
-
-    def choices() -> Iterator[Choice]:
-        for credit in CREDITS if wanted.share else CREDITS[:1]:
-            credited = timed.crediting(credit)
-            if credit:
-                say(f"search: int8 is worth {credit:.0%} of the mean time of so much work besides")
-            found = search(credited.costs, credited.crossings, steer, wanted.fidelity, say, NEAR)
-            yield from (_uncredited(choice, timed) for choice in found if choice.fidelity >= 0)
-
-    tried: list[_Candidate] = []
-    failure: BackendError | None = None
-    for number, choice in enumerate(islice(choices(), ATTEMPTS)):
-        final = bench.planned(choice.bits, choice.reasons)
-        try:
-            result = evaluate(bench.tried(scratch / f"candidate{number}", final), base.dataset)
-        except BackendError as error:  # of the runtime, which may take another choice
-            failure = error
-            continue
-        tried.append(_judged(wanted, gate, choice, final, result))
-        say(f"search: built with {len(choice.bits)} layers in int8: {tried[-1].verdict}")
-        if tried[-1].met:
-            return tried[-1]
-    if not tried and failure is not None:
-        raise failure
-    if not tried:
-        told = f"no choice runs {wanted.share:.0%} of the multiply-accumulates in int8"
-        most = f"{bench.share(bench.integer_layers):.0%} can at most"
-        raise BudgetError(f"{told}; {most}", "ask for less with --least-int8, or for --gain work")
-    return max(tried, key=lambda candidate: candidate.kept.least)
+def _accepted(
+    best: Attempt | None, inputs: SearchInputs, integer_layers: Sequence[str], budget: Budget, best_effort: bool
+) -> Attempt:
+    """The best attempt; raises BudgetError if there is none, or if it misses the budget and that is not accepted."""
+    if best is None:
+        most = f"{inputs.share(integer_layers):.0%} can at most"
+        raise BudgetError(
+            f"no choice runs {budget.min_int8_share:.0%} of the multiply-accumulates in int8; {most}",
+            "ask for less with --min-int8-share, or for --gain work",
+        )
+    if not best.verdict.met and not best_effort:
+        raise BudgetError(
+            best.verdict.text, "allow more with --max-drop, or publish the best attempt with --best-effort"
+        )
+    return best
 
 
-def _saved(timed: Timed, bits: Mapping[str, int]) -> float:
-    """Milliseconds that layers with so many bits save over all in float."""
-    chosen = {cost.name: way for cost in timed.costs for way in cost.ways if way.bits == bits.get(cost.name)}
-    return saved(timed.costs, timed.crossings, chosen)
-
-
-def _uncredited(choice: Choice, timed: Timed) -> Choice:
-    """A choice with the times that were measured."""
-    reasons = {cost.name: reason(cost) for cost in timed.costs if cost.name in choice.reasons}
-    return replace(choice, reasons=reasons, saved=_saved(timed, choice.bits))
-
-
-def _fastest(
-    wanted: Request, timed: Timed, gate: Gate, best: _Candidate, full: Evaluation, say: Say
-) -> tuple[_Candidate, list[Speed]]:
-    """What was chosen, or full int8 where that keeps the budget too and is faster after all.
-
-    With it the speeds of the float artifact, of full int8, and of what is returned.
-    """
-    gate.bench.left.end(CHOICES)
-    speeds = undisturbed([gate.base.artifact, full.artifact, best.result.artifact], seconds=TIMED_SECONDS, say=say)
-    gate.bench.left.step(SPEEDS)
-    if wanted.gain != GAINS[0] or speeds[1].median >= NOTABLY * speeds[2].median:
-        return best, speeds
-    plan, bits = gate.bench.plan, {cost.name: cost.ways[0].bits for cost in timed.costs}
-    noise = sum(cost.ways[0].noise for cost in timed.costs)
-    choice = Choice(bits, {}, gate.simulated(plan).least, noise, _saved(timed, bits))
-    whole = _judged(wanted, gate, choice, plan, full)
-    say(f"search: full int8 is faster after all: {whole.verdict}")
-    return (whole, [*speeds[:2], speeds[1]]) if whole.met else (best, speeds)
-
-
-def _judged(wanted: Request, gate: Gate, choice: Choice, plan: Plan, result: Evaluation) -> _Candidate:
-    """A choice that was built and evaluated, against the budget."""
-    base = gate.base
-    change, kept = _change(gate.bench.task, base, result), gate.built(result)
-    met, told = judge(change.get(wanted.metric), kept, len(base.dataset.image_ids), wanted)
-    return _Candidate(choice, plan, result, change, kept, met, told)
-
-
-def _change(task: Any, base: Evaluation, result: Evaluation) -> dict[str, Any]:
-    """The paired change of each metric; empty where the dataset has no truths."""
-    if not has_truths(task, base.metrics):
-        return {}
-    return dict(task.paired(base.predictions, result.predictions, base.dataset))
-
-
-def _request(
-    task: Any,
-    target: str,
-    max_drop: float,
-    metric: str | None,
-    least: float,
-    repairs: Sequence[str] | None,
-    gain: str = GAINS[0],
-    share: float = 0.0,
-    processor: Processor = ANY,
-) -> Request:
-    from sandglass.quantization.repaired_plan import REPAIRS
-
-    parsed, chosen = Target.parse(target), metric or task.METRICS[0]
-    if parsed.precision != "int8":
-        raise InputError(f"{target} is no int8 target", f"give {parsed.backend}:int8")
-    if chosen not in task.METRICS:
-        raise InputError(f"unknown metric {chosen!r}", f"the task has {', '.join(task.METRICS)}")
-    if gain not in GAINS:
-        raise InputError(f"unknown gain {gain!r}", f"known: {', '.join(GAINS)}")
-    used = tuple(REPAIRS if repairs is None else repairs)
-    return Request(parsed, max_drop, chosen, least, used, gain, share, processor)
+def _publish(best: Attempt, out: Path, target: Target, replace_old: bool) -> Artifact:
+    """Copy the very artifact that was measured to its folder, and write its plan."""
+    best.plan.save(out / "plan.json")
+    with atomic_folder(out / target.folder, replace_old) as folder:
+        shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
+    return load_artifact(out / target.folder)

@@ -1,4 +1,12 @@
-"""Times of layers that add up to what whole runs take."""
+"""The time model: times of layers that add up to what whole runs take.
+
+A profiler times each layer, but no profiler tells conversions apart, and its own times are too long or too short. Two
+numbers correct both: a factor for the times of all layers, and a time for each element that is converted.
+
+    milliseconds saved by a run ~ factor * (milliseconds saved by its layers) - ms_per_element * (elements converted)
+
+They are fitted to whole runs of a few artifacts, each with other layers in int8, by alternating least squares.
+"""
 
 from __future__ import annotations
 
@@ -7,76 +15,113 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sandglass.core import host
 from sandglass.quantization.repairs.equalize import Link
-from sandglass.search.costs import Cost, Crossing
+from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost
 
-FACTORS = (0.5 / host.threads(), 2.0)  # of layers' times on one thread: all may share the work, or none
+# Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between the
+# profiled times and the elements of the runs, which is small because one run converts much and the others little.
+ROUNDS = 20
+# The least sum of squares to divide by: where no layer gains time, or no element is converted, any number fits.
+SMALLEST_POWER = 1e-12
+# Bounds of the factor, for work that one thread does: a profiler sees between half and twice the time that a run takes.
+# They keep a disturbed measurement from turning the times of layers into nonsense, and are not met otherwise.
+SMALLEST_FACTOR, LARGEST_FACTOR = 0.5, 2.0
 
 
 @dataclass(frozen=True)
-class Timed:
-    """What a search adds up: costs of layers, conversions, and the milliseconds that the float artifact takes."""
+class WholeRun:
+    """A timed artifact: milliseconds that it saves over float, by the profiled layers and by the clock.
 
-    costs: list[Cost]
-    crossings: list[Crossing]
-    milliseconds: float
-
-    def by_work(self) -> Timed:
-        """The same with times in proportion to multiply-accumulates, int8 twice as fast: for another processor."""
-        costs = []
-        for cost in self.costs:
-            share = self._of_one * cost.macs
-            ways = tuple(replace(way, milliseconds=share / 2) for way in cost.ways)
-            costs.append(replace(cost, float_ms=share, ways=ways))
-        return Timed(costs, [], self.milliseconds)
-
-    def crediting(self, credit: float) -> Timed:
-        """The same where int8 is also worth `credit` of what a layer's multiply-accumulates take on average."""
-        each = credit * self._of_one
-        return replace(self, costs=[replace(cost, float_ms=cost.float_ms + each * cost.macs) for cost in self.costs])
-
-    @property
-    def _of_one(self) -> float:
-        """Milliseconds of a multiply-accumulate in float, on average."""
-        return self.milliseconds / max(1, sum(cost.macs for cost in self.costs))
-
-
-def two_numbers(
-    gains: Sequence[float], counts: Sequence[float], seen: Sequence[float], least: float = 0.0
-) -> tuple[float, float]:
-    """The factor of gains and the price of a count with which gains less counts are nearest to what was seen.
-
-    The factor lies within FACTORS, and the price is `least` or more.
+    `elements` are those of the tensors that it converts.
     """
-    price = 0.0
-    for _ in range(20):  # alternating least squares: each is the best one given the other
-        wanted = [value + price * count for value, count in zip(seen, counts, strict=True)]
-        factor = float(np.dot(gains, wanted) / max(float(np.dot(gains, gains)), 1e-12))
-        factor = min(max(factor, FACTORS[0]), FACTORS[1])
-        left = [factor * gain - value for gain, value in zip(gains, seen, strict=True)]
-        price = max(least, float(np.dot(counts, left) / max(float(np.dot(counts, counts)), 1e-12)))
-    return factor, price
+
+    profiled_ms: float
+    elements: int
+    saved_ms: float
 
 
-def scaled(cost: Cost, factor: float, converting: float = 0.0) -> Cost:
-    """A layer's times by a factor, and those in int8 with what converting its input takes over what was timed."""
-    times = [max(0.0, factor * way.milliseconds + converting) for way in cost.ways]
-    ways = tuple(replace(way, milliseconds=time) for way, time in zip(cost.ways, times, strict=True))
-    return replace(cost, float_ms=factor * cost.float_ms, ways=ways)
+@dataclass(frozen=True)
+class TimeModel:
+    """A factor for profiled times of layers, and milliseconds for each element converted."""
+
+    factor: float
+    ms_per_element: float
 
 
-def splitting(
-    costs: Sequence[Cost], around: Sequence[Link], longer: Mapping[str, float]
-) -> tuple[list[Cost], list[Crossing]]:
-    """Costs and conversions where tensors are split as soon as a layer in int8 reads them.
+def factor_bounds(threads: int) -> tuple[float, float]:
+    """Bounds of the factor of times on one thread, for runs on `threads`, which may share the work or not."""
+    return SMALLEST_FACTOR / threads, LARGEST_FACTOR
 
-    `around` are the links of those tensors, and `longer` milliseconds that layers take longer in float then. That is
-    the price of a split, whoever reads it, and layers in int8, whose times are with it, have not to pay theirs.
+
+def fit_time_model(runs: Sequence[WholeRun], bounds: tuple[float, float], min_ms_per_element: float = 0.0) -> TimeModel:
+    """The time model whose predictions are nearest to what `runs` saved, in the sense of least squares.
+
+    The factor lies within `bounds`, and the time for an element is `min_ms_per_element` or more.
     """
-    entries, free = [], dict[str, float]()
-    for link in around:
-        own = {name: max(0.0, longer.get(name, 0.0)) for name in (*link.producers, *link.consumers) if name not in free}
-        entries.append(Crossing(frozenset(), frozenset(link.consumers), sum(own.values()), False))
-        free |= own
-    return [scaled(cost, 1.0, -free.get(cost.name, 0.0)) for cost in costs], entries
+    profiled = np.array([run.profiled_ms for run in runs], np.float64)  # (runs,), as the two below
+    elements = np.array([run.elements for run in runs], np.float64)
+    saved = np.array([run.saved_ms for run in runs], np.float64)
+    ms_per_element = 0.0
+    for _ in range(ROUNDS):  # each number is the best one given the other
+        factor = float(np.dot(profiled, saved + ms_per_element * elements)) / _power(profiled)
+        factor = min(max(factor, bounds[0]), bounds[1])
+        too_much = factor * profiled - saved  # (runs,) ms that conversions have to explain
+        ms_per_element = max(min_ms_per_element, float(np.dot(elements, too_much)) / _power(elements))
+    return TimeModel(factor, ms_per_element)
+
+
+def _power(values: np.ndarray) -> float:
+    return max(float(np.dot(values, values)), SMALLEST_POWER)
+
+
+def cost_model(
+    time_model: TimeModel,
+    layers: Sequence[LayerCost],
+    boundaries: Mapping[Boundary, int],
+    splits: Sequence[Conversion],
+    float_ms: float,
+    timed_converting: bool,
+) -> CostModel:
+    """Profiled layers, boundaries with their elements, and profiled `splits`, in milliseconds of whole runs.
+
+    Where layers are timed converting their input (`timed_converting`) the time of a conversion corrects the int8 time
+    of its only reader: it was timed too long or too short with it.
+    """
+    conversions = [
+        Conversion(boundary, time_model.ms_per_element * elements) for boundary, elements in boundaries.items()
+    ]
+    splits = [replace(split, milliseconds=time_model.factor * split.milliseconds) for split in splits]
+    if not timed_converting:
+        scaled_layers = tuple(scaled(layer, time_model.factor) for layer in layers)
+        return CostModel(scaled_layers, (*conversions, *splits), float_ms)
+    own = {name: entry.milliseconds for entry in conversions for name in entry.boundary.readers}
+    return CostModel(
+        tuple(scaled(layer, time_model.factor, own[layer.name]) for layer in layers), tuple(splits), float_ms
+    )
+
+
+def scaled(layer: LayerCost, factor: float, more_in_int8: float = 0.0) -> LayerCost:
+    """A layer's times by a factor, and its int8 times with `more_in_int8` milliseconds added, none below 0."""
+    variants = tuple(
+        replace(variant, milliseconds=max(0.0, factor * variant.milliseconds + more_in_int8))
+        for variant in layer.variants
+    )
+    return replace(layer, float_ms=factor * layer.float_ms, variants=variants)
+
+
+def split_costs(
+    layers: Sequence[LayerCost], links: Sequence[Link], longer_ms: Mapping[str, float]
+) -> tuple[list[LayerCost], list[Conversion]]:
+    """Costs and conversions where the channels of tensors are split as soon as a layer in int8 reads them.
+
+    `links` are those of the split tensors, and `longer_ms` the milliseconds that float layers take longer when all
+    tensors are split. A split costs the sum over the layers around it, whichever layer in int8 needs it. Times of int8
+    layers were measured with the split, so that their own part is subtracted.
+    """
+    splits, own_part = [], dict[str, float]()
+    for link in links:
+        around = [name for name in (*link.producers, *link.consumers) if name not in own_part]
+        part = {name: max(0.0, longer_ms.get(name, 0.0)) for name in around}
+        splits.append(Conversion(Boundary(frozenset(), frozenset(link.consumers), False), sum(part.values())))
+        own_part |= part
+    return [scaled(layer, 1.0, -own_part.get(layer.name, 0.0)) for layer in layers], splits

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
+from types import ModuleType
 from typing import Any
 
 from sandglass.artifacts.target import Target
@@ -14,6 +15,7 @@ from sandglass.core.files import is_plain_name
 from sandglass.core.toml_fields import Fields, read_toml
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.thresholds import AUTO, METHODS
+from sandglass.search.budget import Budget
 from sandglass.sources.card import Card, zoo
 from sandglass.sources.load_card import load_card
 
@@ -25,14 +27,6 @@ BUDGET = {"max_drop": 100.0, "min_fidelity": 1.0}  # and the most that each may 
 ROW = ("model", "checkpoint", "ema", "data", "calibration", *BUDGET)
 TABLE = ("backends", "precisions", *BUDGET, "row")
 PRECISIONS = ["fp32", "int8"]  # where none are named
-
-
-@dataclass(frozen=True)
-class Budget:
-    """What a search may cost: points of the task's first metric, and the least fidelity, 0 to 1."""
-
-    max_drop: float
-    min_fidelity: float
 
 
 @dataclass(frozen=True)
@@ -132,7 +126,7 @@ class _Reader(Fields):
             data=data,
             calibration=self.inside("calibration").dataset(calibration, CALIBRATION) if calibration else {},
             ema=self.get(entry, "ema", bool, False),
-            budget=self.budget(entry, discover.load("tasks", card.task).LEAST_FIDELITY),
+            budget=self.budget(entry, discover.load("tasks", card.task)),
         )
 
     def card(self, model: str) -> Card:
@@ -154,11 +148,13 @@ class _Reader(Fields):
             raise self.fail(f"method is {table['method']!r}, expected one of {', '.join((AUTO, *METHODS))}")
         return {**table, **{key: self.folder / self.get(table, key, str) for key in PATHS if key in table}}
 
-    def budget(self, entry: Mapping[str, Any], least: float) -> Budget | None:
+    def budget(self, entry: Mapping[str, Any], task: ModuleType) -> Budget | None:
         for key, most in BUDGET.items():
             value = entry.get(key, 0.0)
             if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
                 raise self.fail(f"{key} is {value!r}, expected a number from 0 to {most:g}")
         if "min_fidelity" in entry and "max_drop" not in entry:
             raise self.fail("min_fidelity is part of a search, expected max_drop beside it")
-        return Budget(entry["max_drop"], entry.get("min_fidelity", least)) if "max_drop" in entry else None
+        if "max_drop" not in entry:
+            return None
+        return Budget.of_task(task, entry["max_drop"], min_fidelity=entry.get("min_fidelity"))

@@ -5,7 +5,6 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sandglass.core import discover
 from sandglass.table.markdown import Row
@@ -90,7 +89,7 @@ def conditions(lines: Sequence[Line], machine: Mapping[str, object]) -> str:
 
 def _conditions(line: Line) -> str:
     """The protocol of a model's evaluation, and how its int8 was made."""
-    protocol: dict[str, Any] = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
+    protocol: dict[str, object] = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
     texts = [protocol_text(protocol, "; ")] if protocol else []
     if any(cell.artifact and cell.target.precision == "int8" for cell in line.cells):
         budget = line.row.budget
@@ -102,7 +101,7 @@ def _conditions(line: Line) -> str:
     return "; ".join(texts) or "nothing was measured"
 
 
-def numbers(lines: Sequence[Line]) -> list[dict[str, Any]]:
+def numbers(lines: Sequence[Line]) -> list[dict[str, object]]:
     """Every cell as JSON-able data: the evaluation, change, speed, bytes, or the reason."""
     return [
         {
@@ -130,10 +129,10 @@ def comma_separated(lines: Sequence[Line]) -> str:
     return stream.getvalue()
 
 
-def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, Any]:
+def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, object]:
     """A line with a column for each number; changes are in points."""
     metric, (height, width) = first_metric(line), line.row.card.input.size
-    row: dict[str, Any] = {"model": line.row.card.name, "height": height, "width": width,
+    row: dict[str, object] = {"model": line.row.card.name, "height": height, "width": width,
                            "backend": cells[0].target.backend, "metric": metric}  # fmt: skip
     for cell in cells:
         name, found = cell.target.precision, cell.result.get("metrics", {}).get(metric, {})

@@ -35,9 +35,8 @@ from sandglass.core.progress import Say
 from sandglass.measure.benchmarking import benchmark_each
 from sandglass.measure.evaluation import Evaluation, Progress, evaluate, has_truths
 from sandglass.quantization.calibration import Calibration, shared_images
-from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.quantize import quantize
-from sandglass.search.workbench import Workbench
+from sandglass.search.trials import build_full_int8
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import find_checkpoint, prepared_source
 from sandglass.table.file import Row, Table
@@ -231,7 +230,7 @@ class _Work:
             checkpoint=weights,
             ema=self.row.ema,
             max_drop=self.row.budget.max_drop,
-            least_fidelity=self.row.budget.min_fidelity,
+            min_fidelity=self.row.budget.min_fidelity,
             force=True,  # what a run left there that was killed
             say=say,
         )
@@ -313,7 +312,4 @@ def repaired(
 ) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
     with prepared_source(card, checkpoint, say, ema=ema) as ready:
-        bench = Workbench(ready, target.backend, calibration, REPAIRS, say)
-        artifact = bench.make(out, bench.plan)
-        bench.plan.save(out / "plan.json")
-    return artifact
+        return build_full_int8(ready, target.backend, calibration, out, say)

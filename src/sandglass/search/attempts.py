@@ -1,0 +1,184 @@
+"""Attempts: choices are simulated at rising prices, built where they suffice, and checked; the first to pass wins."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import cache
+from itertools import islice
+from pathlib import Path
+
+from sandglass.core.errors import BackendError
+from sandglass.core.progress import Say, TimeLeft
+from sandglass.measure.benchmarking import Speed
+from sandglass.measure.evaluation import Evaluation, evaluate, has_truths
+from sandglass.quantization.plan import Plan
+from sandglass.search.budget import Budget, Verdict, check_budget
+from sandglass.search.candidates import Choice, assignments, choice_of, float_reason, worth_building
+from sandglass.search.costs import CostModel
+from sandglass.search.fidelity_check import FidelityCheck, FidelityResult, check_artifact, check_plan
+from sandglass.search.inputs import SearchInputs
+from sandglass.search.timer import Timer
+from sandglass.search.trials import RepairedPlan, build_trial, plan_with
+
+CHOICES, SPEEDS = "choices", "speeds"  # stages of the time left
+# Choices that are built at most. It bounds the time of a search whose simulation is wrong about a runtime: the steps
+# between choices double, so that 12 of them reach the quietest one.
+ATTEMPTS = 12
+# What int8 counts as saving besides a layer's own time, as shares of the average time of its work in float: tried in
+# turn until a choice reaches the share of int8 that was asked for. At 1 only layers that lose more than float takes on
+# average stay in float. Finer steps may find faster choices, and take a ladder of simulations each.
+BONUSES = (0.0, 0.25, 0.5, 1.0)
+# Fidelity that a runtime may have more than the simulation, or less: a choice that falls short by up to this is built
+# too. It bounds the attempts that are spent on such choices. Not measured on several networks.
+NEAR = 0.001
+# Share of the chosen artifact's time below which full int8 counts as faster. It bounds the time that the choice may lose
+# to full int8, and keeps the noise of the clock from deciding.
+NOTABLY = 0.97
+
+Change = Mapping[str, Mapping[str, float]]  # by metric: value, low and high (95 %)
+
+
+@dataclass(frozen=True)
+class PreparedSearch:
+    """What choices are made, built and checked with.
+
+    `model` holds the costs that choices are made by.
+    """
+
+    inputs: SearchInputs
+    repaired: RepairedPlan
+    model: CostModel
+    check: FidelityCheck
+    budget: Budget
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A choice that was built, its evaluation, and the verdict on it.
+
+    `change` is the paired change of each metric against float, empty without truths.
+    """
+
+    choice: Choice
+    plan: Plan
+    result: Evaluation
+    change: Change
+    fidelity: FidelityResult
+    verdict: Verdict
+
+
+def choices_to_build(search: PreparedSearch, say: Say, left: TimeLeft) -> Iterator[Choice]:
+    """Choices with enough fidelity by simulation, the fastest first, as far as the caller reads them."""
+    layers, budget = search.repaired.integer_layers, search.budget
+
+    @cache
+    def fidelity(bits: tuple[tuple[str, int], ...]) -> float:
+        rest = {name: "given back" for name in layers if name not in dict(bits)}
+        result = check_plan(search.check, plan_with(search.inputs, search.repaired, dict(bits), rest))
+        left.step(CHOICES)
+        return result.lowest
+
+    def simulated(model: CostModel) -> Iterator[Choice]:
+        for assignment in assignments(model):
+            bits = tuple((name, variant.bits) for name, variant in assignment.items())
+            if search.inputs.share(dict(bits)) >= budget.min_int8_share:
+                choice = choice_of(model, assignment, fidelity(bits))
+                say(_choice_line(model, choice))
+                yield choice
+
+    for bonus in BONUSES if budget.min_int8_share else BONUSES[:1]:
+        if bonus:
+            say(f"search: int8 counts as faster by {bonus:.0%} of the average time of a layer's work")
+        for choice in worth_building(simulated(search.model.with_bonus(bonus)), budget.min_fidelity, NEAR):
+            yield _without_bonus(search.model, choice)
+
+
+def _choice_line(model: CostModel, choice: Choice) -> str:
+    return (
+        f"search: {len(choice.bits)} of {len(model.layers)} layers in int8 ({model.share(choice.bits):.0%} of their "
+        f"multiply-accumulates), {choice.saved_ms:.2f} ms saved: fidelity {choice.fidelity:.4f}"
+    )
+
+
+def _without_bonus(model: CostModel, choice: Choice) -> Choice:
+    """A choice with the times of `model`."""
+    reasons = {layer.name: float_reason(layer) for layer in model.layers if layer.name in choice.reasons}
+    return replace(choice, reasons=reasons, saved_ms=model.saved_ms(model.assignment(choice.bits)))
+
+
+def build_attempts(
+    search: PreparedSearch, choices: Iterable[Choice], folder: Path, say: Say
+) -> Iterator[Attempt | BackendError]:
+    """Each of the first ATTEMPTS choices built in `folder` and checked, or the error of the runtime that refused it."""
+    for number, choice in enumerate(islice(choices, ATTEMPTS)):
+        plan = plan_with(search.inputs, search.repaired, choice.bits, choice.reasons)
+        try:
+            artifact = build_trial(search.inputs, plan, folder / f"candidate{number}", say)
+            result = evaluate(artifact, search.check.base.dataset)
+        except BackendError as error:  # the runtime may accept another choice
+            yield error
+            continue
+        attempt = checked(search, choice, plan, result)
+        say(f"search: built with {len(choice.bits)} layers in int8: {attempt.verdict.text}")
+        yield attempt
+
+
+def first_within_budget(attempts: Iterable[Attempt | BackendError]) -> Attempt | None:
+    """The first attempt that keeps the budget, else the one with the highest fidelity; None without attempts.
+
+    No attempt after the first that keeps it is read. Raises the last BackendError if there is nothing else.
+    """
+    best: Attempt | None = None
+    failure: BackendError | None = None
+    for attempt in attempts:
+        if isinstance(attempt, BackendError):
+            failure = attempt
+            continue
+        if attempt.verdict.met:
+            return attempt
+        if best is None or attempt.fidelity.lowest > best.fidelity.lowest:
+            best = attempt
+    if best is None and failure is not None:
+        raise failure
+    return best
+
+
+def checked(search: PreparedSearch, choice: Choice, plan: Plan, result: Evaluation) -> Attempt:
+    """A choice that was built and evaluated, against the budget."""
+    base = search.check.base
+    change, fidelity = paired_change(search.inputs, base, result), check_artifact(search.check, result)
+    verdict = check_budget(change.get(search.budget.metric), fidelity, len(base.dataset.image_ids), search.budget)
+    return Attempt(choice, plan, result, change, fidelity, verdict)
+
+
+def paired_change(inputs: SearchInputs, base: Evaluation, result: Evaluation) -> Change:
+    """The paired change of each metric; empty where the dataset has no truths."""
+    if not has_truths(inputs.task, base.metrics):
+        return {}
+    return dict(inputs.task.paired(base.predictions, result.predictions, base.dataset))
+
+
+def compare_speeds(
+    search: PreparedSearch, best: Attempt, full: Evaluation, timer: Timer, say: Say, left: TimeLeft
+) -> list[Speed]:
+    """Speeds of the float artifact, of full int8, and of the best attempt."""
+    left.end(CHOICES)
+    speeds = timer.whole_runs([search.check.base.artifact, full.artifact, best.result.artifact], say)
+    left.step(SPEEDS)
+    return speeds
+
+
+def is_full_faster(speeds: Sequence[Speed]) -> bool:
+    """Whether full int8 is faster than the chosen artifact, by more than the noise of the clock."""
+    _, full, chosen = speeds
+    return full.median < NOTABLY * chosen.median
+
+
+def attempt_of_full(search: PreparedSearch, times: CostModel, full: Evaluation, say: Say) -> Attempt:
+    """Full int8 as an attempt: all layers in their first variant, with the costs of `times`."""
+    plan = search.repaired.plan
+    assignment = {layer.name: layer.variants[0] for layer in times.layers}
+    attempt = checked(search, choice_of(times, assignment, check_plan(search.check, plan).lowest), plan, full)
+    say(f"search: full int8 is faster than the choice: {attempt.verdict.text}")
+    return attempt

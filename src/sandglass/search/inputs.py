@@ -1,0 +1,94 @@
+"""What a search starts from: the source for one backend, the inputs that it is tried on, and facts about its layers."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from types import ModuleType
+from typing import Any
+
+import numpy as np
+
+from sandglass.artifacts import parity
+from sandglass.backends import load_backend
+from sandglass.core import discover
+from sandglass.core.errors import InputError
+from sandglass.graph.io import load_graph
+from sandglass.graph.layers import Facts, facts
+from sandglass.graph.work import layer_work
+from sandglass.quantization.calibration import Calibration, calibration_looks
+from sandglass.quantization.spec import Spec
+from sandglass.sources.source import Source
+
+Arrays = Mapping[str, np.ndarray]  # a network's inputs or outputs by name, batch first
+Prediction = Mapping[str, Any]  # the task's own, JSON-able
+
+
+@dataclass(frozen=True)
+class Look:
+    """One input, (1, 3, H, W) float32 by its name, and what the task needs to decode the outputs for it."""
+
+    inputs: Arrays
+    meta: Any  # the task's own
+
+
+@dataclass(frozen=True)
+class SearchInputs:
+    """A source for one backend, whose arithmetic is `spec`, with its task.
+
+    Activation ranges are read on `looks[:range_looks]`; fidelity has to be kept on all of them. `layers` and `macs`
+    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph.
+    """
+
+    source: Source
+    backend: str
+    spec: Spec
+    task: ModuleType
+    calibration: Calibration
+    reference: parity.Reference
+    looks: tuple[Look, ...]
+    range_looks: int
+    layers: Mapping[str, Facts]
+    macs: Mapping[str, int]
+
+    @property
+    def batches(self) -> list[Arrays]:
+        """The inputs that activation ranges are read on."""
+        return [look.inputs for look in self.looks[: self.range_looks]]
+
+    @property
+    def total_macs(self) -> int:
+        """Multiply-accumulates of the network for one image."""
+        return sum(self.macs.values())
+
+    def share(self, integer: Iterable[str]) -> float:
+        """Share of the network's multiply-accumulates that the layers in `integer` have, 0 to 1."""
+        return sum(self.macs.get(name, 0) for name in integer) / max(1, self.total_macs)
+
+    def prediction(self, outputs: Arrays, look: Look) -> Prediction:
+        """The task's prediction from the outputs for one look."""
+        prediction: Prediction = self.task.decode(outputs, [look.meta], self.source.card)[0]
+        return prediction
+
+
+def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> SearchInputs:
+    """Read the calibration images and the graph. Raises DatasetError, GraphError and InputError."""
+    spec = load_backend(backend).SPEC
+    if spec is None:
+        raise InputError(f"{backend} has no int8 arithmetic", "name another backend")
+    for_ranges, others = calibration_looks(source.card, calibration)
+    reference = parity.Reference(source, [array for array, _ in for_ranges])
+    name = next(iter(reference.inputs))
+    model = load_graph(source.graph)
+    return SearchInputs(
+        source,
+        backend,
+        spec.on(source.processor),
+        discover.load("tasks", source.card.task),
+        calibration,
+        reference,
+        tuple(Look({name: array}, meta) for array, meta in (*for_ranges, *others)),
+        len(for_ranges),
+        facts(model),
+        {layer: macs for layer, (macs, _) in layer_work(model).items()},
+    )

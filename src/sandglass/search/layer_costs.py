@@ -1,0 +1,131 @@
+"""What each layer costs: its noise when it is rounded alone, by simulation, and its time, by the runtime's profiler."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from types import ModuleType
+
+import numpy as np
+
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core.progress import Say, TimeLeft
+from sandglass.core.resume import Journal
+from sandglass.graph.session import GraphSession
+from sandglass.graph.work import inputs_to_try, spread
+from sandglass.quantization import output_noise
+from sandglass.quantization.simulate import simulate
+from sandglass.search.costs import LayerCost, LayerVariant
+from sandglass.search.inputs import Arrays, Look, Prediction, SearchInputs
+from sandglass.search.timer import Timer
+from sandglass.search.trials import RepairedPlan, build_trial, plan_with
+
+LAYERS = "layers"  # a stage of the time left
+# Inputs that each layer is rounded alone on, at most. It bounds the longest stage of a search: a simulation on all of
+# them for each variant of each layer. `inputs_to_try` takes fewer where the network is large.
+SENSITIVITY_SAMPLES = 24
+
+Variant = tuple[str, int]  # a layer's name and the bits of its weights
+
+
+@dataclass(frozen=True)
+class Noise:
+    """The error of a layer that is rounded alone: its power as a share of the outputs' power at the network's outputs,
+    the same at the layer's own output, and the agreement with the float network, 0 to 1.
+    """
+
+    output: float
+    local: float
+    fidelity: float
+
+
+def measure_layer_costs(
+    inputs: SearchInputs,
+    repaired: RepairedPlan,
+    full: Artifact,
+    base: Artifact,
+    folder: Path,
+    timer: Timer,
+    say: Say,
+    left: TimeLeft,
+) -> list[LayerCost]:
+    """What each layer that `full` runs in int8 costs and gains, in each of its variants, in the graph's order.
+
+    `base` is the float artifact. Artifacts of variants with fewer bits are built in `folder`.
+    """
+    bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # the most bits first
+    noises = _measure_noises(inputs, repaired, [(name, count) for name in bits for count in bits[name]], say, left)
+    float_ms, int8_ms = timer.layers_beside(full, base)
+    times = {(name, bits[name][0]): int8_ms.get(name, 0.0) for name in bits}
+    for count in {count for counts in bits.values() for count in counts[1:]}:
+        narrower = {name: count for name in bits if count in bits[name][1:]}
+        plan = plan_with(inputs, repaired, narrower, {})
+        _, int8_ms = timer.layers_beside(build_trial(inputs, plan, folder / f"{count}-bit", say), base)
+        times |= {(name, count): int8_ms.get(name, 0.0) for name in narrower}
+
+    def variant(name: str, count: int) -> LayerVariant:
+        noise = noises[name, count]
+        return LayerVariant(count, times[name, count], noise.output, noise.local, noise.fidelity)
+
+    return [
+        LayerCost(
+            name,
+            float_ms.get(name, 0.0),
+            tuple(variant(name, count) for count in bits[name]),
+            inputs.macs.get(name, 0),
+        )
+        for name in bits
+    ]
+
+
+def _measure_noises(
+    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], say: Say, left: TimeLeft
+) -> dict[Variant, Noise]:
+    """The noise of each variant of a layer that is rounded alone. Simulations are journaled: a killed run continues."""
+    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, SENSITIVITY_SAMPLES))
+    expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
+    predictions = _predictions(inputs, looks, expected)
+    plan = repaired.plan
+    journal = Journal({"alone": plan.sha256, "graph": plan.graph, "ways": [list(variant) for variant in variants]})
+    with journal:
+        left.expect(LAYERS, len(variants) - len(journal.done), runs=len(looks))
+        for number, (name, bits) in enumerate(variants):
+            if number in journal.done:
+                continue
+            outputs, local = _rounded_alone(inputs, repaired, name, bits, looks)
+            fidelity = _mean_agreement(inputs.task, predictions, _predictions(inputs, looks, outputs))
+            journal.append({number: [output_noise.changes(expected, outputs).tolist(), local, fidelity]})
+            decibels = output_noise.decibels(output_noise.noise(expected, outputs))
+            left.step(LAYERS)
+            say(f"sensitivity: {len(journal.done)}/{len(variants)} {name}: {decibels:.1f} dB")
+    rows = [journal.done[number] for number in range(len(variants))]
+    changes = np.array([change for change, _, _ in rows])  # (variants, looks)
+    first_of_layer = [i for i, (name, _) in enumerate(variants) if name not in dict(variants[:i])]
+    noises = output_noise.layer_noises(changes, output_noise.powers(expected), first_of_layer)  # (variants,)
+    journal.close()
+    return {
+        variant: Noise(float(noise), local, fidelity)
+        for variant, noise, (_, local, fidelity) in zip(variants, noises, rows, strict=True)
+    }
+
+
+def _rounded_alone(
+    inputs: SearchInputs, repaired: RepairedPlan, name: str, bits: int, looks: Sequence[Look]
+) -> tuple[list[Arrays], float]:
+    """The network's outputs for each look with one layer in int8, and the noise at that layer's own output."""
+    plan = plan_with(inputs, repaired, {name: bits}, {})
+    session = simulate(inputs.source.graph, output_noise.only(plan, [name]), inputs.spec)
+    data = repaired.layer_data
+    local = data.local_noise(plan, name) if name in data.rows else 0.0
+    return output_noise.run(session, [look.inputs for look in looks]), local
+
+
+def _predictions(inputs: SearchInputs, looks: Sequence[Look], outputs: Sequence[Arrays]) -> list[Prediction]:
+    return [inputs.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
+
+
+def _mean_agreement(task: ModuleType, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
+    """The task's first measure of agreement, the mean over the predictions where it has a meaning; NaN if none has."""
+    agreements = [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
+    return float(np.nanmean([agreement[task.FIDELITY[0]] for agreement in agreements]))

@@ -1,0 +1,110 @@
+"""Whole runs of a few artifacts, and the time model that is fitted to them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+
+from sandglass.artifacts.artifact import Artifact
+from sandglass.core import host
+from sandglass.core.progress import Say, TimeLeft
+from sandglass.graph.io import load_graph, save_graph
+from sandglass.quantization.repairs import split_channels
+from sandglass.search.conversions import boundaries
+from sandglass.search.costs import Assignment, Boundary, Conversion, CostModel, LayerCost
+from sandglass.search.inputs import SearchInputs
+from sandglass.search.timer import Timer
+from sandglass.search.timing import WholeRun, cost_model, factor_bounds, fit_time_model, split_costs
+from sandglass.search.trials import RepairedPlan, build_float_of, build_trial, plan_with
+
+TIMES = "times"  # a stage of the time left
+TIMED_ARTIFACTS = 5  # float, full int8, and three with half of the layers in int8
+
+
+def measure_cost_model(
+    inputs: SearchInputs,
+    repaired: RepairedPlan,
+    layers: Sequence[LayerCost],
+    full: Artifact,
+    base: Artifact,
+    folder: Path,
+    timer: Timer,
+    say: Say,
+    left: TimeLeft,
+) -> CostModel:
+    """The profiled `layers` with times that add up to what whole runs take, and the times of conversions.
+
+    Timed are the float artifact `base`, `full`, and three artifacts with half of the layers in int8, which are built
+    in `folder`: every other layer converts the most, the first and the last half the least.
+    """
+    sizes = boundaries(load_graph(inputs.source.graph), inputs.spec, repaired.integer_layers)
+    layers, splits = _with_splits(inputs, repaired, layers, base, folder, timer, say)
+    trials = _halves(layers)
+    halves = [
+        _build_part(inputs, repaired, layers, part, folder / f"half{number}", say)
+        for number, part in enumerate(trials[1:])
+    ]
+    speeds = timer.whole_runs([base, full, *halves], say)
+    left.step(TIMES)
+    float_ms, *trial_ms = (speed.median for speed in speeds)
+    profiled = CostModel(tuple(layers), tuple(splits), float_ms)
+    runs = [
+        WholeRun(profiled.saved_ms(part), crossed_elements(sizes, part), float_ms - milliseconds)
+        for part, milliseconds in zip(trials, trial_ms, strict=True)
+    ]
+    # Layers that were timed converting may have been timed too long: a conversion then saves time.
+    least = -np.inf if inputs.spec.timed_converting else 0.0
+    time_model = fit_time_model(runs, factor_bounds(host.threads()), least)
+    say(
+        f"search: float takes {float_ms:.2f} ms, full int8 {trial_ms[0]:.2f}; times of layers count "
+        f"{time_model.factor:.2f}-fold, converting a million elements {1e6 * time_model.ms_per_element:+.2f} ms"
+    )
+    return cost_model(time_model, layers, sizes, splits, float_ms, inputs.spec.timed_converting)
+
+
+def crossed_elements(sizes: Mapping[Boundary, int], assignment: Assignment) -> int:
+    """Elements of the tensors that an assignment converts."""
+    return sum(elements for boundary, elements in sizes.items() if boundary.is_crossed(assignment))
+
+
+def _halves(layers: Sequence[LayerCost]) -> list[Assignment]:
+    """All layers in int8, every other one, the first half, and the second half, each as its first variant."""
+    middle = len(layers) // 2
+    parts = (layers, layers[::2], layers[:middle], layers[middle:])
+    return [{layer.name: layer.variants[0] for layer in part} for part in parts]
+
+
+def _build_part(
+    inputs: SearchInputs,
+    repaired: RepairedPlan,
+    layers: Sequence[LayerCost],
+    part: Assignment,
+    folder: Path,
+    say: Say,
+) -> Artifact:
+    """The artifact with the layers of `part` in int8 and the other `layers` in float."""
+    rest = {layer.name: "in float for its time" for layer in layers if layer.name not in part}
+    return build_trial(inputs, plan_with(inputs, repaired, {}, rest), folder, say)
+
+
+def _with_splits(
+    inputs: SearchInputs,
+    repaired: RepairedPlan,
+    layers: Sequence[LayerCost],
+    base: Artifact,
+    folder: Path,
+    timer: Timer,
+    say: Say,
+) -> tuple[list[LayerCost], list[Conversion]]:
+    """The costs, and what split channels cost the layers around them that stay in float, timed in float."""
+    model = load_graph(inputs.source.graph)
+    links = split_channels.links_of(model, repaired.plan.split)
+    if not links:
+        return list(layers), []
+    graph = folder / "split.onnx"
+    save_graph(split_channels.split(model, repaired.plan.split), graph)
+    split = build_float_of(inputs, graph, folder / "split", say)
+    split_ms, whole_ms = timer.layers(split), timer.layers(base)
+    return split_costs(layers, links, {name: split_ms[name] - whole_ms[name] for name in split_ms.keys() & whole_ms})
