@@ -42,7 +42,7 @@ METHOD = "mse"
 
 # Constants of the plan, by the module that reads them. Each is halved and doubled.
 CONSTANTS = {
-    "quantization.weight_rounding": ("DAMPING", "BLOCK"),
+    "quantization.repairs.compensated_rounding": ("DAMPING", "BLOCK"),
     "quantization.input_rows": ("FLOATS", "MOST_ROWS"),
     "quantization.statistics": ("BINS",),
     "quantization.repairs.equalize": ("SHARE", "MARGIN", "SMALLEST"),

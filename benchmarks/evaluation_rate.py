@@ -24,7 +24,7 @@ from hourglass52 import MODEL
 from random_weights import random_weights
 
 from sandglass.artifacts.artifact import Artifact
-from sandglass.core import discover, host
+from sandglass.core import host
 from sandglass.datasets import cifar10, coco_keypoints, imagenet
 from sandglass.deployment import deploy
 from sandglass.measure.evaluation import evaluate
@@ -32,6 +32,7 @@ from sandglass.sources.card import Card, Input
 from sandglass.sources.load_card import load_card
 from sandglass.table.markdown import markdown
 from sandglass.table.rows import identity
+from sandglass.tasks import load_task
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data"
 RUNTIMES = ("onnxruntime:fp32", "openvino:fp32", "ncnn:fp32")
@@ -81,7 +82,7 @@ def random(name: str, folder: Path, limit: int | None) -> list[Case]:
 
 def compare(artifact: Artifact, dataset: Any, rounds: int, batch: int) -> dict[str, str]:
     """One row: both rates and their ratio."""
-    task = discover.load("tasks", artifact.card.task)
+    task = load_task(artifact.card.task)
     samples = task.samples(dataset)
     prepared = [task.prepare(dataset.read(sample.image_id), sample, artifact.card)[0] for sample in samples]
     inputs = [

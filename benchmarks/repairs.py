@@ -32,7 +32,7 @@ from sandglass.measure.evaluation import evaluate, fidelity
 from sandglass.quantization.calibration import calibration_looks
 from sandglass.quantization.output_noise import decibels, noise, run
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import EQUALIZE, EVENING, REPAIRS, repaired_plan
+from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
 from sandglass.quantization.simulate import simulate
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.trials import best_repaired_plan, build_exact
@@ -45,7 +45,7 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
     ("none", ()),
     *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
     ("all", REPAIRS),
-    *((f"{name} alone", [name]) for name in REPAIRS if name not in EVENING),
+    *((f"{name} alone", [name]) for name in REPAIRS if "equalize" not in name),
 ]
 
 
@@ -70,9 +70,9 @@ def ablation(
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
-            less = [repair for repair in chosen if repair not in EVENING]
+            less = [repair for repair in chosen if "equalize" not in repair]
             plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", less)
-            if EQUALIZE in chosen:
+            if "equalize" in chosen:
                 plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen, uneven=plan)
         found = run(simulate(graph, plan, spec), measured)
         rows.append(judged(backend, told, found))

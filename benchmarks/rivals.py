@@ -39,7 +39,7 @@ import numpy as np
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact, load_artifact
-from sandglass.artifacts.manifest import write_manifest
+from sandglass.artifacts.manifest import Check, write_manifest
 from sandglass.backends import load_backend
 from sandglass.core import distribution, host
 from sandglass.core.errors import BackendUnavailable, ParityError, SandglassError
@@ -56,7 +56,8 @@ from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
 from sandglass.table.markdown import markdown
 from sandglass.table.rows import change
-from sandglass.tasks import topdown_pose
+from sandglass.tasks import load_task, topdown_pose
+from sandglass.vision.coco_format import CocoBox, CocoTruth
 
 DATA = Path(os.environ.get("SANDGLASS_TEST_DATA", "../shared")) / "data/pose"
 HALVES = ("even", "odd")
@@ -119,7 +120,7 @@ def half_of(dataset: KeypointDataset, half: str) -> KeypointDataset:
     """The images with samples, by id, that have an even (or odd) index among them."""
     annotated = sorted({sample.image_id for sample in topdown_pose.samples(dataset)})
     kept = set(annotated[HALVES.index(half) :: 2])
-    coco = {
+    coco: CocoTruth = {
         **dataset.coco,
         "images": [image for image in dataset.coco["images"] if image["id"] in kept],
         "annotations": [entry for entry in dataset.coco["annotations"] if entry["image_id"] in kept],
@@ -136,8 +137,10 @@ def other(half: str) -> str:
 def strangers(dataset: KeypointDataset) -> KeypointDataset:
     """The people with a box whose keypoints are not annotated, as detections: no half holds them."""
     people = [entry for entry in dataset.coco["annotations"] if not entry["iscrowd"] and not entry["num_keypoints"]]
-    found = [{"image_id": entry["image_id"], "bbox": entry["bbox"], "score": 1.0} for entry in people]
-    return replace(dataset, detections=found, protocol={**dataset.protocol, "subset": "people without keypoints"})
+    boxes: list[CocoBox] = [
+        {"image_id": entry["image_id"], "category_id": 1, "bbox": entry["bbox"], "score": 1.0} for entry in people
+    ]
+    return replace(dataset, detections=boxes, protocol={**dataset.protocol, "subset": "people without keypoints"})
 
 
 def elsewhere() -> dict[str, KeypointDataset]:
@@ -195,7 +198,7 @@ def _make(recipe: Recipe, given: Given, reference: parity.Reference, out: Path) 
         try:
             check = reference.check(backend, folder, notes, "int8")
         except ParityError as error:  # other tools' models may be that far off: it is what is measured
-            check = parity.Check(error.message)
+            check = Check(error.message)
         fields = {
             "card": given.source.card.to_dict(),
             "backend": recipe.backend,
@@ -296,7 +299,7 @@ def _controlled(given: Given, folder: Path) -> None:
     samples = topdown_pose.samples(dataset)
     metas = [topdown_pose.prepare(dataset.read(sample.image_id), sample, card)[1] for sample in samples]
 
-    def validate(model: Any, items: Iterable[tuple[np.ndarray, dict[str, Any]]]) -> tuple[float, None]:
+    def validate(model: Any, items: Iterable[tuple[np.ndarray, topdown_pose.PersonView]]) -> tuple[float, None]:
         """AP on the images of `items`."""
         found = []
         for array, meta in items:
@@ -311,10 +314,10 @@ def _controlled(given: Given, folder: Path) -> None:
     openvino.save_model(made, folder / "model.xml", compress_to_fp16=False)
 
 
-def average_precision(predictions: Sequence[Mapping[str, Any]], dataset: KeypointDataset) -> float:
+def average_precision(predictions: Sequence[topdown_pose.Person], dataset: KeypointDataset) -> float:
     """AP of people on the images that they are in."""
     seen = {prediction["image_id"] for prediction in predictions}
-    truth = {
+    truth: CocoTruth = {
         **dataset.coco,
         "images": [image for image in dataset.coco["images"] if image["id"] in seen],
         "annotations": [entry for entry in dataset.coco["annotations"] if entry["image_id"] in seen],
@@ -387,7 +390,7 @@ def oks_to_fp32(base: Evaluation, result: Evaluation) -> dict[str, float]:
     A person of whom fp32 sees no joint does not count.
     """
     pairs = zip(base.predictions, result.predictions, strict=True)
-    values = np.array([topdown_pose.agreement(before, after)["OKS"] for before, after in pairs])
+    values = np.array([load_task("topdown-pose").agreement(before, after)["OKS"] for before, after in pairs])
     seen = np.isfinite(values)
     ids = base.dataset.image_ids
     places = np.array([ids.index(prediction["image_id"]) for prediction in base.predictions])
@@ -451,10 +454,10 @@ def compare(rivals: Sequence[Rival], half: str, seconds: float, out: Path) -> li
                 "calibrated_on": half if rival.tool != "fp32" else None,
                 "evaluated_on": other(half),
                 "seconds": rival.seconds,
-                "check": rival.artifact.manifest["check"]["summary"],
+                "check": rival.artifact.manifest.check.summary,
                 "int8_share_of_macs": inspect(rival.artifact).integer_share,
                 "evaluation": result.to_dict(),
-                "change": topdown_pose.paired(results[0].predictions, result.predictions, dataset),
+                "change": load_task("topdown-pose").paired(results[0].predictions, result.predictions, dataset),
                 "oks_to_fp32": oks_to_fp32(results[0], result),
                 "oks_elsewhere": {name: oks_to_fp32(found[0][name], one) for name, one in seen.items()},
                 "latency": speed,

@@ -20,6 +20,7 @@ import numpy as np
 from sandglass.metrics import hmean
 from sandglass.table.markdown import markdown
 from sandglass.tasks.text_detection import DECODERS
+from sandglass.vision.polygon import AnnotatedText, DetectedText
 
 PAGES, TEXTS = 500, 40
 WORDS = 30
@@ -41,8 +42,8 @@ def words(random: np.random.Generator, count: int) -> np.ndarray:
 def scoring() -> Callable[[], object]:
     """Scores a data set."""
     random = np.random.default_rng(0)
-    truths: list[list[hmean.Truth]] = []
-    found = []
+    truths: list[list[AnnotatedText]] = []
+    found: list[list[DetectedText]] = []
     for _ in range(PAGES):
         corners = words(random, TEXTS)
         seen = corners + random.normal(0, 3, (TEXTS, 4, 2))
@@ -53,14 +54,14 @@ def scoring() -> Callable[[], object]:
 
 def decoding(name: str, reduced: int) -> Callable[[], object]:
     """Decodes the maps of a page, a `reduced`th of its size."""
-    random, decoder = np.random.default_rng(0), DECODERS[name]
+    random, decoder = np.random.default_rng(0), DECODERS[name]()
     size = SIZE[0] // reduced, SIZE[1] // reduced
     texts = [(corners, 0.95) for corners in words(random, WORDS) / reduced]
-    maps = decoder.encode(texts, size, decoder.DEFAULTS)
+    maps = decoder.encode(texts, size)
     maps += random.normal(0, 0.05, maps.shape).astype(np.float32)
-    found = decoder.decode(maps, (reduced, reduced), SIZE, decoder.DEFAULTS)
+    found = decoder.decode(maps, (reduced, reduced), SIZE)
     assert len(found) == WORDS
-    return lambda: decoder.decode(maps, (reduced, reduced), SIZE, decoder.DEFAULTS)
+    return lambda: decoder.decode(maps, (reduced, reduced), SIZE)
 
 
 JOBS = {f"score {PAGES} pages of {TEXTS} texts": scoring} | {

@@ -25,11 +25,11 @@ import torch
 from safetensors.numpy import load_file
 from safetensors.numpy import save as to_safetensors
 
-from sandglass.core import discover
 from sandglass.core.files import atomic_file
 from sandglass.datasets import synthetic_people
 from sandglass.models import hourglass
 from sandglass.sources.card import Card, Input
+from sandglass.tasks import load_task
 from sandglass.vision import affine, coco17
 
 ARGUMENTS = {"stage_channels": [32, 48, 64, 80], "stage_blocks": [1, 1, 1, 1], "stem_channels": 16,
@@ -161,7 +161,7 @@ def save(module: torch.nn.Module, out: Path) -> None:
 
 def report(module: torch.nn.Module) -> None:
     """Print the ten COCO metrics on the test split."""
-    task = discover.load("tasks", "topdown-pose")
+    task = load_task("topdown-pose")
     card = Card("hourglass-tiny-synthetic", "topdown-pose", Input(SIZE, MEAN, STD), "hourglass", ARGUMENTS)
     dataset = synthetic_people.load()
     predictions = []

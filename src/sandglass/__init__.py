@@ -16,7 +16,7 @@ Names load on first use: `import sandglass` imports neither PyTorch nor a runtim
 from __future__ import annotations
 
 import importlib
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
     from sandglass.artifacts.artifact import Artifact, load_artifact
@@ -94,7 +94,7 @@ __all__ = [
 ]
 
 
-def __getattr__(name: str) -> Any:
+def __getattr__(name: str) -> object:
     if name not in _HOMES:
         raise AttributeError(f"module 'sandglass' has no attribute {name!r}")
     return getattr(importlib.import_module(f"sandglass.{_HOMES[name]}"), name)

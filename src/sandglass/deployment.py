@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sandglass.artifacts import parity
-from sandglass.artifacts.build import build_artifact, reuse_artifact
+from sandglass.artifacts.build import BuildRequest, build_artifact, reuse_artifact
 from sandglass.artifacts.build_files import FLOAT
 from sandglass.artifacts.build_key import Samples, own_folder
 from sandglass.artifacts.find_card import find_card
@@ -30,7 +30,7 @@ from sandglass.sources.prepare import is_quantized, prepared_source
 
 if TYPE_CHECKING:
     from sandglass.sources.bring_up import Quantized
-from sandglass.tasks import check_dataset
+from sandglass.tasks import check_dataset, load_task
 
 
 def deploy(
@@ -70,7 +70,7 @@ def deploy(
     card = source if isinstance(source, Card) else find_card(source)
     for data in (calibration, samples):
         if data is not None:
-            check_dataset(discover.load("tasks", card.task), data.dataset)
+            check_dataset(load_task(card.task), data.dataset)
     wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in wanted if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):
@@ -102,11 +102,11 @@ def deploy(
         if made:
             save_plan(made, out / "plan.json", force)
         reference = parity.Reference(ready, inputs)
+        request = BuildRequest(ready, made, reference, out, say, force, shapes)
         outcomes = {
             target: build_kit(target, ready, reference, samples, out, force, say)
             if needs_kit(target)
-            else reuse_artifact(target, ready, made, reference, out, force, say, shapes)
-            or build_artifact(target, ready, made, reference, out, force, say, shapes)
+            else reuse_artifact(target, request) or build_artifact(target, request)
             for target in sorted(wanted, key=lambda target: target.precision != FLOAT)  # the others need to know it
         }
         return [outcomes[target] for target in wanted]

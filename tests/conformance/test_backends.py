@@ -105,7 +105,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
     np.testing.assert_allclose(together, alone, atol=1e-4 * max(1.0, float(np.abs(alone).max())))
     if backend.CAPABILITIES.computes:
         limit = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
-        assert artifact.manifest["check"]["correlation"] > limit
+        assert artifact.manifest.check.correlation > limit
 
 
 @pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.runs_graphs])

@@ -6,37 +6,36 @@ import inspect
 import json
 import shutil
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from sandglass.core import discover
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import kind_of
+from sandglass.datasets import Dataset, DatasetModule, LabelledDataset, Options, load_dataset, load_dataset_module
+from sandglass.tasks import load_task
 
 OPTIONS = ["images", "annotations", "detections", "limit", "split", "seed"]
 
 
 @pytest.fixture(params=discover.names("datasets"))
-def source(request: pytest.FixtureRequest) -> ModuleType:
+def source(request: pytest.FixtureRequest) -> DatasetModule[Dataset]:
     """Each dataset's file."""
-    return discover.load("datasets", request.param)
+    return load_dataset_module(request.param)
 
 
 @pytest.fixture
-def options(source: ModuleType, tmp_path: Path) -> dict[str, Any]:
+def options(source: DatasetModule[Dataset], tmp_path: Path) -> Options:
     """What loads its example."""
     return source.example(tmp_path)
 
 
-def files(options: dict[str, Any]) -> dict[str, Path]:
+def files(options: Options) -> dict[str, Path]:
     """The options that are paths."""
     return {name: value for name, value in options.items() if isinstance(value, Path)}
 
 
-def test_options_are_those_of_every_dataset(source: ModuleType) -> None:
+def test_options_are_those_of_every_dataset(source: DatasetModule[Dataset]) -> None:
     """`load` has the same options everywhere, each with a default, and says what it does with them."""
     parameters = inspect.signature(source.load).parameters
     assert list(parameters) == OPTIONS
@@ -44,7 +43,7 @@ def test_options_are_those_of_every_dataset(source: ModuleType) -> None:
     assert "limit" in (inspect.getdoc(source.load) or "")
 
 
-def test_loading_twice_gives_the_same(source: ModuleType, options: dict[str, Any]) -> None:
+def test_loading_twice_gives_the_same(source: DatasetModule[Dataset], options: Options) -> None:
     """Ids, protocol and fingerprint repeat, and all but the images themselves is JSON."""
     first, second = source.load(**options), source.load(**options)
     assert first.name == source.__name__.rpartition(".")[2].replace("_", "-")
@@ -55,7 +54,7 @@ def test_loading_twice_gives_the_same(source: ModuleType, options: dict[str, Any
     assert first.fingerprint == second.fingerprint
 
 
-def test_limit_is_the_number_of_images_and_is_told(source: ModuleType, options: dict[str, Any]) -> None:
+def test_limit_is_the_number_of_images_and_is_told(source: DatasetModule[Dataset], options: Options) -> None:
     """A limit gives so many images, the same ones again, and is in the protocol; the fingerprint is another."""
     whole, few = source.load(**options), source.load(**{**options, "limit": 2})
     assert len(few.image_ids) == 2
@@ -66,13 +65,13 @@ def test_limit_is_the_number_of_images_and_is_told(source: ModuleType, options: 
     assert few.fingerprint != whole.fingerprint
 
 
-def test_fingerprint_tells_samples_apart(source: ModuleType, options: dict[str, Any]) -> None:
+def test_fingerprint_tells_samples_apart(source: DatasetModule[Dataset], options: Options) -> None:
     """No two subsets have the same fingerprint."""
     prints = {source.load(**{**options, "limit": limit}).fingerprint for limit in (1, 2, 3)}
     assert len(prints) == 3
 
 
-def test_images_are_rgb_bytes_of_the_callers_own(source: ModuleType, options: dict[str, Any]) -> None:
+def test_images_are_rgb_bytes_of_the_callers_own(source: DatasetModule[Dataset], options: Options) -> None:
     """Every image is HWC uint8 with three channels, and what a caller does to it is not seen by the next."""
     dataset = source.load(**options)
     for number in dataset.image_ids:
@@ -83,20 +82,20 @@ def test_images_are_rgb_bytes_of_the_callers_own(source: ModuleType, options: di
         np.testing.assert_array_equal(dataset.read(number), before)
 
 
-def test_example_is_of_a_kind_that_a_task_reads(source: ModuleType, options: dict[str, Any]) -> None:
+def test_example_is_of_a_kind_that_a_task_reads(source: DatasetModule[Dataset], options: Options) -> None:
     """Some task finds samples in the example, by the same class of dataset as that of its embedded one."""
     dataset = source.load(**options)
-    tasks = [discover.load("tasks", name) for name in discover.names("tasks")]
-    kinds = [(task, type(discover.load("datasets", task.DATASET).load(limit=1))) for task in tasks]
+    tasks = [load_task(name) for name in discover.names("tasks")]
+    kinds = [(task, type(load_dataset(task.DATASET, limit=1))) for task in tasks]
     assert all(task.READS is kind for task, kind in kinds)
-    assert kind_of(dataset.name) is type(dataset)
+    assert load_dataset_module(dataset.name).KIND is source.KIND is type(dataset)
     readers = [task for task, kind in kinds if isinstance(dataset, kind)]
     assert readers
     for task in readers:
         assert len(task.samples(dataset)) >= len(dataset.image_ids)
 
 
-def test_files_that_are_missing_are_named(source: ModuleType, options: dict[str, Any], tmp_path: Path) -> None:
+def test_files_that_are_missing_are_named(source: DatasetModule[Dataset], options: Options, tmp_path: Path) -> None:
     """Every path that does not exist is a DatasetError with the path in it."""
     for name, path in files(options).items():
         gone = path.with_name(f"no-{path.name}")
@@ -104,7 +103,7 @@ def test_files_that_are_missing_are_named(source: ModuleType, options: dict[str,
             source.load(**{**options, name: gone})
 
 
-def test_folder_without_its_images_is_refused(source: ModuleType, options: dict[str, Any], tmp_path: Path) -> None:
+def test_folder_without_its_images_is_refused(source: DatasetModule[Dataset], options: Options, tmp_path: Path) -> None:
     """A folder that is there and lacks the images is told when the dataset is loaded, not in the middle of a run."""
     for name, path in files(options).items():
         if path.is_dir():
@@ -114,7 +113,7 @@ def test_folder_without_its_images_is_refused(source: ModuleType, options: dict[
 
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[1]", b'{"images": 3}', b"\xff\xfe\x00"])
-def test_files_of_other_content_are_refused(source: ModuleType, options: dict[str, Any], content: bytes) -> None:
+def test_files_of_other_content_are_refused(source: DatasetModule[Dataset], options: Options, content: bytes) -> None:
     """A file with something else in it is a DatasetError with its path."""
     for path in files(options).values():
         if path.is_file():
@@ -125,7 +124,7 @@ def test_files_of_other_content_are_refused(source: ModuleType, options: dict[st
             path.write_bytes(kept)
 
 
-def test_image_that_breaks_later_is_named(source: ModuleType, options: dict[str, Any]) -> None:
+def test_image_that_breaks_later_is_named(source: DatasetModule[Dataset], options: Options) -> None:
     """A file that is no image any more is a DatasetError when it is read, with its name."""
     dataset = source.load(**options)
     folder = options.get("images")
@@ -140,8 +139,16 @@ def test_image_that_breaks_later_is_named(source: ModuleType, options: dict[str,
         dataset.read(dataset.image_ids[0])
 
 
-def test_limit_below_one_is_refused(source: ModuleType, options: dict[str, Any]) -> None:
+def test_limit_below_one_is_refused(source: DatasetModule[Dataset], options: Options) -> None:
     """A subset of nothing would measure nothing."""
     for limit in (0, -1):
         with pytest.raises(DatasetError, match="limit"):
             source.load(**{**options, "limit": limit})
+
+
+def test_names_of_classes_are_those_of_labels(source: DatasetModule[Dataset], options: Options) -> None:
+    """A dataset with classes has as many names as its labels need, and says so without loading anything."""
+    dataset = source.load(**options)
+    assert (source.class_names is not None) == isinstance(dataset, LabelledDataset)
+    if source.class_names is not None and isinstance(dataset, LabelledDataset):
+        assert all(label is None or label < len(source.class_names()) for label in dataset.labels.values())

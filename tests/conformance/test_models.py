@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from references import names, reference
+
 from sandglass.core import discover
 from sandglass.core.errors import CheckpointError
 from sandglass.sources.card import Card, Input, zoo

@@ -11,9 +11,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import network
 
 from conformance.test_backends import NAMES, save_graph
-from graphs import network
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.core.processor import find_processor
@@ -133,7 +133,7 @@ def test_artifact_for_a_named_processor_is_refused_elsewhere(
     vnni = find_processor("vnni")
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, processor=vnni)
     assert outcome.artifact is not None, outcome.error
-    made_for = outcome.artifact.manifest["processor"]
+    made_for = outcome.artifact.manifest.processor
     assert made_for == discover.load("backends", name).SPEC.exact_on(vnni).name
     monkeypatch.setattr(host, "sums_saturate", lambda: False)
     assert outcome.artifact.open(1)

@@ -3,20 +3,21 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from itertools import pairwise
 from pathlib import Path
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 import pytest
 
 from sandglass.core import discover
 from sandglass.core.errors import DatasetError
+from sandglass.datasets import Dataset, load_dataset
 from sandglass.datasets._photos import load_photos
+from sandglass.metrics import Interval
 from sandglass.sources.card import Card, Input
-from sandglass.tasks import check_dataset
+from sandglass.tasks import Prediction, Sample, Task, View, check_dataset, load_task
 from sandglass.vision.image import write_image
 
 IMAGES = 8
@@ -27,30 +28,30 @@ class Case:
     """A task with its embedded data, prepared, and what a perfect network gives for it."""
 
     name: str
-    task: ModuleType
+    task: Task
     card: Card
-    dataset: Any
-    samples: list[Any]
+    dataset: Dataset
+    samples: list[Sample]
     arrays: list[np.ndarray]
-    metas: list[Any]
-    truths: list[dict[str, Any]]
+    views: list[View]
+    truths: list[Prediction]
     outputs: dict[str, np.ndarray]
 
 
 @pytest.fixture(scope="module", params=discover.names("tasks"))
 def case(request: pytest.FixtureRequest) -> Case:
     """Each task."""
-    task = discover.load("tasks", request.param)
+    task = load_task(request.param)
     card = Card("a", request.param, Input((256, 192), (120, 115, 100), (60, 58, 57)), model=discover.names("models")[0])
-    dataset = discover.load("datasets", task.DATASET).load(limit=IMAGES)
+    dataset = load_dataset(task.DATASET, limit=IMAGES)
     samples, truths = task.samples(dataset), task.truths(dataset)
     prepared = [task.prepare(dataset.read(sample.image_id), sample, card) for sample in samples]
-    arrays, metas = [array for array, _ in prepared], [meta for _, meta in prepared]
-    outputs = task.encode(truths, metas, card)
-    return Case(request.param, task, card, dataset, samples, arrays, metas, truths, outputs)
+    arrays, views = [array for array, _ in prepared], [view for _, view in prepared]
+    outputs = task.encode(truths, views, card)
+    return Case(request.param, task, card, dataset, samples, arrays, views, truths, outputs)
 
 
-def values(metrics: dict[str, Any]) -> dict[str, float]:
+def values(metrics: Mapping[str, Interval]) -> dict[str, float]:
     """Metrics without their intervals; those of which the data has no example are left out."""
     return {name: entry["value"] for name, entry in metrics.items() if entry["value"] not in (None, -1)}
 
@@ -90,9 +91,9 @@ def test_normalization_and_channels_are_the_cards(case: Case) -> None:
 def test_a_batch_is_decoded_as_its_parts(case: Case) -> None:
     """Predictions do not depend on what else is in the batch, are JSON-able, and outputs are left alone."""
     before = {name: array.copy() for name, array in case.outputs.items()}
-    together = case.task.decode(case.outputs, case.metas, case.card)
-    parts = [case.task.decode({name: array[i : i + 1] for name, array in case.outputs.items()}, [meta], case.card)
-             for i, meta in enumerate(case.metas)]  # fmt: skip
+    together = case.task.decode(case.outputs, case.views, case.card)
+    parts = [case.task.decode({name: array[i : i + 1] for name, array in case.outputs.items()}, [view], case.card)
+             for i, view in enumerate(case.views)]  # fmt: skip
     assert [one for (one,) in parts] == together
     assert json.loads(json.dumps(together)) == together
     for name, array in before.items():
@@ -113,16 +114,16 @@ def test_true_predictions_score_perfectly(case: Case) -> None:
 
 def test_decode_is_the_inverse_of_encode(case: Case) -> None:
     """What a perfect network would give is decoded to nearly perfect predictions, which encode to the same outputs."""
-    found = case.task.decode(case.outputs, case.metas, case.card)
+    found = case.task.decode(case.outputs, case.views, case.card)
     assert values(case.task.score(found, case.dataset))[case.task.METRICS[0]] > 0.9
-    again = case.task.encode(found, case.metas, case.card)
+    again = case.task.encode(found, case.views, case.card)
     for name, array in case.outputs.items():
         assert np.corrcoef(array.ravel(), again[name].ravel())[0, 1] > 0.95
 
 
 def test_predictions_belong_to_their_samples(case: Case) -> None:
     """The same predictions in another order score worse: they are not matched to the truth by anything but place."""
-    found = case.task.decode(case.outputs, case.metas[::-1], case.card)
+    found = case.task.decode(case.outputs, case.views[::-1], case.card)
     first = case.task.METRICS[0]
     assert values(case.task.score(found, case.dataset))[first] < 0.5
 
@@ -135,13 +136,13 @@ def test_equal_predictions_have_no_change(case: Case) -> None:
     for name in values(same):
         assert [same[name][key] for key in ("value", "low", "high")] == [0, 0, 0]
     nothing = {name: np.zeros_like(array) for name, array in case.outputs.items()}
-    worse = case.task.decode(nothing, case.metas, case.card)
+    worse = case.task.decode(nothing, case.views, case.card)
     assert case.task.paired(worse, case.truths, case.dataset)[metrics[0]]["value"] > 0.5
 
 
 def test_score_repeats_for_a_seed(case: Case) -> None:
     """Intervals are drawn by the seed: the same one gives the same numbers."""
-    found = case.task.decode(case.outputs, case.metas, case.card)
+    found = case.task.decode(case.outputs, case.views, case.card)
     assert case.task.score(found, case.dataset, seed=3) == case.task.score(found, case.dataset, seed=3)
 
 
@@ -157,7 +158,7 @@ def test_mirrored_images_come_after_the_plain_ones(case: Case) -> None:
     doubled = {name: np.concatenate([array[:3], array[:3]]) for name, array in case.outputs.items()}
     merged = case.task.merge_flipped(doubled, case.card)
     assert {name: len(array) for name, array in merged.items()} == dict.fromkeys(case.outputs, 3)
-    assert len(case.task.decode(merged, case.metas[:3], case.card)) == 3
+    assert len(case.task.decode(merged, case.views[:3], case.card)) == 3
 
 
 def test_drawing_leaves_the_image_alone(case: Case) -> None:
@@ -185,31 +186,33 @@ def test_one_image_is_looked_at_whole_or_by_boxes(case: Case) -> None:
 
 def test_a_wider_sample_is_another_look_at_the_same(case: Case) -> None:
     """Where samples are parts of images: a wider one is of the same image, looks different and can be decoded."""
-    if not hasattr(case.task, "wider"):
+    variants = case.task.VARIANTS
+    if variants is None:
         pytest.skip(f"samples of {case.name} are whole images")
     for sample, plain, truth in zip(case.samples, case.arrays, case.truths, strict=True):
-        wider = case.task.wider(sample)
+        wider = variants.wider(sample)
         assert (wider.index, wider.image_id) == (sample.index, sample.image_id)
-        array, meta = case.task.prepare(case.dataset.read(sample.image_id), wider, case.card)
+        array, view = case.task.prepare(case.dataset.read(sample.image_id), wider, case.card)
         assert array.shape == plain.shape
         assert not np.array_equal(array, plain)
-        found = case.task.decode(case.task.encode([truth], [meta], case.card), [meta], case.card)
+        found = case.task.decode(case.task.encode([truth], [view], case.card), [view], case.card)
         assert case.task.agreement(truth, found[0])[case.task.FIDELITY[0]] > 0.8
 
 
 def test_a_smaller_sample_is_the_same_in_fewer_pixels(case: Case) -> None:
     """Where samples are parts of images: it keeps its place and shape, is prepared, and shrinks once."""
-    if not hasattr(case.task, "smaller"):
+    variants = case.task.VARIANTS
+    if variants is None:
         pytest.skip(f"samples of {case.name} are whole images")
     for sample, plain in zip(case.samples, case.arrays, strict=True):
         image = case.dataset.read(sample.image_id)
-        shrunk, small = case.task.smaller(image, sample)
+        shrunk, small = variants.smaller(image, sample)
         assert (small.index, small.image_id) == (sample.index, sample.image_id)
         assert shrunk.shape < image.shape
         across, down = shrunk.shape[1] / image.shape[1], shrunk.shape[0] / image.shape[0]
         np.testing.assert_allclose(small.box, np.array(sample.box) * [across, down, across, down], rtol=1e-6)
         assert case.task.prepare(shrunk, small, case.card)[0].shape == plain.shape
-        again, same = case.task.smaller(shrunk, replace(small, box=tuple(0.9 * side for side in small.box)))
+        again, same = variants.smaller(shrunk, replace(small, box=tuple(0.9 * side for side in small.box)))
         assert again is shrunk
         assert same.box == pytest.approx(0.9 * np.array(small.box))
 
@@ -217,18 +220,34 @@ def test_a_smaller_sample_is_the_same_in_fewer_pixels(case: Case) -> None:
 @pytest.mark.parametrize("larger", [0, 1, 2])
 def test_an_input_may_follow_the_size_of_the_image(case: Case, larger: int) -> None:
     """Where a task says which shape an image needs, that one and larger ones give the perfect network's predictions."""
-    if not hasattr(case.task, "needed"):
+    shapes = case.task.SHAPES
+    if shapes is None:
         pytest.skip(f"inputs of {case.name} have one size")
-    step = case.task.MULTIPLE
+    step = shapes.multiple
     for sample, truth in zip(case.samples[:4], case.truths, strict=False):
         image = case.dataset.read(sample.image_id)
-        shape = case.task.needed(image.shape[:2], case.card)
+        shape = shapes.needed(image.shape[:2], case.card)
         assert shape[0] % step == shape[1] % step == 0
         shape = (shape[0] + larger * step, shape[1] + 2 * larger * step)
-        array, meta = case.task.prepare(image, sample, case.card, shape)
+        array, view = shapes.prepare(image, sample, case.card, shape)
         assert (array.shape, array.dtype) == ((3, *shape), np.float32)
-        found = case.task.decode(case.task.encode([truth], [meta], case.card), [meta], case.card)
+        found = case.task.decode(case.task.encode([truth], [view], case.card), [view], case.card)
         assert case.task.agreement(truth, found[0])[case.task.FIDELITY[0]] > 0.8
+
+
+def test_results_in_cocos_format_are_json(case: Case) -> None:
+    """Where COCO's result format has something for predictions, it is JSON and names the images of samples."""
+    if case.task.COCO_RESULTS is None:
+        pytest.skip(f"COCO's result format has nothing for {case.name}")
+    results = case.task.COCO_RESULTS(case.truths)
+    assert json.loads(json.dumps(results)) == results
+    assert {result["image_id"] for result in results} <= {sample.image_id for sample in case.samples}
+
+
+def test_decoding_has_defaults_and_known_fields(case: Case) -> None:
+    """Each field of `[decode]` is a type or a tuple of values; `flip_test` is one of them."""
+    assert case.task.DECODE["flip_test"] is bool
+    assert all(isinstance(field, type) or (isinstance(field, tuple) and field) for field in case.task.DECODE.values())
 
 
 def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
@@ -240,9 +259,9 @@ def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
     samples = case.task.samples(dataset)
     assert [sample.image_id for sample in samples] == dataset.image_ids
     assert json.loads(json.dumps(dataset.protocol)) == dataset.protocol
-    metas = [case.task.prepare(dataset.read(sample.image_id), sample, case.card)[1] for sample in samples]
+    views = [case.task.prepare(dataset.read(sample.image_id), sample, case.card)[1] for sample in samples]
     one = {name: array[:1] for name, array in case.outputs.items()}
-    predictions = [case.task.decode(one, [meta], case.card)[0] for meta in metas]
+    predictions = [case.task.decode(one, [view], case.card)[0] for view in views]
     assert not case.task.score(predictions, dataset)[case.task.METRICS[0]]["value"] >= 0
     assert len(dataset.fingerprint) == 64
 
@@ -250,8 +269,8 @@ def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
 def test_dataset_of_another_kind_is_refused(case: Case) -> None:
     """The embedded dataset of every other kind is an error that names both."""
     for name in discover.names("tasks"):
-        other = discover.load("tasks", name)
-        dataset = discover.load("datasets", other.DATASET).load(limit=2)
+        other = load_task(name)
+        dataset = load_dataset(other.DATASET, limit=2)
         if other.READS is case.task.READS:
             check_dataset(case.task, dataset)
         else:

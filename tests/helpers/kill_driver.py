@@ -38,8 +38,7 @@ class ConstantTimes:
 
     def layers(self, artifact: Artifact) -> dict[str, float]:
         """Milliseconds of each layer that the plan decides on; none for a float artifact."""
-        names = artifact.manifest["backend_notes"].get("layers", {})
-        return dict.fromkeys(names, 1e3 * INT8_SECONDS)
+        return dict.fromkeys(artifact.files()[1].layers or {}, 1e3 * INT8_SECONDS)
 
     def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds in float and in int8."""

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import shutil
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
-
 from references import assert_metrics, reference
+
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.manifest import write_manifest
 from sandglass.core import discover
@@ -110,7 +110,7 @@ def foreign(network: Network, stem: str, precision: str, folder: Path) -> Artifa
     for ending in ("param", "bin"):
         shutil.copy(source.with_name(f"{stem}.ncnn.{ending}"), folder / f"model.{ending}")
     fields: dict[str, Any] = {
-        "card": replace(network.card).to_dict(),
+        "card": network.card.to_dict(),
         "backend": "ncnn",
         "precision": precision,
         "inputs": {"data": [1, 3, 227, 227]},

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from references import assert_metrics, reference
 
 from conformance.test_plain_runtimes import plain
-from references import assert_metrics, reference
 from sandglass.artifacts.artifact import Artifact
 from sandglass.backends import Session
 from sandglass.core import discover

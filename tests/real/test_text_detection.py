@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from references import assert_metrics
+
 from sandglass.artifacts.artifact import Artifact
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable

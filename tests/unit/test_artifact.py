@@ -8,8 +8,8 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-
 from artifacts import CARD, write_null
+
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.manifest import SEAL, seal
 from sandglass.artifacts.tuned_settings import Tuned, write_tuned

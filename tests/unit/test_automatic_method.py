@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from graphs import network, normal
+
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.quantization.automatic_method import TARGETS, automatic_plan, signal_to_noise

@@ -211,7 +211,7 @@ def test_free_dimensions_are_the_cards(house: House) -> None:
     text = HEAD.replace("1, 3, 32, 24", "n, 3, h, w") + "(float[n, 3, h, w] heatmaps) { heatmaps = Relu(image) }"
     onnx.save(onnx.parser.parse_model(text), house.graph)
     assert house.deploy("onnxruntime") == 0
-    assert load_artifact(house.out / "onnxruntime-fp32").manifest["inputs"] == {"image": [1, 3, 32, 24]}
+    assert load_artifact(house.out / "onnxruntime-fp32").manifest.inputs == {"image": (1, 3, 32, 24)}
 
 
 DETERMINANT = """(float[1, 3] y) {
@@ -484,7 +484,7 @@ def test_output_in_the_way(house: House, artifact: Path) -> None:
     cv2.imwrite(str(image), np.zeros((40, 30, 3), np.uint8))
     (house.folder / "p.png").mkdir()
     assert "p.png: it is a folder" in house.refused("predict", artifact, image, "--out", house.folder / "p.png")
-    assert "is no image format" in house.refused("predict", artifact, image, "--out", house.folder / "p.xyz")
+    assert "is not an image format" in house.refused("predict", artifact, image, "--out", house.folder / "p.xyz")
     for place in (image / "p.png", Path("/dev/null/p.png")):
         assert "cannot write" in house.refused("predict", artifact, image, "--out", place)
     assert "cannot write" in house.refused("deploy", house.card, "--to", "onnxruntime", "--out", image)

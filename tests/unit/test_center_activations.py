@@ -9,19 +9,22 @@ from tempfile import TemporaryDirectory
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from plans import factors, hash_of
 
-from graphs import network, normal
 from sandglass.core.errors import PlanError
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.layers import facts
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan, repaired_plan
+from sandglass.quantization.channel_offsets import OffsetTensors, offset_tensors
+from sandglass.quantization.edits import ShiftChannels, apply_edits
+from sandglass.quantization.edits_file import arrays_of, save_arrays
 from sandglass.quantization.output_noise import noise, only, run
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.qdq import activation_scale
-from sandglass.quantization.repairs import center_activations
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 
@@ -163,9 +166,7 @@ def images(count: int, seed: int) -> list[dict[str, np.ndarray]]:
     return [{"image": normal(seed + i, 1, 3, 12, 8)} for i in range(count)]
 
 
-def offsets_for(
-    model: onnx.ModelProto, found: center_activations.Places, path: Path, seed: int = 0
-) -> dict[str, np.ndarray]:
+def offsets_for(model: onnx.ModelProto, found: OffsetTensors, path: Path, seed: int = 0) -> dict[str, np.ndarray]:
     """An offset for each tensor that can be centred: for each channel, and one for a clamp's."""
     save_graph(model, path)
     names = [*found.linear, *found.clamped]
@@ -176,7 +177,7 @@ def offsets_for(
 
 def shifted(model: onnx.ModelProto, offsets: dict[str, np.ndarray]) -> onnx.ModelProto:
     """A copy with its tensors less their offsets."""
-    changed = center_activations.shift(onnx.ModelProto.FromString(model.SerializeToString()), offsets)
+    changed = ShiftChannels(offsets).apply(onnx.ModelProto.FromString(model.SerializeToString()), ())
     onnx.checker.check_model(changed, full_check=True)
     return changed
 
@@ -205,7 +206,7 @@ def test_network_stays_the_same(name: str, pads: bool, tmp_path: Path) -> None:
     """All places at once: the outputs stay, each tensor is less by its offset, and what cannot be is no place."""
     case = CASES[name]
     model = built(case)
-    found = center_activations.places(model, set(facts(model)), pads)
+    found = offset_tensors(model, set(facts(model)), pads)
     clamped = case.clamped | (case.padded if pads else set())
     assert (set(found.linear), set(found.clamped)) == (case.linear, clamped)
     offsets = offsets_for(model, found, tmp_path / "before.onnx")
@@ -218,7 +219,7 @@ def test_network_stays_the_same(name: str, pads: bool, tmp_path: Path) -> None:
 def test_each_place_can_be_centred_alone(name: str, tmp_path: Path) -> None:
     """Whichever of the places has an offset, it is that one that moves."""
     model = built(CASES[name])
-    found = center_activations.places(model, set(facts(model)))
+    found = offset_tensors(model, set(facts(model)))
     for tensor, values in offsets_for(model, found, tmp_path / "before.onnx").items():
         save_graph(shifted(model, {tensor: values}), tmp_path / "after.onnx")
         told = {} if (name, tensor) in NOT_FREE else {tensor: values}
@@ -228,8 +229,8 @@ def test_each_place_can_be_centred_alone(name: str, tmp_path: Path) -> None:
 def test_only_what_a_layer_rounds_is_a_place() -> None:
     """Tensors that no int8 layer reads gain nothing."""
     model = built(CASES["residuals"])
-    assert center_activations.places(model, set()) == center_activations.Places((), ())
-    assert center_activations.places(model, {"g", "f"}) == center_activations.Places(("t",), ("r",))
+    assert offset_tensors(model, set()) == OffsetTensors((), ())
+    assert offset_tensors(model, {"g", "f"}) == OffsetTensors(("t",), ("r",))
 
 
 def test_products_of_matrices_are_left_alone(tmp_path: Path) -> None:
@@ -237,7 +238,7 @@ def test_products_of_matrices_are_left_alone(tmp_path: Path) -> None:
     text = """g (float[1, 8, 6] x) => (float[N, C, L] y) {
         a = Conv(x, w1) m = MatMul(a, w2) c = Conv(m, w1, b) d = Conv(c, w1) y = MatMul(d, w2) }"""
     model = network(text, {"w1": normal(1, 8, 8, 1), "w2": normal(2, 6, 6), "b": normal(3, 8)})
-    assert center_activations.places(model, set(facts(model))) == center_activations.Places(("c",), ())
+    assert offset_tensors(model, set(facts(model))) == OffsetTensors(("c",), ())
     save_graph(model, tmp_path / "before.onnx")
     save_graph(shifted(model, {"c": normal(4, 8)}), tmp_path / "after.onnx")
     inputs = {"x": normal(5, 1, 8, 6)}
@@ -267,7 +268,7 @@ def networks(draw: st.DrawFn) -> str:
 def test_any_network_stays_the_same(text: str, seed: int, pads: bool) -> None:
     """However layers, clamps and sums follow one another: every place takes an offset and the output stays."""
     model = built(Case(text))
-    found = center_activations.places(model, set(facts(model)), pads)
+    found = offset_tensors(model, set(facts(model)), pads)
     with TemporaryDirectory() as folder:
         before, after = Path(folder) / "before.onnx", Path(folder) / "after.onnx"
         offsets = offsets_for(model, found, before, seed)
@@ -302,12 +303,12 @@ def error(graph: Path, plan: Plan, spec: Spec) -> float:
 
 def test_symmetric_integers_gain_a_bit_after_a_relu(graph: Path, tmp_path: Path) -> None:
     """Half the step for what a ReLU leaves, from its threshold to its negative."""
-    plain, centred = (plan_for(graph, SYMMETRIC, repairs, tmp_path) for repairs in ((), (repaired_plan.CENTRE,)))
-    assert set(centred.arrays.offsets) == {"r", "q", "e", "s"}
+    plain, centred = (plan_for(graph, SYMMETRIC, repairs, tmp_path) for repairs in ((), ("centre",)))
+    assert set(centred.offsets) == {"r", "q", "e", "s"}
     for name in ("r", "q"):
         before, after = plain.tensors[name], centred.tensors[name]
         assert before.minimum == 0
-        assert centred.arrays.offsets[name] == pytest.approx(before.threshold / 2)
+        assert centred.offsets[name] == pytest.approx(before.threshold / 2)
         steps = [activation_scale(found, asymmetric=False)[0] for found in (before, after)]
         assert steps[1] == pytest.approx(steps[0] / 2)
         assert (after.minimum, after.maximum) == pytest.approx((-after.threshold, after.threshold))
@@ -327,7 +328,7 @@ def test_half_the_step_is_a_quarter_of_the_noise(clamp: str, tmp_path: Path) -> 
     model = network(text, {name: values for name, values in used.items() if name in text})
     save_graph(model, tmp_path / "g.onnx")
     found = {}
-    for spec, repairs in ((SYMMETRIC, ()), (SYMMETRIC, (repaired_plan.CENTRE,)), (ASYMMETRIC, ())):
+    for spec, repairs in ((SYMMETRIC, ()), (SYMMETRIC, ("centre",)), (ASYMMETRIC, ())):
         plan = plan_for(tmp_path / "g.onnx", spec, repairs, tmp_path)
         found[spec.asymmetric, repairs] = error(tmp_path / "g.onnx", only(plan, ["y"]), spec)
     plain, centred, asymmetric = found.values()
@@ -337,17 +338,17 @@ def test_half_the_step_is_a_quarter_of_the_noise(clamp: str, tmp_path: Path) -> 
 
 def test_zero_points_need_no_offset_after_a_clamp(graph: Path, tmp_path: Path) -> None:
     """A target with zero points has them for clamps: only what is linear is centred."""
-    centred = plan_for(graph, ASYMMETRIC, (repaired_plan.CENTRE,), tmp_path)
-    assert set(centred.arrays.offsets) == {"e", "s"}
+    centred = plan_for(graph, ASYMMETRIC, ("centre",), tmp_path)
+    assert set(centred.offsets) == {"e", "s"}
     symmetric = centred.tensors["e"]
     assert symmetric.minimum <= 0 <= symmetric.maximum
-    assert symmetric.threshold == plan_for(graph, SYMMETRIC, (repaired_plan.CENTRE,), tmp_path).tensors["e"].threshold
+    assert symmetric.threshold == plan_for(graph, SYMMETRIC, ("centre",), tmp_path).tensors["e"].threshold
 
 
 def test_channels_of_linear_tensors_are_centred(graph: Path, tmp_path: Path) -> None:
     """Each channel's range lies around 0 on the calibration set, in the network that the plan is rounded from."""
-    plan = plan_for(graph, ASYMMETRIC, (repaired_plan.CENTRE,), tmp_path)
-    save_graph(repaired_plan.apply_repairs(load_graph(graph), plan, []), tmp_path / "repaired.onnx")
+    plan = plan_for(graph, ASYMMETRIC, ("centre",), tmp_path)
+    save_graph(apply_edits(load_graph(graph), plan.edits, []), tmp_path / "repaired.onnx")
     session = GraphSession(tmp_path / "repaired.onnx", outputs=["e", "s"])
     values = [session.run(batch) for batch in images(8, 0)]
     for name in ("e", "s"):
@@ -360,9 +361,9 @@ def test_channels_of_linear_tensors_are_centred(graph: Path, tmp_path: Path) -> 
 def test_network_in_float_is_the_same_after_all_repairs(spec: Spec, method: str, graph: Path, tmp_path: Path) -> None:
     """Factors and offsets together, every layer in float: what is left is float rounding."""
     plan = plan_for(graph, spec, repaired_plan.REPAIRS, tmp_path, method)
-    assert plan.arrays.factors
-    assert plan.arrays.offsets
-    save_graph(repaired_plan.apply_repairs(load_graph(graph), plan, []), tmp_path / "repaired.onnx")
+    assert factors(plan)
+    assert plan.offsets
+    save_graph(apply_edits(load_graph(graph), plan.edits, []), tmp_path / "repaired.onnx")
     for inputs in images(2, 1000):
         expected, found = (GraphSession(path).run(inputs)["y"] for path in (graph, tmp_path / "repaired.onnx"))
         np.testing.assert_allclose(found, expected, atol=1e-5 * float(np.abs(expected).max()))
@@ -374,15 +375,15 @@ def test_offsets_are_saved_with_the_plan(graph: Path, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     again = make_plan.load_plan(tmp_path / "plan.json", graph)
     assert again.sha256 == plan.sha256
-    assert {name: values.tobytes() for name, values in again.arrays.offsets.items()} == {
-        name: values.tobytes() for name, values in plan.arrays.offsets.items()
+    assert {name: values.tobytes() for name, values in again.offsets.items()} == {
+        name: values.tobytes() for name, values in plan.offsets.items()
     }
     assert error(graph, again, SYMMETRIC) == error(graph, plan, SYMMETRIC)
-    alone = plan_for(graph, SYMMETRIC, (repaired_plan.CENTRE,), tmp_path)
-    assert not alone.arrays.factors
-    assert not alone.arrays.rounded
+    alone = plan_for(graph, SYMMETRIC, ("centre",), tmp_path)
+    assert not factors(alone)
+    assert not alone.rounded
     alone.save(tmp_path / "alone.json")
-    assert Plan.load(tmp_path / "alone.json").arrays.sha256 == alone.arrays.sha256 != ""
-    plan.arrays.save(tmp_path / "alone.safetensors")
+    assert hash_of(Plan.load(tmp_path / "alone.json")) == hash_of(alone) != ""
+    save_arrays(arrays_of(plan.edits), tmp_path / "alone.safetensors")
     with pytest.raises(PlanError, match="belongs to other arrays"):
         Plan.load(tmp_path / "alone.json")

@@ -96,7 +96,7 @@ def test_arrays_in_one_file(pixels: np.ndarray, tmp_path: Path) -> None:
     dataset.read(3)[:] = 0
     np.testing.assert_array_equal(dataset.read(3), pixels[3])
     np.savez(tmp_path / "b.npz", images=np.array([{}], object), labels=np.array([0]))
-    with pytest.raises(DatasetError, match=r"b\.npz is no batch"):
+    with pytest.raises(DatasetError, match=r"b\.npz is not a batch"):
         cifar10.load(tmp_path / "b.npz")
 
 
@@ -151,7 +151,7 @@ def test_spoilt_batches_are_one_line(spoil: Any, pixels: np.ndarray, tmp_path: P
 def test_cut_python_batches_are_one_line(cut: int, pixels: np.ndarray, tmp_path: Path) -> None:
     """A download that broke off."""
     (tmp_path / "test_batch").write_bytes(python2(pixels, LABELS)[:cut])
-    with pytest.raises(DatasetError, match="test_batch is no batch"):
+    with pytest.raises(DatasetError, match="test_batch is not a batch"):
         cifar10.load(tmp_path)
 
 

@@ -110,6 +110,39 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
     return said
 
 
+@pytest.mark.parametrize(
+    ("command", "message", "fix"),
+    [
+        ("", "there is no command", "see `sandglass --help`"),
+        ("explode", "unknown command 'explode'", "known: deploy, quantize, "),
+        ("deploy card", "--out is missing", "see `sandglass deploy --help`"),
+        ("deploy all-of --out", "--out needs a value", "see `sandglass deploy all-of --help`"),
+        ("deploy card --out o", "there is no target", "give --to BACKEND[:PRECISION]"),
+        ("fetch a b", "unexpected argument 'b'", "see `sandglass fetch --help`"),
+        ("benchmark", "ARTIFACT is missing", "see `sandglass benchmark --help`"),
+        ("benchmark a --second 3", "unknown option: --second. Did you mean --seconds?", "see "),
+        ("benchmark a --seconds 0", "invalid value for --seconds: '0' is not a number above 0", "see "),
+        ("benchmark a --batch 0", "'0' is not a whole number of 1 or more", "see "),
+        ("quantize c --to b --out o --max-drop 101", "'101' is not a number from 0 to 100", "see "),
+        ("quantize c --to b --out o --min-int8-share 2", "'2' is not a number from 0 to 1", "see "),
+        ("quantize c --to b --out o --gain x", 'invalid value "x" for --gain. Choose from: "time", "work"', "see "),
+        ("evaluate a --dataset x", 'invalid value "x" for --dataset', "see "),
+        ("predict a i --out p --box 1,2,0,4", "'1,2,0,4' is not X,Y,W,H with a width and a height above 0", "see "),
+        ("deploy c --out o --to null --for riscv", "unknown processor 'riscv'", "known: any, x86-avx2"),
+        ("models --json a --json b", "--json: may be given once", "run the command for each value"),
+    ],
+)
+def test_usage_errors_are_a_line_and_a_fix(
+    command: str, message: str, fix: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Exit code 2, what was refused in one line, and what to do in the next."""
+    assert run(*command.split()) == 2
+    first, second = capsys.readouterr().err.splitlines()
+    assert first.startswith("sandglass: ")
+    assert message in first
+    assert second.startswith(f"  {fix}")
+
+
 def test_unknown_names_list_the_known_ones(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Unknown models, backends and precisions are answered with those that exist, and nothing is written."""
     out = tmp_path / "out"

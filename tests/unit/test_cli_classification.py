@@ -7,8 +7,8 @@ from pathlib import Path
 
 import onnx
 import pytest
-
 from graphs import network, normal
+
 from sandglass.cli.main import main
 from sandglass.datasets import synthetic_shapes
 from sandglass.vision.image import read_image, write_image

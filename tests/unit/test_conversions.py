@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
-
 from graphs import network, normal
+
 from sandglass.graph.layers import facts
 from sandglass.quantization.spec import Spec
 from sandglass.search.conversions import boundaries

@@ -5,8 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 
 import pytest
-
 from references import assert_metrics, reference
+
 from sandglass.core import discover
 from sandglass.core.resume import Journal
 from sandglass.deployment import deploy

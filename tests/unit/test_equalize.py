@@ -2,16 +2,21 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal, uneven
 from onnx import numpy_helper
 
-from graphs import network, normal, uneven
 from sandglass.graph.io import save_graph
+from sandglass.graph.layers import facts
 from sandglass.graph.session import GraphSession
+from sandglass.quantization.channel_links import gaining, links
+from sandglass.quantization.channel_ranges import ChannelRange, channel_ranges
+from sandglass.quantization.edits import ScaleChannels
 from sandglass.quantization.repairs import equalize
 
 IN, OUT = "g (float[1, 3, 12, 8] image)", "(float[N, C, H, W] y)"
@@ -125,24 +130,25 @@ def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
 
 def peaks_of(path: Path, tensors: list[str]) -> dict[str, np.ndarray]:
     """The largest magnitude of each channel on four images, by tensor."""
-    return _peaks(equalize.channel_ranges(path, tensors, images(4)))
+    return _peaks(channel_ranges(path, tensors, images(4)))
 
 
-def _peaks(found: dict[str, equalize.ChannelRange]) -> dict[str, np.ndarray]:
+def _peaks(found: dict[str, ChannelRange]) -> dict[str, np.ndarray]:
     return {name: np.maximum(-seen.low, seen.high) for name, seen in found.items()}
 
 
 def equalized(model: onnx.ModelProto, path: Path) -> tuple[onnx.ModelProto, dict[str, np.ndarray]]:
     """The network, saved at `path`, after equalization on four images, and its factors."""
     save_graph(model, path)
-    found = equalize.links(model)
+    found = links(model)
     factors: dict[str, np.ndarray] = {}
     if found:
         tensors = [tensor for link in found for tensor in getattr(link, "tensors", (link.tensor,))]
-        seen = equalize.channel_ranges(path, tensors, images(4))
-        factors = equalize.choose_factors(model, found, _peaks(seen), seen)
+        seen = channel_ranges(path, tensors, images(4))
+        ever = {name: replace(one, usual_low=one.low, usual_high=one.high) for name, one in seen.items()}
+        factors = equalize.choose_factors(found, facts(model), ever)
     changed = onnx.ModelProto.FromString(model.SerializeToString())
-    return equalize.scale_channels(changed, factors), factors
+    return ScaleChannels(factors).apply(changed, ()), factors
 
 
 def run(model: onnx.ModelProto, path: Path, inputs: dict[str, np.ndarray]) -> np.ndarray:
@@ -180,7 +186,7 @@ def test_ranges_are_those_of_all_batches(tmp_path: Path) -> None:
     """Smallest and largest value of each channel, over every image, and the mean of each image's."""
     save_graph(built("relu"), tmp_path / "g.onnx")
     values = [GraphSession(tmp_path / "g.onnx", outputs=["c", "r"]).run(inputs) for inputs in images(4)]
-    for name, seen in equalize.channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4)).items():
+    for name, seen in channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4)).items():
         lows, highs = ([getattr(value[name], end)((0, 2, 3)) for value in values] for end in ("min", "max"))
         np.testing.assert_array_equal(seen.low, np.min(lows, axis=0))
         np.testing.assert_array_equal(seen.high, np.max(highs, axis=0))
@@ -244,8 +250,8 @@ def test_clip_that_is_reached_stays_where_it_is(tmp_path: Path) -> None:
     """A channel near its Clip keeps its scale; others are enlarged, and stay below the limit by the margin."""
     model = clipped(1.0)
     changed, factors = equalized(model, tmp_path / "before.onnx")
-    assert [link.limit for link in equalize.links(model)] == [1.0]
-    seen = equalize.channel_ranges(tmp_path / "before.onnx", ["r"], images(4))["r"]
+    assert [link.limit for link in links(model)] == [1.0]
+    seen = channel_ranges(tmp_path / "before.onnx", ["r"], images(4))["r"]
     reach = seen.high + equalize.MARGIN * (seen.high - seen.low)
     near = reach > 1
     assert near.any()
@@ -267,7 +273,7 @@ def test_margin_is_of_what_a_channel_spans(tmp_path: Path) -> None:
     bias[0], bias[1], weight[1] = 2, 5, weight[1] * 20
     model = network(text, {**LAST, **BOUNDS, "w1": weight, "b1": bias, "w2": normal(3, 8, 1, 3, 3)})
     _, factors = equalized(model, tmp_path / "before.onnx")
-    seen = equalize.channel_ranges(tmp_path / "before.onnx", ["r"], images(4))["r"]
+    seen = channel_ranges(tmp_path / "before.onnx", ["r"], images(4))["r"]
     assert seen.low[0] > 1
     span = seen.high[0] - seen.low[0]
     assert factors["r"][0] == pytest.approx((seen.high[0] + equalize.MARGIN * span) / 6, rel=1e-5)
@@ -279,7 +285,7 @@ def test_clip_within_everything_stops_all_factors(tmp_path: Path) -> None:
     weights = {**LAST, "w1": normal(1, 8, 3, 3, 3), "b1": normal(2, 8), "zero": np.float32(0), "six": np.float32(0.1)}
     model = network(text, weights)
     _, factors = equalized(model, tmp_path / "before.onnx")
-    assert equalize.links(model)
+    assert links(model)
     assert factors == {}
 
 
@@ -290,17 +296,17 @@ def test_only_what_integer_layers_gain_by_is_worth_it() -> None:
         "e = Conv(s, w3) t = Relu(e) y = Conv(t, w9) }"
     )
     model = network(text, {**FIRST, **LAST, **BOUNDS, "w2": normal(3, 8, 1, 3, 3), "w3": normal(4, 8, 8, 1, 1)})
-    found = equalize.links(model)
+    found = links(model)
     assert [(link.tensor, link.moves_clip) for link in found] == [("r", True), ("s", True), ("t", False)]
     for integer, worth in (("cdey", "rt"), ("cey", "t"), ("cd", "r"), ("e", "")):
-        assert [link.tensor for link in equalize.gaining(found, model, set(integer))] == list(worth)
+        assert [link.tensor for link in gaining(found, model, set(integer))] == list(worth)
 
 
 def test_what_is_clipped_makes_no_channel_usual(tmp_path: Path) -> None:
     """Ends given for a tensor count for its usual range, and for no other, and not for what was ever seen."""
     save_graph(built("pooling"), tmp_path / "g.onnx")
     plain, cut = (
-        equalize.channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4), ends)
+        channel_ranges(tmp_path / "g.onnx", ["c", "r"], images(4), ends)
         for ends in (None, {"c": (np.full(1, -0.1), np.full(1, 0.2))})
     )
     assert plain["c"].usual_low.min() < -0.1
@@ -316,11 +322,11 @@ def test_output_of_the_network_is_left_alone() -> None:
     for kept in ("r", "c"):
         out = f"(float[N, C, H, W] {kept}, float[N, C, H, W] y)"
         model = network(f"{IN} => {out} {{ {CONV} r = Relu(c) y = Conv(r, w9) }}", {**FIRST, "w9": LAST["w9"]})
-        assert equalize.links(model) == []
+        assert links(model) == []
 
 
 def test_bias_that_is_computed_stops_a_factor() -> None:
     """A layer whose bias is no constant is not scaled, and no error."""
     text = f"{IN} => {OUT} {{ n = Neg(b1) c = Conv(image, w1, n) r = Relu(c) y = Conv(r, w9) }}"
     model = network(text, {**FIRST, "w9": LAST["w9"]})
-    assert equalize.links(model) == []
+    assert links(model) == []

@@ -6,14 +6,14 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from graphs import network, normal
+
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
-from sandglass.quantization import repaired_plan
+from sandglass.quantization import channel_links, repaired_plan
 from sandglass.quantization.output_noise import noise, run
 from sandglass.quantization.plan import TensorRange
-from sandglass.quantization.repairs import equalize, equalize_by_outputs
+from sandglass.quantization.repairs import equalize_by_outputs
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 
@@ -52,9 +52,9 @@ def images(count: int, peaked: tuple[int, ...] = (1, 3)) -> list[dict[str, np.nd
     return found
 
 
-def links(path: Path) -> list[equalize.Link]:
+def links(path: Path) -> list[channel_links.Link]:
     """What can be scaled there."""
-    return equalize.links(load_graph(path))
+    return channel_links.links(load_graph(path))
 
 
 def shares(path: Path, threshold: float, batches: list[dict[str, np.ndarray]]) -> dict[str, equalize_by_outputs.Shares]:
@@ -125,8 +125,8 @@ def test_plan_with_it_is_better_on_other_images(asymmetric: bool, tmp_path: Path
     path, spec = graph(tmp_path), Spec(("Conv",), asymmetric=asymmetric)
     held_out = images(32, (1,))[8:]
     expected, noises = run(GraphSession(path), held_out), []
-    for name in ((), (repaired_plan.OUTPUTS,)):
-        chosen = (repaired_plan.EQUALIZE, *name, repaired_plan.THRESHOLDS, repaired_plan.COMPENSATE, repaired_plan.BIAS)
+    for name in ((), ("equalize by outputs",)):
+        chosen = ("equalize", *name, "output thresholds", "compensated rounding", "bias correction")
         plan, _ = repaired_plan.repaired_plan(path, images(8, (1,)), spec, tmp_path, "kl", chosen)
         noises.append(noise(expected, run(simulate(path, plan, spec), held_out)))
     assert noises[1] < 0.9 * noises[0]

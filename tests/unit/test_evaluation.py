@@ -11,6 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from msgspec import structs
 
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.core.resume import Journal
@@ -64,7 +65,7 @@ def test_flip_test_helps_or_is_close(artifact: Artifact, people: KeypointDataset
 
 def test_card_says_whether_the_flip_test_is_on(artifact: Artifact, people: KeypointDataset, tmp_path: Path) -> None:
     """Unless told, an evaluation does what the card's `flip_test` says."""
-    card = replace(artifact.card, decode={**artifact.card.decode, "flip_test": True})
+    card = structs.replace(artifact.card, decode={**artifact.card.decode, "flip_test": True})
     for told, done in ((None, True), (False, False)):
         result = evaluate(replace(artifact, card=card), people, flip_test=told, journal=journal(tmp_path / str(told)))
         assert result.protocol["flip_test"] is done

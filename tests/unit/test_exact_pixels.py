@@ -11,16 +11,18 @@ import pytest
 from onnx import numpy_helper
 
 from graphs import network, normal, rewritten
+from plans import pixels, unrounded
 from sandglass.core.errors import PlanError
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan, repaired_plan
+from sandglass.quantization.edits import ReadBytes, apply_edits
+from sandglass.quantization.layer_rounding import round_input
 from sandglass.quantization.output_noise import only
 from sandglass.quantization.qdq import activation_scale, quantize_dequantize
 from sandglass.quantization.repairs import exact_pixels
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
-from sandglass.quantization.weight_rounding import round_input
 
 MEAN, DEVIATION = np.array([123.675, 116.28, 103.53]), np.array([58.395, 57.12, 57.375])
 ASYMMETRIC = Spec(("Conv",), asymmetric=True)
@@ -75,9 +77,7 @@ def alike(tmp_path: Path) -> Path:
 
 def planned(graph: Path, spec: Spec = ASYMMETRIC) -> repaired_plan.Plan:
     """The plan of the network with its pixels exact, and nothing else repaired."""
-    return repaired_plan.repaired_plan(
-        graph, normalized(images(24)), spec, graph.parent, "minmax", [repaired_plan.PIXELS]
-    )[0]
+    return repaired_plan.repaired_plan(graph, normalized(images(24)), spec, graph.parent, "minmax", ["exact pixels"])[0]
 
 
 def test_levels_are_the_normalization() -> None:
@@ -117,10 +117,10 @@ def test_what_has_no_levels() -> None:
 
 def test_network_is_the_same_but_where_padding_is_read(graph: Path, tmp_path: Path) -> None:
     """Bytes and folded weights give what normalized images give; along the border one zero serves all channels."""
-    found = exact_pixels.find(load_graph(graph), MOVED, normalized(images(24)), asymmetric=True)["image"]
+    found = exact_pixels.find_pixels(load_graph(graph), MOVED, normalized(images(24)), asymmetric=True)["image"]
     assert found.range.minimum == -114
-    factors, offsets = {"image": found.factors}, {"image": found.offsets}
-    model = exact_pixels.put(load_graph(graph), factors, offsets, {"c1", "c2", "c3"})
+    edit = ReadBytes({"image": found.factors}, {"image": found.offsets})
+    model = edit.apply(load_graph(graph), {"c1", "c2", "c3"})
     onnx.checker.check_model(model, full_check=True)
     assert [node.input[0] for node in model.graph.node if node.op_type == "Conv"] == [
         "image.bytes", "image.bytes", "image", "c3",
@@ -140,8 +140,8 @@ def test_rounding_is_exact(graph: Path) -> None:
     assert (scale, zero) == (1.0, 114)
     image = images(1, seed=3)[0]
     values = normalized([image])[0]["image"]
-    values = values / plan.arrays.factors["image"].reshape(1, 3, 1, 1)
-    values = values - plan.arrays.offsets["image"].reshape(1, 3, 1, 1)
+    values = values / pixels(plan).factors["image"].reshape(1, 3, 1, 1)
+    values = values - pixels(plan).offsets["image"].reshape(1, 3, 1, 1)
     np.testing.assert_allclose(round_input(values, found, True), image.astype(np.float32) - 114, atol=0)
     np.testing.assert_allclose(values, image.astype(np.float32) - 114, atol=1e-3)
 
@@ -150,7 +150,7 @@ def test_rounding_is_exact(graph: Path) -> None:
 def test_only_weights_are_rounded(graph: Path, spec: Spec, left: float) -> None:
     """With the first layer alone in int8, exact levels leave less error: that of its weights, and its rounded sums."""
     inputs, errors = normalized(images(8, seed=5)), []
-    for repairs in ([repaired_plan.PIXELS], []):
+    for repairs in (["exact pixels"], []):
         plan, _ = repaired_plan.repaired_plan(graph, normalized(images(24)), spec, graph.parent, "minmax", repairs)
         kept = only(plan, ["c1"])
         rounded = [simulate(graph, kept, spec).run(entry)["y"][..., 1:-1, 1:-1] for entry in inputs]
@@ -162,9 +162,9 @@ def test_only_weights_are_rounded(graph: Path, spec: Spec, left: float) -> None:
 def test_layer_that_is_given_back_reads_the_input_as_it_is(graph: Path) -> None:
     """With no reader in int8 the network is as it was; with one, the other one is."""
     plan = planned(graph)
-    model = repaired_plan.apply_repairs(load_graph(graph), plan, [])
+    model = apply_edits(load_graph(graph), plan.edits, [])
     assert [node.op_type for node in model.graph.node] == [node.op_type for node in load_graph(graph).graph.node]
-    model = repaired_plan.apply_repairs(load_graph(graph), plan, ["c2"])
+    model = apply_edits(load_graph(graph), plan.edits, ["c2"])
     read = {node.name: node.input[0] for node in model.graph.node}
     assert (read["c1"], read["c2"]) == ("image", "image.bytes")
     weights = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
@@ -176,7 +176,7 @@ def test_plan_is_read_again_and_runs(graph: Path, tmp_path: Path) -> None:
     plan = planned(graph)
     plan.save(tmp_path / "plan.json")
     again = make_plan.load_plan(tmp_path / "plan.json", graph)
-    assert again == replace(plan, arrays=again.arrays)
+    assert again == replace(plan, edits=again.edits)
     model = rewritten(quantize_dequantize, repaired_plan.repaired(graph, again, ASYMMETRIC)[0], again, ASYMMETRIC)
     save_graph(model, tmp_path / "qdq.onnx")
     inputs = normalized(images(1, seed=3))[0]
@@ -202,8 +202,8 @@ def test_target_without_a_zero_point_is_off_by_one_for_white_alone(alike: Path) 
     image = images(1, seed=3)[0]
     assert 0 in image
     assert 255 in image
-    values = normalized([image])[0]["image"] / plan.arrays.factors["image"].reshape(1, 3, 1, 1)
-    values = values - plan.arrays.offsets["image"].reshape(1, 3, 1, 1)
+    values = normalized([image])[0]["image"] / pixels(plan).factors["image"].reshape(1, 3, 1, 1)
+    values = values - pixels(plan).offsets["image"].reshape(1, 3, 1, 1)
     expected = np.minimum(image.astype(np.float32) - 127, 127)
     np.testing.assert_allclose(round_input(values, found, False), expected, atol=0)
 
@@ -212,8 +212,8 @@ def test_target_without_a_zero_point_is_off_by_one_for_white_alone(alike: Path) 
 def test_without_a_zero_point_padding_is_exact(alike: Path, tmp_path: Path, moved: set[str]) -> None:
     """The network in bytes is the same to the border, and so is what is simulated, but for rounding."""
     plan = planned(alike, SYMMETRIC)
-    bare = replace(plan, arrays=replace(plan.arrays, rounded={}))
-    model = repaired_plan.apply_repairs(load_graph(alike), bare, moved)
+    bare = unrounded(plan)
+    model = apply_edits(load_graph(alike), bare.edits, moved)
     onnx.checker.check_model(model, full_check=True)
     save_graph(model, tmp_path / "bytes.onnx")
     inputs = normalized(images(1, seed=3, high=254))[0]
@@ -232,5 +232,5 @@ def test_layers_that_pad_differently_read_the_input_as_it_is(graph: Path) -> Non
 def test_repair_can_be_left_out(graph: Path) -> None:
     """Without it a plan reads the input as it is."""
     plan, _ = repaired_plan.repaired_plan(graph, normalized(images(24)), SYMMETRIC, graph.parent, "minmax", [])
-    assert "image" not in plan.arrays.factors
+    assert "image" not in pixels(plan).factors
     assert plan.layers["c1"].input == "image"

@@ -48,7 +48,7 @@ class Inputs:
 
     def prediction(self, outputs: Mapping[str, np.ndarray], look: Look) -> dict[str, Any]:
         """The task's prediction."""
-        return self.task.decode(outputs, [look.meta], None)[0]
+        return self.task.decode(outputs, [look.view], None)[0]
 
 
 class Session:

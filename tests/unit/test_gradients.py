@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal
 from onnx import numpy_helper
 
-from graphs import network, normal
 from sandglass.graph.gradients import with_gradients
 from sandglass.graph.session import GraphSession
 

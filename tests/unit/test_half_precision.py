@@ -184,4 +184,4 @@ def test_weights_of_pytorch_take_half_the_space(tmp_path: Path) -> None:
     assert fp32 is not None
     assert fp16 is not None
     assert fp16.size < 0.55 * fp32.size
-    assert 1 > fp16.manifest["check"]["correlation"] > LEAST_CORRELATION["fp16"]
+    assert 1 > fp16.manifest.check.correlation > LEAST_CORRELATION["fp16"]

@@ -9,8 +9,9 @@ import pytest
 import shapely
 
 from sandglass.metrics import hmean
+from sandglass.vision.polygon import AnnotatedText
 
-Page = tuple[list[hmean.Truth], list[dict[str, Any]]]
+Page = tuple[list[AnnotatedText], list[dict[str, Any]]]
 
 
 def box(x: float, y: float, width: float, height: float) -> list[list[float]]:
@@ -26,7 +27,7 @@ def text(points: list[list[float]], score: float) -> dict[str, Any]:
 def page(seed: int) -> Page:
     """Crowded boxes, some ignored, and detections near them; scores fall on thresholds now and then."""
     random = np.random.default_rng(seed)
-    texts: list[hmean.Truth] = []
+    texts: list[AnnotatedText] = []
     found = []
     for _ in range(random.integers(0, 12)):
         x, y, width, height = random.uniform(0, 120), random.uniform(0, 60), *random.uniform(10, 40, 2)

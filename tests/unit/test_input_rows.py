@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from graphs import network, normal
+
 from sandglass.graph.io import save_graph
 from sandglass.graph.layers import Facts, facts
 from sandglass.graph.session import GraphSession
@@ -206,7 +206,7 @@ def test_layers_whose_rows_cannot_be_drawn_are_left_out(
 ) -> None:
     """Padding that is not told, other ranks, factors beside the weights: such a layer is rounded to nearest."""
     model, fact = one_layer(call, shape, weight, 6, tmp_path / "g.onnx")
-    assert input_rows.repairable(model, {"y": fact}) == {}
+    assert input_rows.drawable(model, {"y": fact}) == {}
 
 
 def test_bias_that_is_no_constant_or_of_another_shape_is_left_out(tmp_path: Path) -> None:
@@ -215,4 +215,4 @@ def test_bias_that_is_no_constant_or_of_another_shape_is_left_out(tmp_path: Path
         text = f"g (float[5, 8] x) => (float[N] y) {{ n = Neg(b) y = Gemm(x, w, {bias}) }}"
         constants = {"b": normal(1, 6), "one": normal(2, 1), "row": normal(3, 1, 6), "rows": normal(4, 5, 6)}
         model = network(text, {"w": normal(0, 8, 6), **constants})
-        assert list(input_rows.repairable(model, facts(model))) == (["y"] if kept else []), bias
+        assert list(input_rows.drawable(model, facts(model))) == (["y"] if kept else []), bias

@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import pytest
+from msgspec.structs import replace
 
 from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import Artifact
@@ -154,7 +155,7 @@ def test_float_to_compare_with_must_be_float_and_of_the_same_graph(
     """Two int8 artifacts, another graph, or no artifact: one line each."""
     with pytest.raises(InputError, match="expected a float artifact"):
         inspect(pair["fp32"], against=pair["int8"])
-    other = Artifact(pair["fp32"].folder, {**pair["fp32"].manifest, "graph_sha256": "1"}, pair["fp32"].card)
+    other = Artifact(pair["fp32"].folder, replace(pair["fp32"].manifest, graph_sha256="1"), pair["fp32"].card)
     with pytest.raises(InputError, match="different graphs"):
         inspect(pair["int8"], against=other)
     assert main(["inspect", str(tmp_path)]) == 2

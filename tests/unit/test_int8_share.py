@@ -40,7 +40,7 @@ def test_share_is_in_the_manifest_and_the_table(kept: str, card: Card, tmp_path:
         card, [TARGET], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json", say=said.append
     )
     assert outcome.artifact is not None, outcome.error
-    share = outcome.artifact.manifest["check"]["int8_share"]
+    share = outcome.artifact.manifest.check.int8_share
     if kept == "none":
         assert share == 1
         assert identity(outcome.artifact)["precision"] == "int8"
@@ -56,6 +56,5 @@ def test_share_counts_multiply_accumulates(tmp_path: Path) -> None:
     """Layers count by their work, whatever their number."""
     model = load_graph(save_graph(tmp_path / "small.onnx"))
     work = {name: macs for name, (macs, _) in layer_work(model).items()}
-    ways = {name: "int8" if name == "three" else "float: by hand" for name in work}
-    assert integer_share(model, ways) == pytest.approx(work["three"] / sum(work.values()))
-    assert integer_share(model, {}) == 0
+    assert integer_share(model, {"three"}) == pytest.approx(work["three"] / sum(work.values()))
+    assert integer_share(model, set()) == 0

@@ -16,10 +16,10 @@ import time
 from pathlib import Path
 
 import pytest
+from faults import heed_interrupts
 
 import sandglass
 from conformance.test_backends import save_graph
-from faults import heed_interrupts
 from unit.test_cli import CARD, SYNTHETIC
 
 pytestmark = pytest.mark.slow

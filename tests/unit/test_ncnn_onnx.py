@@ -6,8 +6,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from graphs import normal
+
 from sandglass.core.errors import FormatError, ParityError
 from sandglass.formats.ncnn_bin import floats_blob, int8_blob, write_bin
 from sandglass.graph.io import load_graph, static_outputs

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import network, normal
 from onnx import numpy_helper
 
-from graphs import network, normal
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import network_thresholds

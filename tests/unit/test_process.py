@@ -12,10 +12,10 @@ from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
 
+import faults
 import numpy as np
 import pytest
 
-import faults
 from sandglass.core import process
 from sandglass.core.errors import ArtifactError, BackendError, CrashError, InputError
 from sandglass.core.parallel import in_threads

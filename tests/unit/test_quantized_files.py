@@ -144,7 +144,7 @@ def test_deploy_writes_it_as_it_is_and_says_so(file: Path, tmp_path: Path) -> No
     first, second = deploy(card(file), ["onnxruntime:int8", "onnxruntime:fp16"], tmp_path / "out", say=said.append)
     assert first.artifact is not None, first.error
     assert first.artifact.precision_note == "quantized already"
-    assert first.artifact.manifest["check"]["correlation"] == pytest.approx(1)
+    assert first.artifact.manifest.check.correlation == pytest.approx(1)
     assert any("quantized already" in line for line in said)
     assert second.artifact is None
     assert "--dequantize" in str(second.error)

@@ -13,7 +13,7 @@ import pytest
 from sandglass.core.errors import CardError, InputError, SandglassError, shown
 from sandglass.core.files import read_json, sha256
 from sandglass.core.reading import open_file, read_bytes, read_text
-from sandglass.core.toml_fields import excess
+from sandglass.core.toml_files import excess
 from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015, imagenet
 from sandglass.formats import ncnn_param, ncnn_table
 from sandglass.formats.npz import read_npz

@@ -13,15 +13,18 @@ from onnx import numpy_helper
 from safetensors.numpy import save_file
 
 from graphs import network, normal, rewritten
+from plans import factors, hash_of
 from sandglass.core.errors import DatasetError, PlanError
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.layers import facts
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan, repaired_plan
+from sandglass.quantization.channel_ranges import channel_ranges
+from sandglass.quantization.edits import apply_edits
+from sandglass.quantization.edits_file import arrays_of, save_arrays
 from sandglass.quantization.output_noise import integer_layers, noise, run, without
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.qdq import quantize_dequantize, weight_scales
-from sandglass.quantization.repairs.equalize import channel_ranges
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 
@@ -100,7 +103,7 @@ def read_by(model: onnx.ModelProto, layer: str) -> list[np.ndarray]:
 
 def evened(graph: Path, plan: Plan) -> onnx.ModelProto:
     """The float network with its channels evened out and centred, and nothing rounded."""
-    return repaired_plan.evened(load_graph(graph), plan.arrays.factors, plan.arrays.offsets, set())
+    return apply_edits(load_graph(graph), plan.edits, ())
 
 
 def error(graph: Path, plan: Plan, spec: Spec) -> float:
@@ -115,14 +118,14 @@ def test_rounding_gives_the_very_integers_of_the_plan(name: str, plans: dict[str
     plan, spec = plans[name], SPECS[name]
     integer = integer_layers(graph, plan, spec)
     assert integer == [layer for layer in LAYERS if layer != "c4" or "ConvTranspose" in spec.operators]
-    model = repaired_plan.apply_repairs(load_graph(graph), plan, integer)
+    model = apply_edits(load_graph(graph), plan.edits, integer)
     onnx.checker.check_model(model, full_check=True)
     for layer in integer:
-        expected = plan.arrays.rounded[layer]
+        expected = plan.rounded[layer]
         np.testing.assert_array_equal(read_by(model, layer)[1], expected.bias)
     found = constants(rewritten(quantize_dequantize, model, plan, spec))
     for layer in integer:
-        expected = plan.arrays.rounded[layer]
+        expected = plan.rounded[layer]
         np.testing.assert_array_equal(found[f"{layer}.weight.q"], expected.integers, layer)
         np.testing.assert_array_equal(found[f"{layer}.weight.scale"], expected.scales, layer)
         assert expected.levels <= 2 ** (spec.bits(facts(load_graph(graph))[layer])[0] - 1) - 1
@@ -134,7 +137,7 @@ def test_layer_that_is_given_back_has_its_own_weights(name: str, plans: dict[str
     plan = without(plans[name], {"c1": "by hand", "c4": "by hand", "c6": "by hand"})
     integer = integer_layers(graph, plan, SPECS[name])
     assert integer == ["c2", "c3", "c5", "c7"]
-    model = repaired_plan.apply_repairs(load_graph(graph), plan, integer)
+    model = apply_edits(load_graph(graph), plan.edits, integer)
     scaled = evened(graph, plan)
     for layer in LAYERS:
         same = [np.array_equal(a, b) for a, b in zip(read_by(model, layer), read_by(scaled, layer), strict=False)]
@@ -143,9 +146,9 @@ def test_layer_that_is_given_back_has_its_own_weights(name: str, plans: dict[str
 
 def test_network_in_float_is_the_same(plans: dict[str, Plan], graph: Path, tmp_path: Path) -> None:
     """With every layer given back, repairs change nothing but float rounding."""
-    model = repaired_plan.apply_repairs(load_graph(graph), plans["asymmetric"], [])
+    model = apply_edits(load_graph(graph), plans["asymmetric"].edits, [])
     save_graph(model, tmp_path / "float.onnx")
-    assert plans["asymmetric"].arrays.factors
+    assert factors(plans["asymmetric"])
     for inputs in images(3, 1000):
         expected = GraphSession(graph).run(inputs)["y"]
         found = GraphSession(tmp_path / "float.onnx").run(inputs)["y"]
@@ -159,14 +162,14 @@ def test_plan_reads_back_with_its_arrays(plans: dict[str, Plan], graph: Path, tm
     again = make_plan.load_plan(tmp_path / "plan.json", graph)
     assert again.sha256 == plan.sha256
     assert again.repairs == plan.repairs == repaired_plan.REPAIRS
-    assert replace(again, arrays=plan.arrays) == plan
-    assert {name: values.tolist() for name, values in again.arrays.factors.items()} == {
-        name: values.tolist() for name, values in plan.arrays.factors.items()
+    assert replace(again, edits=plan.edits) == plan
+    assert {name: values.tolist() for name, values in factors(again).items()} == {
+        name: values.tolist() for name, values in factors(plan).items()
     }
-    assert set(again.arrays.rounded) == set(plan.arrays.rounded) == set(LAYERS)
-    for name, expected in plan.arrays.rounded.items():
+    assert set(again.rounded) == set(plan.rounded) == set(LAYERS)
+    for name, expected in plan.rounded.items():
         for field in ("integers", "scales", "bias"):
-            found = getattr(again.arrays.rounded[name], field)
+            found = getattr(again.rounded[name], field)
             np.testing.assert_array_equal(found, getattr(expected, field))
             assert found.dtype == getattr(expected, field).dtype
     plain = make_plan.make_plan(graph, images(2, 0), "minmax")
@@ -184,7 +187,7 @@ def test_plan_without_its_own_arrays_is_refused(plans: dict[str, Plan], tmp_path
         arrays.write_bytes(whole[:length])
         with pytest.raises(PlanError, match=r"cannot read the plan's arrays in .*plan\.safetensors"):
             Plan.load(path)
-    plans["symmetric"].arrays.save(arrays)
+    save_arrays(arrays_of(plans["symmetric"].edits), arrays)
     with pytest.raises(PlanError, match="belongs to other arrays"):
         Plan.load(path)
     arrays.write_bytes(whole[:-1] + bytes([whole[-1] ^ 1]))
@@ -192,7 +195,7 @@ def test_plan_without_its_own_arrays_is_refused(plans: dict[str, Plan], tmp_path
         Plan.load(path)
     for foreign in ({"conv.weight": normal(0, 4)}, {"integers:c1": normal(0, 4)}, {"bits:c1": normal(0, 4)}, {}):
         save_file(foreign, arrays)
-        with pytest.raises(PlanError, match=r"holds no plan's arrays|belongs to other arrays"):
+        with pytest.raises(PlanError, match="belongs to other arrays"):
             Plan.load(path)
     arrays.unlink()
     with pytest.raises(PlanError, match=r"cannot read .*plan\.safetensors: No such file"):
@@ -211,7 +214,7 @@ def test_edited_plan_keeps_its_arrays(plans: dict[str, Plan], graph: Path, tmp_p
     data["layers"]["c5"]["keep_float"] = True
     (tmp_path / "plan.json").write_text(json.dumps(data))
     edited = make_plan.load_plan(tmp_path / "plan.json", graph)
-    assert edited.arrays.sha256 == plans["asymmetric"].arrays.sha256
+    assert hash_of(edited) == hash_of(plans["asymmetric"])
     assert "c5" not in integer_layers(graph, edited, SPECS["asymmetric"])
     assert error(graph, edited, SPECS["asymmetric"]) < error(graph, plans["asymmetric"], SPECS["asymmetric"])
 
@@ -236,34 +239,32 @@ def test_every_repair_can_be_left_out(left_out: str, graph: Path, tmp_path: Path
     plan = plan_for(graph, "asymmetric", tmp_path, repairs, "kl")
     assert plan.repairs == repairs
     assert json.loads(plan.to_json())["repairs"] == list(repairs)
-    before = tuple(
-        name for name in (repaired_plan.EQUALIZE, repaired_plan.OUTPUTS, repaired_plan.CENTRE) if name != left_out
-    )
+    before = tuple(name for name in ("equalize", "equalize by outputs", "centre") if name != left_out)
     even = plan_for(graph, "asymmetric", tmp_path, before, "kl")
     scaled = evened(graph, plan)
     known = facts(scaled)
-    assert bool(plan.arrays.factors) == (left_out != repaired_plan.EQUALIZE)
-    assert bool(plan.arrays.offsets) == (left_out != repaired_plan.CENTRE)
-    if left_out != repaired_plan.EQUALIZE:
-        assert (plan.tensors == even.tensors) == (left_out == repaired_plan.THRESHOLDS)
+    assert bool(factors(plan)) == (left_out != "equalize")
+    assert bool(plan.offsets) == (left_out != "centre")
+    if left_out != "equalize":
+        assert (plan.tensors == even.tensors) == (left_out == "output thresholds")
     nearest, kept = [], []
-    for name, rounded in plan.arrays.rounded.items():
+    for name, rounded in plan.rounded.items():
         weight, *bias = read_by(scaled, name)
         steps = weight_scales(weight, known[name].axis)
         shape = [-1 if i == known[name].axis else 1 for i in range(weight.ndim)]
         nearest.append(np.array_equal(rounded.integers, np.round(weight / steps.reshape(shape))))
         kept.append(np.array_equal(rounded.bias, bias[0] if bias else np.zeros_like(rounded.bias)))
     assert len(nearest) == len(LAYERS)
-    assert all(nearest) if left_out == repaired_plan.COMPENSATE else not any(nearest)
-    assert all(kept) if left_out == repaired_plan.BIAS else not any(kept)
+    assert all(nearest) if left_out == "compensated rounding" else not any(nearest)
+    assert all(kept) if left_out == "bias correction" else not any(kept)
     assert error(graph, plan, SPECS["asymmetric"]) < 0.1
 
 
 def test_choices_are_those_that_change_something(graph: Path, tmp_path: Path) -> None:
     """Without equalization, with it, and with Clips moved: each where it has channels to scale, the surest first."""
     every = list(repaired_plan.REPAIRS)
-    sure = [name for name in every if name != repaired_plan.CLIPS]
-    plain = [name for name in sure if name not in repaired_plan.EVENING]
+    sure = [name for name in every if name != "equalize clips"]
+    plain = [name for name in sure if "equalize" not in name]
     spec, clips = SPECS["asymmetric"], tmp_path / "clips.onnx"
     save_graph(network(UNEVEN.replace("r1 = Relu(c1)", "r1 = Clip(c1, zero, high)"), WEIGHTS), clips)
     assert repaired_plan.choices(graph, spec, every) == [plain, sure]
@@ -276,19 +277,18 @@ def test_choices_are_those_that_change_something(graph: Path, tmp_path: Path) ->
 @pytest.mark.parametrize("spec", ["asymmetric", "symmetric"])
 def test_channels_are_brought_together_as_far_as_they_are_not_clipped(spec: str, graph: Path, tmp_path: Path) -> None:
     """The ends of a plan that clips nothing hold all that is seen; where it clips, factors are others."""
-    plain = plan_for(graph, spec, tmp_path, (repaired_plan.CENTRE,))
-    ends = repaired_plan._channel_ends(plain, SPECS[spec])
+    plain = plan_for(graph, spec, tmp_path, ("centre",))
+    ends = repaired_plan.clip_ends(plain, SPECS[spec])
     for name, seen in channel_ranges(graph, ["r1", "r3", "r4", "r5", "c6"], images(6, 0)).items():
         low, high = ends[name]
         assert (seen.low >= low - 1e-4 * np.abs(low)).all()
         assert (seen.high <= high + 1e-4 * np.abs(high)).all()
     tight = {name: replace(found, threshold=found.threshold / 8) for name, found in plain.tensors.items()}
-    chosen = [
-        repaired_plan.repaired_plan(
-            graph, images(6, 0), SPECS[spec], tmp_path, "minmax", (repaired_plan.EQUALIZE,), uneven=uneven
-        )[0].arrays.factors["r3"]
+    even = [
+        repaired_plan.repaired_plan(graph, images(6, 0), SPECS[spec], tmp_path, "minmax", ("equalize",), uneven=uneven)
         for uneven in (None, plain, replace(plain, tensors=tight))
     ]
+    chosen = [factors(plan)["r3"] for plan, _ in even]
     np.testing.assert_allclose(chosen[0], chosen[1], rtol=1e-4)
     assert np.median(chosen[2] / chosen[0]) > 1.5  # clipped alike, channels are more alike
 
@@ -315,18 +315,16 @@ def test_layer_may_ask_for_fewer_bits_later(plans: dict[str, Plan], graph: Path)
     edited = replace(plan, layers={**plan.layers, "c3": replace(plan.layers["c3"], weight_bits=6)})
     spec = SPECS["asymmetric"]
     found = constants(
-        rewritten(quantize_dequantize, repaired_plan.apply_repairs(load_graph(graph), edited, LAYERS), edited, spec)
+        rewritten(quantize_dequantize, apply_edits(load_graph(graph), edited.edits, LAYERS), edited, spec)
     )
     assert np.abs(found["c3.weight.q"]).max() == 31
-    np.testing.assert_array_equal(found["c1.weight.q"], plan.arrays.rounded["c1"].integers)
+    np.testing.assert_array_equal(found["c1.weight.q"], plan.rounded["c1"].integers)
 
 
 def test_target_may_have_fewer_bits_than_the_plan(plans: dict[str, Plan], graph: Path) -> None:
     """A plan of 8 bits on a processor whose sums hold 7: all weights are rounded again, and none is beyond 63."""
     plan, spec = plans["asymmetric"], SPECS["7 bits"]
-    found = constants(
-        rewritten(quantize_dequantize, repaired_plan.apply_repairs(load_graph(graph), plan, LAYERS), plan, spec)
-    )
+    found = constants(rewritten(quantize_dequantize, apply_edits(load_graph(graph), plan.edits, LAYERS), plan, spec))
     assert [int(np.abs(found[f"{name}.weight.q"]).max()) for name in LAYERS] == [63] * len(LAYERS)
     assert error(graph, plan, spec) < 0.01
 
@@ -336,7 +334,7 @@ def test_material_rounds_single_layers_again(graph: Path, tmp_path: Path) -> Non
     spec = SPECS["asymmetric"]
     plan, material = repaired_plan.repaired_plan(graph, images(6, 0), spec, tmp_path, "minmax")
     same, fewer = (material.round(plan, "c3", bits, repaired_plan.REPAIRS) for bits in (8, 6))
-    np.testing.assert_array_equal(same.integers, plan.arrays.rounded["c3"].integers)
+    np.testing.assert_array_equal(same.integers, plan.rounded["c3"].integers)
     assert fewer.levels <= 31
 
 
@@ -352,10 +350,10 @@ def test_matrices_are_repaired(tmp_path: Path) -> None:
     for name in ("asymmetric", "symmetric", "integers flow"):
         spec = SPECS[name]
         plan, _ = repaired_plan.repaired_plan(tmp_path / "g.onnx", batches, spec, tmp_path, "minmax")
-        model = repaired_plan.apply_repairs(load_graph(tmp_path / "g.onnx"), plan, plan.layers)
+        model = apply_edits(load_graph(tmp_path / "g.onnx"), plan.edits, plan.layers)
         found = constants(rewritten(quantize_dequantize, model, plan, spec))
-        assert set(plan.arrays.rounded) == {"g1", "g2", "m", "g3", "y"}
-        for layer, expected in plan.arrays.rounded.items():
+        assert set(plan.rounded) == {"g1", "g2", "m", "g3", "y"}
+        for layer, expected in plan.rounded.items():
             np.testing.assert_array_equal(found[f"{layer}.weight.q"], expected.integers, layer)
         assert error_of(tmp_path / "g.onnx", plan, spec, [{"x": normal(i, 1, 24)} for i in range(20)]) < 0.01
 
@@ -386,7 +384,7 @@ def test_dead_network_is_repaired_without_harm(graph: Path, tmp_path: Path) -> N
     for spec in SPECS.values():
         plan, _ = repaired_plan.repaired_plan(graph, black, spec, tmp_path, "minmax")
         assert plan.layers["c1"].keep_float
-        assert "c1" not in plan.arrays.rounded
-        for values in plan.arrays.rounded.values():
+        assert "c1" not in plan.rounded
+        for values in plan.rounded.values():
             assert np.isfinite(values.bias).all()
         assert all(np.isfinite(values).all() for values in run(simulate(graph, plan, spec), images(1, 0))[0].values())

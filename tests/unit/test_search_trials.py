@@ -15,7 +15,10 @@ from sandglass.core.progress import TimeLeft
 from sandglass.datasets import synthetic_people
 from sandglass.graph.io import save_graph
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.repaired_plan import BIAS, CLIPS, EQUALIZE, REPAIRS
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs.bias_correction import NAME as BIAS
+from sandglass.quantization.repairs.equalize import NAME as EQUALIZE
+from sandglass.quantization.repairs.equalize_clips import NAME as CLIPS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.trials import (
     RepairedPlan,
@@ -70,7 +73,7 @@ def test_ranges_are_read_on_people_as_they_are_and_wider_ones(inputs: SearchInpu
     assert (len(inputs.batches), len(inputs.looks)) == (8, 12)
     for batch, look in zip(inputs.batches, inputs.looks[:8], strict=True):
         np.testing.assert_array_equal(batch["x"], look.inputs["x"])
-    assert [max(look.meta["box"][2:]) < 34 for look in inputs.looks] == [False] * 8 + [True] * 4
+    assert [max(look.view["box"][2:]) < 34 for look in inputs.looks] == [False] * 8 + [True] * 4
 
 
 def test_share_is_that_of_multiply_accumulates(inputs: SearchInputs) -> None:
@@ -123,7 +126,7 @@ def test_other_bits_are_rounded_again(tmp_path: Path) -> None:
     }
     plan = plan_with(inputs, repaired, narrow, {})
     for name, bits in narrow.items():
-        assert plan.arrays.rounded[name].levels < 2 ** (bits - 1)
+        assert plan.rounded[name].levels < 2 ** (bits - 1)
 
 
 def test_trials_may_be_far_from_float(tmp_path: Path, inputs: SearchInputs, repaired: RepairedPlan) -> None:

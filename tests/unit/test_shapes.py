@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import json
 from collections import Counter
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
+from msgspec.structs import replace
 
 from sandglass import deployment
 from sandglass.artifacts import build_files, input_shapes, shape_choice
@@ -81,7 +81,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
 def test_runtimes_with_open_sides_agree_with_static_graphs(name: str, apart: Artifact, tmp_path: Path) -> None:
     """One set of files serves every shape: its maps of real inputs are those of a graph made for each."""
     artifact = deployed(tmp_path, f"{name}:fp32")
-    assert "by_shape" not in artifact.manifest
+    assert artifact.manifest.by_shape == []
     assert artifact.shapes == SHAPES
     crowd, sessions = synthetic_crowd.load(limit=2 if name == "reference" else 8), [artifact.open(1), apart.open(1)]
     for image in crowd.image_ids:
@@ -183,7 +183,7 @@ def test_mean_throughput_is_weighted_by_images(free: Artifact) -> None:
     seconds = dict(zip(SHAPES, (0.1, 0.2, 0.5), strict=True))
     speeds = [speed(free, [spent], 1.0, 1, 1, shape) for shape, spent in seconds.items()]
     assert mean_throughput(speeds) == pytest.approx(6 / 1.2)
-    unknown = Artifact(free.folder, {**free.manifest, "shapes": [[192, 192, 0]]}, CARD)
+    unknown = Artifact(free.folder, replace(free.manifest, shapes=[(192, 192, 0)]), CARD)
     assert mean_throughput([speed(unknown, [0.1], 1.0, 1, 1, (192, 192))]) is None
 
 

@@ -8,8 +8,9 @@ from types import ModuleType
 import numpy as np
 import onnx
 import pytest
-
 from graphs import network, normal
+from plans import unrounded
+
 from sandglass.backends import ncnn, onnxruntime, openvino
 from sandglass.core.compare import correlation
 from sandglass.core.processor import ANY
@@ -17,9 +18,12 @@ from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.layers import facts
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan, repaired_plan
+from sandglass.quantization.channel_offsets import offset_tensors
+from sandglass.quantization.edits import SplitChannels, apply_edits
 from sandglass.quantization.output_noise import noise, only, run, without
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repairs import center_activations, split_channels
+from sandglass.quantization.qdq import activation_scale
+from sandglass.quantization.repairs import split_channels
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 from sandglass.sources.card import Card, Input
@@ -69,14 +73,14 @@ def planned(graph: Path, spec: Spec, scratch: Path, *left_out: str) -> Plan:
 
 def found_in(model: onnx.ModelProto) -> tuple[str, ...]:
     """What is split where all layers run in int8."""
-    return split_channels.find(model, center_activations.places(model, set(facts(model))).linear)
+    return split_channels.narrow_tensors(model, offset_tensors(model, set(facts(model))).linear)
 
 
 def test_network_with_split_channels_is_the_same(graph: Path) -> None:
     """Each channel stands in the tensor twice, and the output is that of before."""
     model = load_graph(graph)
     assert found_in(model) == ("p",)
-    changed = split_channels.split(model, ["p"])
+    changed = SplitChannels(("p",)).apply(model, {"d", "e"})
     onnx.checker.check_model(changed, full_check=True)
     for inputs in images(3, 100):
         values, before = (GraphSession(g, outputs=["p", "s", "y"]).run(inputs) for g in (changed, load_graph(graph)))
@@ -111,11 +115,11 @@ def test_both_halves_together_have_half_the_step(name: str, graph: Path, tmp_pat
     """What readers see is off by a quarter of a step at most, where one half alone is off by a half."""
     plan = planned(graph, SPECS[name], tmp_path)
     assert plan.split == ("p",)
-    before = GraphSession(repaired_plan.apply_repairs(load_graph(graph), plan, []), outputs=["p", "s"]).run(
+    before = GraphSession(apply_edits(load_graph(graph), unrounded(plan).edits, plan.layers), outputs=["p", "s"]).run(
         images(1, 50)[0]
     )
     for tensor in ("p", "s"):
-        step, _ = split_channels.activation_scale(plan.tensors[tensor], SPECS[name].asymmetric)
+        step, _ = activation_scale(plan.tensors[tensor], SPECS[name].asymmetric)
         exact = before[tensor]
         rounded = np.round(exact / step) * step
         halves, whole = (np.abs(np.split(rounded - exact, 2, axis=1)[0]), np.add(*np.split(rounded - exact, 2, axis=1)))
@@ -131,7 +135,7 @@ def test_splitting_leaves_less_noise_in_those_who_read(name: str, graph: Path, t
     for layer in ("d", "e"):
         twice, once = (
             noise(expected, run(simulate(graph, only(planned(graph, spec, tmp_path, *out), [layer]), spec), held_out))
-            for out in ((), (repaired_plan.SPLIT,))
+            for out in ((), ("split channels",))
         )
         assert twice < once / 3
 
@@ -139,20 +143,19 @@ def test_splitting_leaves_less_noise_in_those_who_read(name: str, graph: Path, t
 def test_channels_stand_there_once_where_no_reader_is_in_int8(graph: Path, tmp_path: Path) -> None:
     """With its readers given back, the plan is the one without splitting: makers' integers, scales and all."""
     spec, reasons = SPECS["asymmetric"], {"d": "by hand", "e": "by hand"}
-    plans = [planned(graph, spec, tmp_path, *out) for out in ((), (repaired_plan.SPLIT,))]
+    plans = [planned(graph, spec, tmp_path, *out) for out in ((), ("split channels",))]
     model, used = repaired_plan.repaired(graph, without(plans[0], reasons), spec)
     _, expected = repaired_plan.repaired(graph, without(plans[1], reasons), spec)
-    assert used.split == () != plans[0].split
+    assert plans[0].split == ("p",)
     for layer in ("p", "q"):
         for field in ("integers", "scales"):
-            np.testing.assert_array_equal(
-                getattr(used.arrays.rounded[layer], field), getattr(expected.arrays.rounded[layer], field)
-            )
+            np.testing.assert_array_equal(getattr(used.rounded[layer], field), getattr(expected.rounded[layer], field))
     assert next(entry.dims[0] for entry in model.graph.initializer if entry.name == "w2") == 4
     inputs = images(1, 70)[0]
     found, once = (simulate(graph, without(plan, reasons), spec).run(inputs)["y"] for plan in plans)
     np.testing.assert_allclose(found, once, rtol=1e-4, atol=1e-5)
-    assert repaired_plan.repaired(graph, without(plans[0], {"d": "by hand"}), spec)[1].split == ("p",)
+    model, _ = repaired_plan.repaired(graph, without(plans[0], {"d": "by hand"}), spec)
+    assert next(entry.dims[0] for entry in model.graph.initializer if entry.name == "w2") == 8
 
 
 def test_plan_is_read_again(graph: Path, tmp_path: Path) -> None:

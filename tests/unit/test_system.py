@@ -8,8 +8,8 @@ import sys
 from pathlib import Path
 
 import pytest
-
 from artifacts import write_null
+
 from conformance.test_backends import save_graph
 from sandglass.cli.main import main
 from sandglass.cli.system import one_line

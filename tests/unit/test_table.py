@@ -15,7 +15,7 @@ import pytest
 
 from sandglass.cli.main import main
 from sandglass.core.errors import BackendUnavailable, BudgetError
-from sandglass.quantization.repaired_plan import EVENING, REPAIRS
+from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.timer import Clock
 from sandglass.table import run as table_run
 from unit.test_cli_classification import CARD, save_card
@@ -95,7 +95,7 @@ def test_table_has_float_and_int8_side_by_side(table: Path, capsys: pytest.Captu
     assert fp32["change"] is None
     assert int8["protocol"]["partial"] is True
     made = json.loads((out / "small/onnxruntime-int8/plan.json").read_text())["repairs"]
-    assert [name for name in made if name not in EVENING] == [name for name in REPAIRS if name not in EVENING]
+    assert [name for name in made if "equalize" not in name] == [name for name in REPAIRS if "equalize" not in name]
 
 
 def test_killed_run_goes_on(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -205,22 +205,22 @@ def test_search_under_a_budget(
 @pytest.mark.parametrize(
     ("old", "new", "message"),
     [
-        ("backends = [", "backend = [", "unknown field 'backend' in the table"),
-        ('["onnxruntime"]', '["onnx"]', "backends has 'onnx', known: "),
-        ('["onnxruntime"]', "[]", "backends is empty"),
+        ("backends = [", "backend = [", "unknown field 'backend', expected backends, max_drop"),
+        ('["onnxruntime"]', '["onnx"]', "backends has 'onnx', expected one of "),
+        ('["onnxruntime"]', "[]", "backends is \\[\\], expected list of length >= 1"),
         ('["onnxruntime"]', '"onnxruntime"', "backends is 'onnxruntime', expected list"),
-        ('["onnxruntime"]', '["onnxruntime"]\nprecisions = ["fp8"]', "precisions has 'fp8', known: fp16, fp32, int8"),
-        ('["onnxruntime"]', '["onnxruntime"]\nmax_drop = true', "row 1: max_drop is True, expected a number from 0"),
-        ('["onnxruntime"]', '["onnxruntime"]\nmin_fidelity = 0.9', "expected max_drop beside it"),
-        ("[[row]]", "[row]", "row is {"),
-        ('model = "small.toml"', 'model = "smal.toml"', "row 1: model is 'smal.toml': cannot read model card"),
-        ('model = "small.toml"', "model = 3", "row 1: model is 3, expected str"),
-        ('model = "small.toml"', "", "row 1: the field 'model' is missing"),
-        ("limit = 20", "limit = 0", "row 1, data: limit is 0, expected a whole number of 1 or more"),
-        ("limit = 20", 'images = ["a"]', "row 1, data: images is \\['a'\\], expected str"),
-        ("limit = 20", "draw = 20", "row 1, data: unknown field 'draw'"),
-        ('"synthetic-shapes"', '"shapes"', "row 1, data: dataset is 'shapes', known: "),
-        ("size = 8", 'method = "max"', "row 1, calibration: method is 'max', expected one of auto"),
+        ('["onnxruntime"]', '["onnxruntime"]\nprecisions = ["fp8"]', "precisions has 'fp8', expected one of fp16"),
+        ('["onnxruntime"]', '["onnxruntime"]\nmax_drop = true', "max_drop is True, expected float"),
+        ('["onnxruntime"]', '["onnxruntime"]\nmin_fidelity = 0.9', "expected max_drop with it"),
+        ("[[row]]", "[row]", "row is {.*, expected list"),
+        ('model = "small.toml"', 'model = "smal.toml"', r"row\[0\].model is 'smal.toml': cannot read model card"),
+        ('model = "small.toml"', "model = 3", r"row\[0\].model is 3, expected str"),
+        ('model = "small.toml"', "", r"the field 'row\[0\].model' is missing"),
+        ("limit = 20", "limit = 0", r"row\[0\].data.limit is 0, expected int >= 1"),
+        ("limit = 20", 'images = ["a"]', r"row\[0\].data.images is \['a'\], expected str"),
+        ("limit = 20", "draw = 20", r"unknown field 'row\[0\].data.draw'"),
+        ('"synthetic-shapes"', '"shapes"', r"row\[0\].data: dataset is 'shapes', expected one of "),
+        ("size = 8", 'method = "max"', r"row\[0\].calibration: method is 'max', expected one of auto"),
         ("size = 8", 'size = 8\n[[row]]\nmodel = "small.toml"\ndata = {dataset = "imagenet"}',
          "two rows have the model 'small'"),
         ("[[row]]", "[[row]", "is not a TOML file"),

@@ -3,13 +3,16 @@
 from __future__ import annotations
 
 from collections import deque
-from types import ModuleType
 
 import numpy as np
 import pytest
 import shapely
 
-from sandglass.vision import dbnet, panet, polygon, textsnake
+from sandglass.vision import panet, polygon, textsnake
+from sandglass.vision.dbnet import DBNet
+from sandglass.vision.panet import PANet
+from sandglass.vision.polygon import ScoredOutline
+from sandglass.vision.textsnake import TextSnake
 from sandglass.vision.thinning import thin
 
 SIZE = (200, 320)
@@ -20,53 +23,56 @@ WORDS = [
 ]
 
 
-def found(decoder: ModuleType, maps: np.ndarray, **settings: object) -> list[tuple[np.ndarray, float]]:
+Decoder = DBNet | PANet | TextSnake
+
+
+def texts_in(decoder: Decoder, maps: np.ndarray) -> list[ScoredOutline]:
     """Texts in pixels of the map, in the order of `WORDS`."""
-    texts = decoder.decode(maps, (1, 1), SIZE, {**decoder.DEFAULTS, **settings})
+    texts = decoder.decode(maps, (1, 1), SIZE)
     return sorted(texts, key=lambda text: (text[0][:, 0].min() > 200, text[0][:, 1].min()))
 
 
-@pytest.mark.parametrize(("decoder", "least"), [(dbnet, 0.9), (panet, 0.9), (textsnake, 0.75)])
-def test_words_are_found_where_they_are(decoder: ModuleType, least: float) -> None:
+@pytest.mark.parametrize(("decoder", "least"), [(DBNet(), 0.9), (PANet(), 0.9), (TextSnake(), 0.75)])
+def test_words_are_found_where_they_are(decoder: Decoder, least: float) -> None:
     """What a perfect network gives for upright, turned and tall words is decoded to them, with their scores."""
     scores = (0.7, 0.9, 0.8)
     words = [np.roll(word, 1, axis=0) if i == 2 else word for i, word in enumerate(WORDS)]  # along its length
-    maps = decoder.encode(list(zip(words, scores, strict=True)), SIZE, decoder.DEFAULTS)
-    assert maps.shape == (decoder.CHANNELS, *SIZE)
+    maps = decoder.encode(list(zip(words, scores, strict=True)), SIZE)
+    assert maps.shape == (decoder.channels, *SIZE)
     assert maps.dtype == np.float32
-    texts = found(decoder, maps)
+    texts = texts_in(decoder, maps)
     assert len(texts) == 3
     similar = polygon.similarities(polygon.regions(WORDS), polygon.regions([points for points, _ in texts]))
     assert similar.diagonal().min() > least
     assert [score for _, score in texts] == pytest.approx(scores, abs=0.07)
 
 
-@pytest.mark.parametrize("decoder", [dbnet, panet, textsnake])
-def test_a_page_larger_than_the_map(decoder: ModuleType) -> None:
+@pytest.mark.parametrize("decoder", [DBNet(), PANet(), TextSnake()])
+def test_a_page_larger_than_the_map(decoder: Decoder) -> None:
     """Points are in pixels of the page, which may differ by direction."""
-    maps = decoder.encode([(WORDS[0], 0.9)], SIZE, decoder.DEFAULTS)
-    ((near, _),) = decoder.decode(maps, (1, 1), SIZE, decoder.DEFAULTS)
-    ((far, _),) = decoder.decode(maps, (4, 3), (600, 1280), decoder.DEFAULTS)
+    maps = decoder.encode([(WORDS[0], 0.9)], SIZE)
+    ((near, _),) = decoder.decode(maps, (1, 1), SIZE)
+    ((far, _),) = decoder.decode(maps, (4, 3), (600, 1280))
     np.testing.assert_allclose(far, near * (4, 3), atol=4)
 
 
-@pytest.mark.parametrize("decoder", [dbnet, panet, textsnake])
+@pytest.mark.parametrize("decoder", [DBNet(), PANet(), TextSnake()])
 @pytest.mark.parametrize("value", [-40.0, 0.0, 40.0])
-def test_maps_of_one_value_have_at_most_one_text(decoder: ModuleType, value: float) -> None:
+def test_maps_of_one_value_have_at_most_one_text(decoder: Decoder, value: float) -> None:
     """Nothing, or the whole page; never an error."""
-    assert len(found(decoder, np.full((decoder.CHANNELS, *SIZE), value, np.float32))) <= 1
+    assert len(texts_in(decoder, np.full((decoder.channels, *SIZE), value, np.float32))) <= 1
 
 
-@pytest.mark.parametrize("decoder", [dbnet, panet, textsnake])
-def test_noise_does_not_stop_decoding(decoder: ModuleType) -> None:
+@pytest.mark.parametrize("decoder", [DBNet(), PANet(), TextSnake()])
+def test_noise_does_not_stop_decoding(decoder: Decoder) -> None:
     """Whatever the outlines in noise, each has four points at least, finite ones, and a score from 0 to 1."""
     random = np.random.default_rng(0)
     for spread in (0.2, 1.0, 5.0):
-        maps = random.normal(0.5, spread, (decoder.CHANNELS, *SIZE)).astype(np.float32)
-        for points, score in decoder.decode(maps, (1, 1), SIZE, decoder.DEFAULTS):
+        maps = random.normal(0.5, spread, (decoder.channels, *SIZE)).astype(np.float32)
+        for points, score in decoder.decode(maps, (1, 1), SIZE):
             assert len(points) >= 4
             assert np.isfinite(points).all()
-            if decoder is not dbnet:  # there it is a mean of what the network gives
+            if not isinstance(decoder, DBNet):  # there it is a mean of what the network gives
                 assert 0 <= score <= 1
 
 
@@ -75,17 +81,17 @@ def test_dbnet_drops_what_is_small_or_weak() -> None:
     maps = np.zeros((1, *SIZE), np.float32)
     maps[0, 10:12, 10:60] = 1
     maps[0, 40:60, 10:60] = 0.5
-    assert found(dbnet, maps) == []
-    ((_, score),) = found(dbnet, maps, box=0.4)
+    assert texts_in(DBNet(), maps) == []
+    ((_, score),) = texts_in(DBNet(box=0.4), maps)
     assert score == pytest.approx(0.5)
-    assert found(dbnet, maps, box=0.4, threshold=0.55) == []
+    assert texts_in(DBNet(box=0.4, threshold=0.55), maps) == []
 
 
 def test_dbnet_boxes_are_whole_pixels_of_the_page() -> None:
     """Corners are rounded, and a box that grows over the edge is cut there."""
     maps = np.zeros((1, *SIZE), np.float32)
     maps[0, 0:20, 0:100] = 1
-    ((corners, _),) = dbnet.decode(maps, (1.7, 1.3), (260, 544), dbnet.DEFAULTS)
+    ((corners, _),) = DBNet().decode(maps, (1.7, 1.3), (260, 544))
     np.testing.assert_array_equal(corners, np.round(corners))
     np.testing.assert_array_equal(corners.min(0), [0, 0])
 
@@ -129,19 +135,19 @@ def test_panet_parts_texts_that_touch() -> None:
     """Two words in one region are two texts when their embeddings differ, and the outline may be the region's own."""
     words = [(np.array([[20.0, 20], [100, 20], [100, 50], [20, 50]]), 0.9),
              (np.array([[101.0, 20], [180, 20], [180, 50], [101, 50]]), 0.9)]  # fmt: skip
-    maps = panet.encode(words, SIZE, panet.DEFAULTS)
+    maps = PANet().encode(words, SIZE)
     for outline in ("quad", "polygon"):
-        texts = found(panet, maps, outline=outline)
+        texts = texts_in(PANet(outline=outline), maps)
         assert sorted(points[:, 0].min().round() for points, _ in texts) == [20, 101]
         assert sorted(points[:, 0].max().round() for points, _ in texts) == [100, 180]
 
 
 def test_panet_drops_what_is_small_or_weak() -> None:
     """A text of fewer pixels than `area`, and one with a score not above `box`."""
-    maps = panet.encode([(WORDS[0], 0.7)], SIZE, panet.DEFAULTS)
-    assert found(panet, maps, area=31 * 101 + 1) == []
-    assert len(found(panet, maps, area=31 * 101)) == 1
-    assert found(panet, maps, box=0.71) == []
+    maps = PANet().encode([(WORDS[0], 0.7)], SIZE)
+    assert texts_in(PANet(area=31 * 101 + 1), maps) == []
+    assert len(texts_in(PANet(area=31 * 101), maps)) == 1
+    assert texts_in(PANet(box=0.71), maps) == []
 
 
 def test_textsnake_follows_a_curve() -> None:
@@ -149,7 +155,7 @@ def test_textsnake_follows_a_curve() -> None:
     angles = np.linspace(np.pi, 0, 7)
     outer, inner = (np.stack([160 + r * np.cos(angles), 170 - r * np.sin(angles)], 1) for r in (140, 90))
     arc = np.concatenate([outer, inner[::-1]])
-    ((points, _),) = found(textsnake, textsnake.encode([(arc, 0.9)], SIZE, textsnake.DEFAULTS))
+    ((points, _),) = texts_in(TextSnake(), TextSnake().encode([(arc, 0.9)], SIZE))
     got, wanted = polygon.regions([points, arc])
     assert got.intersection(wanted).area / got.union(wanted).area > 0.8
     assert not got.contains(shapely.Point(160, 160))

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandglass.quantization.repairs.equalize import Link
+from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost, LayerVariant
 from sandglass.search.min_cut import cheapest
 from sandglass.search.timing import TimeModel, WholeRun, cost_model, factor_bounds, fit_time_model, split_costs

@@ -9,8 +9,8 @@ from typing import Any
 
 import numpy as np
 import pytest
-
 from artifacts import write_null
+
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.tuned_settings import TUNING, Tuned, processor_kind, read_tuned, write_tuned
 from sandglass.backends import null
@@ -170,15 +170,17 @@ def test_stored_settings_leave_the_artifact_what_it_is(artifact: Artifact, monke
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "holds no tuned settings"),
-        ({"format": 9}, "has format 9"),
-        ({"artifact": "0" * 64}, "made for another artifact: 000000000000"),
-        ({"processors": {"x": {"goal": "speed", "threads": 1}}}, "the goal 'speed'"),
-        ({"processors": {"x": {"goal": "latency", "threads": 0}}}, "threads and batch (0, 1)"),
-        ({"processors": {"x": {"goal": "latency"}}}, "holds no tuned settings"),
-        ({"processors": {"x": {"goal": "latency", "threads": 1, "settings": 3}}}, "the settings 3"),
+        ("[]", "it is [], expected a table of fields"),
+        ({"format": 9}, "format is 9, expected 1"),
+        ({"artifact": "0" * 64}, "made for another artifact: '000000000000'"),
+        ({"processors": {"x": {"goal": "speed", "threads": 1}}}, "processors.x: goal is 'speed', expected one of"),
+        ({"processors": {"x": {"goal": "latency", "threads": 0}}}, "processors.x.threads is 0, expected int >= 1"),
+        ({"processors": {"a": {"goal": "latency", "threads": 1}, "x": {"goal": "latency"}}},
+         "the field 'processors.x.threads' is missing"),
+        ({"processors": {"x": {"goal": "latency", "threads": 1, "settings": 3}}}, "x.settings is 3, expected table"),
+        ({"note": 1}, "unknown field 'note', expected artifact, format, processors"),
     ],
-)
+)  # fmt: skip
 def test_broken_file_is_one_clear_error(artifact: Artifact, content: object, message: str) -> None:
     """It names the file and says to delete it."""
     if isinstance(content, dict):

@@ -8,8 +8,8 @@ from typing import Any
 import numpy as np
 import onnx
 import pytest
-
 from graphs import network, normal
+
 from sandglass.backends import _tvm_import, _tvm_kernels, _tvm_search
 from sandglass.backends._tvm_kernels import Registers, Tile, tiles
 from sandglass.core import discover, host

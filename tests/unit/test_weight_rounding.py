@@ -6,14 +6,15 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 import pytest
-
 from graphs import network, normal
+
 from sandglass.graph.layers import Facts, clamp_bounds, facts
+from sandglass.quantization.edits import Rounded
 from sandglass.quantization.input_rows import row_channels, weight_matrix
+from sandglass.quantization.layer_rounding import LayerToRound, round_input, round_to_nearest
 from sandglass.quantization.plan import TensorRange
-from sandglass.quantization.plan_arrays import Rounded
+from sandglass.quantization.repairs import bias_correction, compensated_rounding
 from sandglass.quantization.repairs.output_thresholds import Reader, output_threshold
-from sandglass.quantization.weight_rounding import round_input, round_layer
 
 # By name: the call of a layer, its weight's shape, its channels, and the groups and columns of a row of its input.
 LAYERS: dict[str, tuple[str, tuple[int, ...], int, tuple[int, int]]] = {
@@ -48,9 +49,11 @@ class Case:
 
     def rounded(self, bits: int = 8, compensate: bool = True, correct: bool = True) -> Rounded:
         """The layer, rounded."""
-        return round_layer(
-            self.weight, self.bias, self.fact, self.rows, self.found, self.asymmetric, bits, compensate, correct
-        )
+        repairs = (bias_correction.NAME,) if correct else ()
+        layer = LayerToRound(self.fact, self.weight, self.bias, self.rows, self.found, self.asymmetric, bits, repairs)
+        rounded = round_to_nearest(layer)
+        rounded = compensated_rounding.compensated(layer, rounded) if compensate else rounded
+        return bias_correction.corrected(layer, rounded) if correct else rounded
 
     def change(self, given: Rounded, rows: np.ndarray) -> np.ndarray:
         """What rounding does to the outputs, (rows, groups, rows of the matrix); only MatMul has no bias for it."""

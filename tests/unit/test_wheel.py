@@ -21,12 +21,12 @@ from pathlib import Path
 import pytest
 
 from sandglass.core import distribution
-from sandglass.core.toml_fields import tomllib
+from sandglass.core.toml_files import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("src", "docs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile",
            "constraints.txt")  # fmt: skip
-DATA = ("*.toml", "*.safetensors", "*.txt", "py.typed")
+DATA = ("*.toml", "*.safetensors", "*.txt", "*.json", "py.typed")
 MODEL = "hourglass-tiny-synthetic"
 
 pytestmark = [
@@ -84,7 +84,7 @@ def test_files_of_the_package_are_in_both(built: dict[str, Path]) -> None:
     with tarfile.open(built[".gz"]) as archive:
         sdist = {name.partition("/")[2] for name in archive.getnames()}
     modules = {path.relative_to(ROOT / "src").as_posix() for path in (ROOT / "src/sandglass").rglob("*.py")}
-    assert {Path(name).suffix for name in package_data()} == {".toml", ".safetensors", ".txt", ".typed"}
+    assert {Path(name).suffix for name in package_data()} == {".toml", ".safetensors", ".txt", ".json", ".typed"}
     assert {name for name in wheel if ".dist-info/" not in name} == package_data() | modules
     assert {f"src/{name}" for name in package_data() | modules} <= sdist
     assert {"pyproject.toml", "README.md", "LICENSE", "constraints.txt"} <= sdist

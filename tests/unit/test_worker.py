@@ -12,8 +12,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-
 from artifacts import write_null
+
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.core.errors import ArtifactError, CrashError, SandglassError
 from sandglass.measure.benchmarking import benchmark, benchmark_each

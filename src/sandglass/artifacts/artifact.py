@@ -7,16 +7,15 @@ from contextlib import AbstractContextManager, contextmanager
 from dataclasses import dataclass
 from functools import cached_property, partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts.input_shapes import ShapeSession
-from sandglass.artifacts.manifest import MANIFEST, read_manifest
+from sandglass.artifacts.manifest import MANIFEST, Manifest, read_manifest
 from sandglass.artifacts.tuned_settings import Tuned, check_settings, processor_kind, read_tuned
 from sandglass.backends import DEFAULTS, Arrays, BuildNotes, Session, Settings, load_backend, read_notes
 from sandglass.core import host
-from sandglass.core.errors import ArtifactError, BackendError, CardError
+from sandglass.core.errors import BackendError
 from sandglass.core.files import sha256
 from sandglass.core.process import Process
 from sandglass.core.processor import ANY, find_processor
@@ -32,42 +31,42 @@ class Artifact:
     """A published artifact: `folder` and its parsed manifest."""
 
     folder: Path
-    manifest: Mapping[str, Any]
+    manifest: Manifest
     card: Card
 
     @property
     def backend(self) -> str:
         """Name of the backend that made it and runs it."""
-        return str(self.manifest["backend"])
+        return self.manifest.backend
 
     @property
     def precision(self) -> str:
         """For example "fp32" or "int8"."""
-        return str(self.manifest["precision"])
+        return self.manifest.precision
 
     @property
     def precision_note(self) -> str:
         """What the precision alone does not say: "quantized already", or how little is in int8; else ""."""
-        check = self.manifest.get("check", {})  # a build kit has none
-        if check.get("quantized"):
+        check = self.manifest.check
+        if check.quantized:
             return "quantized already"
-        share = check.get("int8_share", 1.0)
-        return f"only {share:.1%} of the work" if share < LEAST_INT8_SHARE else ""
+        share = check.int8_share
+        return f"only {share:.1%} of the work" if share is not None and share < LEAST_INT8_SHARE else ""
 
     @property
     def input_name(self) -> str:
         """The graph's name of its image input."""
-        return str(next(iter(self.manifest["inputs"])))
+        return next(iter(self.manifest.inputs))
 
     @property
     def size(self) -> int:
         """Bytes of the runtime's files, without the manifest."""
-        return sum((self.folder / name).stat().st_size for name in self.manifest["files"])
+        return sum((self.folder / name).stat().st_size for name in self.manifest.files)
 
     @property
     def shapes(self) -> dict[Size, int]:
         """Its input shapes (see `shapes`), by the number of images that each was chosen for; empty where it has one."""
-        return {(height, width): images for height, width, images in self.manifest.get("shapes", ())}
+        return {(height, width): images for height, width, images in self.manifest.shapes}
 
     @cached_property
     def sha256(self) -> str:
@@ -76,7 +75,7 @@ class Artifact:
 
     def check_processor(self) -> None:
         """Raise BackendError where integer sums of this artifact would saturate on the processor at hand."""
-        name = self.manifest.get("processor", ANY.name)
+        name = self.manifest.processor or ANY.name
         if not find_processor(name).runs_here():
             raise BackendError(
                 f"{self.folder} was made for {name}: on this processor sums of its 8-bit weights saturate",
@@ -118,14 +117,14 @@ class Artifact:
 
     @property
     def _notes(self) -> BuildNotes:
-        return self._read_notes(self.manifest["backend_notes"])
+        return self._read_notes(self.manifest.backend_notes)
 
     @property
     def _parts(self) -> dict[Size, tuple[Path, BuildNotes]]:
         """Folder and notes by shape, where its backend built files for each."""
         return {
             (height, width): (self.folder / text((height, width)), self._read_notes(notes))
-            for height, width, notes in self.manifest.get("by_shape", ())
+            for height, width, notes in self.manifest.by_shape
         }
 
     def _read_notes(self, notes: Mapping[str, object]) -> BuildNotes:
@@ -161,7 +160,7 @@ class Artifact:
         generator = np.random.default_rng(0)
         return {
             name: generator.standard_normal((batch, *shape[1:2], *(size or shape[2:]))).astype(np.float32)
-            for name, shape in self.manifest["inputs"].items()
+            for name, shape in self.manifest.inputs.items()
         }
 
 
@@ -172,11 +171,7 @@ def load_artifact(folder: Path) -> Artifact:
     that is missing, was changed or is not listed, or broken settings beside it.
     """
     manifest = read_manifest(folder)
-    try:
-        card = Card.from_dict(manifest["card"], str(folder / MANIFEST), folder)
-    except CardError as error:
-        raise ArtifactError(error.message, "deploy the model again with this version") from error
-    artifact = Artifact(folder, manifest, card)
+    artifact = Artifact(folder, manifest, manifest.card)
     artifact.tuned()  # a broken file is refused now, not in the middle of a measurement
     return artifact
 

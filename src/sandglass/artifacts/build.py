@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
-from types import MappingProxyType
 
 import msgspec
 
@@ -12,8 +11,8 @@ from sandglass.artifacts.artifact import LEAST_INT8_SHARE, load_artifact
 from sandglass.artifacts.build_files import FLOAT, Build, build_files, check_float
 from sandglass.artifacts.build_key import build_key, made_before
 from sandglass.artifacts.input_shapes import Shapes
-from sandglass.artifacts.manifest import BUILD_KEY, write_manifest
-from sandglass.artifacts.parity import Check, Reference
+from sandglass.artifacts.manifest import Check, write_manifest
+from sandglass.artifacts.parity import Reference
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import INT8, load_backend
 from sandglass.core import discover
@@ -21,8 +20,33 @@ from sandglass.core.errors import BackendError, BackendUnavailable, InputError, 
 from sandglass.core.files import atomic_folder, sha256
 from sandglass.core.host import own_version
 from sandglass.core.progress import Say
+from sandglass.core.records import to_data
 from sandglass.quantization.plan import Plan
 from sandglass.sources.source import Source
+
+
+@dataclass(frozen=True)
+class BuildRequest:
+    """What artifacts are made from, and the folder `out` that they go to.
+
+    `plan` is for int8 targets. `force` replaces artifacts that are there, and `say` reports the progress.
+    """
+
+    source: Source
+    plan: Plan | None
+    reference: Reference
+    out: Path
+    say: Say
+    force: bool = False
+    shapes: Shapes = field(default_factory=dict)
+
+    def plan_for(self, target: Target) -> Plan | None:
+        """The plan that a target is built with."""
+        return self.plan if target.precision == "int8" else None
+
+    def key(self, target: Target, version: str) -> str:
+        """The build key of a target's artifact, built by this version of its runtime."""
+        return build_key(target.folder, version, self.source, self.plan_for(target), self.reference, self.shapes)
 
 
 def able_backends(source: Source, reference: Reference, apart_from: str) -> list[str]:
@@ -44,72 +68,40 @@ def _is_able(backend: str, source: Source, reference: Reference) -> bool:
     return True
 
 
-def reuse_artifact(
-    target: Target,
-    source: Source,
-    plan: Plan | None,
-    reference: Reference,
-    out: Path,
-    force: bool,
-    say: Say,
-    shapes: Shapes,
-) -> Outcome | None:
-    """The artifact in `out` where an earlier run made it from the same inputs; None where it is to be built."""
-    if force or not (out / target.folder).exists():
+def reuse_artifact(target: Target, request: BuildRequest) -> Outcome | None:
+    """The artifact that an earlier run made from the same inputs; None where it is to be built."""
+    folder = request.out / target.folder
+    if request.force or not folder.exists():
         return None
     try:
         version = load_backend(target.backend).available()
     except BackendUnavailable:
         return None
-    used = plan if target.precision == "int8" else None
-    artifact = made_before(out / target.folder, build_key(target.folder, version, source, used, reference, shapes))
+    artifact = made_before(folder, request.key(target, version))
     if artifact is None:
         return None
-    say(f"{target}: made before from the same inputs")
-    if target.precision == FLOAT:
-        reference.floats[target.backend, source.graph] = None  # it was checked when it was made
+    request.say(f"{target}: made before from the same inputs")
+    if target.precision == FLOAT:  # it was checked when it was made
+        request.reference.floats[target.backend, request.source.graph] = None
     return Outcome(target, artifact)
 
 
-def build_artifact(
-    target: Target,
-    source: Source,
-    plan: Plan | None,
-    reference: Reference,
-    out: Path,
-    force: bool,
-    say: Say,
-    shapes: Shapes = MappingProxyType({}),
-) -> Outcome:
-    """One target's artifact in `out`, compared with the graph; its Outcome carries the error where there is one."""
-    used = plan if target.precision == "int8" else None
+def build_artifact(target: Target, request: BuildRequest) -> Outcome:
+    """One target's artifact, compared with the graph; its Outcome carries the error where there is one."""
+    source, reference, out, say = request.source, request.reference, request.out, request.say
     ready = replace(source, wide=reference.wide) if target.precision == "fp16" else source
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
             raise InputError("half precision is not written of a file that is quantized already",
                              "deploy it as it is, or use --dequantize")  # fmt: skip
-        with atomic_folder(out / target.folder, force) as folder:
-            build = build_files(target.backend, ready, target.precision, folder, used, reference)
+        with atomic_folder(out / target.folder, request.force) as folder:
+            plan = request.plan_for(target)
+            build = build_files(target.backend, ready, target.precision, folder, plan, reference)
             for name in build.notes.float_layers or ():
                 say(f"{target}: {name} stays in float32: half precision cannot hold its values")
             check = _check(target, source, build, say)
-            fields = {
-                "card": source.card.to_dict(),
-                "backend": target.backend,
-                "precision": target.precision,
-                "inputs": {name: list(shape) for name, shape in reference.inputs.items()},
-                "graph_sha256": sha256(source.graph),
-                "checkpoint_sha256": sha256(source.weights) if source.weights else None,
-                "plan_sha256": used.sha256 if used else None,
-                "versions": {"sandglass": own_version(), target.backend: build.version},
-                **_processor(target.backend, source, used),
-                BUILD_KEY: build_key(target.folder, build.version, source, used, reference, shapes),
-                "check": msgspec.to_builtins(check),
-                **_notes(build),
-                **({"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}),
-            }
-            write_manifest(folder, fields)
+            write_manifest(folder, _manifest_fields(target, request, build, check))
         say(f"{target}: {check.summary}")
         return Outcome(target, load_artifact(out / target.folder))
     except UnsupportedOperator as error:
@@ -123,16 +115,41 @@ def build_artifact(
         return failed(target, BackendError(str(error), "make room, or check the permissions"), say)
 
 
+def _manifest_fields(target: Target, request: BuildRequest, build: Build, check: Check) -> dict[str, object]:
+    """What an artifact's manifest says, apart from its format, files and seal."""
+    source, plan = request.source, request.plan_for(target)
+    return {
+        "card": source.card.to_dict(),
+        "backend": target.backend,
+        "precision": target.precision,
+        "inputs": {name: list(shape) for name, shape in request.reference.inputs.items()},
+        "graph_sha256": sha256(source.graph),
+        "checkpoint_sha256": sha256(source.weights) if source.weights else None,
+        "plan_sha256": plan.sha256 if plan else None,
+        "versions": {"sandglass": own_version(), target.backend: build.version},
+        **_processor(target.backend, source, plan),
+        "build_key": request.key(target, build.version),
+        "check": to_data(check),
+        **_notes(build),
+        **_shapes(request.shapes),
+    }
+
+
 def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str]:
     """The manifest's field for the processors that the integer sums of an artifact with a plan are exact on."""
     spec = load_backend(backend).SPEC
     return {"processor": spec.exact_on(source.processor).name} if plan and spec else {}
 
 
+def _shapes(shapes: Shapes) -> dict[str, object]:
+    """The manifest's field for input shapes, where there are several."""
+    return {"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}
+
+
 def _notes(build: Build) -> dict[str, object]:
     """The manifest's fields for the notes of a build."""
-    by_shape = [[*size, msgspec.to_builtins(notes)] for size, notes in build.by_shape.items()]
-    return {"backend_notes": msgspec.to_builtins(build.notes), **({"by_shape": by_shape} if by_shape else {})}
+    by_shape = [[*size, to_data(notes)] for size, notes in build.by_shape.items()]
+    return {"backend_notes": to_data(build.notes), **({"by_shape": by_shape} if by_shape else {})}
 
 
 def _check(target: Target, source: Source, build: Build, say: Say) -> Check:

@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory, mkdtemp
 
-from sandglass.artifacts.parity import Check, Reference
+from sandglass.artifacts.manifest import Check
+from sandglass.artifacts.parity import Reference
 from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.core.errors import ParityError, SandglassError
 from sandglass.core.process import run_isolated
@@ -110,7 +111,7 @@ def _build_here(
 
 def _repaired(source: Source, plan: Plan | None, backend: Backend[BuildNotes]) -> tuple[Source, Plan | None]:
     """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
-    if plan is None or not plan.arrays.sha256 or backend.SPEC is None:
+    if plan is None or not plan.edits or backend.SPEC is None:
         return source, plan
     from sandglass.graph.io import save_graph
     from sandglass.quantization.repaired_plan import repaired

@@ -9,18 +9,19 @@ from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from pathlib import Path
 from types import MappingProxyType
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.input_shapes import Shapes
-from sandglass.artifacts.manifest import BUILD_KEY, KIT
+from sandglass.artifacts.kit_manifest import read_kit_manifest
+from sandglass.artifacts.manifest import read_manifest
 from sandglass.core.errors import ArtifactError
-from sandglass.core.files import read_json, refuse_existing, sha256, sweep
+from sandglass.core.files import refuse_existing, sha256, sweep
 from sandglass.core.host import own_version
 from sandglass.core.locks import locked_folder
+from sandglass.datasets import Dataset
 from sandglass.quantization.plan import Plan
 from sandglass.sources.card import Card
 from sandglass.sources.source import Source
@@ -68,22 +69,15 @@ def made_before(folder: Path, wanted: str) -> Artifact | None:
         artifact = load_artifact(folder)
     except ArtifactError:
         return None
-    return artifact if artifact.manifest.get(BUILD_KEY) == wanted else None
+    return artifact if artifact.manifest.build_key == wanted else None
 
 
 def kit_made_before(folder: Path, wanted: str) -> bool:
     """Whether `folder` is a build kit that was made from what has the build key `wanted`."""
-    kit = _kit(folder)
-    return kit is not None and kit.get(BUILD_KEY) == wanted
-
-
-def _kit(folder: Path) -> dict[str, Any] | None:
-    """What a build kit says of itself; None where `folder` is none."""
     try:
-        kit = read_json(folder / KIT, ArtifactError)
+        return read_kit_manifest(folder).build_key == wanted
     except ArtifactError:
-        return None
-    return kit if isinstance(kit, dict) else None
+        return False
 
 
 @contextmanager
@@ -102,19 +96,23 @@ def own_folder(out: Path, folders: Iterable[Path], card: Card, force: bool) -> I
 
 def _refuse_other_model(folder: Path, card: Card, force: bool) -> None:
     """This much is known at once; whether everything else is the same too is known when the graph is ready."""
-    if force or not folder.exists():
-        return
-    try:
-        found = _kit(folder) or load_artifact(folder).manifest
-    except ArtifactError:
-        found = {}
-    if found.get("card") != json.loads(json.dumps(card.to_dict())):
+    if not force and folder.exists() and _card_of(folder) != json.dumps(card.to_dict()):
         refuse_existing(folder, force)
+
+
+def _card_of(folder: Path) -> str:
+    """The card of the artifact or build kit in a folder, as JSON text; "" where there is neither."""
+    for read in (read_kit_manifest, read_manifest):
+        try:
+            return json.dumps(read(folder).card.to_dict())
+        except ArtifactError:
+            continue
+    return ""
 
 
 @dataclass(frozen=True)
 class Samples:
     """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
 
-    dataset: Any
+    dataset: Dataset
     flip_test: bool | None = None

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from dataclasses import replace
 from pathlib import Path
+
+from msgspec.structs import replace
 
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.manifest import MANIFEST
@@ -24,7 +25,7 @@ def find_card(source: str | Path) -> Card:
         return load_card(source)
     artifact = load_artifact(folder)
     for file in sorted(folder.resolve().parent.glob("*/*.onnx")):
-        if sha256(file) == artifact.manifest["graph_sha256"]:
+        if sha256(file) == artifact.manifest.graph_sha256:
             return replace(artifact.card, graph=file, model=None, arguments={}, checkpoint=None)
     raise ArtifactError(
         f"the graph that {folder} was made from is neither in it nor in a folder beside it",

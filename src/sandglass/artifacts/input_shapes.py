@@ -10,13 +10,12 @@ import threading
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
+from sandglass import tasks
 from sandglass.artifacts import shape_choice
 from sandglass.backends import Arrays, Session
-from sandglass.core import discover
 from sandglass.core.errors import BackendError, InputError
 from sandglass.core.sizes import Size, text
 from sandglass.datasets._photos import find_photos
@@ -29,7 +28,7 @@ MOST = 36
 
 def named_shapes(card: Card, sizes: Iterable[Size]) -> dict[Size, int]:
     """The shapes that a user names. Raises InputError for one that no input of the card's task can have."""
-    multiple = _task(card).MULTIPLE
+    multiple = _shapes(card).multiple
     for size in sizes:
         if wrong := [side for side in size if side % multiple or side < multiple]:
             right = text([max(1, round(side / multiple)) * multiple for side in size])
@@ -45,7 +44,7 @@ def shapes_of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, in
 
     Only headers of the files are read. Raises DatasetError for a folder without images and for a broken one.
     """
-    needed = Counter(_task(card).needed(image_size(path), card) for path in find_photos(folder))
+    needed = Counter(_shapes(card).needed(image_size(path), card) for path in find_photos(folder))
     found = shape_choice.choose(needed, most)
     return dict(sorted(found.items(), key=lambda item: -item[1])), shape_choice.padding(found, needed)
 
@@ -62,11 +61,12 @@ def smallest_shape(shapes: Shapes, needed: Size, what: str) -> Size:
     return min(fitting, key=shape_choice.area)
 
 
-def _task(card: Card) -> ModuleType:
-    task = discover.load("tasks", card.task)
-    if not hasattr(task, "needed"):
+def _shapes(card: Card) -> tasks.Shapes[tasks.Sample, tasks.View]:
+    """How inputs of the card's task follow the size of an image. Raises InputError where they have one size."""
+    shapes = tasks.load_task(card.task).SHAPES
+    if shapes is None:
         raise InputError(f"inputs of {card.task} have one size, and shapes were asked for", "leave the shapes out")
-    return task
+    return shapes
 
 
 class ShapeSession:

@@ -8,30 +8,86 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from math import prod
 from pathlib import Path, PurePosixPath
-from reprlib import repr as abbreviated
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, field
 
 from sandglass.artifacts.tuned_settings import TUNING
+from sandglass.backends import load_backend
 from sandglass.core import discover
-from sandglass.core.errors import ArtifactError
-from sandglass.core.files import PART, read_json, sha256, write_json
+from sandglass.core.errors import ArtifactError, shown
+from sandglass.core.files import PART, sha256, write_json
+from sandglass.core.json_values import JsonObject
 from sandglass.core.locks import LOCK
-from sandglass.core.toml_fields import Fields
+from sandglass.core.records import Record, read_format, to_record
+from sandglass.sources.card import Card, Side
 
 MANIFEST = "sandglass.json"
-KIT = "kit.json"  # the manifest of a build kit
 FORMAT = 1
 SEAL = "manifest_sha256"
-BUILD_KEY = "build_key"  # hash of what an artifact or a build kit was made from
-AGAIN = "deploy the model again"
-SHA256_DIGITS = 64
+AGAIN = "deploy the model again with this version"
 MOST_ELEMENTS = 2**28  # of one input: 1 GiB of float32, more than any runtime here could compute on
 
+Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="a SHA-256 in hex digits")]
+Shapes = Annotated[dict[str, Annotated[tuple[Side, ...], Meta(min_length=1)]], Meta(min_length=1)]
+Notes = JsonObject  # what a backend records of its build: its own type of notes has the fields
 
-def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
+
+class Check(Record, frozen=True, omit_defaults=True):
+    """How an artifact agrees with its graph.
+
+    `relative_difference` is the largest difference of an output by its largest value, `correlation` that of the output
+    that agrees least; both None where nothing was compared, as `summary` says. `inputs` says on what they were
+    compared. `quantized` says that the file was quantized before it was deployed. `int8_share` is the share of the
+    multiply-accumulates that run in int8, 0 to 1.
+    """
+
+    summary: str = ""
+    inputs: str = ""
+    relative_difference: float | None = None
+    correlation: float | None = None
+    quantized: bool = False
+    int8_share: float | None = None
+
+
+class Manifest(Record, frozen=True, kw_only=True):
+    """What an artifact is.
+
+    `inputs` has the graph's input shapes by name. `shapes` are heights, widths and numbers of images of the artifact's
+    input shapes, where it has several; `by_shape` has the backend's notes for each, where each has files of its own.
+    `processor` names the processors that its integer sums are exact on. `files` has the hash of each file by name.
+    """
+
+    format: int
+    card: Card
+    backend: str
+    precision: str
+    inputs: Shapes
+    graph_sha256: str
+    checkpoint_sha256: str | None = None
+    plan_sha256: str | None = None
+    versions: dict[str, str] = field(default_factory=dict)
+    processor: str | None = None
+    build_key: str | None = None
+    check: Check
+    backend_notes: Notes
+    by_shape: list[tuple[Side, Side, Notes]] = field(default_factory=list)
+    shapes: list[tuple[Side, Side, int]] = field(default_factory=list)
+    files: dict[str, Digest]
+    manifest_sha256: str
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown backend or precision, and for shapes of too many elements."""
+        check_target(self.backend, self.precision)
+        check_elements(self.inputs)
+        for size in (*self.shapes, *self.by_shape):
+            check_elements({"": size[:2]})
+
+
+def write_manifest(folder: Path, fields: Mapping[str, object]) -> None:
     """Hash the files in `folder` and write its manifest, the last file of an artifact to appear."""
     hashes = {name: sha256(path) for name, path in sorted(_entries(folder)) if path.is_file()}
     manifest = {"format": FORMAT, **fields, "files": hashes}
@@ -39,26 +95,25 @@ def write_manifest(folder: Path, fields: Mapping[str, Any]) -> None:
     write_json(folder / MANIFEST, {**manifest, SEAL: seal(manifest)})
 
 
-def read_manifest(folder: Path) -> dict[str, Any]:
+def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an artifact, and verify it and every file in the folder.
 
-    Raises ArtifactError when there is none, it is of another format, it was edited, one of its fields has the wrong
-    type, or the folder holds anything but the files that it lists, with other content, or a link out of the folder.
+    Raises ArtifactError when there is none, it is of another format, it was edited, one of its fields is unknown or has
+    the wrong type, or the folder holds anything but the files that it lists, with other content, or a link out of the
+    folder.
     """
     path = folder / MANIFEST
     if not path.is_file():
         raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}", "make one with `sandglass deploy`")
-    manifest = read_json(path, ArtifactError)
-    if not isinstance(manifest, dict) or type(manifest.get("format")) is not int or manifest["format"] != FORMAT:
-        raise ArtifactError(f"{path} is not of format {FORMAT}", "deploy the model again with this version")
-    _Reader(str(path), ArtifactError, AGAIN).check(manifest)
-    if manifest[SEAL] != seal({key: value for key, value in manifest.items() if key != SEAL}):
+    fields = read_format(path, FORMAT, ArtifactError, AGAIN)
+    if fields.get(SEAL) != seal({name: value for name, value in fields.items() if name != SEAL}):
         raise ArtifactError(f"{path} was changed since the artifact was made", AGAIN)
-    _verify(folder, manifest["files"])
+    manifest = to_record(fields, Manifest, str(path), ArtifactError, AGAIN, folder)
+    _verify(folder, manifest)
     return manifest
 
 
-def seal(manifest: Mapping[str, Any]) -> str:
+def seal(manifest: Mapping[str, object]) -> str:
     """The hash of a manifest that its field SEAL has: of all other fields, in any order."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
@@ -77,9 +132,30 @@ def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
             yield name, path
 
 
-def _verify(folder: Path, files: Mapping[str, str]) -> None:
-    """Raise ArtifactError, naming the file, unless `folder` holds exactly `files` with the given hashes."""
-    inside = folder.resolve()
+def check_target(backend: str, precision: str) -> None:
+    """Raise ValueError for an unknown backend, and for a precision that it cannot write."""
+    if backend not in discover.names("backends"):
+        raise ValueError(f"backend is {shown(backend)}, expected one of {', '.join(discover.names('backends'))}")
+    precisions = load_backend(backend).PRECISIONS
+    if precision not in precisions:
+        raise ValueError(f"precision is {shown(precision)}, expected one of {', '.join(precisions)}")
+
+
+def check_elements(shapes: Mapping[str, Sequence[int]]) -> None:
+    """Raise ValueError for a shape of over MOST_ELEMENTS elements."""
+    for name, shape in shapes.items():
+        if prod(shape) > MOST_ELEMENTS:
+            place = f"the shape of {shown(name)}" if name else "a shape"
+            raise ValueError(f"{place} is {shown(list(shape))}, expected at most {MOST_ELEMENTS} elements")
+
+
+def _verify(folder: Path, manifest: Manifest) -> None:
+    """Raise ArtifactError, naming the file, unless `folder` holds exactly the listed files with their hashes."""
+    inside, files = folder.resolve(), manifest.files
+    if not files and load_backend(manifest.backend).CAPABILITIES.computes:
+        raise ArtifactError(f"{folder / MANIFEST}: files is empty, expected the files of the runtime", AGAIN)
+    for name in files:
+        _check_name(folder, name)
     for name in (MANIFEST, TUNING, *files):
         if not (folder / name).resolve().is_relative_to(inside):
             raise ArtifactError(f"{folder / name} is a link to a place outside of the artifact", "copy the file itself")
@@ -93,57 +169,9 @@ def _verify(folder: Path, files: Mapping[str, str]) -> None:
             raise ArtifactError(f"{path} {state} since the artifact was made", AGAIN)
 
 
-class _Reader(Fields):
-    """Checks the types of a manifest's fields, and what their values may be."""
-
-    def check(self, data: Mapping[str, Any]) -> None:
-        for name in ("card", "check", "backend_notes"):
-            self.get(data, name, dict)
-        self.get(data, "versions", dict, {})
-        self.get(data, "graph_sha256", str)
-        for name in ("checkpoint_sha256", "plan_sha256", BUILD_KEY):
-            self.get(data, name, (str, type(None)), None)
-        self.get(data, SEAL, str)
-        self.backend(self.get(data, "backend", str), self.get(data, "precision", str), self.get(data, "files", dict))
-        for name, digest in data["files"].items():
-            self.file(name, digest)
-        self.inputs(self.get(data, "inputs", dict))
-        for name, last, kind in (("shapes", "images", int), ("by_shape", "notes", dict)):
-            for entry in self.get(data, name, list, []):
-                self.shape(name, entry, last, kind)
-
-    def backend(self, name: str, precision: str, files: Mapping[str, Any]) -> None:
-        if name not in discover.names("backends"):
-            raise self.fail(f"unknown backend {name!r}, known: {', '.join(discover.names('backends'))}")
-        backend = discover.load("backends", name)
-        if precision not in backend.PRECISIONS:
-            raise self.fail(f"precision is {precision!r}, expected one of {', '.join(backend.PRECISIONS)}")
-        if not files and backend.CAPABILITIES.computes:
-            raise self.fail("files is empty, expected the files of the runtime")
-
-    def file(self, name: str, digest: Any) -> None:
-        """A name is a path below the folder, as `write_manifest` writes it."""
-        path = PurePosixPath(name)
-        if path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name or not name.isprintable():
-            raise self.fail(f"files has the name {name!r}, expected a path inside the artifact")
-        if not isinstance(digest, str) or len(digest) != SHA256_DIGITS:
-            raise self.fail(f"{name} has the hash {digest!r}, expected {SHA256_DIGITS} hex digits")
-
-    def inputs(self, shapes: Mapping[str, Any]) -> None:
-        if not shapes:
-            raise self.fail("inputs is empty, expected the shape of each input")
-        for name, shape in shapes.items():
-            if not isinstance(shape, list) or not shape or not _are_sides(shape):
-                raise self.fail(
-                    f"the input {name!r} has the shape {abbreviated(shape)}, expected positive whole numbers"
-                )
-
-    def shape(self, field: str, entry: Any, last: str, kind: type) -> None:
-        whole = isinstance(entry, list) and len(entry) == 3 and isinstance(entry[2], kind)
-        if not whole or not _are_sides(entry[:2]):
-            raise self.fail(f"{field} has {abbreviated(entry)}, expected height, width and {last}")
-
-
-def _are_sides(values: list[Any]) -> bool:
-    """Whether these are positive whole numbers, with no more than MOST_ELEMENTS elements between them."""
-    return all(type(value) is int and value > 0 for value in values) and prod(values) <= MOST_ELEMENTS
+def _check_name(folder: Path, name: str) -> None:
+    """Raise ArtifactError unless a name is a path below the folder, as `write_manifest` writes it."""
+    path = PurePosixPath(name)
+    if path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name or not name.isprintable():
+        place = folder / MANIFEST
+        raise ArtifactError(f"{place}: files has {shown(name)}, expected a path inside the artifact", AGAIN)

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
+from sandglass.artifacts.manifest import Check
 from sandglass.backends import Backend, BuildNotes
 from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
@@ -28,23 +29,6 @@ SAMPLES = 4
 FLOAT_TOLERANCE = 2e-3
 # fp16 rounds every value to 11 bits.
 LEAST_CORRELATION = {"fp16": 0.999, "int8": 0.9}
-
-
-class Check(msgspec.Struct, frozen=True, omit_defaults=True):
-    """How an artifact agrees with its graph.
-
-    `relative_difference` is the largest difference of an output by its largest value, `correlation` that of the output
-    that agrees least; both None where nothing was compared, as `summary` says. `inputs` says on what they were
-    compared. `quantized` says that the file was quantized before it was deployed. `int8_share` is the share of the
-    multiply-accumulates that run in int8, 0 to 1.
-    """
-
-    summary: str
-    inputs: str = ""
-    relative_difference: float | None = None
-    correlation: float | None = None
-    quantized: bool = False
-    int8_share: float | None = None
 
 
 class Reference:

@@ -6,13 +6,15 @@ The file may be deleted at any time: the artifact then runs with the defaults of
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
+
+from msgspec import Meta, field
 
 from sandglass.core import host
-from sandglass.core.errors import ArtifactError
-from sandglass.core.files import read_json, write_json
+from sandglass.core.errors import ArtifactError, shown
+from sandglass.core.files import write_json
+from sandglass.core.records import Record, read_json_record, to_data
 
 TUNING = "tuning.json"
 FORMAT = 1
@@ -20,24 +22,39 @@ MOST = 4096  # threads, or images in a batch: more than any machine has a use fo
 GOALS = ("latency", "throughput")
 MEND = "delete that file, or tune the artifact again after that"
 
+Count = Annotated[int, Meta(ge=1, le=MOST)]
+Setting = bool | int | str
 
-@dataclass(frozen=True)
-class Tuned:
+
+class Tuned(Record, frozen=True):
     """The best found for `goal` on one kind of processor.
 
-    `threads` and the runtime's own `settings` are used when the artifact is opened. `batch` is advice to who calls, and
-    so is `advice`: several processes, and the threads of each, where those give more images a second than one. `gain`
-    is how many times faster than the defaults it was (latency) or how many times more images a second it gave
+    `threads` and the runtime's own `settings` are used when the artifact is opened. `batch` and `advice` are advice to
+    the caller: several processes, and the threads of each, where those give more images a second than one. `gain` is
+    how many times faster than the defaults it was (latency) or how many times more images a second it gave
     (throughput); `measured` holds the numbers behind it.
     """
 
     goal: str
-    threads: int
-    batch: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    threads: Count
+    batch: Count = 1
+    settings: dict[str, Setting] = field(default_factory=dict)
     gain: float = 1.0
-    advice: Mapping[str, Any] = field(default_factory=dict)
-    measured: Mapping[str, Any] = field(default_factory=dict)
+    advice: dict[str, int | float] = field(default_factory=dict)
+    measured: dict[str, Any] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown goal."""
+        if self.goal not in GOALS:
+            raise ValueError(f"goal is {shown(self.goal)}, expected one of {', '.join(GOALS)}")
+
+
+class Tuning(Record, frozen=True):
+    """The content of `tuning.json`: `artifact` is the hash of the manifest that it belongs to."""
+
+    format: int
+    artifact: str
+    processors: dict[str, Tuned]
 
 
 def processor_kind() -> str:
@@ -53,37 +70,22 @@ def read_tuned(folder: Path, artifact: str) -> dict[str, Tuned]:
     path = folder / TUNING
     if not path.exists():
         return {}
-    data = read_json(path, ArtifactError)
-    try:
-        if data["format"] != FORMAT:
-            raise ArtifactError(f"{path} has format {data['format']!r}, expected {FORMAT}", MEND)
-        if data["artifact"] != artifact:
-            raise ArtifactError(f"{path} was made for another artifact: {str(data['artifact'])[:12]}", MEND)
-        return {kind: _tuned(path, Tuned(**entry)) for kind, entry in data["processors"].items()}
-    except (KeyError, TypeError, AttributeError) as error:
-        raise ArtifactError(f"{path} holds no tuned settings: {error}", MEND) from error
+    tuning = read_json_record(path, Tuning, ArtifactError, MEND, FORMAT)
+    if tuning.artifact != artifact:
+        raise ArtifactError(f"{path} was made for another artifact: {shown(tuning.artifact[:12])}", MEND)
+    return tuning.processors
 
 
-def write_tuned(folder: Path, artifact: str, found: Tuned) -> None:
-    """Store `found` for this kind of processor in place of what was there; other kinds keep theirs."""
-    entries = {**read_tuned(folder, artifact), processor_kind(): found}
-    processors = {kind: asdict(entry) for kind, entry in sorted(entries.items())}
-    write_json(folder / TUNING, {"format": FORMAT, "artifact": artifact, "processors": processors})
+def write_tuned(folder: Path, artifact: str, best: Tuned) -> None:
+    """Store `best` for this kind of processor in place of what was there; other kinds keep theirs."""
+    entries = {**read_tuned(folder, artifact), processor_kind(): best}
+    write_json(folder / TUNING, to_data(Tuning(FORMAT, artifact, dict(sorted(entries.items())))))
 
 
 def check_settings(
-    folder: Path, backend: str, offered: Mapping[str, tuple[Any, ...]], settings: Mapping[str, Any]
+    folder: Path, backend: str, offered: Mapping[str, tuple[object, ...]], settings: Mapping[str, object]
 ) -> None:
     """Raise ArtifactError, naming it, for a stored setting or value that the backend does not offer."""
     for name, value in settings.items():
         if value not in offered.get(name, ()):
             raise ArtifactError(f"{folder / TUNING} sets {name} to {value!r}, which {backend} does not offer", MEND)
-
-
-def _tuned(path: Path, entry: Tuned) -> Tuned:
-    counts = (entry.threads, entry.batch)
-    if entry.goal not in GOALS or not isinstance(entry.settings, dict):
-        raise ArtifactError(f"{path} has the goal {entry.goal!r} and the settings {entry.settings!r}", MEND)
-    if not all(type(count) is int and 0 < count <= MOST for count in counts):
-        raise ArtifactError(f"{path} has threads and batch {counts}, expected whole numbers from 1 to {MOST}", MEND)
-    return entry

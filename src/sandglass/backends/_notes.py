@@ -5,16 +5,15 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Final, Literal, TypeVar
 
-import msgspec
-
 from sandglass.core.errors import ArtifactError
+from sandglass.core.records import Record, to_record
 
 ArithmeticName = Literal["int8", "float"]
 INT8: Final = "int8"
 FLOAT: Final = "float"
 
 
-class LayerDecision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unknown_fields=True):
+class LayerDecision(Record, frozen=True, omit_defaults=True):
     """How one layer of the graph is built.
 
     `weight_bits` are those of an int8 layer's weights. `kernel` names the kernel where the runtime has several for the
@@ -33,7 +32,7 @@ class LayerDecision(msgspec.Struct, frozen=True, omit_defaults=True, forbid_unkn
         return self.reason or bits + self.kernel
 
 
-class BuildNotes(msgspec.Struct, frozen=True, omit_defaults=True, kw_only=True, forbid_unknown_fields=True):
+class BuildNotes(Record, frozen=True, omit_defaults=True, kw_only=True):
     """What every backend may record; a backend that needs more to open its files derives its own `Notes`.
 
     `layers` are the decisions by the graph's layer names, in artifacts built from a plan. `float_layers` name the
@@ -56,10 +55,7 @@ def read_notes(kind: type[N], notes: Mapping[str, object], where: str = "backend
     if isinstance(layers, dict):
         parsed = {name: _from_text(entry) if isinstance(entry, str) else entry for name, entry in layers.items()}
         notes = {**notes, "layers": parsed}
-    try:
-        return msgspec.convert(notes, kind)
-    except msgspec.ValidationError as error:
-        raise ArtifactError(f"{where}: {error}", "deploy the model again with this version") from error
+    return to_record(notes, kind, where, ArtifactError, "deploy the model again with this version")
 
 
 def _from_text(text: str) -> dict[str, object]:

@@ -38,7 +38,7 @@ def best_tiles(module: IRModule, target: Target, source: Source) -> dict[str, Ti
 
     versions = {"tvm": tvm.__version__, "sandglass": host.own_version()}
     key = {"graph": sha256(source.graph), "target": str(target), **versions}
-    journal = Journal(key, cache_folder() / "tvm")
+    journal = Journal[Tile | None](key, cache_folder() / "tvm")
     kernels, have = functions(module), registers(target)
     costly = sorted(range(len(kernels)), key=lambda number: -_products(kernels[number][1]))
     end = time.perf_counter() + source.tune_seconds

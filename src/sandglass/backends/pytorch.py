@@ -28,9 +28,9 @@ from sandglass.backends import (
     Settings,
     all_settings,
 )
-from sandglass.core import discover
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.models import load_model
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
@@ -115,7 +115,7 @@ def _module(folder: Path, notes: Notes) -> tuple[torch.nn.Module, tuple[str, ...
     import torch
     from safetensors.numpy import load_file
 
-    architecture = discover.load("models", notes.model)
+    architecture = load_model(notes.model)
     module = architecture.build(**notes.arguments)
     module.load_state_dict({key: torch.from_numpy(value) for key, value in load_file(folder / WEIGHTS).items()})
     return module.eval(), architecture.OUTPUTS

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import cast
 
 import cv2
 import numpy as np
@@ -17,10 +17,13 @@ from sandglass.backends import load_backend
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.core.files import atomic_file, refuse_existing, write_json
+from sandglass.core.image_ids import Id
 from sandglass.core.locks import LOCK, locked_folder
 from sandglass.core.progress import Say
+from sandglass.datasets import load_dataset_module
 from sandglass.measure.benchmarking import Speed, benchmark_each
 from sandglass.measure.evaluation import Evaluation, changes, evaluate, evaluate_each
+from sandglass.metrics import Interval
 from sandglass.quantization.calibration import Calibration
 from sandglass.sources.card import Card
 from sandglass.sources.load_card import load_card
@@ -35,6 +38,8 @@ from sandglass.table.rows import (
     part,
     protocol_text,
 )
+from sandglass.tasks import load_task
+from sandglass.tasks.topdown_pose import Person
 from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
@@ -68,14 +73,14 @@ def run_demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Call
 
 def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> Demo:
     card = load_card(MODEL)
-    datasets = discover.load("datasets", DATASET)
+    datasets = load_dataset_module(DATASET)
     calibration = Calibration(datasets.load(split="train", limit=128), size=128)
     outcomes = deployment.deploy(
         card, runnable_targets(say), out / ARTIFACTS, calibration=calibration, force=force, say=say
     )
     artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
     test = datasets.load()
-    say(f"evaluate: {len(artifacts)} artifacts on {len(test.coco['images'])} unseen images")
+    say(f"evaluate: {len(artifacts)} artifacts on {len(test.image_ids)} unseen images")
     evaluations = evaluate_each(artifacts, lambda a: evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")))
     say("benchmark: bursts of each artifact in turn")
     timed = benchmark_each(artifacts, seconds=1.0, progress=progress("benchmark"))
@@ -123,7 +128,7 @@ def write_results(
         {**result.to_dict(), "change": difference, "speed": speed.to_dict(), "bytes": result.artifact.size}
         for result, difference, speed in zip(results, differences, speeds, strict=True)
     ]
-    pictures = [picture(results, image["id"]) for image in results[0].dataset.coco["images"][:PICTURES]]
+    pictures = [picture(results, image_id) for image_id in results[0].dataset.image_ids[:PICTURES]]
     for number, pixels in enumerate(pictures, 1):
         write_image(out / f"people-{number}.png", pixels)
     result: dict[str, object] = {"results": numbers, "failures": failures}
@@ -132,22 +137,22 @@ def write_results(
     return Demo(rows, conditions, result, not failures)
 
 
-def picture(results: Sequence[Evaluation], image_id: int) -> np.ndarray:
+def picture(results: Sequence[Evaluation], image_id: Id) -> np.ndarray:
     """The predictions of a float artifact and of each int8 one for an image, side by side, HWC uint8 RGB."""
     shown = [result for result in results if result.artifact.precision == "fp32"][:1]
     shown += [result for result in results if result.artifact.precision == "int8"]
     return np.hstack([_panel(result, image_id) for result in shown or results[:1]])
 
 
-def _panel(result: Evaluation, image_id: int) -> np.ndarray:
-    task = discover.load("tasks", result.artifact.card.task)
+def _panel(result: Evaluation, image_id: Id) -> np.ndarray:
+    task = load_task(result.artifact.card.task)
     image = result.dataset.read(image_id)
     large = cv2.resize(image, None, fx=2, fy=2, interpolation=cv2.INTER_CUBIC)
-    people = [_scaled(person, 2) for person in result.predictions if person["image_id"] == image_id]
+    people = [_scaled(cast(Person, person), 2) for person in result.predictions if person["image_id"] == image_id]
     return _captioned(task.draw(large, people), result.artifact)
 
 
-def _scaled(prediction: dict[str, Any], factor: float) -> dict[str, Any]:
+def _scaled(prediction: Person, factor: float) -> Person:
     keypoints = [[x * factor, y * factor, score] for x, y, score in prediction["keypoints"]]
     return {**prediction, "keypoints": keypoints, "area": prediction["area"] * factor**2}
 
@@ -161,7 +166,7 @@ def _captioned(image: np.ndarray, artifact: Artifact) -> np.ndarray:
 
 def results_rows(
     results: Sequence[Evaluation],
-    differences: Sequence[Mapping[str, Mapping[str, float]] | None],
+    differences: Sequence[Mapping[str, Interval] | None],
     speeds: Sequence[Speed],
     metrics: Sequence[str],
 ) -> list[Row]:

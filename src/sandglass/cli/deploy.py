@@ -171,7 +171,7 @@ def _row(outcome: Outcome) -> Row:
 
     target = {"backend": outcome.target.backend, "precision": outcome.target.precision}
     if outcome.artifact:
-        check = outcome.artifact.manifest["check"]["summary"]
+        check = outcome.artifact.manifest.check.summary
         return {**identity(outcome.artifact), "MB": megabytes(outcome.artifact.size), "check": check}
     if outcome.kit:
         return {**target, "check": f"build kit: see {outcome.kit}/README.md, then `sandglass collect {outcome.kit}`"}
@@ -180,13 +180,15 @@ def _row(outcome: Outcome) -> Row:
 
 def _to_dict(outcome: Outcome) -> dict[str, object]:
     """JSON-able: the artifact's folder, bytes and check, or the build kit's folder, or the error."""
+    from sandglass.core.records import to_data
+
     artifact = outcome.artifact
     return {
         "backend": outcome.target.backend,
         "precision": outcome.target.precision,
         "artifact": str(artifact.folder) if artifact else None,
         "bytes": artifact.size if artifact else None,
-        "check": artifact.manifest["check"] if artifact else None,
+        "check": to_data(artifact.manifest.check) if artifact else None,
         "kit": str(outcome.kit) if outcome.kit else None,
         "error": str(outcome.error) if outcome.error else None,
     }

@@ -4,18 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sandglass.cli.options import CalibrationOptions, Data, Draw, Samples
 from sandglass.cli.output import say
-from sandglass.core import discover
 
 if TYPE_CHECKING:
     from sandglass.artifacts.artifact import Artifact
     from sandglass.datasets import Dataset
     from sandglass.quantization.calibration import Calibration
     from sandglass.sources.card import Card
+    from sandglass.tasks import Task
 
 ANNOTATED = "coco-keypoints"  # the format of annotations if no dataset is named
 SHOWN = 3  # paths that an error names
@@ -35,11 +34,11 @@ def required_calibration(options: CalibrationOptions, source: str | Card) -> Cal
     return Calibration(dataset, size, options.calibration_method)
 
 
-def load_images(data: Data, source: str | Card, draw: Draw, **more: str) -> Dataset:
+def load_images(data: Data, source: str | Card, draw: Draw, split: str = "test") -> Dataset:
     """The dataset that `--NAME`, `--NAME-annotations` and `--NAME-dataset` name, for the task of a model.
 
-    Without annotations and without a dataset's name it is a folder of photos. `more` goes to the dataset's `load`.
-    Raises DatasetError for what is missing, and for a dataset of another kind than the task reads.
+    Without annotations and without a dataset's name it is a folder of photos, which has no splits. Raises DatasetError
+    for what is missing, and for a dataset of another kind than the task reads.
     """
     from sandglass import tasks
     from sandglass.datasets import load_dataset
@@ -49,32 +48,28 @@ def load_images(data: Data, source: str | Card, draw: Draw, **more: str) -> Data
         return _photos(task, data, draw)
     name = data.dataset or _format_of(task, data)
     tasks.check_dataset_name(task, name)
-    where = {"images": data.images, "annotations": data.annotations}
-    return load_dataset(name, **where, **_drawn(draw), **more)
+    return load_dataset(name, data.images, data.annotations, limit=draw.limit, split=split, seed=draw.seed)
 
 
 def load_samples(name: str, samples: Samples) -> Dataset:
     """A dataset by its name, with its files and the part of it to measure on."""
     from sandglass.datasets import load_dataset
 
-    files = {"images": samples.images, "annotations": samples.annotations, "detections": samples.detections}
-    return load_dataset(name, **files, **_drawn(samples))
+    files = samples.images, samples.annotations, samples.detections
+    return load_dataset(name, *files, limit=samples.limit, seed=samples.seed)
 
 
-def _drawn(draw: Draw) -> dict[str, int | None]:
-    return {"limit": draw.limit, "seed": draw.seed}
-
-
-def task_of(source: str | Card) -> ModuleType:
+def task_of(source: str | Card) -> Task:
     """The task of a model."""
     from sandglass.artifacts.find_card import find_card
     from sandglass.sources.card import Card
+    from sandglass.tasks import load_task
 
     card = source if isinstance(source, Card) else find_card(source)
-    return discover.load("tasks", card.task)
+    return load_task(card.task)
 
 
-def _photos(task: ModuleType, data: Data, draw: Draw) -> Dataset:
+def _photos(task: Task, data: Data, draw: Draw) -> Dataset:
     from sandglass.core.errors import DatasetError
     from sandglass.datasets._photos import load_photos
 
@@ -83,16 +78,15 @@ def _photos(task: ModuleType, data: Data, draw: Draw) -> Dataset:
             f"there are no {data.name} images",
             f"give --{data.name} DIR, a folder of photos, or name a --{data.name}-dataset",
         )
-    photos: Dataset = load_photos(task.READS, data.images, draw.limit, draw.seed)
-    return photos
+    return load_photos(task.READS, data.images, draw.limit, draw.seed)
 
 
-def _format_of(task: ModuleType, data: Data) -> str:
+def _format_of(task: Task, data: Data) -> str:
     """The format of annotations if no dataset is named; only one kind of annotations has a default."""
     from sandglass import datasets
     from sandglass.core.errors import DatasetError
 
-    if datasets.kind_of(ANNOTATED) is not task.READS:
+    if datasets.load_dataset_module(ANNOTATED).KIND is not task.READS:
         known = ", ".join(datasets.of_kind(task.READS))
         raise DatasetError(
             f"the format of --{data.name}-annotations is not known", f"give --{data.name}-dataset, one of {known}"

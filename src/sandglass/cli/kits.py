@@ -38,15 +38,16 @@ def collect(
     against
         a float artifact, to compare the accuracy with (default: none)
     """
+    from sandglass.core.records import to_data
     from sandglass.kit import collect as kits
 
     collection = kits.collect(kit, _dataset(samples, against))
     check, loaded = collection.check, collection.kit
     results = _evaluations(collection.evaluation, against)
-    parts: list[Part] = [check["summary"], *_evaluation_parts(results), [_speed_row(collection.speed)]]
-    show(output, *parts, f"measured there: {loaded.version()}, {loaded.reported['host']['system']}")
+    parts: list[Part] = [check.summary, *_evaluation_parts(results), [_speed_row(collection.speed)]]
+    show(output, *parts, f"measured there: {loaded.version()}, {loaded.report.host['system']}")
     evaluations = {"evaluations": _to_dicts(results)} if results else {}
-    write_result(output, {"check": check, "speed": loaded.speed_dict(), **evaluations})
+    write_result(output, {"check": to_data(check), "speed": loaded.speed_dict(), **evaluations})
     return 0
 
 
@@ -78,7 +79,7 @@ def _evaluations(result: Evaluation | None, against: Path | None) -> list[Evalua
 
     if result is None or against is None:
         return [result] if result else []
-    return [evaluate(load_artifact(against), result.dataset, flip_test=result.protocol["flip_test"]), result]
+    return [evaluate(load_artifact(against), result.dataset, flip_test=bool(result.protocol["flip_test"])), result]
 
 
 def _evaluation_parts(results: list[Evaluation]) -> list[Part]:

@@ -11,7 +11,7 @@ from sandglass.quantization.output_noise import decibels
 from sandglass.search.costs import LayerCost
 from sandglass.search.quantize import Quantization
 from sandglass.table.markdown import Row
-from sandglass.table.rows import metric_cells, part
+from sandglass.table.rows import change, metric_cells, part
 
 ROW, LABEL, WIDTH = 18, 380, 900
 NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)
@@ -40,8 +40,7 @@ def search_report(result: Quantization) -> list[list[Row] | str]:
                "median ms": f"{result.speeds[i].median:.2f}",
                "to float": f"{result.speeds[i].median / result.speeds[0].median:.2f}"}  # fmt: skip
         if i and result.changes[i - 1]:
-            change = {key: 100 * value for key, value in result.changes[i - 1][metric].items()}
-            row["change in points (95 %)"] = f"{change['value']:+.2f} ({change['low']:+.2f} .. {change['high']:+.2f})"
+            row["change in points (95 %)"] = change(result.changes[i - 1][metric])
         if i:
             row |= {
                 f"{name} to float": f"{value['value']:.4f} ({value['low']:.4f} .. {value['high']:.4f})"

@@ -92,8 +92,9 @@ def _message(error: CycloptsError) -> str:
     if isinstance(error, UnusedCliTokensError) and error.unused_tokens:
         return f"unexpected argument {error.unused_tokens[0]!r}"
     if isinstance(error, MissingArgumentError) and error.argument is not None:
-        typed = error.keyword or error.argument.tokens
-        return f"{error.keyword or error.argument.name} {'needs a value' if typed else 'is missing'}"
+        argument, typed = error.argument, error.keyword or error.argument.tokens
+        name = argument.name if argument.name.startswith("-") else argument.parameter.metavar
+        return f"{error.keyword or name} {'needs a value' if typed else 'is missing'}"
     text = " ".join(str(error).split()).removesuffix(".")
     return text[:1].lower() + text[1:]
 

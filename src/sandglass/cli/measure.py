@@ -12,7 +12,6 @@ from sandglass.cli.inputs import load_artifacts, load_samples
 from sandglass.cli.options import ArtifactPath, Output, RunOptions, Samples
 from sandglass.cli.output import Progress, show, write_result
 from sandglass.cli.values import DATASET, FILE, SECONDS
-from sandglass.core import discover
 from sandglass.core.errors import InputError, SandglassError
 
 if TYPE_CHECKING:
@@ -105,13 +104,13 @@ def _check(artifacts: Sequence[Artifact], dataset: str, results: Path | None) ->
     from sandglass import tasks
 
     for artifact in artifacts:
-        tasks.check_dataset_name(discover.load("tasks", artifact.card.task), dataset)
+        tasks.check_dataset_name(tasks.load_task(artifact.card.task), dataset)
     if results is None:
         return
     if len(artifacts) > 1:
         raise InputError(f"--results {results} is for one artifact, and there are {len(artifacts)}", "evaluate one")
     task = artifacts[0].card.task
-    if not hasattr(discover.load("tasks", task), "to_coco"):
+    if tasks.load_task(task).COCO_RESULTS is None:
         raise InputError(f"COCO's result format has nothing for {task}", "use --json")
 
 
@@ -148,9 +147,11 @@ def _failures(artifacts: Sequence[Artifact], outcomes: Sequence[object]) -> list
 
 def _write_coco(path: Path, result: Evaluation) -> None:
     from sandglass.core.files import write_json
+    from sandglass.tasks import load_task
 
-    task = discover.load("tasks", result.artifact.card.task)
-    write_json(path, task.to_coco(result.predictions))
+    to_coco = load_task(result.artifact.card.task).COCO_RESULTS
+    assert to_coco is not None, "checked before the evaluation"
+    write_json(path, to_coco(result.predictions))
 
 
 def _to_dicts(

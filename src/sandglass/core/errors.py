@@ -3,7 +3,7 @@
 SandglassError
 ├── InputError            what the user gave cannot be used: exit code 2
 │   ├── CardError         a model card that does not parse or names unknown things
-│   ├── ConfigError       an OpenMMLab config that is no data, or of a model that Sandglass lacks
+│   ├── ConfigError       an OpenMMLab config that is not data, or of a model that Sandglass lacks
 │   ├── CheckpointError   a weights file that is truncated, hostile or of another model
 │   ├── GraphError        an ONNX file that is broken, dynamic or not supported
 │   ├── DatasetError      images, annotations or detections
@@ -22,7 +22,6 @@ SandglassError
 from __future__ import annotations
 
 import reprlib
-from typing import Any
 
 LONGEST = 2000  # characters of a message
 
@@ -42,7 +41,7 @@ class SandglassError(Exception):
         return f"{self.message} ({self.fix})" if self.fix else self.message
 
 
-def shown(value: Any) -> str:
+def shown(value: object) -> str:
     """A value from a file as a short text, however large or deep it is."""
     return _SHORT.repr(value)
 

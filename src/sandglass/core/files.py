@@ -79,8 +79,8 @@ def _temporary(path: Path, make: Callable[..., str]) -> Iterator[Path]:
             os.close(descriptor)
 
 
-def _new_file(**where: Any) -> str:
-    handle, name = tempfile.mkstemp(**where)
+def _new_file(suffix: str, prefix: str, dir: Path) -> str:
+    handle, name = tempfile.mkstemp(suffix, prefix, dir)
     os.close(handle)
     return name
 
@@ -187,7 +187,7 @@ def sha256(path: Path) -> str:
     return digest.hexdigest()
 
 
-def write_json(path: Path, value: Any) -> None:
+def write_json(path: Path, value: object) -> None:
     """Write `value` as indented JSON, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_text(json.dumps(value, indent=2) + "\n", encoding="utf-8")
@@ -210,9 +210,9 @@ def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> An
     return value
 
 
-def _is_deep(value: Any) -> bool:
+def _is_deep(value: object) -> bool:
     """Whether lists and dictionaries lie in one another on over MOST_LEVELS levels: a message could not show them."""
-    level: list[Any] = [[value]]
+    level: list[list[object] | dict[str, object]] = [[value]]
     for _ in range(MOST_LEVELS):
         parts = (part for owner in level for part in (owner.values() if isinstance(owner, dict) else owner))
         level = [part for part in parts if isinstance(part, list | dict)]

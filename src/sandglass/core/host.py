@@ -6,7 +6,7 @@ import os
 import platform
 import sys
 from pathlib import Path
-from typing import Any
+from typing import TypedDict
 
 from sandglass.core import discover, distribution
 from sandglass.core.errors import BackendUnavailable
@@ -70,8 +70,19 @@ def multiplies_signed() -> bool:
     return "amx_int8" in instruction_sets()
 
 
-def describe() -> dict[str, Any]:
-    """Processor, threads, system and Python as JSON-able data."""
+class Host(TypedDict):
+    """Processor, threads, system and Python."""
+
+    processor: str
+    instruction_sets: list[str]
+    threads: int
+    system: str
+    python: str
+    sandglass: str
+
+
+def describe() -> Host:
+    """The machine and the versions that a number is measured with, JSON-able."""
     return {
         "processor": processor(),
         "instruction_sets": instruction_sets(),
@@ -92,20 +103,20 @@ def own_version() -> str:
         return "source"
 
 
-def backends() -> list[dict[str, Any]]:
+def backends() -> list[dict[str, object]]:
     """One row for each backend: name, usable, version, precisions, and the command that installs it."""
     rows = []
     for name in discover.names("backends"):
         backend = discover.load("backends", name)
         try:
-            found, usable = backend.available(), True
+            version_text, usable = backend.available(), True
         except BackendUnavailable as error:
-            found, usable = error.message, False
+            version_text, usable = error.message, False
         rows.append(
             {
                 "backend": name,
                 "usable": usable,
-                "version": found,
+                "version": version_text,
                 "precisions": list(backend.PRECISIONS),
                 "purpose": backend.PURPOSE,
                 "install": backend.INSTALL,

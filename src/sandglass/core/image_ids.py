@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
 
 Id = int | str
 LONGEST = 18  # digits of a text that is taken for a number
 
 
-def plain_id(value: Any) -> Id | None:
+def plain_id(value: object) -> Id | None:
     """An id as a whole number or text; None for what is not an id."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
@@ -38,7 +37,7 @@ class Ids:
             if number is not None:
                 self.by_number[number].append(value)
 
-    def find(self, value: Any) -> Id | None:
+    def find(self, value: object) -> Id | None:
         """The known id that is equal to `value`, else the only one of the same number; None where there is none."""
         plain = plain_id(value)
         if plain is None or plain in self.known:

@@ -1,4 +1,4 @@
-"""What a long evaluation has finished so far, one line a sample, so that a killed run goes on where it stopped."""
+"""What a long evaluation has finished so far, one line a sample, so that a killed run can be resumed."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from collections.abc import Mapping
 from contextlib import ExitStack
 from pathlib import Path
 from types import TracebackType
-from typing import Any
+from typing import Generic, TypeVar, cast
 
 from sandglass.core.errors import InputError
 from sandglass.core.files import atomic_file
@@ -32,20 +32,23 @@ def cache_folder() -> Path:
         raise InputError("there is no home folder to keep the cache in", NAME_A_CACHE) from error
 
 
-class Journal:
-    """Predictions by sample index, appended as they are made and read back by the next run with the same key.
+ResultT = TypeVar("ResultT")
+
+
+class Journal(Generic[ResultT]):
+    """JSON-able results by sample index, appended one by one and read back by the next run with the same key.
 
     Each line has a checksum: one that was damaged is dropped, and its sample is done again. Entering the journal keeps
     other runs out of it; raises BusyError where one writes it already, ArtifactError where it cannot be written.
     """
 
-    def __init__(self, key: dict[str, Any], folder: Path | None = None) -> None:
+    def __init__(self, key: Mapping[str, object], folder: Path | None = None) -> None:
         digest = hashlib.sha256(json.dumps(key, sort_keys=True).encode()).hexdigest()
         self.path = (folder or cache_folder() / "evaluations") / f"{digest[:32]}.jsonl"
-        self.done: dict[int, Any] = self._read()
+        self.done: dict[int, ResultT] = self._read()
         self._entered = ExitStack()
 
-    def __enter__(self) -> Journal:
+    def __enter__(self) -> Journal[ResultT]:
         self._entered.enter_context(locked_file(self.path, NAME_A_CACHE))
         self.done = self._read()  # again: another run may have gone on with it until now
         return self
@@ -55,35 +58,35 @@ class Journal:
     ) -> None:
         self._entered.close()
 
-    def append(self, predictions: Mapping[int, Any]) -> None:
+    def append(self, results: Mapping[int, ResultT]) -> None:
         """Add finished samples; handed to the system before this returns, so that a kill does not lose them."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as stream:
-            stream.writelines(_line(index, value) for index, value in predictions.items())
-        self.done.update(predictions)
+            stream.writelines(_line(index, value) for index, value in results.items())
+        self.done.update(results)
 
     def close(self) -> None:
         """Forget the journal: its evaluation is complete."""
         self.path.unlink(missing_ok=True)
 
-    def _read(self) -> dict[int, Any]:
+    def _read(self) -> dict[int, ResultT]:
         """What is done; damaged lines are taken out of the file, so that the next one starts on a line of its own."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         entries = [_entry(line) for line in lines]
-        done = dict(entry for entry in entries if entry)
+        done = cast(dict[int, ResultT], dict(entry for entry in entries if entry))
         if not all(entries):
             with atomic_file(self.path) as temporary:
                 temporary.write_bytes(b"".join(_line(index, value) for index, value in done.items()))
         return done
 
 
-def _line(index: int, value: Any) -> bytes:
+def _line(index: int, value: object) -> bytes:
     """`CHECKSUM [INDEX, VALUE]`, the checksum as 8 hex digits."""
     text = json.dumps([index, value]).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
-def _entry(line: bytes) -> tuple[int, Any] | None:
+def _entry(line: bytes) -> tuple[int, object] | None:
     """Index and value of a line; None where it was damaged, or cut short by a kill."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text[:-1]) or not text.endswith(b"\n"):

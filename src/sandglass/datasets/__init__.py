@@ -1,30 +1,7 @@
 """The seam of datasets: one file is one place that samples and truths come from, or one format of files.
 
-Each file defines, at module level:
-
-    load(images, annotations, detections, limit, split, seed) -> dataset
-                 every option has a default. `limit` is the number of images, drawn at random by the seed and by class
-                 where there are classes. Raises DatasetError, naming the path, for a file that is missing or malformed
-                 and for an option that the dataset does not have
-    example(folder) -> options
-                 writes a few samples into `folder` and returns the options with which `load` reads them; a dataset
-                 that needs no files writes none and returns a limit only
-
-`load` is annotated with the class that it returns, which is the kind of the dataset. A dataset has
-
-    name         the file's, as a user writes it
-    image_ids    ids of its images, in a stable order
-    read(id)     the image, HWC uint8 RGB, the caller's own
-    protocol     JSON-able: what the `dataset` is, how the `subset` was drawn, `partial` where it is not the whole,
-                 where `boxes` come from where there are any, and counts of what could not be used
-    fingerprint  a hash: two datasets with the same one have the same samples and truths
-
-and the truths in the form that the tasks of its kind read. A kind defines
-
-    HOLDS        what its datasets hold, in words
-    TRUTHS       the attribute that has the truths
-    of_photos(name, photos, read, protocol) -> dataset
-                 images without truths: enough for calibration and for fidelity
+Each file is a `DatasetModule`: it says which kind of dataset it loads, and loads one. A kind is a class in this module
+that is a `Dataset` and has the truths in the form that the tasks of its kind read.
 """
 
 from __future__ import annotations
@@ -35,50 +12,94 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, ClassVar, Protocol, get_type_hints
+from typing import ClassVar, Protocol, TypedDict, TypeVar, cast
 
 import numpy as np
 
 from sandglass.core import discover
+from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject, JsonValue
 from sandglass.vision import coco17
+from sandglass.vision.coco_format import CocoBox, CocoImage, CocoTruth
 from sandglass.vision.image import image_size
+from sandglass.vision.polygon import AnnotatedText
 
-Read = Callable[[Any], np.ndarray]
+Read = Callable[[Id], np.ndarray]
+Conditions = Mapping[str, JsonValue]  # what a result says of what was measured
 FOR_CALIBRATION = "for calibration, which needs no truths, leave the name of the dataset out"  # what else may be done
+
+
+OwnT = TypeVar("OwnT")
+
+
+class Dataset(Protocol):
+    """What every dataset has, of whatever kind.
+
+    `HOLDS` says in words what the datasets of a kind hold. `name` is the file's, as a user writes it. `protocol` names
+    the `dataset`, how the `subset` was drawn, `partial` where it is not the whole, where `boxes` come from where there
+    are any, and counts of what could not be used.
+    """
+
+    HOLDS: ClassVar[str]
+
+    @property
+    def name(self) -> str: ...
+
+    @property
+    def protocol(self) -> Conditions: ...
+
+    @property
+    def image_ids(self) -> Sequence[Id]:
+        """Ids of the images, in a stable order."""
+        ...
+
+    @property
+    def read(self) -> Read:
+        """Reads an image by its id: HWC uint8 RGB, the caller's own. Raises DatasetError for a broken file."""
+        ...
+
+    @property
+    def fingerprint(self) -> str:
+        """A hash: two datasets with the same one have the same samples and truths."""
+        ...
+
+    @classmethod
+    def of_photos(cls: type[OwnT], name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> OwnT:
+        """Images without truths, numbered from 0: enough for calibration and for fidelity."""
+        ...
 
 
 @dataclass
 class KeypointDataset:
     """Images with people.
 
-    `coco` is the ground truth in COCO's format (images, annotations, categories); `read` returns an image by its id,
-    HWC uint8 RGB; `protocol` says where the boxes come from and how the subset was drawn; `detections` are boxes in
-    COCO's result format that replace the ground-truth ones.
+    `coco` is the ground truth in COCO's format; `read` returns an image by its id, HWC uint8 RGB; `protocol` says where
+    the boxes come from and how the subset was drawn; `detections` are boxes that replace the ground-truth ones.
     """
 
     HOLDS: ClassVar[str] = "people with keypoints"
-    TRUTHS: ClassVar[str] = "coco"
 
     name: str
-    coco: dict[str, Any]
-    read: Callable[[int | str], np.ndarray]
-    protocol: dict[str, Any]
-    detections: list[dict[str, Any]] | None = None
+    coco: CocoTruth
+    read: Read
+    protocol: Conditions
+    detections: list[CocoBox] | None = None
 
     @classmethod
-    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: dict[str, Any]) -> KeypointDataset:
+    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> KeypointDataset:
         """Photos without truths; each is one box, which is all of it. Raises DatasetError for a file that is broken."""
-        images, boxes = [], []
+        images: list[CocoImage] = []
+        boxes: list[CocoBox] = []
         for number, photo in enumerate(photos):
             height, width = image_size(photo)
             images.append({"id": number, "file_name": photo.name, "width": width, "height": height})
             box = [0.0, 0.0, float(width), float(height)]
             boxes.append({"image_id": number, "category_id": 1, "bbox": box, "score": 1.0})
-        coco: dict[str, Any] = {"info": {}, "images": images, "annotations": [], "categories": [coco17.CATEGORY]}
+        coco: CocoTruth = {"info": {}, "images": images, "annotations": [], "categories": [coco17.CATEGORY]}
         return cls(name, coco, read, {**protocol, "boxes": "whole images"}, boxes)
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[Id]:
         """Ids of the images, in the order of the ground truth."""
         return [image["id"] for image in self.coco["images"]]
 
@@ -87,9 +108,6 @@ class KeypointDataset:
         """Hash of truths and boxes: two datasets with the same one have the same samples."""
         content = json.dumps([self.name, self.coco, self.detections], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
-
-
-Text = tuple[list[list[float]], bool]
 
 
 @dataclass
@@ -101,21 +119,20 @@ class TextDataset:
     """
 
     HOLDS: ClassVar[str] = "pages with outlines of texts"
-    TRUTHS: ClassVar[str] = "texts"
 
     name: str
-    texts: dict[str, list[Text]]
-    read: Callable[[str], np.ndarray]
-    protocol: dict[str, Any]
+    texts: Mapping[Id, list[AnnotatedText]]
+    read: Read
+    protocol: Conditions
 
     @classmethod
-    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: dict[str, Any]) -> TextDataset:
+    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> TextDataset:
         """Photos without truths."""
-        numbers = {str(number): number for number in range(len(photos))}
+        numbers: dict[Id, int] = {str(number): number for number in range(len(photos))}
         return cls(name, {key: [] for key in numbers}, lambda key: read(numbers[key]), protocol)
 
     @property
-    def image_ids(self) -> list[str]:
+    def image_ids(self) -> list[Id]:
         """Ids of the images."""
         return list(self.texts)
 
@@ -131,27 +148,26 @@ class LabelledDataset:
 
     `labels` maps an image's id to its class, from 0, or to None where that is not known; `classes` are the names of all
     classes, empty where only numbers are known; `images` maps the id to the image's name, for errors and the
-    fingerprint; `read` and `protocol` as above.
+    fingerprint; `read` and `protocol` are those of every dataset.
     """
 
     HOLDS: ClassVar[str] = "images with a class each"
-    TRUTHS: ClassVar[str] = "labels"
 
     name: str
-    labels: Mapping[int, int | None]
+    labels: Mapping[Id, int | None]
     classes: Sequence[str]
-    images: Mapping[int, str]
-    read: Callable[[int], np.ndarray]
-    protocol: dict[str, Any]
+    images: Mapping[Id, str]
+    read: Read
+    protocol: Conditions
 
     @classmethod
-    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: dict[str, Any]) -> LabelledDataset:
+    def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> LabelledDataset:
         """Photos without truths."""
-        names = {number: photo.name for number, photo in enumerate(photos)}
+        names: dict[Id, str] = {number: photo.name for number, photo in enumerate(photos)}
         return cls(name, dict.fromkeys(names), (), names, read, protocol)
 
     @property
-    def image_ids(self) -> list[int]:
+    def image_ids(self) -> list[Id]:
         """Ids of the images, rising."""
         return list(self.labels)
 
@@ -162,41 +178,89 @@ class LabelledDataset:
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
-class Dataset(Protocol):
-    """What every dataset has, of whatever kind."""
+class Options(TypedDict, total=False):
+    """What a dataset is loaded with (see `DatasetModule.load`)."""
 
-    name: str
-    protocol: dict[str, Any]
+    images: Path
+    annotations: Path
+    detections: Path
+    limit: int
+    split: str
+    seed: int
+
+
+DatasetT = TypeVar("DatasetT", bound=Dataset, covariant=True)
+
+
+class Load(Protocol[DatasetT]):
+    """The function of a dataset's file that loads it.
+
+    `limit` is the number of images, drawn at random by the seed and by class where there are classes. Raises
+    DatasetError, naming the path, for a file that is missing or malformed and for an option that the dataset does not
+    have.
+    """
+
+    def __call__(
+        self,
+        images: Path | None = None,
+        annotations: Path | None = None,
+        detections: Path | None = None,
+        limit: int | None = None,
+        split: str = "test",
+        seed: int = 0,
+    ) -> DatasetT: ...
+
+
+class DatasetModule(Protocol[DatasetT]):
+    """What a file in this folder defines."""
 
     @property
-    def image_ids(self) -> list[int]: ...
+    def KIND(self) -> type[DatasetT]:
+        """The class of the datasets that `load` returns."""
+        ...
 
     @property
-    def read(self) -> Callable[[int], np.ndarray]: ...
+    def load(self) -> Load[DatasetT]: ...
 
     @property
-    def fingerprint(self) -> str: ...
+    def example(self) -> Callable[[Path], Options]:
+        """Writes a few samples into a folder and returns the options with which `load` reads them.
+
+        A dataset that needs no files writes none and returns a limit only.
+        """
+        ...
+
+    @property
+    def class_names(self) -> Callable[[], Sequence[str]] | None:
+        """The names of its classes, in the order of labels; None where its images have no classes."""
+        ...
 
 
-def load_dataset(name: str, **options: Any) -> Dataset:
-    """Load a dataset by name; `options` are those of its file, such as images and annotations."""
-    dataset: Dataset = discover.load("datasets", name).load(**options)
-    return dataset
+def load_dataset_module(name: str) -> DatasetModule[Dataset]:
+    """The module of the dataset `name`. Raises InputError that lists the known ones."""
+    return cast(DatasetModule[Dataset], discover.load("datasets", name))
 
 
-def subset(kept: int, total: int, images: str, drawn: str) -> dict[str, Any]:
-    """What the protocol says of `kept` out of `total` `images`: all of them, or a part and how it was drawn."""
-    if kept == total:
+def load_dataset(
+    name: str,
+    images: Path | None = None,
+    annotations: Path | None = None,
+    detections: Path | None = None,
+    limit: int | None = None,
+    split: str = "test",
+    seed: int = 0,
+) -> Dataset:
+    """Load a dataset by name (see `Load` for the options). Raises InputError for an unknown name."""
+    return load_dataset_module(name).load(images, annotations, detections, limit, split, seed)
+
+
+def subset(count: int, total: int, images: str, drawn: str) -> JsonObject:
+    """What the protocol says of `count` out of `total` `images`: all of them, or a part and how it was drawn."""
+    if count == total:
         return {"subset": f"all {total} {images}"}
-    return {"subset": f"{kept} of {total} {images}, {drawn}", "partial": True}
+    return {"subset": f"{count} of {total} {images}, {drawn}", "partial": True}
 
 
-def kind_of(name: str) -> type:
-    """The class of a dataset, by the dataset's name; nothing is loaded."""
-    kind: type = get_type_hints(discover.load("datasets", name).load)["return"]
-    return kind
-
-
-def of_kind(kind: type) -> list[str]:
+def of_kind(kind: type[Dataset]) -> list[str]:
     """Names of the datasets of a kind."""
-    return [name for name in discover.names("datasets") if kind_of(name) is kind]
+    return [name for name in discover.names("datasets") if load_dataset_module(name).KIND is kind]

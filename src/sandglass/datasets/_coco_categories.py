@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 from sandglass.core.image_ids import Id, Ids, is_number, plain_id
 from sandglass.vision import coco17
@@ -23,28 +22,28 @@ class Categories:
         """The first id of people."""
         return next(key for key, name in self.names.items() if name == self.person)
 
-    def find(self, entry: Mapping[str, Any]) -> str | None:
+    def find(self, entry: Mapping[str, object]) -> str | None:
         """The category of an annotation: that of people where it names none, None where it is not known."""
         value = entry.get("category_id")
         if value is None:
             return self.person
-        found = self.ids.find(value)
-        if found is not None:
-            return self.names[found]
+        own = self.ids.find(value)
+        if own is not None:
+            return self.names[own]
         return name if isinstance(value, str) and (name := value.lower()) in self.names.values() else None
 
-    def is_person(self, entry: Mapping[str, Any]) -> bool:
+    def is_person(self, entry: Mapping[str, object]) -> bool:
         """Whether an annotation or a detection is of a person."""
         return self.find(entry) == self.person
 
 
-def read_categories(listed: Any, annotations: Sequence[Mapping[str, Any]]) -> Categories:
+def read_categories(listed: object, annotations: Sequence[Mapping[str, object]]) -> Categories:
     """The categories of a file, from its list (anything else counts as none) and its annotations.
 
     People are the category `person`, else the only one, else the only one of 17 keypoints, else the one of COCO's id.
     Where no annotation is of that category, and all that are not of a known one have the same number, these are people.
     """
-    known = {
+    known: Mapping[Id, Mapping[str, object]] = {
         own: entry
         for entry in (listed if isinstance(listed, list) else [])
         if isinstance(entry, dict) and (own := plain_id(entry.get("id"))) is not None
@@ -59,7 +58,7 @@ def read_categories(listed: Any, annotations: Sequence[Mapping[str, Any]]) -> Ca
     return Categories({only: person}, person) if only is not None and is_number(only) else categories
 
 
-def _people_among(known: Mapping[Id, Mapping[str, Any]], names: Mapping[Id, str]) -> str:
+def _people_among(known: Mapping[Id, Mapping[str, object]], names: Mapping[Id, str]) -> str:
     """The name of people's category."""
     complete = [own for own, entry in known.items() if _has_all_keypoints(entry)]
     if PERSON in names.values():
@@ -70,6 +69,6 @@ def _people_among(known: Mapping[Id, Mapping[str, Any]], names: Mapping[Id, str]
     return names.get(PERSON_ID, PERSON)
 
 
-def _has_all_keypoints(category: Mapping[str, Any]) -> bool:
+def _has_all_keypoints(category: Mapping[str, object]) -> bool:
     keypoints = category.get("keypoints")
     return isinstance(keypoints, list) and len(keypoints) == len(coco17.NAMES)

@@ -13,15 +13,16 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import chain
 from pathlib import Path
-from typing import Any
+from typing import TypeGuard, cast
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.files import read_json
 from sandglass.core.image_ids import Id, Ids, plain_id
 from sandglass.datasets._coco_categories import Categories, read_categories
 from sandglass.vision import coco17
+from sandglass.vision.coco_format import CocoBox, CocoImage, CocoPerson, CocoTruth
 
-Entry = dict[str, Any]
+Entry = dict[str, object]
 
 IMAGE_FIELDS = ("id", "file_name", "width", "height")
 KEYPOINTS = len(coco17.NAMES)
@@ -40,19 +41,19 @@ OF_SHARED_ID, SHARED_ID = "annotations of an id that several images have", "imag
 class Annotations:
     """A checked file: `coco` has images, people and their category; `left_out` counts what is not in it."""
 
-    coco: dict[str, Any]
+    coco: CocoTruth
     categories: Categories
     left_out: Mapping[str, int]
 
     def note(self) -> dict[str, str]:
         """What a protocol says of the entries that were left out; nothing where none was."""
-        told = ", ".join(f"{what} ({count})" for what, count in sorted(self.left_out.items()) if count)
-        return {"left_out": told} if told else {}
+        counts = ", ".join(f"{what} ({count})" for what, count in sorted(self.left_out.items()) if count)
+        return {"left_out": counts} if counts else {}
 
 
 def read_annotations(path: Path) -> Annotations:
     """Read a file of people with keypoints. Raises DatasetError with the file and the entry for what is malformed."""
-    data = read_json(path, DatasetError, MOST_BYTES)
+    data: object = read_json(path, DatasetError, MOST_BYTES)
     if not isinstance(data, dict) or not all(isinstance(data.get(key), list) for key in ("images", "annotations")):
         raise DatasetError(f"{path} is not a COCO annotation file", "it needs the lists `images` and `annotations`")
     left_out: Counter[str] = Counter()
@@ -63,24 +64,25 @@ def read_annotations(path: Path) -> Annotations:
     people = [person for entry in _people(entries, categories, left_out) if (person := reader.read(*entry))]
     if not any(person["num_keypoints"] for person in people):
         raise DatasetError(f"{path} has no person with keypoints", "use a file of COCO person keypoints")
-    kept = _without_empty_repeats(images, {person["image_id"] for person in people}, left_out)
-    coco = {"info": {}, "images": kept, "annotations": people, "categories": [coco17.CATEGORY]}
+    distinct = _without_empty_repeats(images, {person["image_id"] for person in people}, left_out)
+    coco: CocoTruth = {"info": {}, "images": distinct, "annotations": people, "categories": [coco17.CATEGORY]}
     return Annotations(coco, categories, left_out)
 
 
-def read_detections(path: Path, annotations: Annotations) -> list[Entry]:
+def read_detections(path: Path, annotations: Annotations) -> list[CocoBox]:
     """Boxes of people in the annotated images. Raises DatasetError for a malformed entry, and where no box is left."""
-    data = read_json(path, DatasetError, MOST_BYTES)
+    data: object = read_json(path, DatasetError, MOST_BYTES)
     if not isinstance(data, list):
         raise DatasetError(f"{path} is not in COCO's result format", RESULT_FORMAT)
-    for number, entry in enumerate(_objects(data, str(path))):
+    entries = _objects(data, str(path))
+    for number, entry in enumerate(entries):
         named = plain_id(entry.get("image_id")) is not None
         if not named or not are_numbers(entry.get("bbox"), 4) or not are_numbers([entry.get("score")], 1):
             raise DatasetError(f"{path}: entry {number} is not in COCO's result format", RESULT_FORMAT)
     images = Ids(image["id"] for image in annotations.coco["images"])
     people = [
-        {**entry, "image_id": image, "category_id": 1}
-        for entry in data
+        cast(CocoBox, {**entry, "image_id": image, "category_id": 1})
+        for entry in entries
         if (image := images.find(entry["image_id"])) is not None and annotations.categories.is_person(entry)
     ]
     if not people:
@@ -92,7 +94,7 @@ def read_detections(path: Path, annotations: Annotations) -> list[Entry]:
     return people
 
 
-def are_numbers(values: Any, count: int) -> bool:
+def are_numbers(values: object, count: int) -> TypeGuard[list[float]]:
     """Whether `values` are a list of `count` finite numbers."""
     return (
         isinstance(values, list)
@@ -101,21 +103,21 @@ def are_numbers(values: Any, count: int) -> bool:
     )
 
 
-def _objects(entries: list[Any], where: str) -> list[Entry]:
+def _objects(entries: list[object], where: str) -> list[Entry]:
     for number, entry in enumerate(entries):
         if not isinstance(entry, dict):
             raise DatasetError(f"{where}[{number}] is not an object with fields", FIX)
-    return entries
+    return cast(list[Entry], entries)
 
 
-def _images(entries: Sequence[Entry], path: Path, left_out: Counter[str]) -> tuple[dict[Id, Entry], set[Id]]:
+def _images(entries: Sequence[Entry], path: Path, left_out: Counter[str]) -> tuple[dict[Id, CocoImage], set[Id]]:
     """The images by id, and the ids that several images have: which of them an annotation means is not known."""
-    images: dict[Id, Entry] = {}
+    images: dict[Id, CocoImage] = {}
     shared: set[Id] = set()
     for number, entry in enumerate(entries):
         image = _image(entry, f"{path}, images[{number}]: image {entry.get('id')}")
         first = images.setdefault(image["id"], image)
-        if any(first[field] != image[field] for field in IMAGE_FIELDS):
+        if _listing(first) != _listing(image):
             left_out[SHARED_ID] += 1 if image["id"] in shared else 2
             shared.add(image["id"])
         elif first is not image:
@@ -123,7 +125,12 @@ def _images(entries: Sequence[Entry], path: Path, left_out: Counter[str]) -> tup
     return {own: image for own, image in images.items() if own not in shared}, shared
 
 
-def _image(entry: Entry, where: str) -> Entry:
+def _listing(image: CocoImage) -> tuple[Id, str, float, float]:
+    """What two entries of the same image agree on: IMAGE_FIELDS."""
+    return image["id"], image["file_name"], image["width"], image["height"]
+
+
+def _image(entry: Entry, where: str) -> CocoImage:
     if lacking := [key for key in IMAGE_FIELDS if key not in entry]:
         raise DatasetError(f"{where} has no {lacking[0]}", "use a complete COCO file")
     own = plain_id(entry["id"])
@@ -131,20 +138,20 @@ def _image(entry: Entry, where: str) -> Entry:
         raise DatasetError(f"{where} has no file_name, or no number as its id", FIX)
     if not are_numbers([entry["width"], entry["height"]], 2):
         raise DatasetError(f"{where} has no width and height in pixels", FIX)
-    return {**entry, "id": own}
+    return cast(CocoImage, {**entry, "id": own})
 
 
-def _without_empty_repeats(images: Mapping[Id, Entry], used: set[Id], left_out: Counter[str]) -> list[Entry]:
+def _without_empty_repeats(images: Mapping[Id, CocoImage], used: set[Id], left_out: Counter[str]) -> list[CocoImage]:
     """The images without those whose file another one has too, and that have no annotation."""
     listings = Counter(image["file_name"] for image in images.values())
-    kept = []
+    distinct = []
     for own, image in images.items():
         if own in used or listings[image["file_name"]] == 1:
-            kept.append(image)
+            distinct.append(image)
         else:
             listings[image["file_name"]] -= 1
             left_out[LISTED_IMAGES] += 1
-    return kept
+    return distinct
 
 
 def _people(entries: Sequence[Entry], categories: Categories, left_out: Counter[str]) -> Iterator[tuple[int, Entry]]:
@@ -172,7 +179,7 @@ class _PersonReader:
     shared: set[Id]
     left_out: Counter[str]
 
-    def read(self, number: int, entry: Entry) -> Entry | None:
+    def read(self, number: int, entry: Entry) -> CocoPerson | None:
         """The person at a place of the file, complete; None for one that is left out. Raises DatasetError."""
         where = f"{self.path}, annotations[{number}]"
         image = self._image(entry, where)
@@ -193,10 +200,10 @@ class _PersonReader:
         if plain is None:
             problem = "number as its image_id" if "image_id" in entry else "image_id, 17 keypoints and bbox"
             raise DatasetError(f"{where}: annotation {entry.get('id')} has no {problem}", FIX)
-        found = self.images.find(plain)
-        if found is None:
+        own = self.images.find(plain)
+        if own is None:
             raise DatasetError(f"{where}: annotations name image {plain}, which is not in its images", FIX)
-        return found
+        return own
 
 
 @dataclass(frozen=True)
@@ -206,7 +213,7 @@ class _Person:
     entry: Entry
     where: str
 
-    def with_keypoints(self) -> Entry:
+    def with_keypoints(self) -> CocoPerson:
         """Complete, with what other tools leave out: no crowd, keypoints counted by their flags."""
         keypoints = _flat(self.entry["keypoints"])
         if not are_numbers(keypoints, 3 * KEYPOINTS) or not are_numbers(self.entry["bbox"], 4):
@@ -215,9 +222,10 @@ class _Person:
             raise self._failure("has no area, by which COCO's metric scales distances", "give the area in pixels")
         shown = sum(flag > 0 for flag in keypoints[2::3])
         count = self._whole("num_keypoints", shown)
-        return {**self.entry, "keypoints": keypoints, "num_keypoints": count, "iscrowd": self._whole("iscrowd", 0)}
+        counts = {"num_keypoints": count, "iscrowd": self._whole("iscrowd", 0)}
+        return cast(CocoPerson, {**self.entry, "keypoints": keypoints, **counts})
 
-    def without_keypoints(self) -> Entry | None:
+    def without_keypoints(self) -> CocoPerson | None:
         """As COCO has it: nobody has to find it, and a prediction that matches it is not a mistake.
 
         None where its place or size, by which predictions are compared with it, is not known.
@@ -225,7 +233,7 @@ class _Person:
         if not are_numbers(self.entry["bbox"], 4) or not are_numbers([self.entry.get("area")], 1):
             return None
         nothing = {"keypoints": [0] * 3 * KEYPOINTS, "num_keypoints": 0}
-        return {**self.entry, **nothing, "iscrowd": self._whole("iscrowd", 0)}
+        return cast(CocoPerson, {**self.entry, **nothing, "iscrowd": self._whole("iscrowd", 0)})
 
     def _whole(self, name: str, default: int) -> int:
         """A count or a flag: a number, true or false, or digits; the default where there is none."""
@@ -242,7 +250,7 @@ class _Person:
         return DatasetError(f"{self.where} {problem}", fix)
 
 
-def _flat(keypoints: Any) -> Any:
+def _flat(keypoints: object) -> object:
     """Keypoints as one list; some tools write a list of x, y and flag for each."""
     if isinstance(keypoints, list) and all(isinstance(row, list) and len(row) == 3 for row in keypoints):
         return list(chain.from_iterable(keypoints))

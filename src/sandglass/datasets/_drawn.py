@@ -4,17 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import KeypointDataset
+from sandglass.datasets import Conditions, KeypointDataset
 from sandglass.vision import coco17
+from sandglass.vision.coco_format import CocoShape, CocoTruth
 
 SPLITS = {"train": 1, "test": 2}
 IMAGES = {"train": 6000, "test": 200}
-Render = Callable[[int, str, int], tuple[np.ndarray, list[dict[str, Any]]]]
+Render = Callable[[int, str, int], tuple[np.ndarray, list[CocoShape]]]
 
 
 def refuse_files(name: str, *options: Path | None) -> None:
@@ -33,13 +33,13 @@ def load(name: str, render: Render, limit: int | None, split: str, seed: int) ->
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for the whole split")
     count = IMAGES[split] if limit is None else limit
-    coco: dict[str, Any] = {"images": [], "annotations": [], "categories": [coco17.CATEGORY]}
+    coco: CocoTruth = {"images": [], "annotations": [], "categories": [coco17.CATEGORY]}
     for index in range(count):
         image, people = render(index, split, seed)
         height, width = image.shape[:2]
         coco["images"].append({"id": index, "file_name": f"{split}-{index}", "height": height, "width": width})
         for person in people:
             coco["annotations"].append({"id": len(coco["annotations"]) + 1, "image_id": index, **person})
-    protocol = {"dataset": f"{name}, {split} split, seed {seed}", "boxes": "ground truth",
+    protocol: Conditions = {"dataset": f"{name}, {split} split, seed {seed}", "boxes": "ground truth",
                 "subset": f"first {count} images", **({"partial": True} if count < IMAGES[split] else {})}  # fmt: skip
     return KeypointDataset(name, coco, lambda index: render(int(index), split, seed)[0].copy(), protocol)

@@ -4,15 +4,15 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, subset
+from sandglass.core.json_values import JsonObject
+from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, Read, subset
 from sandglass.vision.image import read_image
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
@@ -21,36 +21,39 @@ SHOWN = 3  # names in a line that counts things
 
 
 @dataclass
-class Found:
+class Listing:
     """Images by name and their labels, in a stable order; `notes` go into the protocol."""
 
     images: list[str]
     labels: list[int]
-    notes: dict[str, Any] = field(default_factory=dict)
+    notes: JsonObject = field(default_factory=dict)
 
 
 def labelled(
     name: str,
-    told: str,
-    found: Found,
+    description: str,
+    listing: Listing,
     classes: Sequence[str],
-    read: Callable[[int], np.ndarray],
+    read: Read,
     limit: int | None,
     seed: int,
 ) -> LabelledDataset:
-    """The dataset of what was found, or of `limit` images of it; `told` says what it is, `read` takes its places."""
+    """The dataset of a listing, or of `limit` images of it.
+
+    `description` says what it is; `read` takes the places of its images.
+    """
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
-    total = len(found.labels)
-    chosen = range(total) if limit is None or limit >= total else stratified(found.labels, limit, seed)
-    told_subset = subset(len(chosen), total, "images", f"drawn by class with seed {seed}")
+    total = len(listing.labels)
+    chosen = range(total) if limit is None or limit >= total else stratified(listing.labels, limit, seed)
+    part = subset(len(chosen), total, "images", f"drawn by class with seed {seed}")
     return LabelledDataset(
         name,
-        {i: found.labels[i] for i in chosen},
+        {i: listing.labels[i] for i in chosen},
         classes,
-        {i: found.images[i] for i in chosen},
+        {i: listing.images[i] for i in chosen},
         read,
-        {"dataset": f"{name}, {told}", **told_subset, **found.notes},
+        {"dataset": f"{name}, {description}", **part, **listing.notes},
     )
 
 
@@ -67,16 +70,16 @@ def stratified(labels: Sequence[int], limit: int, seed: int) -> list[int]:
     return sorted(int(i) for i in np.argsort(order, kind="stable")[:limit])
 
 
-def class_folders(folder: Path, known: Sequence[str]) -> tuple[Found, list[str]]:
+def class_folders(folder: Path, known: Sequence[str]) -> tuple[Listing, list[str]]:
     """Images in one folder a class, and the classes' names.
 
     Folders are numbered by their place in `known`, by themselves where their names are numbers, else alphabetically. A
-    class folder that is empty or cannot be read is counted in the notes, as are images beside the folders. Raises
+    class folder that is empty or cannot be read is counted in the notes, as are images next to the folders. Raises
     DatasetError where no image is left, and where only some of the folders are `known`.
     """
     names, loose = _content(folder)
     numbers, classes = _number(folder, names, known)
-    found, empty, unreadable = Found([], []), [], []
+    listing, empty, unreadable = Listing([], []), [], []
     for name in sorted(names, key=lambda name: numbers[name]):
         try:
             files = sorted(_images(folder / name))
@@ -85,22 +88,22 @@ def class_folders(folder: Path, known: Sequence[str]) -> tuple[Found, list[str]]
             continue
         if not files:
             empty.append(name)
-        found.images += [f"{name}/{file}" for file in files]
-        found.labels += [numbers[name]] * len(files)
-    if not found.images:
+        listing.images += [f"{name}/{file}" for file in files]
+        listing.labels += [numbers[name]] * len(files)
+    if not listing.images:
         raise DatasetError(
             f"{folder} has no image in any folder of a class",
             f"give one folder of images a class; {FOR_CALIBRATION}",
         )
-    found.notes |= counted("empty_class_folders", empty)
-    found.notes |= counted("unreadable_class_folders", unreadable)
-    found.notes |= counted("images_without_label", loose)
-    return found, classes
+    listing.notes |= counted("empty_class_folders", empty)
+    listing.notes |= counted("unreadable_class_folders", unreadable)
+    listing.notes |= counted("images_without_label", loose)
+    return listing, classes
 
 
-def reader(folder: Path, images: Sequence[str]) -> Callable[[int], np.ndarray]:
+def reader(folder: Path, images: Sequence[str]) -> Read:
     """Reads an image file by its place."""
-    return lambda index: read_image(folder / images[index])
+    return lambda index: read_image(folder / images[int(index)])
 
 
 def counted(what: str, names: Sequence[str]) -> dict[str, str]:

@@ -5,16 +5,17 @@ from __future__ import annotations
 import os
 import random
 from pathlib import Path
-from typing import Any
+from typing import TypeVar
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import subset
+from sandglass.datasets import Dataset, subset
 from sandglass.vision.image import read_image
 
 SUFFIXES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
+DatasetT = TypeVar("DatasetT", bound=Dataset)
 
 
-def load_photos(kind: Any, folder: Path, limit: int | None = None, seed: int = 0) -> Any:
+def load_photos(kind: type[DatasetT], folder: Path, limit: int | None = None, seed: int = 0) -> DatasetT:
     """A dataset of `kind` (a class of `sandglass.datasets`) with the images in `folder` and in the folders inside it.
 
     `limit` images are drawn by `seed` where it is given. Raises DatasetError where `folder` is missing, is not a folder
@@ -22,9 +23,9 @@ def load_photos(kind: Any, folder: Path, limit: int | None = None, seed: int = 0
     """
     photos = find_photos(folder)
     drawn = sorted(random.Random(seed).sample(photos, min(limit or len(photos), len(photos))))
-    told = subset(len(drawn), len(photos), "images", f"drawn by seed {seed}")
-    protocol = {"dataset": f"photos, {folder.name} without annotations", **told}
-    return kind.of_photos("photos", drawn, lambda number: read_image(drawn[number]), protocol)
+    part = subset(len(drawn), len(photos), "images", f"drawn by seed {seed}")
+    protocol = {"dataset": f"photos, {folder.name} without annotations", **part}
+    return kind.of_photos("photos", drawn, lambda number: read_image(drawn[int(number)]), protocol)
 
 
 def find_photos(folder: Path) -> list[Path]:
@@ -32,10 +33,10 @@ def find_photos(folder: Path) -> list[Path]:
     if not folder.is_dir():
         problem = f"{folder} is a file" if folder.exists() else f"there is no folder of images {folder}"
         raise DatasetError(problem, "give a folder of images, or name the dataset whose file it is")
-    found = []
+    photos = []
     for place, folders, names in os.walk(folder):
         folders[:] = [name for name in folders if not name.startswith(".")]
-        found += [Path(place) / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
-    if not found:
+        photos += [Path(place) / name for name in names if name.lower().endswith(SUFFIXES) and name[0] != "."]
+    if not photos:
         raise DatasetError(f"{folder} has no images", f"expected files that end in {', '.join(SUFFIXES)}")
-    return sorted(found)
+    return sorted(photos)

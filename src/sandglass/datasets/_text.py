@@ -8,10 +8,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 
 from sandglass.core.errors import DatasetError
+from sandglass.core.image_ids import Id
 from sandglass.core.text_lines import read_lines
-from sandglass.datasets import FOR_CALIBRATION, Text, TextDataset, subset
+from sandglass.datasets import FOR_CALIBRATION, Conditions, TextDataset, subset
 from sandglass.vision import polygon
 from sandglass.vision.image import read_image
+from sandglass.vision.polygon import AnnotatedText
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
 MOST_BYTES = 1 << 20  # of the annotations of one image; the largest published have 20,000
@@ -60,9 +62,9 @@ def load_folder(
             f"give the folder of images and that of their {' or '.join(sorted(suffixes))} files",
         )
     drawn = set(random.Random(seed).sample(list(paired), min(limit or len(paired), len(paired))))
-    places = {image.stem: image for name, (image, _) in paired.items() if name in drawn}
+    places: dict[Id, Path] = {image.stem: image for name, (image, _) in paired.items() if name in drawn}
     outlines = {image.stem: parse(file) for name, (image, file) in paired.items() if name in drawn}
-    protocol = {
+    protocol: Conditions = {
         "dataset": name,
         **subset(len(drawn), len(paired), "images", f"drawn with seed {seed}"),
         **_left_out("images without annotation", _count(pictures, pictures.keys() - files.keys())),
@@ -70,9 +72,9 @@ def load_folder(
         **_left_out("images and annotations of one name", _count(pictures, set(both) - paired.keys())),
         **_defects(outlines),
     }
-    texts: dict[str, list[Text]] = {
-        image: [(points, text.strip() in IGNORED) for points, text in found if _usable(points)]
-        for image, found in outlines.items()
+    texts: dict[Id, list[AnnotatedText]] = {
+        image: [(points, text.strip() in IGNORED) for points, text in texts_of_image if _usable(points)]
+        for image, texts_of_image in outlines.items()
     }
     return TextDataset(name, texts, lambda image: read_image(places[image], upright=False), protocol)
 
@@ -80,9 +82,9 @@ def load_folder(
 def numbers(values: Sequence[str], where: str, line: str, expected: str) -> list[float]:
     """Fields of a line as numbers; raises DatasetError with its place, the line and what was expected of it."""
     try:
-        found = [float(value) for value in values]
-        if all(abs(value) < float("inf") for value in found):  # NaN is not
-            return found
+        coordinates = [float(value) for value in values]
+        if all(abs(value) < float("inf") for value in coordinates):  # NaN is not
+            return coordinates
     except ValueError:
         pass
     raise DatasetError(f"{where}: {line[:60]!r} is not {expected}", "give the annotations as they are published")
@@ -102,11 +104,11 @@ def _files(folder: Path, suffixes: set[str], key: Callable[[str], str]) -> dict[
     """Files of a folder by the key of their names, in the order of the numbers in them."""
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}", "check the path")
-    found: dict[str, list[Path]] = {}
+    files: dict[str, list[Path]] = {}
     for path in sorted(folder.iterdir(), key=lambda path: (len(path.stem), path.name)):
         if path.suffix.lower() in suffixes and path.is_file():
-            found.setdefault(key(path.stem), []).append(path)
-    return found
+            files.setdefault(key(path.stem), []).append(path)
+    return files
 
 
 def _count(files: dict[str, list[Path]], names: Collection[str]) -> int:
@@ -119,10 +121,11 @@ def _usable(outline: list[list[float]]) -> bool:
 
 def _defects(outlines: dict[str, list[Outline]]) -> dict[str, str]:
     """What is wrong with outlines, for the protocol."""
-    found = Counter(polygon.problem(points) for texts in outlines.values() for points, _ in texts)
-    told = [f"{count} {problem}" for problem, count in sorted(found.items()) if problem and problem != CROSSED]
-    crossed = [f"{found[CROSSED]} cross themselves (kept)"] if found[CROSSED] else []
-    return {"polygons": ", ".join([f"{entry} (left out)" for entry in told] + crossed)} if told or crossed else {}
+    counts = Counter(polygon.problem(points) for texts in outlines.values() for points, _ in texts)
+    left_out = [f"{count} {problem} (left out)" for problem, count in sorted(counts.items())
+                if problem and problem != CROSSED]  # fmt: skip
+    crossed = [f"{counts[CROSSED]} cross themselves (kept)"] if counts[CROSSED] else []
+    return {"polygons": ", ".join(left_out + crossed)} if left_out or crossed else {}
 
 
 def _left_out(what: str, count: int) -> dict[str, str]:

@@ -6,19 +6,19 @@ import hashlib
 import io
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.reading import MALFORMED, read_bytes
-from sandglass.datasets import LabelledDataset
-from sandglass.datasets._labelled import Found, class_folders, labelled, reader
+from sandglass.datasets import LabelledDataset, Options
+from sandglass.datasets._labelled import Listing, class_folders, labelled, reader
 from sandglass.formats.npz import read_npz
 from sandglass.formats.pickled_arrays import NAMES, array, is_array
 from sandglass.formats.pickles import Global, read_pickle, text
 from sandglass.vision.image import write_image
 
+KIND = LabelledDataset
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
 SIDE = 32
 BYTES = 3 * SIDE * SIDE
@@ -57,15 +57,15 @@ def load(
     if files:
         return _from_arrays(files, limit, seed)
     folder = images / split if (images / split).is_dir() else images
-    found, classes = class_folders(folder, CLASSES)
+    listing, classes = class_folders(folder, CLASSES)
     if classes and tuple(classes) != CLASSES:
         raise DatasetError(f"{folder} has neither batches nor CIFAR-10's classes", f"these are {', '.join(CLASSES)}")
-    _in_range(folder, found.labels)
-    return labelled("cifar10", f"{folder.name}, a folder a class", found, CLASSES, reader(folder, found.images), limit,
-                    seed)  # fmt: skip
+    _in_range(folder, listing.labels)
+    description, read = f"{folder.name}, a folder a class", reader(folder, listing.images)
+    return labelled("cifar10", description, listing, CLASSES, read, limit, seed)
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few coloured images by class."""
     random = np.random.default_rng(0)
     for i, name in enumerate([*CLASSES[:3], *CLASSES[:3]]):
@@ -76,7 +76,7 @@ def example(folder: Path) -> dict[str, Any]:
 def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
     """Images (N, 32, 32, 3) uint8 RGB and labels (N,) of one file, whose first bytes tell its format.
 
-    Raises DatasetError when it is no batch, or a pickle that names anything but an array.
+    Raises DatasetError when it is not a batch, or a pickle that names anything but an array.
     """
     data = read_bytes(path, DatasetError, most=MOST_BYTES)
     try:
@@ -87,7 +87,7 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
         else:
             images, labels = _binary(data)
     except MALFORMED as error:
-        raise DatasetError(f"{path} is no batch of CIFAR-10: {error}", "download it again") from error
+        raise DatasetError(f"{path} is not a batch of CIFAR-10: {error}", "download it again") from error
     if images.shape != (len(labels), SIDE, SIDE, 3) or not len(labels):
         raise DatasetError(f"{path} has images {list(images.shape)} and {len(labels)} labels", "download it again")
     _in_range(path, labels.tolist())
@@ -112,9 +112,11 @@ def _from_arrays(files: Sequence[Path], limit: int | None, seed: int) -> Labelle
     images, labels = (np.concatenate([part[i] for part in parts]) for i in (0, 1))
     digest = hashlib.sha256(images.tobytes() + labels.tobytes()).hexdigest()
     names = [f"{file.name}#{i}" for file, part in zip(files, parts, strict=True) for i in range(len(part[1]))]
-    told = " .. ".join(dict.fromkeys([files[0].name, files[-1].name])) + f" ({digest[:8]})"
-    found = Found(names, [int(label) for label in labels])
-    return labelled("cifar10", told, found, CLASSES, lambda index: np.array(images[index], order="C"), limit, seed)
+    description = " .. ".join(dict.fromkeys([files[0].name, files[-1].name])) + f" ({digest[:8]})"
+    listing = Listing(names, [int(label) for label in labels])
+    return labelled(
+        "cifar10", description, listing, CLASSES, lambda index: np.array(images[int(index)], order="C"), limit, seed
+    )
 
 
 def _in_range(path: Path, labels: Sequence[int]) -> None:
@@ -135,16 +137,18 @@ def _binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _arrays(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    found = read_npz(io.BytesIO(data))
-    images, labels = found["images"], found["labels"]
+    arrays = read_npz(io.BytesIO(data))
+    images, labels = arrays["images"], arrays["labels"]
     if images.dtype != np.uint8 or labels.dtype.kind not in "iu" or labels.ndim != 1:
         raise ValueError(f"images are {images.dtype}, labels {labels.dtype} {list(labels.shape)}")
     return images, labels
 
 
 def _pickled(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    batch = read_pickle(io.BytesIO(data), _refuse)
-    batch = {text(key): value for key, value in batch.items()}
+    content = read_pickle(io.BytesIO(data), _refuse)
+    if not isinstance(content, dict):
+        raise ValueError(f"it is a {type(content).__name__}, expected a dictionary")
+    batch = {text(key): value for key, value in content.items()}
     pixels = array(batch["data"]) if is_array(batch["data"]) else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != BYTES:
         raise ValueError(f"its data are not rows of {BYTES} bytes")
@@ -154,7 +158,7 @@ def _pickled(data: bytes) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _refuse(name: Global) -> None:
-    """A batch has no other part than its arrays: a name that they do not need means that it was made for mischief."""
+    """A batch holds nothing but arrays: a name that they do not need means that the file is an attack."""
     if str(name) not in NAMES:
         raise DatasetError(
             f"the batch names {name}, which no array needs: it was refused and nothing was run",

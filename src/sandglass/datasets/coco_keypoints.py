@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from os.path import isfile  # unlike Path.is_file, also of names that are too long
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.files import sha256, write_json
 from sandglass.core.image_ids import id_order
-from sandglass.datasets import KeypointDataset, subset
+from sandglass.core.json_values import JsonObject
+from sandglass.datasets import Conditions, KeypointDataset, Options, subset
 from sandglass.datasets._coco_file import read_annotations, read_detections
 from sandglass.datasets._photos import load_photos
+from sandglass.vision.coco_format import CocoBox, CocoShape, CocoTruth
 from sandglass.vision.image import read_image, write_image
 
+KIND = KeypointDataset
+class_names = None  # its images have no classes
 SHOWN = 3  # missing images that an error names
 
 
@@ -46,42 +49,41 @@ def load(
         return _unlabelled(images, detections, limit, seed)
     file = read_annotations(annotations)
     coco = file.coco
-    found = read_detections(detections, file) if detections else None
+    boxes = read_detections(detections, file) if detections else None
     names = {image["id"]: image["file_name"] for image in coco["images"]}
-    needed = {entry["image_id"] for entry in (coco["annotations"] if found is None else found)}
-    whole = subset(len(coco["images"]), len(coco["images"]), "images", "")
+    needed = {entry["image_id"] for entry in (coco["annotations"] if boxes is None else boxes)}
+    whole: Conditions = subset(len(coco["images"]), len(coco["images"]), "images", "")
     coco, drawn = _draw(coco, limit, seed) if limit else (coco, whole)
-    kept = {image["id"] for image in coco["images"]}
-    _require_images(images, [names[i] for i in sorted(needed & kept, key=id_order)], annotations)
-    protocol = {
+    ids = {image["id"] for image in coco["images"]}
+    _require_images(images, [names[i] for i in sorted(needed & ids, key=id_order)], annotations)
+    protocol: JsonObject = {
         "dataset": f"coco-keypoints, {annotations.name} ({sha256(annotations)[:8]})",
         "boxes": f"{detections.name} ({sha256(detections)[:8]})" if detections else "ground truth",
         **drawn,
         **file.note(),
     }
-    if found is not None:
-        found = [entry for entry in found if entry["image_id"] in kept]
-    boxes = _boxes(coco, found)
-    flat = sum(not has_area(box) for box in boxes)
-    if flat == len(boxes):
+    if boxes is not None:
+        boxes = [entry for entry in boxes if entry["image_id"] in ids]
+    regions = _regions(coco, boxes)
+    flat = sum(not has_area(region) for region in regions)
+    if flat == len(regions):
         raise DatasetError(
             f"{detections or annotations} has no box with an area in {drawn['subset']}",
             "boxes are x, y, width, height in pixels of their image",
         )
     if flat:
         protocol["boxes_without_area"] = f"{flat} left out"
-    return KeypointDataset("coco-keypoints", coco, lambda index: read_image(images / names[index]), protocol, found)
+    return KeypointDataset("coco-keypoints", coco, lambda index: read_image(images / names[index]), protocol, boxes)
 
 
 def _unlabelled(images: Path, detections: Path | None, limit: int | None, seed: int) -> KeypointDataset:
     """A folder of images without truths: each is looked at whole. Enough for calibration and for fidelity."""
     if detections is not None:
         raise DatasetError(f"{detections} names images by ids, which annotations define", "give --annotations too")
-    photos: KeypointDataset = load_photos(KeypointDataset, images, limit, seed)
-    return replace(photos, name="coco-keypoints")
+    return replace(load_photos(KeypointDataset, images, limit, seed), name="coco-keypoints")
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few drawn people and their boxes, as a detector would give them."""
     from sandglass.datasets import synthetic_people
 
@@ -89,9 +91,12 @@ def example(folder: Path) -> dict[str, Any]:
     for image in drawn.coco["images"]:
         image["file_name"] += ".png"
         write_image(folder / "images" / image["file_name"], drawn.read(image["id"]))
-    found = [{key: e[key] for key in ("image_id", "category_id", "bbox")} for e in drawn.coco["annotations"]]
+    boxes = [
+        {"image_id": person["image_id"], "category_id": person["category_id"], "bbox": person["bbox"], "score": 0.9}
+        for person in drawn.coco["annotations"]
+    ]
     write_json(folder / "annotations.json", drawn.coco)
-    write_json(folder / "detections.json", [{**entry, "score": 0.9} for entry in found])
+    write_json(folder / "detections.json", boxes)
     return {
         "images": folder / "images",
         "annotations": folder / "annotations.json",
@@ -99,12 +104,12 @@ def example(folder: Path) -> dict[str, Any]:
     }
 
 
-def is_sample(entry: Mapping[str, Any]) -> bool:
-    """Whether an annotated person is looked at: it has keypoints and is no crowd, as in mmpose."""
+def is_sample(entry: CocoShape) -> bool:
+    """Whether an annotated person is looked at: it has keypoints and is not a crowd, as in mmpose."""
     return bool(entry["num_keypoints"] and not entry["iscrowd"] and any(entry["keypoints"]))
 
 
-def clipped_box(box: list[float], width: int, height: int) -> tuple[float, float, float, float]:
+def clipped_box(box: Sequence[float], width: float, height: float) -> tuple[float, float, float, float]:
     """A box x, y, w, h cut to the pixels 0..width-1 and 0..height-1, as mmpose's dataset does."""
     left, right = (min(max(value, 0), width - 1) for value in (box[0], box[0] + box[2]))
     top, bottom = (min(max(value, 0), height - 1) for value in (box[1], box[1] + box[3]))
@@ -116,29 +121,25 @@ def has_area(box: Sequence[float]) -> bool:
     return box[2] > 0 and box[3] > 0
 
 
-def _boxes(coco: dict[str, Any], found: list[dict[str, Any]] | None) -> list[Sequence[float]]:
+def _regions(coco: CocoTruth, detections: list[CocoBox] | None) -> list[Sequence[float]]:
     """The boxes that would be samples: detections as they are, people's cut to their image."""
-    if found is not None:
-        return [entry["bbox"] for entry in found]
+    if detections is not None:
+        return [entry["bbox"] for entry in detections]
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
     return [clipped_box(e["bbox"], *sizes[e["image_id"]]) for e in coco["annotations"] if is_sample(e)]
 
 
-def _draw(coco: dict[str, Any], limit: int, seed: int) -> tuple[dict[str, Any], dict[str, Any]]:
+def _draw(coco: CocoTruth, limit: int, seed: int) -> tuple[CocoTruth, Conditions]:
     """Images with people come first in line: a subset of empty images would measure nothing."""
     with_people = {entry["image_id"] for entry in coco["annotations"] if entry["num_keypoints"]}
     candidates = sorted(
         (image for image in coco["images"] if image["id"] in with_people), key=lambda i: id_order(i["id"])
     )
     images = random.Random(seed).sample(candidates, min(limit, len(candidates)))
-    kept = {image["id"] for image in images}
-    annotations = [entry for entry in coco["annotations"] if entry["image_id"] in kept]
-    told = subset(len(images), len(candidates), "images with people", f"drawn by seed {seed}")
-    return {**coco, "images": images, "annotations": annotations}, told
-
-
-def _by_id(images: Iterable[dict[str, Any]]) -> list[dict[str, Any]]:
-    return sorted(images, key=lambda image: id_order(image["id"]))
+    ids = {image["id"] for image in images}
+    annotations = [entry for entry in coco["annotations"] if entry["image_id"] in ids]
+    part = subset(len(images), len(candidates), "images with people", f"drawn by seed {seed}")
+    return {**coco, "images": images, "annotations": annotations}, part
 
 
 def _require_images(folder: Path, names: list[str], annotations: Path) -> None:

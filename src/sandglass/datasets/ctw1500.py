@@ -10,15 +10,16 @@ Outlines have 14 points in all of them; other numbers of points are read too whe
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 from xml.etree import ElementTree
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.reading import read_bytes
-from sandglass.datasets import TextDataset, _text
+from sandglass.datasets import Options, TextDataset, _text
 
+KIND = TextDataset
+class_names = None  # its images have no classes
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"
 BOX, RELATIVE = 4, 32
@@ -70,16 +71,16 @@ def _parse_xml(path: Path) -> list[_text.Outline]:
         boxes = list(ElementTree.fromstring(data).iter("box"))
     except (ElementTree.ParseError, ValueError, LookupError) as error:
         raise DatasetError(f"{path} is not an XML file: {error}", "give the annotations as published") from error
-    found = []
+    outlines = []
     for number, box in enumerate(boxes, 1):
-        told = box.findtext("segs") or ""
-        fields = told.split(",") if told.strip() else []
-        values = _text.numbers(fields, f"{path}, box {number}", told, "<segs>x1,y1,...</segs>")
-        found.append((_text.points(values), box.findtext("label") or ""))
-    return found
+        segments = box.findtext("segs") or ""
+        fields = segments.split(",") if segments.strip() else []
+        values = _text.numbers(fields, f"{path}, box {number}", segments, "<segs>x1,y1,...</segs>")
+        outlines.append((_text.points(values), box.findtext("label") or ""))
+    return outlines
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few drawn pages, half of them annotated in XML."""
     from sandglass.datasets import synthetic_text
     from sandglass.vision.image import write_image
@@ -88,12 +89,12 @@ def example(folder: Path) -> dict[str, Any]:
     (folder / "labels").mkdir(parents=True)
     for number, name in enumerate(drawn.image_ids, 1001):
         write_image(folder / "images" / f"{number}.png", drawn.read(name))
-        told = [(",".join(str(round(value)) for point in points for value in point), "###" if ignored else "a word")
+        texts = [(",".join(str(round(value)) for point in points for value in point), "###" if ignored else "a word")
                 for points, ignored in drawn.texts[name]]  # fmt: skip
         if number % 2:
-            boxes = "".join(f"<box><label>{text}</label><segs>{outline}</segs></box>" for outline, text in told)
+            boxes = "".join(f"<box><label>{text}</label><segs>{outline}</segs></box>" for outline, text in texts)
             (folder / "labels" / f"{number}.xml").write_text(f"<Annotations><image>{boxes}</image></Annotations>")
         else:
-            lines = "\n".join(f"{outline},{MARK}{text}" for outline, text in told)
+            lines = "\n".join(f"{outline},{MARK}{text}" for outline, text in texts)
             (folder / "labels" / f"000{number}.txt").write_text(lines, encoding="utf-8")
     return {"images": folder / "images", "annotations": folder / "labels"}

@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import re
 from pathlib import Path
-from typing import Any
 
-from sandglass.datasets import TextDataset, _text
+from sandglass.datasets import Options, TextDataset, _text
 
+KIND = TextDataset
+class_names = None  # its images have no classes
 LINE = "x1,y1,x2,y2,x3,y3,x4,y4,text"
 COORDINATES = 8
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
@@ -41,12 +42,12 @@ def parse(path: Path) -> list[_text.Outline]:
 def _parse_line(line: str, where: str) -> _text.Outline:
     fields = line.split("\t" if TABS.match(line) else ",", COORDINATES)
     few = next((i for i, field in enumerate(fields) if not NUMBER.fullmatch(field)), len(fields))
-    kept = few if 2 <= few < 6 else COORDINATES  # fewer than three points are a defect, other lines are not texts
-    values = _text.numbers(fields[:kept], where, line, LINE)
-    return _text.points(values), ",".join(fields[kept:])
+    count = few if 2 <= few < 6 else COORDINATES  # fewer than three points are a defect, other lines are not texts
+    values = _text.numbers(fields[:count], where, line, LINE)
+    return _text.points(values), ",".join(fields[count:])
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few drawn pages, their annotations with a byte-order mark."""
     from sandglass.datasets import synthetic_text
     from sandglass.vision.image import write_image
@@ -55,9 +56,9 @@ def example(folder: Path) -> dict[str, Any]:
     (folder / "gt").mkdir(parents=True)
     for number, name in enumerate(drawn.image_ids, 1):
         write_image(folder / "images" / f"img_{number}.png", drawn.read(name))
-        told = [
+        texts = [
             ",".join([str(round(value)) for point in points for value in point] + ["###" if ignored else "word, etc."])
             for points, ignored in drawn.texts[name]
         ]
-        (folder / "gt" / f"gt_img_{number}.txt").write_text("\n".join(told), encoding="utf-8-sig")
+        (folder / "gt" / f"gt_img_{number}.txt").write_text("\n".join(texts), encoding="utf-8-sig")
     return {"images": folder / "images", "annotations": folder / "gt"}

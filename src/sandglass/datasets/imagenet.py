@@ -10,17 +10,17 @@ import re
 from collections.abc import Sequence
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.errors import DatasetError
 from sandglass.core.files import atomic_file, sha256
 from sandglass.core.text_lines import read_lines
-from sandglass.datasets import LabelledDataset
-from sandglass.datasets._labelled import IMAGES, Found, class_folders, counted, labelled, reader
+from sandglass.datasets import LabelledDataset, Options
+from sandglass.datasets._labelled import IMAGES, Listing, class_folders, counted, labelled, reader
 from sandglass.vision.image import write_image
 
+KIND = LabelledDataset
 Lines = Sequence[tuple[int, str]]
 
 WHOLE = re.compile(r"\d{1,9}", re.ASCII)
@@ -61,17 +61,17 @@ def load(
     if images is None:
         raise DatasetError("imagenet needs images", "give the folder")
     if annotations is None:
-        found, folders = class_folders(images, [wordnet for wordnet, _, _ in table()])
+        listing, folders = class_folders(images, [wordnet for wordnet, _, _ in table()])
         own = bool(folders) and folders[0] != table()[0][0]
         classes = tuple(folders) if own else class_names()
-        told = f"{images.name}, a folder a class" + (f", {len(folders)} in alphabetical order" if own else "")
+        description = f"{images.name}, a folder a class" + (f", {len(folders)} in alphabetical order" if own else "")
     else:
-        found, classes = _flat(images, annotations), class_names()
-        told = f"{annotations.name} ({sha256(annotations)[:8]})"
-    return labelled("imagenet", told, found, classes, reader(images, found.images), limit, seed)
+        listing, classes = _flat(images, annotations), class_names()
+        description = f"{annotations.name} ({sha256(annotations)[:8]})"
+    return labelled("imagenet", description, listing, classes, reader(images, listing.images), limit, seed)
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Write a few coloured images and their labels."""
     random = np.random.default_rng(0)
     names = [f"{i}.png" for i in range(6)]
@@ -82,7 +82,7 @@ def example(folder: Path) -> dict[str, Any]:
     return {"images": folder / "images", "annotations": folder / "labels.txt"}
 
 
-def _flat(folder: Path, annotations: Path) -> Found:
+def _flat(folder: Path, annotations: Path) -> Listing:
     """The labelled images of a folder."""
     lines = read_lines(annotations, DatasetError)
     if not lines:
@@ -90,29 +90,29 @@ def _flat(folder: Path, annotations: Path) -> Found:
     if not folder.is_dir():
         raise DatasetError(f"there is no folder of images {folder}", "check the path")
     present = _files(folder)
-    found = Found([], [])
+    listing = Listing([], [])
     by_number = all(WHOLE.fullmatch(line) for _, line in lines)
-    labels = (_numbered if by_number else _named)(lines, present, annotations, found)
-    found.images = [name for name in labels if name in present]
-    if not found.images:
+    labels = (_numbered if by_number else _named)(lines, present, annotations, listing)
+    listing.images = [name for name in labels if name in present]
+    if not listing.images:
         raise DatasetError(f"{folder} has none of the {len(lines)} images of {annotations}", "check both paths")
-    found.labels = [labels[name] for name in found.images]
-    found.notes |= counted("images_without_label", sorted(present - labels.keys()))
-    found.notes |= counted("labels_without_image", [name for name in labels if name not in present])
-    return found
+    listing.labels = [labels[name] for name in listing.images]
+    listing.notes |= counted("images_without_label", sorted(present - labels.keys()))
+    listing.notes |= counted("labels_without_image", [name for name in labels if name not in present])
+    return listing
 
 
 def _files(folder: Path) -> set[str]:
     """Image files of a folder and those in it, relative, with slashes."""
-    found = set()
+    files = set()
     for place, _, names in os.walk(folder):
         inside = Path(place).relative_to(folder)
-        found |= {(inside / name).as_posix() for name in names if name.lower().endswith(IMAGES)}
-    return found
+        files |= {(inside / name).as_posix() for name in names if name.lower().endswith(IMAGES)}
+    return files
 
 
-def _named(lines: Lines, present: set[str], path: Path, found: Found) -> dict[str, int]:
-    """Labels by image, from lines of name and label. One that is repeated as it is counts in the notes of `found`."""
+def _named(lines: Lines, present: set[str], path: Path, listing: Listing) -> dict[str, int]:
+    """Labels by image, from lines of name and label. One that is repeated as it is counts in the notes of `listing`."""
     labels: dict[str, tuple[int, int]] = {}
     repeated = []
     for number, line in lines:
@@ -124,14 +124,14 @@ def _named(lines: Lines, present: set[str], path: Path, found: Found) -> dict[st
             raise DatasetError(f"{path}, line {number}: {name} has a label already, {known} in line {first}", FIX)
         repeated += [name] if first != number else []
     _in_range(path, list(labels.values()), 0)
-    found.notes |= counted("labels_listed_twice", repeated)
+    listing.notes |= counted("labels_listed_twice", repeated)
     return {name: label for name, (_, label) in labels.items()}
 
 
-def _numbered(lines: Lines, present: set[str], path: Path, found: Found) -> dict[str, int]:
+def _numbered(lines: Lines, present: set[str], path: Path, listing: Listing) -> dict[str, int]:
     """Labels by image, from the devkit's ground truth: line k is for the image whose name ends in the number k.
 
-    Images of one number count in the notes of `found`: which of them the label is for is not known.
+    Images of one number count in the notes of `listing`: which of them the label is for is not known.
     """
     if empty := [k for k, (number, _) in enumerate(lines, 1) if number != k]:
         raise DatasetError(f"{path}, line {empty[0]}: it is empty, expected the label of image {empty[0]}", FIX)
@@ -143,7 +143,7 @@ def _numbered(lines: Lines, present: set[str], path: Path, found: Found) -> dict
         if match := re.search(r"(\d+)\.\w+$", name):
             names.setdefault(int(match[1]), []).append(name)
     several = {k for k, own in names.items() if len(own) > 1}
-    found.notes |= counted("images_of_one_number", [name for k in sorted(several) for name in names[k]])
+    listing.notes |= counted("images_of_one_number", [name for k in sorted(several) for name in names[k]])
     return {names.get(k, [f"image {k}"])[0]: label[own] for k, own in ids if k not in several}
 
 

@@ -1,20 +1,22 @@
 """Drawn scenes with several people, in images of several shapes: nothing is shipped, everything follows from a seed.
 
-People stand beside and in front of each other. Those of whom fewer than eight keypoints are seen are annotated without
-keypoints, so that COCO's metric neither asks for them nor punishes who finds them.
+People stand side by side and in front of each other. Those of whom fewer than eight keypoints are seen are annotated
+without keypoints, so that COCO's metric neither asks for them nor counts their detections as wrong.
 """
 
 from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
-from sandglass.datasets import KeypointDataset, _drawn
+from sandglass.datasets import KeypointDataset, Options, _drawn
 from sandglass.vision import figures, scenes
+from sandglass.vision.coco_format import CocoShape
 
+KIND = KeypointDataset
+class_names = None  # its images have no classes
 SIZES = ((256, 256), (240, 288), (288, 240), (240, 320))  # height, width; the first is as frequent as two others
 MINIMUM_KEYPOINTS = 8
 
@@ -36,13 +38,13 @@ def load(
     return _drawn.load("synthetic-crowd", render, limit, split, seed)
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Options for a few images; nothing is written."""
     return {"limit": 6}
 
 
 @lru_cache(maxsize=256)  # 50 MB: drawing costs ten times more than what is done with an image
-def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShape]]:
     """Image `index` of a split, HWC uint8 RGB, and its people as COCO annotations without ids."""
     random = np.random.default_rng([seed, _drawn.SPLITS[split], index, len(SIZES)])
     size = SIZES[random.choice(len(SIZES), p=[0.4, 0.2, 0.2, 0.2])]

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from numpy.random import Generator, default_rng
 
-from sandglass.datasets import KeypointDataset, _drawn
+from sandglass.datasets import KeypointDataset, Options, _drawn
 from sandglass.vision import figures, scenes
+from sandglass.vision.coco_format import CocoShape
 
+KIND = KeypointDataset
+class_names = None  # its images have no classes
 SIZE = (256, 320)
 MINIMUM_KEYPOINTS = 5
 
@@ -33,18 +35,18 @@ def load(
     return _drawn.load("synthetic-people", render, limit, split, seed)
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Options for a few images; nothing is written."""
     return {"limit": 6}
 
 
 @lru_cache(maxsize=256)  # 63 MB: drawing costs ten times more than what is done with an image
-def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShape]]:
     """Image `index` of a split, HWC uint8 RGB, and its people as COCO annotations without ids."""
     random = default_rng([seed, _drawn.SPLITS[split], index])
     image = scenes.background(random, SIZE)
-    image, found = scenes.draw(random, image, _people(random), MINIMUM_KEYPOINTS)
-    return image, [person for person in found if person["num_keypoints"]]
+    image, people = scenes.draw(random, image, _people(random), MINIMUM_KEYPOINTS)
+    return image, [person for person in people if person["num_keypoints"]]
 
 
 def _people(random: Generator) -> list[figures.Figure]:

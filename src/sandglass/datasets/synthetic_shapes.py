@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import LabelledDataset
-from sandglass.datasets._labelled import Found, labelled
+from sandglass.datasets import LabelledDataset, Options
+from sandglass.datasets._labelled import Listing, labelled
 
+KIND = LabelledDataset
 CLASSES = ("bar", "circle", "cross", "dots", "frame", "moon", "ring", "square", "star", "triangle")
 SIDE = 192
 SPLITS = {"train": 1, "test": 2}
@@ -40,12 +40,14 @@ def load(
     if split not in SPLITS:
         raise DatasetError(f"synthetic-shapes has no split {split!r}", f"use one of {', '.join(SPLITS)}")
     count = IMAGES[split]
-    found = Found([f"{split}-{i}" for i in range(count)], [i % len(CLASSES) for i in range(count)])
-    told = f"{split} split, seed {seed}"
-    return labelled("synthetic-shapes", told, found, CLASSES, lambda i: render(i, split, seed), limit, seed)
+    listing = Listing([f"{split}-{i}" for i in range(count)], [i % len(CLASSES) for i in range(count)])
+    description = f"{split} split, seed {seed}"
+    return labelled(
+        "synthetic-shapes", description, listing, CLASSES, lambda i: render(int(i), split, seed), limit, seed
+    )
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Options for a few images; nothing is written."""
     return {"limit": 6}
 

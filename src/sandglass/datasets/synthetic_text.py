@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from functools import lru_cache
 from pathlib import Path
-from typing import Any
 
 import cv2
 import numpy as np
 
 from sandglass.core.errors import DatasetError
-from sandglass.datasets import Text, TextDataset
+from sandglass.core.image_ids import Id
+from sandglass.datasets import Conditions, Options, TextDataset
+from sandglass.vision.polygon import AnnotatedText
 
+KIND = TextDataset
+class_names = None  # its images have no classes
 SIZE = (256, 320)
 SPLITS = {"train": 1, "test": 2}
 IMAGES = {"train": 2000, "test": 100}
@@ -41,19 +44,21 @@ def load(
     if limit is not None and limit < 1:
         raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for the whole split")
     count = IMAGES[split] if limit is None else limit
-    texts = {f"{split}-{index}": list(render(index, split, seed)[1]) for index in range(count)}
+    texts: dict[Id, list[AnnotatedText]] = {
+        f"{split}-{index}": list(render(index, split, seed)[1]) for index in range(count)
+    }
     places = {name: index for index, name in enumerate(texts)}
-    protocol = {"dataset": f"synthetic-text, {split} split, seed {seed}", "subset": f"first {count} images"}
+    protocol: Conditions = {"dataset": f"synthetic-text, {split} split, seed {seed}", "subset": f"first {count} images"}
     return TextDataset("synthetic-text", texts, lambda name: render(places[name], split, seed)[0].copy(), protocol)
 
 
-def example(folder: Path) -> dict[str, Any]:
+def example(folder: Path) -> Options:
     """Options for a few pages; nothing is written."""
     return {"limit": 6}
 
 
 @lru_cache(maxsize=256)  # 63 MB
-def render(index: int, split: str, seed: int) -> tuple[np.ndarray, tuple[Text, ...]]:
+def render(index: int, split: str, seed: int) -> tuple[np.ndarray, tuple[AnnotatedText, ...]]:
     """A page, HWC uint8 RGB, and its words: corners in reading order, and whether they are illegible."""
     random = np.random.default_rng([seed, SPLITS[split], index])
     page = _paper(random)
@@ -74,7 +79,7 @@ def _paper(random: np.random.Generator) -> np.ndarray:
     return page
 
 
-def _word(random: np.random.Generator, page: np.ndarray, taken: np.ndarray) -> Text | None:
+def _word(random: np.random.Generator, page: np.ndarray, taken: np.ndarray) -> AnnotatedText | None:
     """Draw a word where none is yet; None where the place that was drawn is taken."""
     font, height = int(random.choice(FONTS)), float(random.uniform(26, 56))
     word = "".join(random.choice(LETTERS, random.integers(3, 8)))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from typing import Any
+from typing import TypeGuard
 
 import numpy as np
 
@@ -18,17 +18,16 @@ CODES = frozenset(["b1", "i1", "i2", "i4", "i8", "u1", "u2", "u4", "u8", "f2", "
 MOST_SIDES = 32  # of a shape: no array of a network is near
 
 
-def is_array(value: Any) -> bool:
+def is_array(value: object) -> TypeGuard[Call]:
     """Whether a record is that of an array."""
     return isinstance(value, Call) and value.function in RECONSTRUCT
 
 
 def array(value: Call) -> np.ndarray:
     """The array of a record. Raises PickleError for one that does not fit its bytes, or holds other than numbers."""
-    try:
-        _, shape, dtype, by_columns, raw = value.state
-    except (TypeError, ValueError):
-        raise PickleError("an array has no state") from None
+    if not isinstance(value.state, list | tuple) or len(value.state) != 5:
+        raise PickleError("an array has no state")
+    _, shape, dtype, by_columns, raw = value.state
     kind, data = _dtype(dtype), _raw(raw)
     sides = whole_numbers(shape)
     if math.prod(sides) * kind.itemsize != len(data):
@@ -36,7 +35,7 @@ def array(value: Call) -> np.ndarray:
     return np.frombuffer(data, kind).reshape(sides, order="F" if by_columns else "C")
 
 
-def whole_numbers(values: Any) -> tuple[int, ...]:
+def whole_numbers(values: object) -> tuple[int, ...]:
     """A shape or strides: at most MOST_SIDES whole numbers of 0 or more. Raises PickleError for anything else."""
     if not isinstance(values, tuple | list) or len(values) > MOST_SIDES:
         raise PickleError("a shape is not a list of numbers")
@@ -45,15 +44,17 @@ def whole_numbers(values: Any) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _dtype(value: Any) -> np.dtype[Any]:
-    code = text(value.arguments[0]) if isinstance(value, Call) and value.function == DTYPE and value.arguments else None
+def _dtype(value: object) -> np.dtype:
+    if not isinstance(value, Call) or value.function != DTYPE or not value.arguments:
+        raise PickleError("an array is of an unknown type, expected numbers")
+    code = text(value.arguments[0])
     if not isinstance(code, str) or code not in CODES:
         raise PickleError(f"an array is of {code if isinstance(code, str) else 'an unknown type'}, expected numbers")
     order = text(value.state[1]) if isinstance(value.state, tuple) and len(value.state) > 1 else "<"
     return np.dtype(code).newbyteorder(">" if order == ">" else "<")
 
 
-def _raw(value: Any) -> bytes:
+def _raw(value: object) -> bytes:
     """The bytes of an array; Python 3 writes them into pickles for Python 2 as a text in Latin-1."""
     if isinstance(value, Call) and value.function == ENCODE and value.arguments:
         letters = value.arguments[0]

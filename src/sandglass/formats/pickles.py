@@ -41,23 +41,23 @@ class Call:
 
     __slots__ = ("arguments", "elements", "entries", "function", "state")
 
-    def __init__(self, function: Any, arguments: Any) -> None:
+    def __init__(self, function: object, arguments: object) -> None:
         self.function = str(function) if isinstance(function, Global) else ""
-        self.arguments: tuple[Any, ...] = arguments if isinstance(arguments, tuple) else ()
-        self.state: Any = None
-        self.elements: list[Any] | None = None
-        self.entries: dict[Any, Any] | None = None
+        self.arguments: tuple[object, ...] = arguments if isinstance(arguments, tuple) else ()
+        self.state: object = None
+        self.elements: list[object] | None = None
+        self.entries: dict[str | float | Call | None, object] | None = None
 
 
-def _no_persistent(identity: Any) -> Any:
+def _no_persistent(identity: object) -> object:
     raise PickleError("it refers to an object outside of the pickle")
 
 
 def read_pickle(
     stream: IO[bytes],
     refuse: Callable[[Global], None] = lambda name: None,
-    persistent: Callable[[Any], Any] = _no_persistent,
-) -> Any:
+    persistent: Callable[[object], object] = _no_persistent,
+) -> object:
     """The value of the pickle at the stream's position, which is then behind it. Texts of Python 2 are bytes.
 
     `refuse` is called with each name that the pickle refers to, and may raise. `persistent` gives the value for an
@@ -85,7 +85,7 @@ def _scan(stream: IO[bytes]) -> None:
             raise PickleError(f"it has over {MOST_OPCODES} opcodes")
 
 
-def text(value: Any) -> Any:
+def text(value: object) -> object:
     """A text of Python 2, which is bytes here, as text; other values as they are."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
@@ -98,105 +98,105 @@ MARK = _Mark()
 
 
 class _Machine:
-    def __init__(self, refuse: Callable[[Global], None], persistent: Callable[[Any], Any]) -> None:
-        self.stack: list[Any] = []
-        self.memo: dict[int, Any] = {}
+    def __init__(self, refuse: Callable[[Global], None], persistent: Callable[[object], object]) -> None:
+        self.stack: list[object] = []
+        self.memo: dict[int, object] = {}
         self.refuse, self.persistent = refuse, persistent
 
-    def pop(self) -> Any:
+    def pop(self) -> object:
         value = self.stack.pop()
         if value is MARK:
             raise PickleError("it takes a value that is not there")
         return value
 
-    def top(self) -> Any:
+    def top(self) -> object:
         value = self.stack[-1]
         if value is MARK:
             raise PickleError("it takes a value that is not there")
         return value
 
-    def group(self) -> list[Any]:
+    def group(self) -> list[object]:
         """The values above the last mark, taken off with it."""
-        values: list[Any] = []
+        values: list[object] = []
         while (value := self.stack.pop()) is not MARK:
             values.append(value)
         return values[::-1]
 
-    def named(self, module: Any, name: Any) -> Global:
+    def named(self, module: object, name: object) -> Global:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("it refers to something without a name")
         found = Global(module, name)
         self.refuse(found)
         return found
 
-    def push(self, argument: Any) -> None:
+    def push(self, argument: object) -> None:
         self.stack.append(argument)
 
     def push_text(self, argument: str) -> None:
         self.stack.append(argument.encode("latin-1"))  # of Python 2; pickletools reads it as Latin-1
 
-    def put(self, place: Any) -> None:
+    def put(self, place: int) -> None:
         self.memo[place] = self.top()
 
-    def get(self, place: Any) -> None:
+    def get(self, place: int) -> None:
         if place not in self.memo:
             raise PickleError(f"it recalls the value {place}, which it did not store")
         self.stack.append(self.memo[place])
 
-    def small_tuple(self, _: Any, count: int) -> None:
+    def small_tuple(self, _: object, count: int) -> None:
         values = tuple(self.stack[-count:])
         if len(values) < count or MARK in values:
             raise PickleError("it takes a value that is not there")
         self.stack[-count:] = [values]
 
-    def do_mark(self, _: Any) -> None:
+    def do_mark(self, _: object) -> None:
         self.stack.append(MARK)
 
-    def do_pop(self, _: Any) -> None:
+    def do_pop(self, _: object) -> None:
         self.stack.pop()
 
-    def do_pop_mark(self, _: Any) -> None:
+    def do_pop_mark(self, _: object) -> None:
         self.group()
 
-    def do_dup(self, _: Any) -> None:
+    def do_dup(self, _: object) -> None:
         self.stack.append(self.top())
 
-    def do_memoize(self, _: Any) -> None:
+    def do_memoize(self, _: object) -> None:
         self.memo[len(self.memo)] = self.top()
 
-    def do_empty_list(self, _: Any) -> None:
+    def do_empty_list(self, _: object) -> None:
         self.stack.append([])
 
-    def do_empty_dict(self, _: Any) -> None:
+    def do_empty_dict(self, _: object) -> None:
         self.stack.append({})
 
-    def do_empty_set(self, _: Any) -> None:
+    def do_empty_set(self, _: object) -> None:
         self.stack.append(Call(Global("builtins", "set"), ()))
 
-    def do_list(self, _: Any) -> None:
+    def do_list(self, _: object) -> None:
         self.stack.append(self.group())
 
-    def do_tuple(self, _: Any) -> None:
+    def do_tuple(self, _: object) -> None:
         self.stack.append(tuple(self.group()))
 
-    def do_frozenset(self, _: Any) -> None:
+    def do_frozenset(self, _: object) -> None:
         self.stack.append(Call(Global("builtins", "frozenset"), (self.group(),)))
 
-    def do_dict(self, _: Any) -> None:
+    def do_dict(self, _: object) -> None:
         values = self.group()
         self.stack.append({})
         self.store(values)
 
-    def do_append(self, _: Any) -> None:
+    def do_append(self, _: object) -> None:
         self.extend([self.pop()])
 
-    def do_appends(self, _: Any) -> None:
+    def do_appends(self, _: object) -> None:
         self.extend(self.group())
 
-    def do_additems(self, _: Any) -> None:
+    def do_additems(self, _: object) -> None:
         self.extend(self.group())
 
-    def extend(self, values: list[Any]) -> None:
+    def extend(self, values: list[object]) -> None:
         owner = self.top()
         if isinstance(owner, Call):
             owner.elements = owner.elements if owner.elements is not None else []
@@ -205,14 +205,14 @@ class _Machine:
             raise PickleError(f"it appends to a {type(owner).__name__}")
         owner.extend(values)
 
-    def do_setitem(self, _: Any) -> None:
+    def do_setitem(self, _: object) -> None:
         value, key = self.pop(), self.pop()
         self.store([key, value])
 
-    def do_setitems(self, _: Any) -> None:
+    def do_setitems(self, _: object) -> None:
         self.store(self.group())
 
-    def store(self, values: list[Any]) -> None:
+    def store(self, values: list[object]) -> None:
         owner = self.top()
         if isinstance(owner, Call):
             owner.entries = owner.entries if owner.entries is not None else {}
@@ -226,45 +226,45 @@ class _Machine:
     def do_global(self, argument: str) -> None:
         self.stack.append(self.named(*argument.split(" ", 1)))
 
-    def do_stack_global(self, _: Any) -> None:
+    def do_stack_global(self, _: object) -> None:
         name, module = self.pop(), self.pop()
         self.stack.append(self.named(module, name))
 
-    def do_reduce(self, _: Any) -> None:
+    def do_reduce(self, _: object) -> None:
         arguments, function = self.pop(), self.pop()
         self.stack.append(Call(function, arguments))
 
     do_newobj = do_reduce
 
-    def do_newobj_ex(self, _: Any) -> None:
+    def do_newobj_ex(self, _: object) -> None:
         _, arguments, function = self.pop(), self.pop(), self.pop()
         self.stack.append(Call(function, arguments))
 
     def do_inst(self, argument: str) -> None:
         self.stack.append(Call(self.named(*argument.split(" ", 1)), tuple(self.group())))
 
-    def do_obj(self, _: Any) -> None:
+    def do_obj(self, _: object) -> None:
         function, *arguments = self.group()
         self.stack.append(Call(function, tuple(arguments)))
 
-    def do_build(self, _: Any) -> None:
+    def do_build(self, _: object) -> None:
         state, owner = self.pop(), self.top()
         if isinstance(owner, Call):
             owner.state = state
 
-    def do_binpersid(self, _: Any) -> None:
+    def do_binpersid(self, _: object) -> None:
         self.stack.append(self.persistent(self.pop()))
 
     def do_persid(self, argument: str) -> None:
         self.stack.append(self.persistent(argument))
 
 
-def _is_flat(key: Any) -> bool:
+def _is_flat(key: object) -> bool:
     """Whether a key is a tuple of simple values: its entry is left out, because tuples can be made to have one hash."""
     return isinstance(key, tuple) and not any(isinstance(part, tuple | Call) for part in key)
 
 
-def _key(value: Any) -> Any:
+def _key(value: object) -> str | float | Call | None:
     """A key that costs no more than its opcode; raises PickleError for any other."""
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
         raise PickleError(f"a key is a number of over {MOST_BITS} bits")
@@ -274,10 +274,10 @@ def _key(value: Any) -> Any:
     raise PickleError(f"a key is a {'nested ' * isinstance(value, tuple)}{type(value).__name__}, expected a text")
 
 
-Step = Callable[[_Machine, Any], None]
+Step = Callable[[_Machine, Any], None]  # pickletools gives the argument of an opcode without a type
 
 
-def _constant(value: Any) -> Step:
+def _constant(value: object) -> Step:
     return lambda machine, _: machine.stack.append(value)
 
 

@@ -11,7 +11,7 @@ import struct
 import zipfile
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import IO
 
 import numpy as np
 
@@ -26,7 +26,7 @@ MOST_UNPACKED, SLACK = 8, 16 << 20
 MOST_PICKLED = 512 << 20  # bytes of the pickle alone: a log of a long training, say
 
 # Storage types -> how their bytes are read. bfloat16 has no numpy type: its bits are the upper half of a float32.
-STORAGES: dict[str, np.dtype[Any]] = {
+STORAGES: dict[str, np.dtype] = {
     "torch.FloatStorage": np.dtype("<f4"),
     "torch.DoubleStorage": np.dtype("<f8"),
     "torch.HalfStorage": np.dtype("<f2"),
@@ -59,7 +59,7 @@ class Storage:
     count: int
 
     @property
-    def dtype(self) -> np.dtype[Any]:
+    def dtype(self) -> np.dtype:
         """How they are read; raises CheckpointError, naming it, for a kind that is not known."""
         if self.kind not in STORAGES:
             raise unknown(self.kind)
@@ -75,12 +75,12 @@ class Storage:
 class TorchFile:
     """`content` is what the pickle describes; `load` gives the bytes of a storage; `left` bytes may be unpacked yet."""
 
-    content: Any
+    content: object
     load: Callable[[Storage], bytes]
     left: int
     loaded: dict[str, np.ndarray] = field(default_factory=dict)
 
-    def value(self, entry: Any) -> np.ndarray | None:
+    def value(self, entry: object) -> np.ndarray | None:
         """The array of an entry among the weights; None for one that is not a tensor.
 
         Raises CheckpointError for an entry that is made by a function that is not known, and PickleError for a tensor
@@ -98,7 +98,7 @@ class TorchFile:
             return None
         raise unknown(entry.function or "something without a name")
 
-    def _tensor(self, storage: Any = None, offset: Any = 0, size: Any = (), stride: Any = ()) -> np.ndarray:
+    def _tensor(self, storage: object = None, offset: object = 0, size: object = (), stride: object = ()) -> np.ndarray:
         shape, steps = whole_numbers(_plain(size)), whole_numbers(_plain(stride))
         if not isinstance(storage, Storage) or type(offset) is not int or offset < 0 or len(shape) != len(steps):
             raise PickleError("a tensor is not described by its storage, offset, shape and strides")
@@ -155,7 +155,7 @@ def _refuse(name: Global) -> None:
         raise unknown(str(name))
 
 
-def _storage(identity: Any) -> Storage:
+def _storage(identity: object) -> Storage:
     if not isinstance(identity, tuple) or len(identity) < 5:
         raise PickleError("it refers to an object outside that is not a storage")
     tag, kind, key, _, count = identity[:5]
@@ -165,7 +165,7 @@ def _storage(identity: Any) -> Storage:
     return Storage(str(kind), key if isinstance(key, str) else "", count)
 
 
-def _plain(values: Any) -> Any:
+def _plain(values: object) -> object:
     """The numbers in a `torch.Size`."""
     if isinstance(values, Call) and values.function == "torch.Size" and values.arguments:
         return values.arguments[0]
@@ -211,7 +211,7 @@ def _open_legacy(stream: IO[bytes], left: int) -> TorchFile:
         read_pickle(stream, _refuse)
     storages: dict[str, Storage] = {}
 
-    def learn(identity: Any) -> Storage:
+    def learn(identity: object) -> Storage:
         storage = _storage(identity)
         return storages.setdefault(storage.key, storage)
 
@@ -226,7 +226,7 @@ def _open_legacy(stream: IO[bytes], left: int) -> TorchFile:
     return TorchFile(content, load, left)
 
 
-def _places(stream: IO[bytes], storages: dict[str, Storage], keys: Iterable[Any]) -> dict[str, int]:
+def _places(stream: IO[bytes], storages: dict[str, Storage], keys: Iterable[object]) -> dict[str, int]:
     """Where the bytes of each storage begin: behind their number, which is checked."""
     places, end = {}, stream.seek(0, io.SEEK_CUR)
     size = stream.seek(0, io.SEEK_END)

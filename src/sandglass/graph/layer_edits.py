@@ -1,4 +1,4 @@
-"""Edits of layers with weights: values that are added to their biases."""
+"""Edits of layers with weights: constants of their own, and values that are added to their biases."""
 
 from __future__ import annotations
 
@@ -6,6 +6,18 @@ import numpy as np
 import onnx
 
 from sandglass.graph.index import GraphIndex
+from sandglass.graph.layers import find_layers
+
+
+def own_constants(model: onnx.ModelProto) -> None:
+    """Give each layer, in place, weights and a bias that no other node reads, so that they can be changed."""
+    layers, graph = find_layers(model), GraphIndex(model)
+    read = {name for node in graph if node.name not in layers for name in node.input}
+    for node in (node for node in graph if node.name in layers):
+        for i, name in enumerate(list(node.input)):
+            if name in graph.constants and name in read:
+                graph.set_input(node, i, graph.copy_constant(f"{node.name}.constant{i}", graph.constants[name]))
+            read.add(name)
 
 
 def add_to_bias(graph: GraphIndex, node: onnx.NodeProto, channels: int, values: np.ndarray) -> None:

@@ -11,7 +11,6 @@ import onnx
 from onnx import numpy_helper
 
 from sandglass.graph.index import GraphIndex
-from sandglass.graph.names import Names
 from sandglass.graph.nodes import attributes_of, number
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
@@ -149,26 +148,3 @@ def fingerprint(model: onnx.ModelProto) -> str:
         digest.update(f"{layer.name}|{layer.operator}|{layer.input}|{layer.output}".encode())
         digest.update(np.ascontiguousarray(numpy_helper.to_array(weights[layer.weight])).tobytes())
     return digest.hexdigest()
-
-
-def own_constants(model: onnx.ModelProto) -> None:
-    """Give each layer, in place, weights and a bias that no other node reads, so that they can be changed."""
-    layers = find_layers(model)
-    with GraphIndex(model) as graph:
-        read = {name for node in graph if node.name not in layers for name in node.input}
-        for node in (node for node in graph if node.name in layers):
-            for i, name in enumerate(list(node.input)):
-                if name in graph.constants and name in read:
-                    graph.set_input(node, i, graph.copy_constant(f"{node.name}.constant{i}", graph.constants[name]))
-                read.add(name)
-
-
-def add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int, values: np.ndarray) -> None:
-    """Add to a layer's bias, (channels,), which it is given where it has none; `values` may be one for all."""
-    if len(node.input) < 3 or not node.input[2]:
-        del node.input[2:]
-        node.input.append(Names(model).fresh(f"{node.name}.offset"))
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros(channels, np.float32), node.input[2]))
-    entry = next(entry for entry in model.graph.initializer if entry.name == node.input[2])
-    bias = numpy_helper.to_array(entry).astype(np.float64) + values
-    entry.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), entry.name))

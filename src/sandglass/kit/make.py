@@ -4,28 +4,27 @@ from __future__ import annotations
 
 import hashlib
 import shutil
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
+from msgspec.structs import replace
 
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.build_key import Samples
-from sandglass.artifacts.manifest import BUILD_KEY, KIT
+from sandglass.artifacts.kit_manifest import KIT, KitManifest, KitSamples
 from sandglass.artifacts.parity import Reference
 from sandglass.backends import Arrays, Recipe, load_backend
-from sandglass.core import discover
 from sandglass.core.files import atomic_folder, sha256, write_json
 from sandglass.core.host import own_version
 from sandglass.core.process import run_isolated
-from sandglass.measure.evaluation import infer
+from sandglass.core.records import to_data
+from sandglass.measure.evaluation import flips, infer
 from sandglass.sources.source import Source
-from sandglass.tasks import check_dataset
+from sandglass.tasks import check_dataset, load_task
 
 BUILD, RUN, RUNTIME, README = "build.sh", "run.py", "runtime.py", "README.md"
 INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
-FORMAT = 1
 ROWS = 64  # of inputs in a file
 
 PAGE = """# Build kit: {name} for {backend} {precision}
@@ -69,35 +68,27 @@ def make_kit(
     with atomic_folder(out, force) as folder:
         recipe = run_isolated(f"{backend}:{precision}", make_recipe, source, precision, folder)
         (folder / INPUTS).mkdir()
-        manifest = {
-            "format": FORMAT,
-            "card": source.card.to_dict(),
-            "backend": backend,
-            "precision": precision,
-            "inputs": recipe.inputs,
-            "outputs": recipe.outputs,
-            "model": recipe.model,
-            "soc": source.soc,
-            "graph_sha256": sha256(source.graph),
-            "checkpoint_sha256": sha256(source.weights) if source.weights else None,
-            "versions": {"sandglass": own_version()},
-            BUILD_KEY: build_key,
-        }
-        rows = {PROBES: _write_probes(reference, folder)}
+        manifest = KitManifest(
+            card=source.card,
+            backend=backend,
+            precision=precision,
+            inputs=dict(recipe.inputs),
+            outputs=dict(recipe.outputs),
+            model=recipe.model,
+            soc=source.soc,
+            graph_sha256=sha256(source.graph),
+            checkpoint_sha256=sha256(source.weights) if source.weights else None,
+            versions={"sandglass": own_version()},
+            build_key=build_key,
+            rows={PROBES: _write_probes(reference, folder)},
+        )
         if samples is not None:
-            told, asked = source.card.decode.get("flip_test", False), samples.flip_test
-            flip_test = bool(told if asked is None else asked)
-            rows |= _write_samples(samples.dataset, flip_test, Artifact(folder, manifest, source.card), folder)
-            manifest["samples"] = {
-                "fingerprint": samples.dataset.fingerprint,
-                "flip_test": flip_test,
-                "protocol": samples.dataset.protocol,
-            }
+            manifest = _with_samples(manifest, samples, folder)
         shutil.copyfile(Path(__file__).with_name("run.py"), folder / RUN)
         shutil.copyfile(recipe.runtime, folder / RUNTIME)
         (folder / BUILD).write_text(_script(recipe), encoding="utf-8")
         (folder / README).write_text(_page(manifest, recipe, out, samples), encoding="utf-8")
-        write_json(folder / KIT, {**manifest, "rows": rows})
+        write_json(folder / KIT, to_data(manifest))
     return out
 
 
@@ -112,21 +103,24 @@ def _write_probes(reference: Reference, folder: Path) -> list[str]:
     return [row_digest(next(iter(feed.values()))) for feed in reference.feeds]
 
 
-def _write_samples(dataset: Any, flip_test: bool, kit: Artifact, folder: Path) -> dict[str, list[str]]:
-    """The inputs that an evaluation gives its session, in files of some rows; digests of the rows by file."""
-    task = discover.load("tasks", kit.card.task)
+def _with_samples(manifest: KitManifest, samples: Samples, folder: Path) -> KitManifest:
+    """The manifest with the inputs that an evaluation gives its session, which are written in files of some rows."""
+    card, dataset = manifest.card, samples.dataset
+    flip_test = flips(card) if samples.flip_test is None else samples.flip_test
+    task = load_task(card.task)
     check_dataset(task, dataset)
-    recorder = _Recorder(folder / INPUTS, kit.manifest["outputs"])
+    recorder, kit = _Recorder(folder / INPUTS, manifest.outputs), Artifact(folder, manifest.manifest(), card)
     for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):
         pass
     recorder.flush()
-    return recorder.rows
+    taken = KitSamples(dataset.fingerprint, flip_test, dict(dataset.protocol))
+    return replace(manifest, samples=taken, rows={**manifest.rows, **recorder.rows})
 
 
 class _Recorder:
     """A session that writes down what it is asked, and answers with zeros."""
 
-    def __init__(self, folder: Path, outputs: Mapping[str, list[int]]) -> None:
+    def __init__(self, folder: Path, outputs: Mapping[str, Sequence[int]]) -> None:
         self.folder, self.outputs = folder, outputs
         self.name, self.waiting = "", list[np.ndarray]()
         self.rows: dict[str, list[str]] = {}
@@ -161,14 +155,14 @@ def _script(recipe: Recipe) -> str:
     )
 
 
-def _page(manifest: Mapping[str, Any], recipe: Recipe, out: Path, samples: Samples | None) -> str:
+def _page(manifest: KitManifest, recipe: Recipe, out: Path, samples: Samples | None) -> str:
     taken = "`inputs/` holds four probes, so the kit measures agreement with the graph and speed, not accuracy."
     if samples is not None:
         taken = f"`inputs/` holds four probes and the samples of {samples.dataset.protocol['dataset']}."
     return PAGE.format(
-        name=manifest["card"]["name"],
-        backend=manifest["backend"],
-        precision=manifest["precision"],
+        name=manifest.card.name,
+        backend=manifest.backend,
+        precision=manifest.precision,
         version=own_version(),
         needs=recipe.needs,
         command=recipe.command,

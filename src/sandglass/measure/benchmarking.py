@@ -5,15 +5,16 @@ Each artifact runs in a process of its own.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
+from sandglass.backends import Settings
 from sandglass.core import host
 from sandglass.core.errors import SandglassError
+from sandglass.core.json_values import JsonRecord
 from sandglass.core.sizes import Size
 from sandglass.measure.worker import Worker
 
@@ -41,11 +42,11 @@ class Speed:
     runs: int
     threads: int
     batch: int
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
     tuned_for: str = ""
     shape: Size | None = None
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result with the conditions of the measurement."""
         return {
             "model": self.artifact.card.name,
@@ -76,15 +77,16 @@ def benchmark(
 ) -> list[Speed]:
     """Time each artifact for `seconds` of inference at `batch`, in interleaved bursts, with its tuned settings.
 
-    An artifact of several shapes is timed so at each of them, and has as many results, in their order.
+    An artifact of several shapes is timed at each of them and has a result for each, in their order.
 
     Raises the SandglassError of the first artifact that cannot be loaded or run.
     """
-    found = benchmark_each(artifacts, threads=threads, batch=batch, seconds=seconds, progress=progress)
-    for entry in found:
-        if isinstance(entry, SandglassError):
-            raise entry
-    return [speed for entry in found if not isinstance(entry, SandglassError) for speed in entry]
+    speeds: list[Speed] = []
+    for outcome in benchmark_each(artifacts, threads=threads, batch=batch, seconds=seconds, progress=progress):
+        if isinstance(outcome, SandglassError):
+            raise outcome
+        speeds += outcome
+    return speeds
 
 
 def benchmark_each(
@@ -172,8 +174,8 @@ def undisturbed(
 ) -> list[Speed]:
     """`benchmark`, and again while the first artifact is hardly faster than on one thread alone.
 
-    A runtime's threads wait for each other in every layer: one that shares its core with another's work holds all up,
-    and the time is no longer that of the layers. Of ATTEMPTS counts the one in which the first artifact was fastest.
+    A runtime's threads wait for each other in every layer: one that shares its core with other work delays all of them,
+    and the time is no longer that of the layers. The attempt counts in which the first artifact was fastest.
     """
     tried = [benchmark(artifacts, seconds=seconds)]
     if artifacts[0].threads > 1:

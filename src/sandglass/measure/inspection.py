@@ -7,7 +7,6 @@ from collections import Counter, defaultdict
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
@@ -15,6 +14,7 @@ from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.backends import INT8, LayerRun, load_backend
 from sandglass.core import host
 from sandglass.core.errors import InputError
+from sandglass.core.json_values import JsonRecord
 from sandglass.core.process import run_isolated
 
 ROUNDS = 3  # artifacts are profiled in turn; of each layer the quietest round counts
@@ -31,7 +31,7 @@ UNEVEN = 1e-4
 class Inspection:
     """The layers of one artifact in the order they run, on `threads` threads under default settings.
 
-    `milliseconds` is the median of whole runs without a profiler; `against` is a float artifact inspected beside it.
+    `milliseconds` is the median of whole runs without a profiler; `against` is a float artifact inspected with it.
     """
 
     artifact: Artifact
@@ -80,7 +80,7 @@ class Inspection:
             if run.arithmetic == INT8 and _is_slower(run.milliseconds, known.get(run.name))
         }
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result with the conditions of the measurement."""
         slower = self.slower()
         return {
@@ -108,7 +108,7 @@ class Inspection:
 
 
 def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact | None = None) -> Inspection:
-    """Run an artifact under its runtime's profiler, beside the float artifact `against` where one is given.
+    """Run an artifact under its runtime's profiler, together with the float artifact `against` where one is given.
 
     They run in a process of their own. Raises InputError when `against` is not a float artifact of the same graph,
     and the BackendError of a runtime that fails, crashes or hangs.
@@ -119,10 +119,10 @@ def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact
     threads = threads or host.threads()
     name = " and ".join(str(entry.folder) for entry in artifacts)
     rounds, wholes = run_isolated(name, _measured, [entry.folder for entry in artifacts], threads)
-    found = [
+    inspections = [
         Inspection(entry, quietest([row[i] for row in rounds]), threads, wholes[i]) for i, entry in enumerate(artifacts)
     ]
-    return replace(found[0], against=found[1]) if against is not None else found[0]
+    return inspections[0] if against is None else replace(inspections[0], against=inspections[1])
 
 
 def scale_problem(steps: Sequence[float]) -> str:
@@ -154,10 +154,11 @@ def slower_reason(run: LayerRun) -> str:
     return "no reason known; measure again on a quiet machine"
 
 
-def summary(found: Inspection) -> list[str]:
+def summary(inspection: Inspection) -> list[str]:
     """The answer in a few lines."""
-    lines = [f"{100 * found.integer_share:.1f} % of {found.macs / 1e6:.1f} million multiply-accumulates run in int8"]
-    integer, floats = found.time_share(integer=True), found.time_share(integer=False)
+    share, millions = 100 * inspection.integer_share, inspection.macs / 1e6
+    lines = [f"{share:.1f} % of {millions:.1f} million multiply-accumulates run in int8"]
+    integer, floats = inspection.time_share(integer=True), inspection.time_share(integer=False)
     if integer is None or floats is None:
         lines.append("this runtime cannot time its layers")
     else:
@@ -166,14 +167,16 @@ def summary(found: Inspection) -> list[str]:
             f"time: {100 * integer:.0f} % in int8 layers, {100 * floats:.0f} % in float layers, "
             f"{100 * rest:.0f} % in what has no weights"
         )
-    lines.append(f"a whole run takes {found.milliseconds:.2f} ms on {found.threads} threads")
-    if troubled := [run.name for run in found.runs if scale_problem(run.steps)]:
+    lines.append(f"a whole run takes {inspection.milliseconds:.2f} ms on {inspection.threads} threads")
+    if troubled := [run.name for run in inspection.runs if scale_problem(run.steps)]:
         lines.append(f"scales: {len(troubled)} layers have dead, infinite or absurd ones: {', '.join(troubled[:5])}")
-    if found.against is not None:
-        ratio = found.milliseconds / found.against.milliseconds
-        slower, known = found.slower(), found.float_times()
-        lost = sum((run.milliseconds or 0) - known[run.name] for run in found.runs if run.macs and run.name in slower)
-        lines.append(f"{ratio:.2f} times the latency of float ({found.against.milliseconds:.2f} ms)")
+    if inspection.against is not None:
+        ratio = inspection.milliseconds / inspection.against.milliseconds
+        slower, known = inspection.slower(), inspection.float_times()
+        lost = sum(
+            (run.milliseconds or 0) - known[run.name] for run in inspection.runs if run.macs and run.name in slower
+        )
+        lines.append(f"{ratio:.2f} times the latency of float ({inspection.against.milliseconds:.2f} ms)")
         lines.append(f"{len(slower)} int8 layers are slower than float and lose {lost:.2f} ms together")
     return lines
 
@@ -185,7 +188,7 @@ def _is_slower(integer: float | None, floats: float | None) -> bool:
 def _check_pair(artifact: Artifact, against: Artifact) -> None:
     if against.precision != "fp32":
         raise InputError(f"{against.folder} is {against.precision}, expected a float artifact", "give an fp32 one")
-    if against.manifest["graph_sha256"] != artifact.manifest["graph_sha256"]:
+    if against.manifest.graph_sha256 != artifact.manifest.graph_sha256:
         raise InputError(f"{against.folder} and {artifact.folder} are of different graphs", "deploy both together")
 
 
@@ -204,13 +207,13 @@ def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:
 
 def quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:
     """Every kernel with the least of its times. What takes no time on a runtime's clock may be missing in a round."""
-    found: defaultdict[tuple[str, str, int], list[LayerRun]] = defaultdict(list)
+    kernels: defaultdict[tuple[str, str, int], list[LayerRun]] = defaultdict(list)
     for runs in sorted(rounds, key=len, reverse=True):
         seen: Counter[tuple[str, str]] = Counter()
         for run in runs:
             seen[run.name, run.operator] += 1
-            found[run.name, run.operator, seen[run.name, run.operator]].append(run)
-    return tuple(replace(same[0], milliseconds=_least(same)) for same in found.values())
+            kernels[run.name, run.operator, seen[run.name, run.operator]].append(run)
+    return tuple(replace(same[0], milliseconds=_least(same)) for same in kernels.values())
 
 
 def _least(same: Sequence[LayerRun]) -> float | None:

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
+from sandglass.backends import Settings
 from sandglass.core.errors import SandglassError
 from sandglass.measure.worker import Worker
 
@@ -26,7 +26,7 @@ class Configuration:
     threads: int
     batch: int = 1
     processes: int = 1
-    settings: Mapping[str, Any] = field(default_factory=dict)
+    settings: Settings = field(default_factory=dict)
 
 
 class Lane:

@@ -4,39 +4,39 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
-from sandglass.core import discover
+from sandglass.core.image_ids import Id
 from sandglass.measure.evaluation import infer
+from sandglass.tasks import Prediction, load_task
 from sandglass.vision.image import read_image
 
 Box = Sequence[float]
 
 
-def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple[np.ndarray, list[dict[str, Any]]]:
+def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple[np.ndarray, list[Prediction]]:
     """What `artifact` sees in an image: the picture with it drawn in (HWC uint8 RGB), and the task's predictions.
 
     `boxes` are x, y, width, height in pixels of the samples to look at; without any, the whole image is one.
     """
-    task = discover.load("tasks", artifact.card.task)
+    task = load_task(artifact.card.task)
     pixels = read_image(image)
     samples = task.samples_in_image(pixels, boxes)
-    predictions: dict[int, dict[str, Any]] = {}
+    predictions: dict[int, Prediction] = {}
     with artifact.isolated() as session:
-        for part in infer(task, artifact, session, _One(pixels), samples):
+        for part in infer(task, artifact, session, _OneImage(pixels), samples):
             predictions.update(part)
     ordered = [predictions[sample.index] for sample in samples]
     return task.draw(pixels, ordered), ordered
 
 
-class _One:
-    """A dataset of one image."""
+class _OneImage:
+    """One image, whatever the id."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels
 
-    def read(self, image_id: int) -> np.ndarray:
+    def read(self, image_id: Id) -> np.ndarray:
         return self.pixels

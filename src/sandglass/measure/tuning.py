@@ -1,8 +1,8 @@
 """The fastest settings of a runtime on this machine: coordinate descent, candidates timed in turn in short bursts.
 
-One knob after the other is tried, with all its values beside the best before it, each in a process of its own. A value
-is kept when it is faster by more than the noise and computes the same. At the end the best is compared with the
-defaults, afresh.
+One knob after the other is tried: all its values are timed together with the best before it, each in a process of its
+own. A value is kept when it is faster by more than the noise and computes the same. At the end the best is timed again
+together with the defaults.
 """
 
 from __future__ import annotations
@@ -11,25 +11,28 @@ import os
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
 
 import numpy as np
+from msgspec import structs
 
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE, SAMPLES
 from sandglass.artifacts.tuned_settings import GOALS, TUNING, Tuned, processor_kind, write_tuned
-from sandglass.backends import load_backend
+from sandglass.backends import OfferedSettings, Settings, SettingValue, load_backend
 from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, InputError, SandglassError
+from sandglass.core.json_values import JsonRecord
 from sandglass.core.locks import locked_folder
 from sandglass.core.progress import Say
+from sandglass.core.records import to_data
 from sandglass.measure.interleaved import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 
 FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
 MARGIN = 1.03  # a smaller gain is noise
-BUSY = 0.5  # of the threads in use before: what is found then is doubted
+BUSY = 0.5  # share of the threads in use before the search: above it the result is reported as unreliable
 BATCHES = (1, 2, 4, 8)
+Knob = tuple[str, tuple[SettingValue, ...]]  # a name, and the values that are tried
 # The integers are the same under any setting: only float layers and rounding between them may differ.
 INTEGER_CORRELATION = 0.999
 
@@ -45,7 +48,7 @@ class Trial:
     threads: int
     batch: int
     processes: int
-    settings: Mapping[str, Any]
+    settings: Settings
     verdict: str
     milliseconds: float | None = None
     throughput: float | None = None
@@ -63,13 +66,13 @@ class Tuning:
     untried: tuple[str, ...]
     load: float = 0.0
 
-    def to_dict(self) -> dict[str, Any]:
+    def to_dict(self) -> JsonRecord:
         """JSON-able result with the conditions of the measurement."""
         return {
             "artifact": str(self.artifact.folder),
             "artifact_sha256": self.artifact.sha256,
             "processor": processor_kind(),
-            "best": asdict(self.best),
+            "best": to_data(self.best),
             "trials": [asdict(trial) for trial in self.trials],
             "untried": list(self.untried),
             "seconds": round(self.seconds, 1),
@@ -79,7 +82,7 @@ class Tuning:
 
 
 def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, say: Say = lambda line: None) -> Tuning:
-    """Search for about `seconds`, and store the best beside the artifact for this kind of processor.
+    """Search for about `seconds`, and store the best next to the artifact for this kind of processor.
 
     Raises InputError for an unknown goal, BusyError where another run tunes the artifact, and the SandglassError of an
     artifact that does not run with its defaults.
@@ -103,28 +106,30 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
     return Tuning(artifact, tuple(search.trials), best, time.perf_counter() - started, tuple(search.untried), load)
 
 
-def knobs(offered: Mapping[str, tuple[Any, ...]], goal: str) -> list[tuple[str, tuple[Any, ...]]]:
+def knobs(offered: OfferedSettings, goal: str) -> list[Knob]:
     """What is tried, in order, without the defaults: threads, the runtime's settings, batch, processes."""
     threads = host.threads()
     powers = [2**i for i in range(threads.bit_length()) if 2**i < threads]
-    found: list[tuple[str, tuple[Any, ...]]] = [("threads", tuple(reversed(powers)))]
+    turned: list[Knob] = [("threads", tuple(reversed(powers)))]
     if goal == "throughput" and "streams" in offered:
-        found.insert(0, ("streams", offered["streams"][1:]))  # first: streams share the threads, and want them all
-    found += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
+        turned.insert(0, ("streams", offered["streams"][1:]))  # first: streams share the threads, and want them all
+    turned += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
     if goal == "throughput":
-        found += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
-    return found
+        turned += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
+    return turned
 
 
-def changed(best: Configuration, name: str, value: Any) -> Configuration:
+def changed(best: Configuration, name: str, value: SettingValue) -> Configuration:
     """A configuration with one knob turned. Streams need a batch that keeps them busy; processes share the threads."""
-    if name in ("threads", "batch"):
-        return replace(best, **{name: value})
+    if name == "threads":
+        return replace(best, threads=int(value))
+    if name == "batch":
+        return replace(best, batch=int(value))
     if name == "processes":
         alone = {key: setting for key, setting in best.settings.items() if key != "streams"}
         batch = 1 if "streams" in best.settings else best.batch
-        return Configuration(max(1, host.threads() // value), batch, value, alone)
-    batch = max(best.batch, 2 * value) if name == "streams" else best.batch
+        return Configuration(max(1, host.threads() // int(value)), batch, int(value), alone)
+    batch = max(best.batch, 2 * int(value)) if name == "streams" else best.batch
     return replace(best, batch=batch, settings={**best.settings, name: value})
 
 
@@ -147,9 +152,9 @@ def is_better(ratios: np.ndarray) -> bool:
     return float(np.median(ratios)) >= MARGIN and float(np.percentile(ratios, 25)) > 1
 
 
-def summary(found: Tuning) -> list[str]:
+def summary(tuning: Tuning) -> list[str]:
     """The outcome in a few lines."""
-    best, unit = found.best, "times the speed" if found.best.goal == "latency" else "times the images per second"
+    best, unit = tuning.best, "times the speed" if tuning.best.goal == "latency" else "times the images per second"
     if best.gain > 1:
         low, high = best.measured["gain_90"]
         settings = "".join(f", {name} {value}" for name, value in best.settings.items())
@@ -166,17 +171,17 @@ def summary(found: Tuning) -> list[str]:
             )
     if best.advice:
         lines.append(
-            f"advice, which who calls must follow: {best.advice['processes']} processes of {best.advice['threads']} "
-            f"threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
+            f"advice, for the program that calls the runtime: {best.advice['processes']} processes of "
+            f"{best.advice['threads']} threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
         )
-    if found.load > BUSY * host.threads():
+    if tuning.load > BUSY * host.threads():
         lines.append(
-            f"unreliable: the machine was busy with {found.load:.1f} threads of {host.threads()} before this began; "
+            f"unreliable: the machine was busy with {tuning.load:.1f} threads of {host.threads()} before this began; "
             "tune again when it is quiet"
         )
-    if found.untried:
-        lines.append(f"out of time before {', '.join(found.untried)}: give more --seconds")
-    lines.append(f"kept in {found.artifact.folder / TUNING} for {processor_kind()}")
+    if tuning.untried:
+        lines.append(f"out of time before {', '.join(tuning.untried)}: give more --seconds")
+    lines.append(f"kept in {tuning.artifact.folder / TUNING} for {processor_kind()}")
     return lines
 
 
@@ -197,13 +202,13 @@ class _Search:
             raise
         self.trials = [self._trial("the defaults", self.base, "", None)]
 
-    def turn(self, name: str, values: Sequence[Any]) -> None:
-        """Try the values of one knob beside the best before them, and keep the fastest if it is faster."""
+    def turn(self, name: str, values: Sequence[SettingValue]) -> None:
+        """Time the values of one knob together with the best before them, and keep the fastest if it is faster."""
         if time.perf_counter() > self.deadline:
             self.untried.append(name)
             return
-        lanes: dict[Any, Lane] = {}
-        kept = None
+        lanes: dict[SettingValue, Lane] = {}
+        winner = None
         try:
             for value in values:
                 how = changed(self.base.how, name, value)
@@ -217,23 +222,23 @@ class _Search:
             fastest = max(ratios, key=lambda value: float(np.median(ratios[value])), default=None)
             for value, lane in lanes.items():
                 better, gain = is_better(ratios[value]), float(np.median(ratios[value]))
-                kept = lane if better and value == fastest else kept
-                verdict = "kept" if lane is kept else "faster, not the fastest" if better else "no faster"
+                winner = lane if better and value == fastest else winner
+                verdict = "kept" if lane is winner else "faster, not the fastest" if better else "no faster"
                 self.trials.append(self._trial(f"{name} {value}", lane, verdict, gain))
                 self.say(f"tune: {name} {value}: {gain:.2f} times the best before, {verdict}")
         finally:
             for lane in lanes.values():
-                if lane is not kept or name == "processes":
+                if lane is not winner or name == "processes":
                     lane.close()
-        if kept is not None and name == "processes":
-            self.crowd = kept.how
-        elif kept is not None:
+        if winner is not None and name == "processes":
+            self.crowd = winner.how
+        elif winner is not None:
             self.base.close()
-            self.base = kept
+            self.base = winner
 
     def final(self, seconds: float) -> Tuned:
-        """The best, and several processes where they were better, beside the defaults; a gain must hold there."""
-        self.say("tune: the best beside the defaults")
+        """The best, and several processes where they were better, timed with the defaults; a gain must hold there."""
+        self.say("tune: the best, together with the defaults")
         candidates = [how for how in (self.base.how, self.crowd) if how is not None and how != self.default]
         lanes: list[Lane] = []
         try:
@@ -244,20 +249,22 @@ class _Search:
         finally:
             for lane in lanes:
                 lane.close()
-        found, advice = Tuned(self.goal, self.default.threads), {}
+        best, advice = Tuned(self.goal, self.default.threads), {}
         for lane in (lane for lane in lanes[1:] if lane.error is None):
             ratios, how = lane.ratios(lanes[0], self.goal), lane.how
             gain = round(float(np.median(ratios)), 3)
             if how.processes > 1:
-                if gain >= MARGIN * found.gain:
+                if gain >= MARGIN * best.gain:
                     advice = {"processes": how.processes, "threads": how.threads, "gain": gain}
                 continue
             interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
             measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
-            found = replace(found, measured=measured)
+            best = structs.replace(best, measured=measured)
             if is_better(ratios):
-                found = replace(found, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain)
-        return replace(found, advice=advice)
+                best = structs.replace(
+                    best, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain
+                )
+        return structs.replace(best, advice=advice)
 
     def _open(self, label: str, how: Configuration) -> Lane | None:
         """A lane that computes the same as the defaults; else None, and a trial that says why not."""

@@ -5,14 +5,14 @@ from __future__ import annotations
 import resource
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact, load_artifact
+from sandglass.backends import Settings
 from sandglass.core.process import Process
 from sandglass.core.sizes import Size
 
@@ -24,9 +24,9 @@ class Worker:
     CrashError where its runtime crashes or hangs.
     """
 
-    def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Mapping[str, Any] | None = None) -> None:
-        given = None if settings is None else dict(settings)
-        self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, given)
+    def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Settings | None = None) -> None:
+        own = None if settings is None else dict(settings)
+        self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, own)
         self._finish: Callable[[], list[float]] = list
 
     @property
@@ -63,14 +63,14 @@ class Worker:
 class _Bench:
     """What the process holds: the artifact's session, and inputs for each shape."""
 
-    def __init__(self, folder: Path, threads: int, batch: int, settings: Mapping[str, Any] | None) -> None:
+    def __init__(self, folder: Path, threads: int, batch: int, settings: Settings | None) -> None:
         self._artifact, self._batch = load_artifact(folder), batch
         self._session = self._artifact.open(threads, settings)
         self._inputs: dict[Size | None, dict[str, np.ndarray]] = {}
-        self._session.run(self._given(None))
+        self._session.run(self._noise(None))
 
     def burst(self, seconds: float, shape: Size | None) -> list[float]:
-        return _burst(partial(self._session.run, self._given(shape)), seconds)
+        return _burst(partial(self._session.run, self._noise(shape)), seconds)
 
     def outputs(self, images: int) -> dict[str, np.ndarray]:
         return self._session.run(self._artifact.noise(images))
@@ -78,7 +78,7 @@ class _Bench:
     def peak_memory(self) -> float:
         return peak_memory()
 
-    def _given(self, shape: Size | None) -> dict[str, np.ndarray]:
+    def _noise(self, shape: Size | None) -> dict[str, np.ndarray]:
         if shape not in self._inputs:
             self._inputs[shape] = self._artifact.noise(self._batch, shape)
         return self._inputs[shape]

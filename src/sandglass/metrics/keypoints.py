@@ -11,12 +11,12 @@ import contextlib
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
 from sandglass.core.image_ids import Id, id_order
-from sandglass.metrics import bootstrap
+from sandglass.metrics import Change, Interval, Metric, bootstrap
+from sandglass.vision.coco_format import CocoPerson, CocoResult, CocoTruth
 
 METRICS = ("AP", "AP50", "AP75", "APM", "APL", "AR", "AR50", "AR75", "ARM", "ARL")
 AREAS = ("all", "medium", "large")
@@ -38,10 +38,9 @@ class Matches:
     truths: np.ndarray
 
 
-def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> list[Matches]:
+def match(truth: CocoTruth, results: Sequence[CocoResult]) -> list[Matches]:
     """Match results in COCO's format to the truth, for each area range.
 
-    `truth` is COCO ground truth. Results hold image_id, keypoints (51 numbers), score and category_id.
     People get new numbers: pycocotools takes the id 0 for "not matched" and loses all but one of equal ids. Images get
     new numbers in the order of their ids: pycocotools turns numbers into text where some ids are text.
     """
@@ -56,8 +55,8 @@ def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> lis
         people = [{**_placed(entry, place), "id": number} for number, entry in enumerate(truth["annotations"], 1)]
         reference.dataset = {**truth, "images": images, "annotations": people, "info": {}}
         reference.createIndex()
-        found = reference.loadRes([_placed(result, place) for result in results]) if results else COCO()
-        evaluation = COCOeval(reference, found, "keypoints")
+        detections = reference.loadRes([_placed(result, place) for result in results]) if results else COCO()
+        evaluation = COCOeval(reference, detections, "keypoints")
         evaluation.params.imgIds = list(place.values())
         evaluation.params.catIds = [1]
         evaluation.evaluate()
@@ -65,17 +64,18 @@ def match(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]]) -> lis
     return [_collect(evaluation.evalImgs[i * count : (i + 1) * count]) for i in range(len(AREAS))]
 
 
-def _placed(entry: Mapping[str, Any], place: Mapping[Id, int]) -> dict[str, Any]:
+def _placed(entry: CocoPerson | CocoResult, place: Mapping[Id, int]) -> dict[str, object]:
+    """An entry with the number of its image."""
     return {**entry, "image_id": place[entry["image_id"]]}
 
 
-def _collect(images: Sequence[dict[str, Any] | None]) -> Matches:
+def _collect(images: Sequence[Mapping[str, np.ndarray] | None]) -> Matches:
     truths = np.array([0 if e is None else int((e["gtIgnore"] == 0).sum()) for e in images])
     present = [(i, e) for i, e in enumerate(images) if e is not None]
     place = np.concatenate([np.full(len(e["dtScores"]), i) for i, e in present] or [np.empty(0)]).astype(int)
-    scores = np.concatenate([e["dtScores"] for _, e in present] or [[]])
-    matched = np.concatenate([e["dtMatches"] > 0 for _, e in present] or [np.empty((10, 0))], axis=1).astype(bool)
-    ignored = np.concatenate([e["dtIgnore"] > 0 for _, e in present] or [np.empty((10, 0))], axis=1).astype(bool)
+    scores = np.concatenate([e["dtScores"] for _, e in present] or [np.empty(0)])
+    matched = np.concatenate([e["dtMatches"] > 0 for _, e in present] or [np.empty((10, 0), bool)], axis=1).astype(bool)
+    ignored = np.concatenate([e["dtIgnore"] > 0 for _, e in present] or [np.empty((10, 0), bool)], axis=1).astype(bool)
     order = np.argsort(-scores, kind="mergesort")
     return Matches(place[order], (matched & ~ignored)[:, order], (~matched & ~ignored)[:, order], truths)
 
@@ -117,9 +117,9 @@ def _curve(matches: Matches, t: int, weights: np.ndarray, truths: np.ndarray) ->
         return nothing, nothing.copy()
     each = weights[:, matches.image[counted]]
     right = np.cumsum(each[:, places], axis=1)
-    found = np.cumsum(each, axis=1)[:, places]
+    detections = np.cumsum(each, axis=1)[:, places]
     reached = right / truths[:, None]
-    envelope = np.maximum.accumulate((right / (found + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
+    envelope = np.maximum.accumulate((right / (detections + np.spacing(1)))[:, ::-1], axis=1)[:, ::-1]
     precision = nothing
     for row in np.flatnonzero(~np.isnan(truths)):
         first = np.searchsorted(reached[row], RECALLS, side="left")
@@ -127,17 +127,17 @@ def _curve(matches: Matches, t: int, weights: np.ndarray, truths: np.ndarray) ->
     return precision, reached[:, -1]
 
 
-def score(truth: Mapping[str, Any], results: Sequence[Mapping[str, Any]], seed: int = 0) -> dict[str, dict[str, float]]:
+def score(truth: CocoTruth, results: Sequence[CocoResult], seed: int = 0) -> dict[str, Metric]:
     """Each metric's value with the 95 % bootstrap interval over images; -1 for a metric that has no truths."""
     matches = match(truth, results)
     values = accumulate(matches, np.ones((1, len(truth["images"])), int))
     resampled = accumulate(matches, bootstrap.multiplicities(len(truth["images"]), seed))
-    return {name: _entry(float(values[name][0]), resampled[name]) for name in METRICS}
+    return {name: {**_entry(float(values[name][0]), resampled[name])} for name in METRICS}
 
 
 def paired(
-    truth: Mapping[str, Any], before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], seed: int = 0
-) -> dict[str, dict[str, float]]:
+    truth: CocoTruth, before: Sequence[CocoResult], after: Sequence[CocoResult], seed: int = 0
+) -> dict[str, Change]:
     """Each metric's change from `before` to `after`, with its 95 % interval from the same resampled images."""
     old, new = match(truth, before), match(truth, after)
     ones = np.ones((1, len(truth["images"])), int)
@@ -150,7 +150,7 @@ def paired(
     }
 
 
-def _entry(value: float, resampled: np.ndarray, without_truth: float = -1.0) -> dict[str, float]:
+def _entry(value: float, resampled: np.ndarray, without_truth: float = -1.0) -> Interval:
     low, high = bootstrap.interval(resampled)
     if not np.isfinite(value):
         return {"value": without_truth, "low": without_truth, "high": without_truth}

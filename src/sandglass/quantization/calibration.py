@@ -5,17 +5,16 @@ from __future__ import annotations
 import hashlib
 import random
 from dataclasses import dataclass
-from typing import Any
 
 import numpy as np
 
-from sandglass.core import discover
 from sandglass.core.errors import DatasetError
 from sandglass.core.sizes import Size
+from sandglass.datasets import Dataset
 from sandglass.sources.card import Card
-from sandglass.tasks import check_dataset
+from sandglass.tasks import Sample, Task, View, check_dataset, load_task
 
-Look = tuple[np.ndarray, Any]
+Look = tuple[np.ndarray, View]  # an input (1, 3, H, W) float32, and what the task needs to decode its outputs
 
 
 @dataclass(frozen=True)
@@ -25,7 +24,7 @@ class Calibration:
     A method is one of `quantize.thresholds.METHODS`, or "auto" (see `quantize.automatic`).
     """
 
-    dataset: Any
+    dataset: Dataset
     size: int = 64
     method: str = "auto"
     seed: int = 0
@@ -34,9 +33,9 @@ class Calibration:
 def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None = None) -> list[Look]:
     """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed.
 
-    They have the card's size, or `shape`. With each comes what the task needs to decode its outputs.
+    They have the card's size, or `shape` where the task's inputs may have another.
     """
-    task, read = discover.load("tasks", card.task), calibration.dataset.read
+    task, read = load_task(card.task), calibration.dataset.read
     return [_look(task, card, read(s.image_id), s, shape) for s in _samples(task, calibration)]
 
 
@@ -46,16 +45,16 @@ def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look],
     Where the task's samples are parts of images the first are the calibration set as it is and then with more around
     each sample, the second are the samples in few pixels; elsewhere they are the calibration set, and none.
     """
-    task, read = discover.load("tasks", card.task), calibration.dataset.read
-    first, second = calibration_inputs(card, calibration), []
-    if hasattr(task, "wider"):
+    task, read = load_task(card.task), calibration.dataset.read
+    first, second = calibration_inputs(card, calibration), list[Look]()
+    if variants := task.VARIANTS:
         chosen = _samples(task, calibration)
-        first += [_look(task, card, read(s.image_id), task.wider(s)) for s in chosen]
-        second = [_look(task, card, *task.smaller(read(s.image_id), s)) for s in chosen]
+        first += [_look(task, card, read(s.image_id), variants.wider(s)) for s in chosen]
+        second = [_look(task, card, *variants.smaller(read(s.image_id), s)) for s in chosen]
     return first, second
 
 
-def _samples(task: Any, calibration: Calibration) -> list[Any]:
+def _samples(task: Task, calibration: Calibration) -> list[Sample]:
     check_dataset(task, calibration.dataset)
     samples = task.samples(calibration.dataset)
     if not samples:
@@ -64,9 +63,12 @@ def _samples(task: Any, calibration: Calibration) -> list[Any]:
     return sorted(chosen, key=lambda sample: sample.index)
 
 
-def _look(task: Any, card: Card, image: np.ndarray, sample: Any, shape: Size | None = None) -> Look:
-    array, meta = task.prepare(image, sample, card, *([shape] if shape else []))
-    return array[np.newaxis], meta
+def _look(task: Task, card: Card, image: np.ndarray, sample: Sample, shape: Size | None = None) -> Look:
+    if shape is None or task.SHAPES is None:
+        array, view = task.prepare(image, sample, card)
+    else:
+        array, view = task.SHAPES.prepare(image, sample, card, shape)
+    return array[np.newaxis], view
 
 
 def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None = None) -> list[np.ndarray]:
@@ -74,19 +76,19 @@ def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None 
     return [array for array, _ in calibration_inputs(card, calibration, shape)]
 
 
-def drawn(calibration: Calibration, count: int) -> dict[str, Any]:
+def drawn(calibration: Calibration, count: int) -> dict[str, object]:
     """What a plan says of its calibration set."""
     return {"dataset": calibration.dataset.protocol["dataset"], "samples": count, "seed": calibration.seed}
 
 
-def shared_images(task: Any, first: Any, second: Any) -> list[str]:
+def shared_images(task: Task, first: Dataset, second: Dataset) -> list[str]:
     """A line for images, by their pixels, that both datasets have samples in; none where they are disjoint."""
     for data in (first, second):
         check_dataset(task, data)
     ids = [dict.fromkeys(sample.image_id for sample in task.samples(data)) for data in (first, second)]
     hashes = [
-        {hashlib.sha256(data.read(i).tobytes()).digest() for i in found}
-        for data, found in zip((first, second), ids, strict=True)
+        {hashlib.sha256(data.read(i).tobytes()).digest() for i in ids_of_data}
+        for data, ids_of_data in zip((first, second), ids, strict=True)
     ]
     shared = len(hashes[0] & hashes[1])
     return [f"{shared} images are in the calibration set and in the evaluation set"] if shared else []

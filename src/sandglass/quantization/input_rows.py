@@ -97,7 +97,7 @@ def _patches(values: np.ndarray, fact: Facts, wanted: int, random: np.random.Gen
     return np.ascontiguousarray(chosen.transpose(1, 0, 2, 3)).reshape(len(places), fact.group, -1)
 
 
-def repairable(model: onnx.ModelProto, facts: Mapping[str, Facts]) -> dict[str, Facts]:
+def drawable(model: onnx.ModelProto, facts: Mapping[str, Facts]) -> dict[str, Facts]:
     """Layers whose rows can be drawn: two-dimensional convolutions with explicit padding, and products of matrices.
 
     Their biases are constants, one for each channel or for all.

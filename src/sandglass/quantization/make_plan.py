@@ -17,7 +17,6 @@ from sandglass.graph.session import GraphSession
 from sandglass.graph.shared_values import carriers
 from sandglass.quantization import shared_ranges
 from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange, planned_layers
-from sandglass.quantization.repairs import exact_pixels
 from sandglass.quantization.statistics import gather
 from sandglass.quantization.thresholds import threshold
 
@@ -63,10 +62,10 @@ def make_plans(
         return threshold(statistics[name], "minmax" if unclipped else method, name in read)
 
     def plan(method: str) -> Plan:
-        taken = in_threads(partial(chosen, method=method), statistics, "choosing a threshold")
+        thresholds = in_threads(partial(chosen, method=method), statistics, "choosing a threshold")
         ranges = {
-            name: TensorRange(found.minimum, found.maximum, clipped)
-            for (name, found), clipped in zip(statistics.items(), taken, strict=True)
+            name: TensorRange(entry.minimum, entry.maximum, clipped)
+            for (name, entry), clipped in zip(statistics.items(), thresholds, strict=True)
         }
         ranges = shared_ranges.shared(ranges, {name: stands[name] for name in ranges}, read)
         decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
@@ -80,9 +79,10 @@ def load_plan(path: Path, graph: Path) -> Plan:
     model, plan = load_graph(graph), Plan.load(path)
     mark, layers = fingerprint(model), find_layers(model)
     moved = {name for name in layers if name in plan.layers and plan.layers[name].input != layers[name].input}
-    exact_pixels.put(model, plan.arrays.factors, plan.arrays.offsets, moved)
-    found = {name: replace(layer, weight=layers[name].weight) for name, layer in find_layers(model).items()}
-    plan.check(mark, found, measured_tensors(model))
+    for edit in plan.edits:
+        model = edit.apply(model, moved) if edit.RENAMES else model
+    renamed = {name: replace(layer, weight=layers[name].weight) for name, layer in find_layers(model).items()}
+    plan.check(mark, renamed, measured_tensors(model))
     return plan
 
 

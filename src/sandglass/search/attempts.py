@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
@@ -12,6 +12,7 @@ from sandglass.core.errors import BackendError
 from sandglass.core.progress import Say, TimeLeft
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation, evaluate, has_truths
+from sandglass.metrics import Change
 from sandglass.quantization.plan import Plan
 from sandglass.search.budget import Budget, Verdict, check_budget
 from sandglass.search.candidates import Choice, assignments, choice_of, float_reason, worth_building
@@ -35,8 +36,6 @@ NEAR = 0.001
 # Share of the chosen artifact's time below which full int8 counts as faster. It bounds the time that the choice may lose
 # to full int8, and keeps the noise of the clock from deciding.
 NOTABLY = 0.97
-
-Change = Mapping[str, Mapping[str, float]]  # by metric: value, low and high (95 %)
 
 
 @dataclass(frozen=True)
@@ -63,7 +62,7 @@ class Attempt:
     choice: Choice
     plan: Plan
     result: Evaluation
-    change: Change
+    change: dict[str, Change]  # by metric
     fidelity: FidelityResult
     verdict: Verdict
 
@@ -152,7 +151,7 @@ def checked(search: PreparedSearch, choice: Choice, plan: Plan, result: Evaluati
     return Attempt(choice, plan, result, change, fidelity, verdict)
 
 
-def paired_change(inputs: SearchInputs, base: Evaluation, result: Evaluation) -> Change:
+def paired_change(inputs: SearchInputs, base: Evaluation, result: Evaluation) -> dict[str, Change]:
     """The paired change of each metric; empty where the dataset has no truths."""
     if not has_truths(inputs.task, base.metrics):
         return {}

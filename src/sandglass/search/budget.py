@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass
-from types import ModuleType
 from typing import TYPE_CHECKING
 
 from sandglass.core.errors import InputError
+from sandglass.metrics import Change
+from sandglass.tasks import Task
 
 if TYPE_CHECKING:
     from sandglass.search.fidelity_check import FidelityResult
@@ -33,7 +33,7 @@ class Budget:
 
     @staticmethod
     def of_task(
-        task: ModuleType,
+        task: Task,
         max_drop: float,
         metric: str | None = None,
         min_fidelity: float | None = None,
@@ -57,11 +57,11 @@ class Verdict:
     text: str
 
 
-def check_budget(change: Mapping[str, float] | None, fidelity: FidelityResult, images: int, budget: Budget) -> Verdict:
+def check_budget(change: Change | None, fidelity: FidelityResult, images: int, budget: Budget) -> Verdict:
     """The verdict on an artifact with a fidelity and a paired change of the budget's metric.
 
-    `change` has value, low and high (95 %) as shares of 1, and is None without truths to measure with. It was measured
-    on `images` images. The share of int8 is not checked here: a search does not try choices below it.
+    `change` is in shares of 1, and None without truths to measure with. It was measured on `images` images. The share
+    of int8 is not checked here: a search does not try choices below it.
     """
     agrees, fidelity_text = fidelity.lowest >= budget.min_fidelity, _fidelity_text(fidelity, budget.min_fidelity)
     if change is None:

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from collections.abc import Hashable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from types import ModuleType
 
 import numpy as np
 
@@ -21,7 +20,8 @@ from sandglass.graph.work import inputs_to_try, spread
 from sandglass.measure.evaluation import Evaluation, flips, infer, mean_agreement, opened
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.simulate import simulate
-from sandglass.search.inputs import Look, Prediction, SearchInputs
+from sandglass.search.inputs import Look, SearchInputs
+from sandglass.tasks import Prediction, Task
 
 # Share of the allowed loss of fidelity that is kept for images not at hand: other images were seen to lose nearly twice
 # as much as those that a choice was made on. It bounds what a choice that is lucky on these images may lose on others.
@@ -142,13 +142,11 @@ def _images(predictions: Iterable[Prediction], dataset: str) -> list[Hashable]:
     return [(dataset, entry["image_id"]) for entry in predictions]
 
 
-def _agreements(
-    task: ModuleType, before: Sequence[Prediction], after: Sequence[Prediction]
-) -> list[Mapping[str, float]]:
+def _agreements(task: Task, before: Sequence[Prediction], after: Sequence[Prediction]) -> list[Mapping[str, float]]:
     return [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
 
 
-def _first_measure(task: ModuleType, agreements: Sequence[Mapping[str, float]]) -> list[float]:
+def _first_measure(task: Task, agreements: Sequence[Mapping[str, float]]) -> list[float]:
     return [agreement[task.FIDELITY[0]] for agreement in agreements]
 
 

@@ -4,14 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
 
 import numpy as np
 
 from sandglass.artifacts import parity
 from sandglass.backends import load_backend
-from sandglass.core import discover
 from sandglass.core.errors import InputError
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import Facts, facts
@@ -19,9 +16,9 @@ from sandglass.graph.work import layer_work
 from sandglass.quantization.calibration import Calibration, calibration_looks
 from sandglass.quantization.spec import Spec
 from sandglass.sources.source import Source
+from sandglass.tasks import Prediction, Task, View, load_task
 
 Arrays = Mapping[str, np.ndarray]  # a network's inputs or outputs by name, batch first
-Prediction = Mapping[str, Any]  # the task's own, JSON-able
 
 
 @dataclass(frozen=True)
@@ -29,7 +26,7 @@ class Look:
     """One input, (1, 3, H, W) float32 by its name, and what the task needs to decode the outputs for it."""
 
     inputs: Arrays
-    meta: Any  # the task's own
+    view: View
 
 
 @dataclass(frozen=True)
@@ -43,7 +40,7 @@ class SearchInputs:
     source: Source
     backend: str
     spec: Spec
-    task: ModuleType
+    task: Task
     calibration: Calibration
     reference: parity.Reference
     looks: tuple[Look, ...]
@@ -67,8 +64,7 @@ class SearchInputs:
 
     def prediction(self, outputs: Arrays, look: Look) -> Prediction:
         """The task's prediction from the outputs for one look."""
-        prediction: Prediction = self.task.decode(outputs, [look.meta], self.source.card)[0]
-        return prediction
+        return self.task.decode(outputs, [look.view], self.source.card)[0]
 
 
 def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> SearchInputs:
@@ -84,10 +80,10 @@ def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> Se
         source,
         backend,
         spec.on(source.processor),
-        discover.load("tasks", source.card.task),
+        load_task(source.card.task),
         calibration,
         reference,
-        tuple(Look({name: array}, meta) for array, meta in (*for_ranges, *others)),
+        tuple(Look({name: array}, view) for array, view in (*for_ranges, *others)),
         len(for_ranges),
         facts(model),
         {layer: macs for layer, (macs, _) in layer_work(model).items()},

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
 
 import numpy as np
 
@@ -17,9 +16,10 @@ from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
 from sandglass.quantization.simulate import simulate
 from sandglass.search.costs import LayerCost, LayerVariant
-from sandglass.search.inputs import Arrays, Look, Prediction, SearchInputs
+from sandglass.search.inputs import Arrays, Look, SearchInputs
 from sandglass.search.timer import Timer
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
+from sandglass.tasks import Prediction, Task
 
 LAYERS = "layers"  # a stage of the time left
 # Inputs that each layer is rounded alone on, at most. It bounds the longest stage of a search: a simulation on all of
@@ -87,7 +87,8 @@ def _measure_noises(
     expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
     predictions = _predictions(inputs, looks, expected)
     plan = repaired.plan
-    journal = Journal({"alone": plan.sha256, "graph": plan.graph, "ways": [list(variant) for variant in variants]})
+    key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(variant) for variant in variants]}
+    journal = Journal[tuple[list[float], float, float]](key)  # changes of the outputs by look, local noise, fidelity
     with journal:
         left.expect(LAYERS, len(variants) - len(journal.done), runs=len(looks))
         for number, (name, bits) in enumerate(variants):
@@ -95,7 +96,7 @@ def _measure_noises(
                 continue
             outputs, local = _rounded_alone(inputs, repaired, name, bits, looks)
             fidelity = _mean_agreement(inputs.task, predictions, _predictions(inputs, looks, outputs))
-            journal.append({number: [output_noise.changes(expected, outputs).tolist(), local, fidelity]})
+            journal.append({number: (output_noise.changes(expected, outputs).tolist(), local, fidelity)})
             decibels = output_noise.decibels(output_noise.noise(expected, outputs))
             left.step(LAYERS)
             say(f"sensitivity: {len(journal.done)}/{len(variants)} {name}: {decibels:.1f} dB")
@@ -125,7 +126,7 @@ def _predictions(inputs: SearchInputs, looks: Sequence[Look], outputs: Sequence[
     return [inputs.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
 
 
-def _mean_agreement(task: ModuleType, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
+def _mean_agreement(task: Task, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
     """The task's first measure of agreement, the mean over the predictions where it has a meaning; NaN if none has."""
     agreements = [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
     return float(np.nanmean([agreement[task.FIDELITY[0]] for agreement in agreements]))

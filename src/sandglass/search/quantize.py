@@ -12,20 +12,20 @@ import shutil
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.target import Target
-from sandglass.core import discover
 from sandglass.core.errors import BudgetError, InputError
 from sandglass.core.files import atomic_folder
 from sandglass.core.processor import ANY, Processor
 from sandglass.core.progress import Say, TimeLeft
+from sandglass.datasets import Dataset
 from sandglass.graph.io import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation, evaluate, fidelity
+from sandglass.metrics import Change, Interval
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS
@@ -33,7 +33,6 @@ from sandglass.search.attempts import (
     CHOICES,
     SPEEDS,
     Attempt,
-    Change,
     PreparedSearch,
     attempt_of_full,
     build_attempts,
@@ -56,6 +55,7 @@ from sandglass.search.trials import best_repaired_plan, build_exact, build_trial
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
+from sandglass.tasks import load_task
 
 GAINS = ("time", "work")  # what int8 saves: time on this machine, or multiply-accumulates
 USUAL_CHOICES = 36  # simulated choices of a usual search; the estimate of the time left starts with it
@@ -76,8 +76,8 @@ class Quantization:
     costs: tuple[LayerCost, ...]
     choice: Choice
     evaluations: list[Evaluation]
-    agreements: list[Change]
-    changes: list[Change]
+    agreements: list[dict[str, Interval]]
+    changes: list[dict[str, Change]]
     speeds: list[Speed]
     expected_ms: float
     integer_share: float
@@ -92,7 +92,7 @@ def quantize(
     out: Path,
     *,
     calibration: Calibration,
-    evaluation: Any,
+    evaluation: Dataset,
     checkpoint: Path | None = None,
     ema: bool = False,
     max_drop: float = 0.5,
@@ -121,7 +121,7 @@ def quantize(
     `out`; the SandglassError of a card, checkpoint, dataset or runtime.
     """
     card = source if isinstance(source, Card) else find_card(source)
-    task, int8 = discover.load("tasks", card.task), _int8_target(target)
+    task, int8 = load_task(card.task), _int8_target(target)
     budget = Budget.of_task(task, max_drop, metric, min_fidelity, min_int8_share)
     repairs = repairs_without(without)
     if gain not in GAINS:

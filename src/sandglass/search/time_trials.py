@@ -11,7 +11,8 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.core import host
 from sandglass.core.progress import Say, TimeLeft
 from sandglass.graph.io import load_graph, save_graph
-from sandglass.quantization.repairs import split_channels
+from sandglass.quantization.channel_links import named_links
+from sandglass.quantization.edits import SplitChannels
 from sandglass.search.conversions import boundaries
 from sandglass.search.costs import Assignment, Boundary, Conversion, CostModel, LayerCost
 from sandglass.search.inputs import SearchInputs
@@ -100,11 +101,11 @@ def _with_splits(
 ) -> tuple[list[LayerCost], list[Conversion]]:
     """The costs, and what split channels cost the layers around them that stay in float, timed in float."""
     model = load_graph(inputs.source.graph)
-    links = split_channels.links_of(model, repaired.plan.split)
+    links = named_links(model, repaired.plan.split)
     if not links:
         return list(layers), []
     graph = folder / "split.onnx"
-    save_graph(split_channels.split(model, repaired.plan.split), graph)
+    save_graph(SplitChannels(repaired.plan.split).apply(model, repaired.integer_layers), graph)
     split = build_float_of(inputs, graph, folder / "split", say)
     split_ms, whole_ms = timer.layers(split), timer.layers(base)
     return split_costs(layers, links, {name: split_ms[name] - whole_ms[name] for name in split_ms.keys() & whole_ms})

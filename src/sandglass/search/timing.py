@@ -15,7 +15,7 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sandglass.quantization.repairs.equalize import Link
+from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost
 
 # Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between the

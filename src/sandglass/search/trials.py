@@ -9,7 +9,7 @@ from pathlib import Path
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.artifact import Artifact
-from sandglass.artifacts.build import build_artifact
+from sandglass.artifacts.build import BuildRequest, build_artifact
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import InputError
 from sandglass.core.parallel import in_threads
@@ -19,10 +19,11 @@ from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
 from sandglass.quantization.automatic_method import automatic_plan
 from sandglass.quantization.calibration import Calibration, drawn
-from sandglass.quantization.layer_data import Material
+from sandglass.quantization.edits import Rounded
+from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.plan_arrays import Rounded
-from sandglass.quantization.repaired_plan import CLIPS, REPAIRS, choices, repaired_plan
+from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
+from sandglass.quantization.repairs.equalize_clips import NAME as CLIPS
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs, prepare_inputs
@@ -46,7 +47,7 @@ class RepairedPlan:
     """
 
     plan: Plan
-    layer_data: Material
+    layer_data: LayerData
     integer_layers: tuple[str, ...]
     roundings: Mapping[tuple[str, int], Rounded]
 
@@ -58,7 +59,7 @@ class RepairTrial:
     repairs: tuple[str, ...]
     noise: float
     plan: Plan
-    layer_data: Material
+    layer_data: LayerData
 
 
 def repairs_without(names: Sequence[str]) -> list[str]:
@@ -112,14 +113,14 @@ def quieter(best: RepairTrial, other: RepairTrial) -> RepairTrial:
 
 
 def _other_roundings(
-    inputs: SearchInputs, plan: Plan, layer_data: Material, integer: Sequence[str]
+    inputs: SearchInputs, plan: Plan, layer_data: LayerData, integer: Sequence[str]
 ) -> dict[tuple[str, int], Rounded]:
     """Layers rounded to numbers of bits that the target offers besides the plan's, where the plan rounds them."""
     variants = [
         (name, bits)
         for name in integer
         for bits in inputs.spec.bits(inputs.layers[name])
-        if name in plan.arrays.rounded and bits != _planned_bits(inputs, plan, name)
+        if name in plan.rounded and bits != _planned_bits(inputs, plan, name)
     ]
     roundings = in_threads(lambda variant: layer_data.round(plan, *variant, plan.repairs), variants, "rounding a layer")
     return dict(zip(variants, roundings, strict=True))
@@ -139,9 +140,9 @@ def plan_with(
     plan = repaired.plan
     changed = {name: count for name, count in bits.items() if count != _planned_bits(inputs, plan, name)}
     layers = plan.layers | {name: replace(plan.layers[name], weight_bits=count) for name, count in changed.items()}
-    rounded = dict(plan.arrays.rounded)
+    rounded = dict(plan.rounded)
     rounded |= {name: repaired.roundings[name, count] for name, count in changed.items() if name in rounded}
-    return output_noise.without(replace(plan, layers=layers, arrays=replace(plan.arrays, rounded=rounded)), reasons)
+    return output_noise.without(replace(plan, layers=layers).with_weights(rounded), reasons)
 
 
 def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
@@ -172,7 +173,7 @@ def _build(
     inputs: SearchInputs, source: Source, plan: Plan | None, reference: parity.Reference, folder: Path, say: Say
 ) -> Artifact:
     target = Target(inputs.backend, "int8" if plan else "fp32")
-    outcome = build_artifact(target, source, plan, reference, folder, True, say)
+    outcome = build_artifact(target, BuildRequest(source, plan, reference, folder, say, force=True))
     if outcome.artifact is None:
         raise outcome.error or InputError(f"{target} was not made")
     return outcome.artifact

@@ -8,9 +8,9 @@ modules that a pickle names are imported.
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import IO, Any
+from typing import IO, TypeVar
 
 import numpy as np
 
@@ -29,6 +29,7 @@ RENAMES = (
 STATES = ("state_dict", "model")  # where the weights are, inside one another or at the top level
 MMENGINE_EMA = "ema_state_dict"
 EMA_STATES = (MMENGINE_EMA, "state_dict_ema", "model_ema", "ema_model", "ema")
+T = TypeVar("T")
 COUNTERS = ("steps", "n_averaged")  # of averaging, not of the network
 
 
@@ -108,7 +109,7 @@ def _read_safetensors(path: Path, ema: bool) -> dict[str, np.ndarray]:
     return {key: _as_float32(value) for key, value in _chosen(state, path, ema).items()}
 
 
-def _weights(content: Any, path: Path, ema: bool) -> dict[str, Any]:
+def _weights(content: object, path: Path, ema: bool) -> dict[str, object]:
     """The entries of the state dict that is asked for."""
     whole = _entries(content)
     averaged = next((found for name in EMA_STATES if (found := _entries(whole.get(name)))), None) if ema else None
@@ -123,7 +124,7 @@ def _weights(content: Any, path: Path, ema: bool) -> dict[str, Any]:
     return {key: entry for key, entry in averaged.items() if key not in COUNTERS}
 
 
-def _chosen(state: Mapping[str, Any], path: Path, ema: bool) -> dict[str, Any]:
+def _chosen(state: Mapping[str, T], path: Path, ema: bool) -> dict[str, T]:
     """A state dict without its averaged twins, or with them in place of the others; mmcv keeps both side by side."""
     twins = {key: twin for key in state if (twin := _twin(key, state))}
     if ema and not twins:
@@ -132,23 +133,29 @@ def _chosen(state: Mapping[str, Any], path: Path, ema: bool) -> dict[str, Any]:
     return {key: state[twins[key] if ema and key in twins else key] for key in state if key not in averages}
 
 
-def _twin(key: str, state: Mapping[str, Any]) -> str | None:
+def _twin(key: str, state: Mapping[str, object]) -> str | None:
     """The key of a tensor's average: mmcv's `ema_backbone_conv1_weight` for `backbone.conv1.weight`, and the like."""
     plain = key.removeprefix("module.")
     names = (f"ema_{plain.replace('.', '_')}", f"ema_{plain}", f"ema.{plain}", f"model_ema.{plain}")
     return next((name for name in (*names, *(f"module.{name}" for name in names)) if name in state), None)
 
 
-def _entries(value: Any) -> dict[str, Any]:
+def _entries(value: object) -> dict[str, object]:
     """The entries of a dictionary by text, whatever its class is; none for anything else."""
-    pairs: Any = ()
+    pairs: Iterable[tuple[object, object]] = ()
     if isinstance(value, dict):
         pairs = value.items()
     elif isinstance(value, Call) and value.entries is not None:
         pairs = value.entries.items()
     elif isinstance(value, Call) and value.function == "collections.OrderedDict" and value.arguments:
-        pairs = [pair for pair in value.arguments[0] if isinstance(pair, list | tuple) and len(pair) == 2]  # Python 2
-    return {text(key): entry for key, entry in pairs if isinstance(key, str | bytes)}
+        pairs = _pairs(value.arguments[0])  # Python 2
+    return {name: entry for key, entry in pairs if isinstance(name := text(key), str)}
+
+
+def _pairs(value: object) -> list[tuple[object, object]]:
+    """The keys and values in a list of pairs."""
+    pairs = value if isinstance(value, list | tuple) else ()
+    return [(pair[0], pair[1]) for pair in pairs if isinstance(pair, list | tuple) and len(pair) == 2]
 
 
 def _as_float32(value: np.ndarray) -> np.ndarray:

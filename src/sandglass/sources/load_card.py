@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from sandglass.core.errors import CardError
-from sandglass.core.toml_fields import read_toml
+from sandglass.core.toml_files import read_toml
 from sandglass.sources.card import HELP, Card, zoo
 
 

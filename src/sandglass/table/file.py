@@ -2,60 +2,133 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from types import ModuleType
-from typing import Any
+from typing import Annotated
+
+from msgspec import Meta, field
 
 from sandglass.artifacts.target import Target
+from sandglass.backends import load_backend
 from sandglass.core import discover
-from sandglass.core.errors import InputError
+from sandglass.core.errors import InputError, shown
 from sandglass.core.files import is_plain_name
-from sandglass.core.toml_fields import Fields, read_toml
+from sandglass.core.records import Record, read_toml_record
+from sandglass.datasets import Dataset, load_dataset
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.thresholds import AUTO, METHODS
 from sandglass.search.budget import Budget
 from sandglass.sources.card import Card, zoo
 from sandglass.sources.load_card import load_card
+from sandglass.tasks import load_task
 
 HELP = "see docs/table.md"
-PATHS = ("images", "annotations", "detections")
-DATA = ("dataset", *PATHS, "limit", "seed")
-CALIBRATION = ("dataset", *PATHS[:2], "size", "method")
-BUDGET = {"max_drop": 100.0, "min_fidelity": 1.0}  # and the most that each may be
-ROW = ("model", "checkpoint", "ema", "data", "calibration", *BUDGET)
-TABLE = ("backends", "precisions", *BUDGET, "row")
-PRECISIONS = ["fp32", "int8"]  # where none are named
+
+Positive = Annotated[int, Meta(ge=1)]
+MaxDrop = Annotated[
+    Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="int8 is searched for: the most points it may lose")
+]
+MinFidelity = Annotated[
+    Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="the least agreement with fp32 that a search keeps")
+]
+Images = Annotated[Path | None, Meta(description="folder or file, relative to the table")]
+Annotations = Annotated[Path | None, Meta(description="relative to the table")]
+
+
+class DataEntry(Record, frozen=True):
+    """The dataset that a row is evaluated on, with the options of the command line."""
+
+    dataset: str
+    images: Images = None
+    annotations: Annotations = None
+    detections: Annotations = None
+    limit: Annotated[Positive | None, Meta(description="images, drawn by the seed (default all)")] = None
+    seed: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="of the draw")] = None
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown dataset."""
+        _check_known("dataset is", self.dataset, discover.names("datasets"))
+
+    def load(self) -> Dataset:
+        """The dataset; raises DatasetError."""
+        names = ("images", "annotations", "detections", "limit", "seed")
+        options = {name: value for name in names if (value := getattr(self, name)) is not None}
+        return load_dataset(self.dataset, **options)
+
+
+class CalibrationEntry(Record, frozen=True):
+    """The images that int8 is calibrated on."""
+
+    dataset: str
+    images: Images = None
+    annotations: Annotations = None
+    size: Annotated[Positive, Meta(description="samples")] = 64
+    method: Annotated[str, Meta(description="of thresholds")] = AUTO
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown dataset or method."""
+        _check_known("dataset is", self.dataset, discover.names("datasets"))
+        _check_known("method is", self.method, (AUTO, *METHODS))
+
+    def load(self) -> Calibration:
+        """The calibration set; raises DatasetError."""
+        paths = {name: path for name in ("images", "annotations") if (path := getattr(self, name)) is not None}
+        dataset = load_dataset(self.dataset, **paths, split="train", limit=self.size)
+        return Calibration(dataset, self.size, self.method)
+
+
+class RowEntry(Record, frozen=True, kw_only=True):
+    """One model with its data, as the file has it."""
+
+    model: Annotated[str, Meta(description="a zoo name, a model card, or an OpenMMLab config")]
+    checkpoint: Annotated[Path | None, Meta(description="trained weights, relative to the table")] = None
+    ema: Annotated[bool, Meta(description="take the averaged weights of the checkpoint")] = False
+    data: DataEntry
+    calibration: CalibrationEntry | None = None
+    max_drop: MaxDrop = None
+    min_fidelity: MinFidelity = None
+
+
+class TableFile(Record, frozen=True, kw_only=True):
+    """The content of a table's file: every row is made for each of `backends` in each of `precisions`."""
+
+    backends: Annotated[list[str], Meta(min_length=1)]
+    precisions: Annotated[list[str], Meta(min_length=1)] = field(default_factory=lambda: ["fp32", "int8"])
+    max_drop: MaxDrop = None
+    min_fidelity: MinFidelity = None
+    row: Annotated[list[RowEntry], Meta(min_length=1)]
+
+    def __post_init__(self) -> None:
+        """Raises ValueError for an unknown backend, and for a precision that none of the backends has."""
+        for name in self.backends:
+            _check_known("backends has", name, discover.names("backends"))
+        known = {precision for name in self.backends for precision in load_backend(name).PRECISIONS}
+        for precision in self.precisions:
+            _check_known("precisions has", precision, sorted(known))
 
 
 @dataclass(frozen=True)
 class Row:
     """One model with its data. `budget` is None where int8 is not searched for but all layers are in it.
 
-    `ema` takes the averaged weights of the checkpoint.
+    `ema` takes the averaged weights of the checkpoint. Without `calibration` there is no int8.
     """
 
     card: Card
     checkpoint: Path | None
-    dataset: str
-    data: dict[str, Any]
-    calibration: dict[str, Any] = field(default_factory=dict)
+    data: DataEntry
+    calibration: CalibrationEntry | None = None
     budget: Budget | None = None
     ema: bool = False
 
-    def load_data(self) -> Any:
+    def load_data(self) -> Dataset:
         """The dataset to evaluate on; raises DatasetError."""
-        return discover.load("datasets", self.dataset).load(**self.data)
+        return self.data.load()
 
     def load_calibration(self) -> Calibration | None:
         """The calibration set, None where the row has none; raises DatasetError."""
-        if not self.calibration:
-            return None
-        given = dict(self.calibration)
-        name, size, method = given.pop("dataset"), given.pop("size", 64), given.pop("method", AUTO)
-        dataset = discover.load("datasets", name).load(**given, split="train", limit=size)
-        return Calibration(dataset, size, method)
+        return self.calibration.load() if self.calibration else None
 
 
 @dataclass(frozen=True)
@@ -74,87 +147,42 @@ class Table:
 def read_table(path: Path) -> Table:
     """Read a table's file; paths in it are relative to its folder.
 
-    Raises InputError naming the file, the key and the value for what is missing, unknown or of the wrong type, and
+    Raises InputError naming the file, the field and the value for what is missing, unknown or of the wrong type, and
     for two rows of one name.
     """
-    return _Reader(str(path), path.parent).table(read_toml(path, "table", InputError, HELP))
+    content = read_toml_record(path, TableFile, "table", InputError, HELP)
+    rows = tuple(_row(f"{path}: row[{i}]", path.parent, entry, content) for i, entry in enumerate(content.row))
+    names = [row.card.name for row in rows]
+    if wrong := [name for name in names if not is_plain_name(name)]:
+        raise InputError(f"{path}: a row has the model {wrong[0]!r}, whose name cannot be the name of its folder", HELP)
+    if twice := [name for name in names if names.count(name) > 1]:
+        raise InputError(f"{path}: two rows have the model {twice[0]!r}, expected each once", HELP)
+    return Table(rows, tuple(dict.fromkeys(content.backends)), tuple(dict.fromkeys(content.precisions)))
 
 
-class _Reader(Fields):
-    """`where` is the file and the part of it that is read."""
+def _row(where: str, folder: Path, entry: RowEntry, table: TableFile) -> Row:
+    card = _card(where, folder, entry.model)
+    return Row(card, entry.checkpoint, entry.data, entry.calibration, _budget(where, card, entry, table), entry.ema)
 
-    def __init__(self, where: str, folder: Path) -> None:
-        super().__init__(where, InputError, HELP)
-        self.folder = folder
 
-    def inside(self, name: str) -> _Reader:
-        """The reader of a part."""
-        return _Reader(f"{self.where}, {name}", self.folder)
+def _card(where: str, folder: Path, model: str) -> Card:
+    try:
+        return load_card(model if model in zoo() else folder / model)
+    except InputError as error:
+        raise InputError(f"{where}.model is {shown(model)}: {error.message}", HELP) from error
 
-    def table(self, data: Mapping[str, Any]) -> Table:
-        self.only(data, TABLE, "the table")
-        backends = self.names(data, "backends", discover.names("backends"))
-        known = {precision for name in backends for precision in discover.load("backends", name).PRECISIONS}
-        precisions = self.names({"precisions": PRECISIONS, **data}, "precisions", sorted(known))
-        entries = self.get(data, "row", list)
-        if not entries or not all(isinstance(entry, dict) for entry in entries):
-            raise self.fail(f"row is {entries!r}, expected one [[row]] or more")
-        shared = {key: data[key] for key in BUDGET if key in data}
-        rows = tuple(self.inside(f"row {number}").row({**shared, **entry}) for number, entry in enumerate(entries, 1))
-        names = [row.card.name for row in rows]
-        if wrong := [name for name in names if not is_plain_name(name)]:
-            raise self.fail(f"a row has the model {wrong[0]!r}, whose name cannot be the name of its folder")
-        if twice := [name for name in names if names.count(name) > 1]:
-            raise self.fail(f"two rows have the model {twice[0]!r}, expected each once")
-        return Table(rows, backends, precisions)
 
-    def names(self, data: Mapping[str, Any], key: str, known: list[str]) -> tuple[str, ...]:
-        values = self.get(data, key, list)
-        if not values or (unknown := [value for value in values if value not in known]):
-            raise self.fail(f"{key} has {unknown[0]!r}, known: {', '.join(known)}" if values else f"{key} is empty")
-        return tuple(dict.fromkeys(values))
+def _budget(where: str, card: Card, entry: RowEntry, table: TableFile) -> Budget | None:
+    """The budget of a row: its own fields, else those of the table, else the least fidelity of the task."""
+    drop = table.max_drop if entry.max_drop is None else entry.max_drop
+    fidelity = table.min_fidelity if entry.min_fidelity is None else entry.min_fidelity
+    if drop is not None:
+        return Budget.of_task(load_task(card.task), drop, min_fidelity=fidelity)
+    if fidelity is not None:
+        raise InputError(f"{where}: min_fidelity is part of a search, expected max_drop with it", HELP)
+    return None
 
-    def row(self, entry: Mapping[str, Any]) -> Row:
-        self.only(entry, ROW, "a row")
-        checkpoint, calibration = self.get(entry, "checkpoint", str, None), self.get(entry, "calibration", dict, None)
-        data = self.inside("data").dataset(self.get(entry, "data", dict), DATA)
-        card = self.card(self.get(entry, "model", str))
-        return Row(
-            card=card,
-            checkpoint=None if checkpoint is None else self.folder / checkpoint,
-            dataset=data.pop("dataset"),
-            data=data,
-            calibration=self.inside("calibration").dataset(calibration, CALIBRATION) if calibration else {},
-            ema=self.get(entry, "ema", bool, False),
-            budget=self.budget(entry, discover.load("tasks", card.task)),
-        )
 
-    def card(self, model: str) -> Card:
-        try:
-            return load_card(model if model in zoo() else self.folder / model)
-        except InputError as error:
-            raise self.fail(f"model is {model!r}: {error.message}") from error
-
-    def dataset(self, table: Mapping[str, Any], allowed: tuple[str, ...]) -> dict[str, Any]:
-        """A dataset and its options, with paths."""
-        self.only(table, allowed, "it")
-        name, known = self.get(table, "dataset", str), discover.names("datasets")
-        if name not in known:
-            raise self.fail(f"dataset is {name!r}, known: {', '.join(known)}")
-        for key, least in (("limit", 1), ("size", 1), ("seed", 0)):
-            if key in table and (type(table[key]) is not int or table[key] < least):
-                raise self.fail(f"{key} is {table[key]!r}, expected a whole number of {least} or more")
-        if table.get("method", AUTO) not in (AUTO, *METHODS):
-            raise self.fail(f"method is {table['method']!r}, expected one of {', '.join((AUTO, *METHODS))}")
-        return {**table, **{key: self.folder / self.get(table, key, str) for key in PATHS if key in table}}
-
-    def budget(self, entry: Mapping[str, Any], task: ModuleType) -> Budget | None:
-        for key, most in BUDGET.items():
-            value = entry.get(key, 0.0)
-            if not isinstance(value, int | float) or isinstance(value, bool) or not 0 <= value <= most:
-                raise self.fail(f"{key} is {value!r}, expected a number from 0 to {most:g}")
-        if "min_fidelity" in entry and "max_drop" not in entry:
-            raise self.fail("min_fidelity is part of a search, expected max_drop beside it")
-        if "max_drop" not in entry:
-            return None
-        return Budget.of_task(task, entry["max_drop"], min_fidelity=entry.get("min_fidelity"))
+def _check_known(what: str, value: str, known: Sequence[str]) -> None:
+    if value not in known:
+        raise ValueError(f"{what} {shown(value)}, expected one of {', '.join(known)}")

@@ -6,10 +6,12 @@ import csv
 import io
 from collections.abc import Mapping, Sequence
 
-from sandglass.core import discover
+from sandglass.core.records import to_data
+from sandglass.metrics import Interval
 from sandglass.table.markdown import Row
 from sandglass.table.rows import change, machine_text, megabytes, part, protocol_text
 from sandglass.table.run import FLOAT, Cell, Line
+from sandglass.tasks import load_task
 
 
 def sides(lines: Sequence[Line]) -> list[tuple[Line, list[Cell]]]:
@@ -32,8 +34,7 @@ def table_row(line: Line, cells: Sequence[Cell]) -> Row:
     }
     for cell in cells:
         name = cell.target.precision
-        found = cell.result["metrics"][metric] if cell.artifact else None
-        row[f"{name} (95 %)"] = f"{found['value']:.3f} ({found['low']:.3f} .. {found['high']:.3f})" if found else "-"
+        row[f"{name} (95 %)"] = _interval(cell.result.metrics[metric]) if cell.result else "-"
         if name != FLOAT:
             row[f"{name} change in points (95 %)"] = change(cell.change[metric]) if cell.change else "-"
     for cell in cells:
@@ -43,18 +44,26 @@ def table_row(line: Line, cells: Sequence[Cell]) -> Row:
             row[f"{cell.target.precision} / {FLOAT}"] = f"{ratio:.2f}" if (ratio := to_float(cell, cells)) else "-"
     for cell in cells:
         row[f"{cell.target.precision} MB"] = megabytes(cell.artifact.size) if cell.artifact else "-"
-    protocols = [cell.result["protocol"] for cell in cells if cell.artifact]
-    return row | (part(protocols[0]) if protocols else {}) | ({"why empty": why} if (why := empty(cells)) else {})
+    return row | _subset(cells) | ({"why empty": why} if (why := empty(cells)) else {})
+
+
+def _interval(metric: Interval) -> str:
+    return f"{metric['value']:.3f} ({metric['low']:.3f} .. {metric['high']:.3f})"
+
+
+def _subset(cells: Sequence[Cell]) -> Row:
+    """The column that says which part of its dataset was measured."""
+    return next((part(cell.result.protocol) for cell in cells if cell.result), {})
 
 
 def first_metric(line: Line) -> str:
     """The metric that a model's task is known by."""
-    return str(discover.load("tasks", line.row.card.task).METRICS[0])
+    return load_task(line.row.card.task).METRICS[0]
 
 
 def median(cell: Cell) -> float | None:
     """Milliseconds; None where the cell was not timed."""
-    return cell.speed["latency_ms"]["median"] if cell.speed and "latency_ms" in cell.speed else None
+    return cell.speed.latency_ms.median if cell.speed else None
 
 
 def to_float(cell: Cell, cells: Sequence[Cell]) -> float | None:
@@ -66,10 +75,10 @@ def to_float(cell: Cell, cells: Sequence[Cell]) -> float | None:
 
 def empty(cells: Sequence[Cell]) -> str:
     """Why cells of a line are empty."""
-    told = {cell.target.precision: cell.reason or (cell.speed or {}).get("reason", "") for cell in cells}
-    if len(told) > 1 and len(set(told.values())) == 1:
-        return next(iter(told.values()))
-    return "; ".join(f"{precision}: {text}" for precision, text in told.items() if text)
+    reasons = {cell.target.precision: cell.reason or cell.speed_reason for cell in cells}
+    if len(reasons) > 1 and len(set(reasons.values())) == 1:
+        return next(iter(reasons.values()))
+    return "; ".join(f"{precision}: {text}" for precision, text in reasons.items() if text)
 
 
 def table_rows(lines: Sequence[Line]) -> list[Row]:
@@ -89,7 +98,7 @@ def conditions(lines: Sequence[Line], machine: Mapping[str, object]) -> str:
 
 def _conditions(line: Line) -> str:
     """The protocol of a model's evaluation, and how its int8 was made."""
-    protocol: dict[str, object] = next((cell.result["protocol"] for cell in line.cells if cell.artifact), {})
+    protocol = next((cell.result.protocol for cell in line.cells if cell.result), {})
     texts = [protocol_text(protocol, "; ")] if protocol else []
     if any(cell.artifact and cell.target.precision == "int8" for cell in line.cells):
         budget = line.row.budget
@@ -108,9 +117,9 @@ def numbers(lines: Sequence[Line]) -> list[dict[str, object]]:
             "model": line.row.card.name,
             "backend": cell.target.backend,
             "precision": cell.target.precision,
-            **{key: value for key, value in cell.result.items() if key != "asked"},
+            **(cell.result.results() if cell.result else {}),
             "change": cell.change,
-            "speed": cell.speed,
+            "speed": to_data(cell.speed) if cell.speed else {"reason": cell.speed_reason} if cell.artifact else None,
             "bytes": cell.artifact.size if cell.artifact else None,
             "reason": cell.reason,
         }
@@ -133,20 +142,22 @@ def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, object]:
     """A line with a column for each number; changes are in points."""
     metric, (height, width) = first_metric(line), line.row.card.input.size
     row: dict[str, object] = {"model": line.row.card.name, "height": height, "width": width,
-                           "backend": cells[0].target.backend, "metric": metric}  # fmt: skip
+                              "backend": cells[0].target.backend, "metric": metric}  # fmt: skip
     for cell in cells:
-        name, found = cell.target.precision, cell.result.get("metrics", {}).get(metric, {})
-        row |= {f"{name} {key}".removesuffix(" value"): found.get(key, "") for key in ("value", "low", "high")}
+        name = cell.target.precision
+        row |= _columns(name, cell.result.metrics.get(metric) if cell.result else None)
         if name != FLOAT:
-            moved = cell.change[metric] if cell.change else {}
-            row |= {
-                f"{name} change {key}".removesuffix(" value"): 100 * moved[key] if moved else ""
-                for key in ("value", "low", "high")
-            }
+            row |= _columns(f"{name} change", cell.change[metric] if cell.change else None, 100)
             row[f"{name} to {FLOAT}"] = to_float(cell, cells) or ""
         row[f"{name} ms"] = median(cell) or ""
         row[f"{name} bytes"] = cell.artifact.size if cell.artifact else ""
-        row["samples"] = cell.result.get("samples", row.get("samples", ""))
-    protocols = [cell.result["protocol"] for cell in cells if cell.artifact]
-    subset = part(protocols[0]).get("subset", "") if protocols else ""
-    return row | {"subset": subset, "why empty": empty(cells)}
+        row["samples"] = cell.result.samples if cell.result else row.get("samples", "")
+    return row | {"subset": _subset(cells).get("subset", ""), "why empty": empty(cells)}
+
+
+def _columns(name: str, interval: Interval | None, factor: float = 1) -> dict[str, object]:
+    """The columns of a value with its interval, which are empty where there is none."""
+    return {
+        f"{name} {key}".removesuffix(" value"): factor * interval[key] if interval else ""
+        for key in ("value", "low", "high")
+    }

@@ -13,6 +13,7 @@ from sandglass.measure.benchmarking import Speed, mean_throughput
 from sandglass.measure.evaluation import Evaluation
 from sandglass.measure.inspection import Inspection, scale_problem
 from sandglass.measure.tuning import Trial
+from sandglass.metrics import Interval
 from sandglass.sources.card import Card
 from sandglass.table.markdown import Row
 
@@ -40,7 +41,7 @@ def part(protocol: Mapping[str, object]) -> Row:
     return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
 
 
-def metric_cells(metrics: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> Row:
+def metric_cells(metrics: Mapping[str, Interval], names: Sequence[str]) -> Row:
     """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
     values = {name: metrics[name]["value"] for name in names}
     return {OWN_COLUMN.get(name, name): "n/a" if value < 0 else f"{value:.3f}" for name, value in values.items()}
@@ -78,7 +79,7 @@ def speed_row(speed: Speed, fastest: float) -> Row:
     }
 
 
-def change(difference: Mapping[str, float]) -> str:
+def change(difference: Interval) -> str:
     """A paired difference with its interval, in points."""
     return f"{100 * difference['value']:+.2f} ({100 * difference['low']:+.2f} .. {100 * difference['high']:+.2f})"
 
@@ -90,7 +91,7 @@ def megabytes(size: int) -> str:
 
 def evaluation_rows(
     results: Sequence[Evaluation],
-    changes: Sequence[Mapping[str, Mapping[str, float]] | None],
+    changes: Sequence[Mapping[str, Interval] | None],
     speeds: Sequence[Sequence[Speed]] = (),
 ) -> list[Row]:
     """A row for each evaluation; with a column for the change where there is a float result to compare with.

@@ -12,11 +12,12 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
+from msgspec import structs
+
 from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.target import Target
 from sandglass.backends import load_backend
-from sandglass.core import discover
 from sandglass.core.errors import (
     ArtifactError,
     BackendUnavailable,
@@ -29,19 +30,34 @@ from sandglass.core.errors import (
     SandglassError,
     UnsupportedOperator,
 )
-from sandglass.core.files import read_json, sha256, sweep, write_json
+from sandglass.core.files import sha256, sweep
 from sandglass.core.locks import locked_folder
 from sandglass.core.progress import Say
+from sandglass.datasets import Dataset
 from sandglass.measure.benchmarking import benchmark_each
-from sandglass.measure.evaluation import Evaluation, Progress, evaluate, has_truths
+from sandglass.measure.evaluation import Progress, evaluate, has_truths
+from sandglass.metrics import Change
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.search.quantize import quantize
 from sandglass.search.trials import build_full_int8
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import find_checkpoint, prepared_source
+from sandglass.table.cells import (
+    SPEED,
+    Asked,
+    EmptyCell,
+    MeasuredCell,
+    Timing,
+    measured_cell,
+    read_cell,
+    read_timings,
+    timing,
+    write_cell,
+    write_timings,
+)
 from sandglass.table.file import Row, Table
+from sandglass.tasks import load_task
 
-CELL, SPEED = "cell.json", "speed-{}.json"
 FLOAT = "fp32"
 REASONS = {
     BackendUnavailable: "not installed",
@@ -63,16 +79,17 @@ def _silent(label: str) -> Progress:
 class Cell:
     """What became of one target of a row: a measured artifact, or the reason why there is none.
 
-    `result` is the evaluation as JSON-able data; `change` the paired change of each metric
-    against float on the same backend; `speed` what `benchmark` found, or the reason why it found nothing.
+    `change` is the paired change of each metric against float on the same backend. `reason` says why there is no
+    artifact, `speed_reason` why an artifact has no speed.
     """
 
     target: Target
-    artifact: Artifact | None
-    result: Mapping[str, Any]
-    change: Mapping[str, Any] | None = None
-    speed: Mapping[str, Any] | None = None
+    artifact: Artifact | None = None
+    result: MeasuredCell | None = None
+    change: Mapping[str, Change] | None = None
+    speed: Timing | None = None
     reason: str = ""
+    speed_reason: str = ""
 
 
 @dataclass(frozen=True)
@@ -143,14 +160,14 @@ class _Work:
                 return done
             say(f"{name}: begins")
             sweep(self.folder)
-            artifact, entry = self.make(say, progress)
+            artifact, result = self.make(asked, say, progress)
         except SandglassError as error:
-            artifact, entry = None, {"reason": reason(error)}
-            say(f"{name}: {entry['reason']}")
-            if not isinstance(error, KEPT):
-                return self.cell(None, entry)
-        write_json(self.folder / CELL, {"asked": asked, **entry})
-        return self.cell(artifact, entry)
+            say(f"{name}: {reason(error)}")
+            if isinstance(error, KEPT):
+                write_cell(self.folder, EmptyCell(self.asked(), reason(error)))
+            return Cell(self.target, reason=reason(error))
+        write_cell(self.folder, result)
+        return Cell(self.target, artifact, result)
 
     def check(self) -> None:
         """Raises what is known to stop the cell before anything is made."""
@@ -169,44 +186,40 @@ class _Work:
     def integer(self) -> bool:
         return self.target.precision == "int8"
 
-    def asked(self) -> dict[str, Any]:
-        """What the cell follows from; another one is another cell."""
-        card, found = self.row.card, self.calibration
+    def asked(self) -> Asked:
+        """What the cell follows from."""
+        card, calibration, budget = self.row.card, self.calibration, self.row.budget
         files = [card.graph, card.graph.with_suffix(".bin")] if card.graph else []
         if card.model:
             files.append(find_checkpoint(card, self.row.checkpoint))
-        asked: dict[str, Any] = {
-            "card": card.to_dict(),
-            "files": [sha256(file) for file in files if file.is_file()],
-            "data": self.data.fingerprint,
-        }
-        if self.row.ema:
-            asked["ema"] = True
-        if self.integer and isinstance(found, Calibration):
-            budget = self.row.budget
-            asked["calibration"] = [found.dataset.fingerprint, found.size, found.method, found.seed]
-            asked["budget"] = [budget.max_drop, budget.min_fidelity] if budget else None
-        as_read: dict[str, Any] = json.loads(json.dumps(asked))
-        return as_read
+        asked = Asked(
+            card=json.loads(json.dumps(card.to_dict())),  # as it is read from a file
+            files=[sha256(file) for file in files if file.is_file()],
+            data=self.data.fingerprint,
+            ema=self.row.ema,
+        )
+        if not (self.integer and isinstance(calibration, Calibration)):
+            return asked
+        return structs.replace(
+            asked,
+            calibration=(calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed),
+            budget=(budget.max_drop, budget.min_fidelity) if budget else None,
+        )
 
-    def done(self, asked: Mapping[str, Any]) -> Cell | None:
-        """The finished cell, None where there is none, of the same kind, with the artifact that was measured."""
-        entry = _kept(self.folder / CELL)
-        if not isinstance(entry, dict) or entry.get("asked") != asked:
+    def done(self, asked: Asked) -> Cell | None:
+        """The finished cell; None where there is none, it follows from something else, or its artifact is another."""
+        cell = read_cell(self.folder)
+        if cell is None or cell.asked != asked:
             return None
-        if "reason" in entry:
-            return self.cell(None, entry)
+        if isinstance(cell, EmptyCell):
+            return Cell(self.target, reason=cell.reason)
         try:
             artifact = load_artifact(self.folder / self.target.folder)
         except ArtifactError:
             return None
-        same = entry.get("origin", {}).get("artifact_sha256") == artifact.sha256
-        return self.cell(artifact, entry) if same else None
+        return Cell(self.target, artifact, cell) if cell.artifact_sha256 == artifact.sha256 else None
 
-    def cell(self, artifact: Artifact | None, entry: Mapping[str, Any]) -> Cell:
-        return Cell(self.target, artifact, entry if artifact else {}, reason=entry.get("reason", ""))
-
-    def make(self, say: Say, progress: Progress) -> tuple[Artifact, dict[str, Any]]:
+    def make(self, asked: Asked, say: Say, progress: Progress) -> tuple[Artifact, MeasuredCell]:
         """The artifact and what is measured: float, searched for under the row's budget, or in int8 as a whole."""
         card, weights, calibration = self.row.card, self.row.checkpoint, self.calibration
         if not (self.integer and isinstance(calibration, Calibration)):
@@ -215,12 +228,12 @@ class _Work:
             )
             if outcome.artifact is None:
                 raise outcome.error or InputError(f"{self.target} was not made")
-            return outcome.artifact, _entry(evaluate(outcome.artifact, self.data, progress=progress))
+            return outcome.artifact, measured_cell(asked, evaluate(outcome.artifact, self.data, progress=progress))
         if self.row.budget is None:
-            for line in shared_images(discover.load("tasks", card.task), calibration.dataset, self.data):
+            for line in shared_images(load_task(card.task), calibration.dataset, self.data):
                 say(f"warning: {line}")
             artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
-            return artifact, _entry(evaluate(artifact, self.data, progress=progress))
+            return artifact, measured_cell(asked, evaluate(artifact, self.data, progress=progress))
         found = quantize(
             card,
             str(self.target),
@@ -234,40 +247,30 @@ class _Work:
             force=True,  # what a run left there that was killed
             say=say,
         )
-        told = {"verdict": found.verdict, "int8_share_of_macs": found.integer_share}
-        return found.artifact, _entry(found.evaluations[-1]) | told
+        return found.artifact, measured_cell(asked, found.evaluations[-1], found.verdict, found.integer_share)
 
 
-def _kept(path: Path) -> Any:
-    """What an earlier run wrote down; None where there is nothing, or it was damaged: it is done again then."""
-    try:
-        return read_json(path, ArtifactError) if path.is_file() else None
-    except ArtifactError:
-        return None
-
-
-def _entry(evaluation: Evaluation) -> dict[str, Any]:
-    return {**evaluation.to_dict(), "predictions": evaluation.predictions}
-
-
-def _with_changes(row: Row, cells: Sequence[Cell], data: Any) -> list[Cell]:
+def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset) -> list[Cell]:
     """The cells with their paired change against float on the same backend, where there are truths.
 
     Their predictions have served then, and are left in their files.
     """
-    task = discover.load("tasks", row.card.task)
-    base = {cell.target.backend: cell.result for cell in cells if cell.artifact and cell.target.precision == FLOAT}
+    task = load_task(row.card.task)
+    base = {cell.target.backend: cell.result for cell in cells if cell.target.precision == FLOAT}
 
-    def change(cell: Cell) -> Mapping[str, Any] | None:
-        before = base.get(cell.target.backend)
-        if not cell.artifact or before is None or before is cell.result:
+    def change(result: MeasuredCell, before: MeasuredCell | None) -> dict[str, Change] | None:
+        if before is None or before is result or not has_truths(task, before.metrics):
             return None
-        if not has_truths(task, before["metrics"]):
-            return None
-        return dict(task.paired(before["predictions"], cell.result["predictions"], data))
+        return task.paired(before.predictions, result.predictions, data)
 
     return [
-        replace(cell, change=change(cell), result={k: v for k, v in cell.result.items() if k != "predictions"})
+        replace(
+            cell,
+            change=change(cell.result, base.get(cell.target.backend)),
+            result=structs.replace(cell.result, predictions=[]),
+        )
+        if cell.result
+        else cell
         for cell in cells
     ]
 
@@ -275,30 +278,37 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Any) -> list[Cell]:
 def _with_speeds(cells: Sequence[Cell], folder: Path, say: Say, progress: Callable[[str], Progress]) -> Iterator[Cell]:
     """The cells with their speed: as it was measured before for the same artifacts, or measured now."""
     for backend in dict.fromkeys(cell.target.backend for cell in cells):
-        mine = [cell for cell in cells if cell.target.backend == backend]
-        artifacts = [cell.artifact for cell in mine if cell.artifact]
+        same = [cell for cell in cells if cell.target.backend == backend]
+        artifacts = [cell.artifact for cell in same if cell.artifact]
         speeds = iter(_speeds(artifacts, folder / SPEED.format(backend), say, progress))
-        yield from (replace(cell, speed=next(speeds) if cell.artifact else None) for cell in mine)
+        yield from (_with_speed(cell, next(speeds)) if cell.artifact else cell for cell in same)
+
+
+def _with_speed(cell: Cell, speed: Timing | SandglassError) -> Cell:
+    if isinstance(speed, SandglassError):
+        return replace(cell, speed_reason=reason(speed))
+    return replace(cell, speed=speed)
 
 
 def _speeds(
     artifacts: Sequence[Artifact], path: Path, say: Say, progress: Callable[[str], Progress]
-) -> list[dict[str, Any]]:
-    """For each artifact its Speed as JSON-able data, or the reason why there is none."""
+) -> Sequence[Timing | SandglassError]:
+    """The speed of each artifact, or the error that stopped it."""
     if not artifacts:
         return []
-    known = _kept(path)
-    if isinstance(known, list) and [entry["artifact_sha256"] for entry in known] == [a.sha256 for a in artifacts]:
+    known = read_timings(path)
+    if [entry.artifact_sha256 for entry in known] == [artifact.sha256 for artifact in artifacts]:
         return known
     name = f"latency of {artifacts[0].card.name} on {artifacts[0].backend}"
     say(name)
-    found = benchmark_each(artifacts, progress=progress(name))
-    measured = [
-        {"reason": reason(entry)} if isinstance(entry, SandglassError) else entry[0].to_dict() for entry in found
+    speeds = [
+        entry if isinstance(entry, SandglassError) else timing(entry[0])
+        for entry in benchmark_each(artifacts, progress=progress(name))
     ]
-    if not any("reason" in entry for entry in measured):
-        write_json(path, measured)
-    return measured
+    timings = [entry for entry in speeds if isinstance(entry, Timing)]
+    if len(timings) == len(speeds):
+        write_timings(path, timings)
+    return speeds
 
 
 def repaired(

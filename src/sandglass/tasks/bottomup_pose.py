@@ -6,27 +6,31 @@ Resizing, grouping and scoring are those of mmpose 1.x's configuration of HRNet-
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import TypedDict
 
 import cv2
 import numpy as np
 
 from sandglass.core.errors import GraphError
 from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject
+from sandglass.core.sizes import Size
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import is_sample
-from sandglass.metrics import keypoints
+from sandglass.metrics import Change, Metric, keypoints
 from sandglass.sources.card import Card
+from sandglass.tasks import DecodeField, Extent, Outputs, Prediction, Shapes, View
 from sandglass.vision import affine, coco17, grouping, heatmap, skeleton
+from sandglass.vision.coco_format import CocoResult
 from sandglass.vision.image import normalize
 
 METRICS = keypoints.METRICS
 READS = KeypointDataset
 DATASET = "synthetic-crowd"
-DECODE = {"flip_shift": bool, "flip_test": bool}
-PROTOCOL = {"boxes": "none, people are looked for in whole images"}
+DECODE: dict[str, DecodeField] = {"flip_shift": bool, "flip_test": bool}
+PROTOCOL: JsonObject = {"boxes": "none, people are looked for in whole images"}
 FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
 MULTIPLE = 64  # sides of inputs are multiples of it
@@ -46,6 +50,28 @@ class Sample:
     box: affine.Box | None = None
 
 
+class ImageView(View):
+    """How an image lies in the input of `size` (height, width): see `affine.letterbox`."""
+
+    centre: np.ndarray
+    scale: np.ndarray
+    size: Size
+
+
+class Person(TypedDict):
+    """A person: keypoints [[x, y, score] * 17] in pixels of the image, and the area of the box around them."""
+
+    keypoints: list[list[float]]
+    score: float
+    area: float
+
+
+class People(Prediction):
+    """Everybody in an image."""
+
+    people: list[Person]
+
+
 def samples(dataset: KeypointDataset) -> list[Sample]:
     """Every image, with people or without, as in mmpose. Detections are not needed."""
     return [Sample(index, image_id) for index, image_id in enumerate(dataset.image_ids)]
@@ -57,14 +83,12 @@ def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> lis
     return [Sample(index, 0, region) for index, region in enumerate(regions or [None])]
 
 
-def needed(size: tuple[int, int], card: Card) -> tuple[int, int]:
-    """The shape (height, width) at which mmpose runs an image of `size`: the smallest that holds it at full size."""
-    return affine.expanded(size, card.input.size, MULTIPLE)[1]
+def needed(extent: Extent, card: Card) -> Size:
+    """The shape (height, width) at which mmpose runs an image of `extent`: the smallest that holds it at full size."""
+    return affine.expanded(extent, card.input.size, MULTIPLE)[1]
 
 
-def prepare(
-    image: np.ndarray, sample: Sample, card: Card, size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
+def prepare(image: np.ndarray, sample: Sample, card: Card, size: Size | None = None) -> tuple[np.ndarray, ImageView]:
     """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image.
 
     `size` is (H, W), by default the card's. The image covers the card's size in its own aspect ratio, as mmpose has it,
@@ -80,25 +104,25 @@ def prepare(
     return array, {"image_id": sample.image_id, "centre": centre, "scale": scale, "size": shape}
 
 
-def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
-    """Predictions from heatmaps and tags (N, 34, h, w): image_id, and people with keypoints, score and area.
+def decode(outputs: Outputs, views: Sequence[ImageView], card: Card) -> list[People]:
+    """Predictions from heatmaps and tags (N, 34, h, w).
 
-    Keypoints are [[x, y, score] * 17] in pixels of the image, the area is that of the box around them. Heatmaps and
-    tags may be two outputs; with tags of the mirrored image they have 51 channels. Raises GraphError for other outputs.
+    Heatmaps and tags may be two outputs; with tags of the mirrored image they have 51 channels. Raises GraphError for
+    other outputs.
     """
     maps = _maps(outputs)
     return [
-        {"image_id": meta["image_id"], "people": _people(heatmaps, tags, meta)}
-        for heatmaps, tags, meta in zip(maps[:, 0], maps[:, 1:], metas, strict=True)
+        {"image_id": view["image_id"], "people": _people(heatmaps, tags, view)}
+        for heatmaps, tags, view in zip(maps[:, 0], maps[:, 1:], views, strict=True)
     ]
 
 
-def _people(heatmaps: np.ndarray, tags: np.ndarray, meta: Mapping[str, Any]) -> list[dict[str, Any]]:
+def _people(heatmaps: np.ndarray, tags: np.ndarray, view: ImageView) -> list[Person]:
     """Grouped where heatmaps (17, h, w) and tags (L, 17, h, w) have the size of the input, as mmpose does it."""
-    size = meta["size"]
-    found, scores = grouping.decode(_enlarged(heatmaps, size), _enlarged(tags, size))
-    places = affine.to_image(found[..., :2].reshape(1, -1, 2), meta["centre"][None], meta["scale"][None], size)
-    joints = np.concatenate([places.reshape(-1, KEYPOINTS, 2), found[..., 2:]], axis=2)
+    size = view["size"]
+    people, scores = grouping.decode(_enlarged(heatmaps, size), _enlarged(tags, size))
+    places = affine.to_image(people[..., :2].reshape(1, -1, 2), view["centre"][None], view["scale"][None], size)
+    joints = np.concatenate([places.reshape(-1, KEYPOINTS, 2), people[..., 2:]], axis=2)
     areas = np.ptp(joints[..., :2], axis=1).prod(axis=1)
     return [
         {"keypoints": person.tolist(), "score": float(score), "area": float(area)}
@@ -106,7 +130,7 @@ def _people(heatmaps: np.ndarray, tags: np.ndarray, meta: Mapping[str, Any]) -> 
     ]
 
 
-def _enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+def _enlarged(maps: np.ndarray, size: Size) -> np.ndarray:
     """Maps (..., h, w) at the size (H, W) of the input, between pixel centres linearly."""
     large = np.empty((*maps.shape[:-2], *size), np.float32)
     for one, place in zip(maps.reshape(-1, *maps.shape[-2:]), large.reshape(-1, *size), strict=True):
@@ -114,57 +138,57 @@ def _enlarged(maps: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     return large
 
 
-def _maps(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def _maps(outputs: Outputs) -> np.ndarray:
     """Heatmaps, then tags: (N, 1 + L, 17, h, w)."""
     arrays = list(outputs.values())
     channels = sum(array.shape[1] for array in arrays if array.ndim == 4)
     together = all(array.ndim == 4 and array.shape[2:] == arrays[0].shape[2:] for array in arrays)
     if not together or channels not in (2 * KEYPOINTS, 3 * KEYPOINTS):
-        told = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
         raise GraphError(
-            f"the graph's outputs are {told}, expected 17 heatmaps and 17 tags (1, 34, h, w)", "mend the card's task"
+            f"the graph's outputs are {shapes}, expected 17 heatmaps and 17 tags (1, 34, h, w)",
+            "fix `task` in the card",
         )
     count, _, height, width = arrays[0].shape
     return np.concatenate(arrays, axis=1).reshape(count, -1, KEYPOINTS, height, width)
 
 
-def encode(
-    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
-) -> dict[str, np.ndarray]:
+def encode(predictions: Sequence[People], views: Sequence[ImageView], card: Card) -> dict[str, np.ndarray]:
     """Heatmaps and tags at a quarter of the input that `decode` reads as these people.
 
     People have tags from left to right. Keypoints that the input does not show, and one of two that fall on the same
     place, are lost.
     """
-    maps = [_encoded(prediction["people"], meta) for prediction, meta in zip(predictions, metas, strict=True)]
+    maps = [_encoded(prediction["people"], view) for prediction, view in zip(predictions, views, strict=True)]
     return {"heatmaps_and_tags": np.stack(maps)}
 
 
-def _encoded(people: Sequence[Mapping[str, Any]], meta: Mapping[str, Any]) -> np.ndarray:
-    size = meta["size"]
+def _encoded(people: Sequence[Person], view: ImageView) -> np.ndarray:
+    """Heatmaps and tags (34, h, w) of one image."""
+    size = view["size"]
     maps = np.zeros((2, KEYPOINTS, size[0] // STRIDE, size[1] // STRIDE), np.float32)
     if not people:
         return maps.reshape(2 * KEYPOINTS, *maps.shape[2:])
     joints = np.array([person["keypoints"] for person in people])
     weights = np.maximum(joints[..., 2], 1e-9)
     joints = joints[np.argsort((joints[..., 0] * weights).sum(axis=1) / weights.sum(axis=1))]
-    places = affine.to_input(joints[..., :2].reshape(1, -1, 2), meta["centre"][None], meta["scale"][None], size)
+    places = affine.to_input(joints[..., :2].reshape(1, -1, 2), view["centre"][None], view["scale"][None], size)
     # A heatmap's pixel stands for the middle of the input's pixels that it covers.
     places = places.reshape(joints[..., :2].shape) - STRIDE / 2
     each = heatmap.encode(places, joints[..., 2], size, STRIDE)
-    whole = each + 1e-3 * each.max(axis=1, keepdims=True)  # tags are a person's beside its other keypoints too
+    whole = each + 1e-3 * each.max(axis=1, keepdims=True)  # a person's tags reach around its other keypoints too
     maps[0], maps[1] = each.max(axis=0), TAG_STEP * whole.argmax(axis=0)
     return maps.reshape(2 * KEYPOINTS, *maps.shape[2:])
 
 
-def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
+def truths(dataset: KeypointDataset) -> list[People]:
     """The annotated people by image as predictions: labelled keypoints score 1, the others 0."""
-    people: dict[int, list[dict[str, Any]]] = {image_id: [] for image_id in dataset.image_ids}
+    people: dict[Id, list[Person]] = {image_id: [] for image_id in dataset.image_ids}
     for entry in filter(is_sample, dataset.coco["annotations"]):
         joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
         joints[:, 2] = joints[:, 2] > 0
         people[entry["image_id"]].append({"keypoints": joints.tolist(), "score": 1.0, "area": entry["area"]})
-    return [{"image_id": image_id, "people": found} for image_id, found in people.items()]
+    return [{"image_id": image_id, "people": persons} for image_id, persons in people.items()]
 
 
 def flip_inputs(inputs: np.ndarray) -> np.ndarray:
@@ -172,7 +196,7 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
     return np.concatenate([inputs, inputs[..., ::-1]])
 
 
-def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
     """Mean of the heatmaps of images and of their mirror images, and both tags: (2N, 34, h, w) -> (N, 51, h, w).
 
     Mirrored maps are moved by a pixel to the right where the card's `[decode]` says `flip_shift = true`.
@@ -184,19 +208,19 @@ def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np
     return {"heatmaps_and_tags": merged}
 
 
-def score(predictions: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0) -> dict[str, Any]:
+def score(predictions: Sequence[People], dataset: KeypointDataset, seed: int = 0) -> dict[str, Metric]:
     """The ten COCO metrics with 95 % intervals: name to value, low and high."""
     return keypoints.score(dataset.coco, to_coco(predictions), seed)
 
 
 def paired(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0
-) -> dict[str, Any]:
+    before: Sequence[People], after: Sequence[People], dataset: KeypointDataset, seed: int = 0
+) -> dict[str, Change]:
     """The change of each metric from one set of predictions to another on the same images."""
     return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
 
 
-def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+def agreement(before: People, after: People) -> dict[str, float]:
     """How near two predictions for one image are: OKS of people matched one to one, and their distance in pixels.
 
     OKS is weighted by the scores of both, and a person whom only one of them has counts as 0, by that score: 1 means
@@ -213,9 +237,7 @@ def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     return {"OKS": float(shared / total), "pixels": float(np.mean(distances)) if distances else float("nan")}
 
 
-def _pairs(
-    first: Sequence[Mapping[str, Any]], second: Sequence[Mapping[str, Any]]
-) -> list[tuple[int, int, float, float]]:
+def _pairs(first: Sequence[Person], second: Sequence[Person]) -> list[tuple[int, int, float, float]]:
     """People matched one to one, the most similar first: index of each, OKS and mean distance in pixels."""
     if not first or not second:
         return []
@@ -225,16 +247,16 @@ def _pairs(
     areas = AREA_OF_BOX * np.maximum([person["area"] for person in first], 1.0)[:, None, None]
     near = np.exp(-squared / (2 * areas * (2 * coco17.SIGMAS) ** 2))
     oks, distance = (np.where(seen, values, 0).sum(-1) / seen.sum(-1) for values in (near, np.sqrt(squared)))
-    found = []
+    pairs = []
     left = oks.copy()
     for _ in range(min(left.shape)):
         i, j = np.unravel_index(left.argmax(), left.shape)
-        found.append((int(i), int(j), float(oks[i, j]), float(distance[i, j])))
+        pairs.append((int(i), int(j), float(oks[i, j]), float(distance[i, j])))
         left[i], left[:, j] = -1, -1
-    return found
+    return pairs
 
 
-def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def to_coco(predictions: Sequence[People]) -> list[CocoResult]:
     """Predictions in COCO's result format, everybody in them."""
     return [
         {
@@ -248,7 +270,7 @@ def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     ]
 
 
-def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def draw(image: np.ndarray, predictions: Sequence[People]) -> np.ndarray:
     """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, people and joints above 0.2 only."""
     picture = image.copy()
     for prediction in predictions:
@@ -256,3 +278,8 @@ def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndar
             if person["score"] > VISIBLE:
                 skeleton.draw(picture, np.array(person["keypoints"]), person["area"], VISIBLE)
     return picture
+
+
+VARIANTS = None
+SHAPES = Shapes(MULTIPLE, needed, prepare)
+COCO_RESULTS = to_coco

@@ -6,26 +6,28 @@ and top-5 accuracy are those of its Accuracy metric.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 import cv2
 import numpy as np
 
-from sandglass.core import discover
 from sandglass.core.errors import CardError, DatasetError, GraphError, InputError
-from sandglass.datasets import LabelledDataset
-from sandglass.metrics import bootstrap
+from sandglass.core.image_ids import Id, id_order
+from sandglass.core.json_values import JsonObject
+from sandglass.datasets import LabelledDataset, load_dataset_module
+from sandglass.metrics import Interval, Metric, bootstrap
 from sandglass.sources.card import Card
+from sandglass.tasks import DecodeField, Outputs, Prediction, View
+from sandglass.vision.affine import Box
 from sandglass.vision.image import normalize
 from sandglass.vision.resize import LIBRARIES, OPENCV, by_short_side, centre_crop, resize
 
 METRICS = ("top-1", "top-5")
 READS = LabelledDataset
 DATASET = "synthetic-shapes"
-DECODE = {
+DECODE: dict[str, DecodeField] = {
     "short_side": int,
     "interpolation": tuple(OPENCV),
     "library": tuple(LIBRARIES),
@@ -33,7 +35,10 @@ DECODE = {
     "probabilities": bool,
     "flip_test": bool,
 }
-PROTOCOL: dict[str, Any] = {}
+PROTOCOL: JsonObject = {}
+VARIANTS = None
+SHAPES = None
+COCO_RESULTS = None
 FIDELITY = ("same class", "logit error")
 LEAST_FIDELITY = 0.95  # of 20 images one may get another class: those between two
 KEPT = 20  # likeliest classes in a prediction
@@ -47,9 +52,28 @@ class Sample:
     """An image to look at: its class where it is known, and the box x, y, w, h to cut out where it is not all of it."""
 
     index: int
-    image_id: int
+    image_id: Id
     label: int | None = None
-    box: tuple[float, float, float, float] | None = None
+    box: Box | None = None
+
+
+class LabelledView(View):
+    """The class of an image, where it is known."""
+
+    label: int | None
+
+
+class NamedClasses(Prediction, total=False):
+    """`names` has the names of the first classes, where the card has them."""
+
+    names: list[str]
+
+
+class Classes(NamedClasses):
+    """The likeliest classes of an image, best first, and their scores: probabilities, to six digits."""
+
+    classes: list[int]
+    scores: list[float]
 
 
 def samples(dataset: LabelledDataset) -> list[Sample]:
@@ -66,7 +90,7 @@ def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> lis
     return [Sample(i, 0, None, (b[0], b[1], b[2], b[3])) for i, b in enumerate(boxes)] or [Sample(0, 0)]
 
 
-def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, dict[str, Any]]:
+def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, LabelledView]:
     """The network's input (3, H, W) float32: resized as the card says, its middle cut out, normalized.
 
     Raises CardError for settings that do not exist or do not fit.
@@ -76,7 +100,7 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
         image = image[max(0, int(y)) : int(y + h), max(0, int(x)) : int(x + w)]
     size, short = card.input.size, card.decode.get("short_side")
     if short is not None and (not isinstance(short, int) or short < max(size)):
-        raise CardError(f"short_side is {short!r}, expected at least the input's {max(size)}", "mend the card")
+        raise CardError(f"short_side is {short!r}, expected at least the input's {max(size)}", "correct the card")
     whole = size if short is None else by_short_side((image.shape[0], image.shape[1]), short)
     library, interpolation = card.decode.get("library", "opencv"), card.decode.get("interpolation", "bilinear")
     pixels = centre_crop(resize(image, whole, library, interpolation), size)
@@ -86,63 +110,66 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
     return array, {"image_id": sample.image_id, "label": sample.label}
 
 
-def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
-    """Predictions from logits (N, C), or from probabilities where the card says so: image_id, the likeliest classes,
-    best first, their scores (probabilities, six digits), and the names of the first five where the card has them.
+def decode(outputs: Outputs, views: Sequence[LabelledView], card: Card) -> list[Classes]:
+    """Predictions from logits (N, C), or from probabilities where the card says so.
 
     Raises GraphError for an output of another shape, and DatasetError for a sample whose class the network lacks.
     """
     values = _values(outputs)
-    for meta in metas:
-        if meta["label"] is not None and meta["label"] >= values.shape[1]:
-            raise DatasetError(
-                f"image {meta['image_id']} has the label {meta['label']}, the network has {values.shape[1]} classes",
-                "use the dataset that the network is for",
-            )
+    _check_labels(views, values.shape[1])
     names = _names(card.decode.get("classes", ()))
     best = np.argsort(-values, axis=1, kind="stable")[:, :KEPT]
     scores = values.astype(np.float64)
     if not card.decode.get("probabilities", False):
         scores = np.exp(scores - scores.max(1, keepdims=True))
         scores /= scores.sum(1, keepdims=True)
-    found = []
-    for meta, classes, row in zip(metas, best.tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True):
-        prediction = {"image_id": meta["image_id"], "classes": classes, "scores": [float(f"{p:.6g}") for p in row]}
+    predictions: list[Classes] = []
+    for view, classes, row in zip(views, best.tolist(), np.take_along_axis(scores, best, 1).tolist(), strict=True):
+        digits = [float(f"{probability:.6g}") for probability in row]
+        prediction: Classes = {"image_id": view["image_id"], "classes": classes, "scores": digits}
         if names:
             prediction["names"] = [names[c] if c < len(names) else str(c) for c in classes[:SHOWN]]
-        found.append(prediction)
-    return found
+        predictions.append(prediction)
+    return predictions
 
 
-def _values(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def _check_labels(views: Sequence[LabelledView], classes: int) -> None:
+    """Raise DatasetError for a sample whose class the network lacks."""
+    for view in views:
+        if view["label"] is not None and view["label"] >= classes:
+            raise DatasetError(
+                f"image {view['image_id']} has the label {view['label']}, the network has {classes} classes",
+                "use the dataset that the network is for",
+            )
+
+
+def _values(outputs: Outputs) -> np.ndarray:
     """The one output as (N, C); dimensions of 1 may follow, as a last convolution leaves them."""
     arrays = list(outputs.values())
     if len(arrays) != 1 or arrays[0].ndim < 2 or arrays[0].shape[1] < 2 or max(arrays[0].shape[2:], default=1) > 1:
-        told = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
-        raise GraphError(f"the graph's outputs are {told}, expected (1, classes)", "mend the card's task")
+        shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
+        raise GraphError(f"the graph's outputs are {shapes}, expected (1, classes)", "fix `task` in the card")
     return arrays[0].reshape(arrays[0].shape[:2])
 
 
-def _names(classes: Any) -> tuple[str, ...]:
+def _names(classes: object) -> tuple[str, ...]:
     """The names of a card: a list, or the name of the dataset that has them."""
     if isinstance(classes, str):
         return _names_of(classes)
     if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
-        raise CardError(f"classes is {classes!r}, expected a list of names or a dataset", "mend the card")
+        raise CardError(f"classes is {classes!r}, expected a list of names or a dataset", "correct the card")
     return tuple(classes)
 
 
 @lru_cache
 def _names_of(dataset: str) -> tuple[str, ...]:
-    names = getattr(discover.load("datasets", dataset), "class_names", None)
+    names = load_dataset_module(dataset).class_names
     if names is None:
-        raise CardError(f"classes is {dataset!r}, a dataset without classes", "mend the card")
+        raise CardError(f"classes is {dataset!r}, a dataset without classes", "correct the card")
     return tuple(names())
 
 
-def encode(
-    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
-) -> dict[str, np.ndarray]:
+def encode(predictions: Sequence[Classes], views: Sequence[LabelledView], card: Card) -> dict[str, np.ndarray]:
     """Logits (or probabilities) that `decode` reads as these predictions; classes that are not in them get least."""
     count = 1 + max(max(prediction["classes"]) for prediction in predictions)
     values = np.full((len(predictions), max(2, count)), FAINTEST)
@@ -151,7 +178,7 @@ def encode(
     return {"logits": (values if card.decode.get("probabilities", False) else np.log(values)).astype(np.float32)}
 
 
-def truths(dataset: LabelledDataset) -> list[dict[str, Any]]:
+def truths(dataset: LabelledDataset) -> list[Classes]:
     """The labels as predictions; images without a label have none."""
     known = {image_id: label for image_id, label in dataset.labels.items() if label is not None}
     return [{"image_id": image_id, "classes": [label], "scores": [1.0]} for image_id, label in known.items()]
@@ -162,32 +189,32 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
     return np.concatenate([inputs, inputs[..., ::-1]])
 
 
-def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
     """Mean of the outputs of images and of their mirror images, (2N, ...) -> (N, ...)."""
     return {name: np.mean(np.split(array, 2), axis=0) for name, array in outputs.items()}
 
 
-def score(predictions: Sequence[Mapping[str, Any]], dataset: LabelledDataset, seed: int = 0) -> dict[str, Any]:
-    """Top-1 and top-5 accuracy with 95 % intervals: name to value, low and high; NaN without labels."""
-    return _means(_right(predictions, dataset), seed)
+def score(predictions: Sequence[Classes], dataset: LabelledDataset, seed: int = 0) -> dict[str, Metric]:
+    """Top-1 and top-5 accuracy with 95 % intervals; NaN without labels."""
+    return {name: {**accuracy} for name, accuracy in _means(_right(predictions, dataset), seed).items()}
 
 
 def paired(
-    before: Sequence[Mapping[str, Any]],
-    after: Sequence[Mapping[str, Any]],
+    before: Sequence[Classes],
+    after: Sequence[Classes],
     dataset: LabelledDataset,
     seed: int = 0,
-) -> dict[str, Any]:
+) -> dict[str, Interval]:
     """The change of each metric from one set of predictions to another on the same images."""
     return _means(_right(after, dataset) - _right(before, dataset), seed)
 
 
-def _right(predictions: Sequence[Mapping[str, Any]], dataset: LabelledDataset) -> np.ndarray:
+def _right(predictions: Sequence[Classes], dataset: LabelledDataset) -> np.ndarray:
     """Whether the class of each image is the likeliest, and among the five likeliest: (images, 2), 0 or 1, or NaN."""
     return np.array(
         [
             [_is_among(dataset.labels[p["image_id"]], p["classes"][:count]) for count in (1, SHOWN)]
-            for p in sorted(predictions, key=lambda p: p["image_id"])
+            for p in sorted(predictions, key=lambda p: id_order(p["image_id"]))
         ],
         np.float64,
     )
@@ -197,16 +224,17 @@ def _is_among(label: int | None, classes: Sequence[int]) -> float:
     return float("nan") if label is None else float(label in classes)
 
 
-def _means(values: np.ndarray, seed: int) -> dict[str, Any]:
+def _means(values: np.ndarray, seed: int) -> dict[str, Interval]:
+    """The mean of each column of values (images, metrics), by the metric's name."""
     resampled = bootstrap.means(values, seed)
-    found = {}
+    means: dict[str, Interval] = {}
     for name, column, drawn in zip(METRICS, values.T, resampled.T, strict=True):
         low, high = bootstrap.interval(drawn)
-        found[name] = {"value": float(column.mean()), "low": low, "high": high}
-    return found
+        means[name] = {"value": float(column.mean()), "low": low, "high": high}
+    return means
 
 
-def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+def agreement(before: Classes, after: Classes) -> dict[str, float]:
     """Whether two predictions have the same first class, and how far the logits of the five likeliest are apart.
 
     The error is the root of the mean square of the differences of log probabilities, which are logits but for a shift
@@ -222,7 +250,7 @@ def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     }
 
 
-def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def draw(image: np.ndarray, predictions: Sequence[Classes]) -> np.ndarray:
     """A copy of an HWC uint8 RGB image with the five likeliest classes of each prediction in its corner.
 
     An image that is too small to be read is enlarged by a whole factor.
@@ -246,6 +274,6 @@ def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndar
     return picture
 
 
-def _lines(prediction: Mapping[str, Any]) -> list[str]:
+def _lines(prediction: Classes) -> list[str]:
     names = prediction.get("names") or [f"class {c}" for c in prediction["classes"]]
     return [f"{score:.3f}  {name}" for score, name in zip(prediction["scores"][:SHOWN], names, strict=False)]

@@ -8,35 +8,46 @@ the input, and the rest, at the bottom or the right, is 0 after normalization.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
-from types import ModuleType
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass, fields
 
 import cv2
 import numpy as np
 
 from sandglass.core.errors import CardError, GraphError, InputError
+from sandglass.core.image_ids import Id
+from sandglass.core.json_values import JsonObject
+from sandglass.core.sizes import Size
 from sandglass.datasets import TextDataset
-from sandglass.metrics import hmean
+from sandglass.metrics import Change, Metric, hmean
 from sandglass.sources.card import Card
-from sandglass.vision import dbnet, panet, polygon, textsnake
+from sandglass.tasks import DecodeField, Extent, Outputs, Prediction, Shapes, View
+from sandglass.vision import panet, polygon
+from sandglass.vision.dbnet import DBNet
 from sandglass.vision.image import normalize
+from sandglass.vision.panet import PANet
+from sandglass.vision.polygon import DetectedText
+from sandglass.vision.textsnake import TextSnake
 
 METRICS = hmean.METRICS
 READS = TextDataset
 DATASET = "synthetic-text"
 FIDELITY = ("IoU", "hmean")
 LEAST_FIDELITY = 0.9  # a small text that is cut by a pixel on each side keeps as much
-DECODERS: dict[str, ModuleType] = {"dbnet": dbnet, "panet": panet, "textsnake": textsnake}
-# How a page is resized: to sides that are multiples of `round_to`, the longer one not over `longest` (0: any).
-RESIZE: dict[str, Any] = {"decoder": "dbnet", "round_to": 1, "longest": 0, "flip_test": False}
-DECODE: dict[str, Any] = {
-    **{name: type(value) for decoder in DECODERS.values() for name, value in {**RESIZE, **decoder.DEFAULTS}.items()},
-    "decoder": tuple(DECODERS),
+Decoder = DBNet | PANet | TextSnake
+DECODERS: dict[str, type[Decoder]] = {"dbnet": DBNet, "panet": PANet, "textsnake": TextSnake}
+# Of every decoder: a page is resized to sides that are multiples of `round_to` (default 1), the longer one not over
+# `longest` (default 0: any).
+SHARED: dict[str, DecodeField] = {"decoder": tuple(DECODERS), "round_to": int, "longest": int, "flip_test": bool}
+DECODE: dict[str, DecodeField] = {
+    **SHARED,
+    **{field.name: type(field.default) for decoder in DECODERS.values() for field in fields(decoder)},
     "outline": panet.OUTLINES,
 }
-PROTOCOL = {"match": f"IoU above {hmean.IOU}", "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}"}
+PROTOCOL: JsonObject = {
+    "match": f"IoU above {hmean.IOU}",
+    "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}",
+}
 MULTIPLE = 32  # sides of inputs are multiples of it, where they follow from the page
 UNBOUNDED = 1 << 30
 COLOUR = (255, 70, 30)
@@ -47,8 +58,26 @@ class Sample:
     """One page, or the part of it in a box x, y, w, h of whole pixels."""
 
     index: int
-    image_id: str | int
+    image_id: Id
     box: tuple[int, int, int, int] | None = None
+
+
+class PageView(View):
+    """How a page lies in the input of `size`: the page, at `corner` (x, y) of its image, became `content` large.
+
+    Sizes are (height, width) in pixels.
+    """
+
+    page: Size
+    corner: tuple[int, int]
+    content: Size
+    size: Size
+
+
+class Texts(Prediction):
+    """The texts of a page, in pixels of its image."""
+
+    texts: list[DetectedText]
 
 
 def samples(dataset: TextDataset) -> list[Sample]:
@@ -73,16 +102,14 @@ def _inside(box: Sequence[float], image: np.ndarray) -> tuple[int, int, int, int
     return left, top, right - left, bottom - top
 
 
-def needed(size: tuple[int, int], card: Card) -> tuple[int, int]:
-    """The smallest shape (height, width) for a page of `size` whose short side becomes the card's."""
-    content = fit(size, (UNBOUNDED, UNBOUNDED), card)
+def needed(extent: Extent, card: Card) -> Size:
+    """The smallest shape (height, width) for a page of `extent` whose short side becomes the card's."""
+    content = fit(extent, (UNBOUNDED, UNBOUNDED), card)
     height, width = (math.ceil(side / MULTIPLE) * MULTIPLE for side in content)
     return height, width
 
 
-def prepare(
-    image: np.ndarray, sample: Sample, card: Card, size: tuple[int, int] | None = None
-) -> tuple[np.ndarray, dict[str, Any]]:
+def prepare(image: np.ndarray, sample: Sample, card: Card, size: Size | None = None) -> tuple[np.ndarray, PageView]:
     """The network's input (3, H, W) float32, and what `decode` needs to map texts back into the image.
 
     `size` (height, width) is the input's shape where it is not the card's.
@@ -96,20 +123,24 @@ def prepare(
         pixels = pixels[..., ::-1]
     array = np.zeros((3, *target), np.float32)
     array[:, : content[0], : content[1]] = normalize(pixels, card.input.mean, card.input.std)
-    meta = {"image_id": sample.image_id, "page": (height, width), "corner": (left, top), "content": content}
-    return array, {**meta, "size": target}
+    return array, {
+        "image_id": sample.image_id,
+        "page": (height, width),
+        "corner": (left, top),
+        "content": content,
+        "size": target,
+    }
 
 
-def fit(page: tuple[int, int], size: tuple[int, int], card: Card) -> tuple[int, int]:
+def fit(page: Extent, size: Size, card: Card) -> Size:
     """The size (height, width) of a page in an input of `size`: as large as fits, in the card's steps.
 
     Its short side is at most the card's, which matters only where `size` is another than the card's.
     """
-    settings = {**RESIZE, **card.decode}
+    longest, step = card.decode.get("longest", 0), card.decode.get("round_to", 1)
     scale = min(size[0] / page[0], size[1] / page[1], min(card.input.size) / min(page))
-    if settings["longest"]:
-        scale = min(scale, settings["longest"] / max(page))
-    step = settings["round_to"]
+    if longest:
+        scale = min(scale, longest / max(page))
     height, width = (
         min(max(step, round(int(side * scale + 0.5) / step) * step), limit)
         for side, limit in zip(page, size, strict=True)
@@ -117,64 +148,61 @@ def fit(page: tuple[int, int], size: tuple[int, int], card: Card) -> tuple[int, 
     return height, width
 
 
-def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
-    """Predictions from the network's maps (N, C, h, w): image_id and texts, each with points in pixels and a score.
+def decode(outputs: Outputs, views: Sequence[PageView], card: Card) -> list[Texts]:
+    """Predictions from the network's maps (N, C, h, w).
 
     Raises GraphError for outputs of other shapes, and CardError for settings of another decoder.
     """
-    decoder, settings = _decoder(card)
-    maps = _maps(outputs, decoder.CHANNELS)
-    return [_decode(decoder, settings, array, meta) for array, meta in zip(maps, metas, strict=True)]
+    decoder = _decoder(card)
+    maps = _maps(outputs, decoder.channels)
+    return [_decode(decoder, array, view) for array, view in zip(maps, views, strict=True)]
 
 
-def _decode(decoder: ModuleType, settings: dict[str, Any], maps: np.ndarray, meta: Mapping[str, Any]) -> dict[str, Any]:
-    texts = [
-        {"points": (points + meta["corner"]).tolist(), "score": float(score)}
-        for points, score in decoder.decode(maps, _scale(maps.shape[1:], meta), meta["page"], settings)
+def _decode(decoder: Decoder, maps: np.ndarray, view: PageView) -> Texts:
+    texts: list[DetectedText] = [
+        {"points": (points + view["corner"]).tolist(), "score": float(score)}
+        for points, score in decoder.decode(maps, _scale(maps.shape[1:], view), view["page"])
     ]
-    return {"image_id": meta["image_id"], "texts": texts}
+    return {"image_id": view["image_id"], "texts": texts}
 
 
-def _decoder(card: Card) -> tuple[ModuleType, dict[str, Any]]:
-    """The card's decoder, and its settings."""
-    decoder = DECODERS[card.decode.get("decoder", RESIZE["decoder"])]
-    known = {**RESIZE, **decoder.DEFAULTS}
+def _decoder(card: Card) -> Decoder:
+    """The card's decoder with its settings. Raises CardError for settings of another decoder."""
+    name = card.decode.get("decoder", next(iter(DECODERS)))
+    known = [*SHARED, *(field.name for field in fields(DECODERS[name]))]
     if unknown := sorted(set(card.decode) - set(known)):
-        name = decoder.__name__.rpartition(".")[2]
         raise CardError(f"{card.name}: [decode] {unknown[0]} is unknown for {name}", f"known: {', '.join(known)}")
-    return decoder, {**known, **card.decode}
+    return DECODERS[name](**{key: value for key, value in card.decode.items() if key not in SHARED})
 
 
-def _maps(outputs: Mapping[str, np.ndarray], channels: int) -> np.ndarray:
+def _maps(outputs: Outputs, channels: int) -> np.ndarray:
     shapes = {name: array.shape for name, array in outputs.items()}
     if len(shapes) != 1 or [(len(shape), shape[1:2]) for shape in shapes.values()] != [(4, (channels,))]:
-        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
         raise GraphError(
-            f"the graph's outputs are {told}, expected maps (1, {channels}, h, w)", "mend the card's decoder"
+            f"the graph's outputs are {listed}, expected maps (1, {channels}, h, w)", "fix `decoder` in the card"
         )
     return next(iter(outputs.values()))
 
 
-def _scale(size: Sequence[int], meta: Mapping[str, Any]) -> tuple[float, float]:
+def _scale(size: Sequence[int], view: PageView) -> tuple[float, float]:
     """How many pixels of the page one of a map of `size` is: x, y."""
-    x, y = (meta["size"][axis] / size[axis] * meta["page"][axis] / meta["content"][axis] for axis in (1, 0))
+    x, y = (view["size"][axis] / size[axis] * view["page"][axis] / view["content"][axis] for axis in (1, 0))
     return x, y
 
 
-def encode(
-    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
-) -> dict[str, np.ndarray]:
+def encode(predictions: Sequence[Texts], views: Sequence[PageView], card: Card) -> dict[str, np.ndarray]:
     """Maps as large as the input that `decode` reads as these texts, to some pixels. They must not touch."""
-    decoder, settings = _decoder(card)
+    decoder = _decoder(card)
     maps = []
-    for prediction, meta in zip(predictions, metas, strict=True):
-        scale = _scale(meta["size"], meta)
-        texts = [((np.array(t["points"]) - meta["corner"]) / scale, t["score"]) for t in prediction["texts"]]
-        maps.append(decoder.encode(texts, meta["size"], settings))
+    for prediction, view in zip(predictions, views, strict=True):
+        scale = _scale(view["size"], view)
+        texts = [((np.array(t["points"]) - view["corner"]) / scale, t["score"]) for t in prediction["texts"]]
+        maps.append(decoder.encode(texts, view["size"]))
     return {"maps": np.stack(maps)}
 
 
-def truths(dataset: TextDataset) -> list[dict[str, Any]]:
+def truths(dataset: TextDataset) -> list[Texts]:
     """The annotated texts that are not ignored as predictions, one for each page."""
     return [
         {"image_id": image, "texts": [{"points": points, "score": 1.0} for points, ignored in texts if not ignored]}
@@ -187,38 +215,36 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
     return np.concatenate([inputs, inputs[..., ::-1]])
 
 
-def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
     """Mean of the probabilities of images and of their mirror images, (2N, ...) -> (N, ...).
 
     Raises InputError for decoders whose maps are more than a probability, which have no mean.
     """
-    if _decoder(card)[0] is not dbnet:
+    if not isinstance(_decoder(card), DBNet):
         raise InputError(f"{card.name}: a flip test needs the decoder dbnet", "leave --flip-test out")
     ((name, maps),) = outputs.items()
     plain, mirrored = np.split(maps, 2)
     return {name: (plain + mirrored[..., ::-1]) / 2}
 
 
-def score(predictions: Sequence[Mapping[str, Any]], dataset: TextDataset, seed: int = 0) -> dict[str, Any]:
+def score(predictions: Sequence[Texts], dataset: TextDataset, seed: int = 0) -> dict[str, Metric]:
     """hmean, recall and precision at the best score threshold, with 95 % intervals (see `metrics.hmean`)."""
     return hmean.score(list(dataset.texts.values()), _by_image(predictions, dataset), seed)
 
 
-def paired(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], dataset: TextDataset, seed: int = 0
-) -> dict[str, Any]:
+def paired(before: Sequence[Texts], after: Sequence[Texts], dataset: TextDataset, seed: int = 0) -> dict[str, Change]:
     """The change of each metric from one set of predictions to another on the same pages."""
     sides = [_by_image(predictions, dataset) for predictions in (before, after)]
     return hmean.paired(list(dataset.texts.values()), sides[0], sides[1], seed)
 
 
-def _by_image(predictions: Sequence[Mapping[str, Any]], dataset: TextDataset) -> list[list[Mapping[str, Any]]]:
+def _by_image(predictions: Sequence[Texts], dataset: TextDataset) -> list[list[DetectedText]]:
     """The texts predicted for each image of a dataset, in its order."""
-    found = {prediction["image_id"]: prediction["texts"] for prediction in predictions}
-    return [found[image] for image in dataset.texts]
+    texts = {prediction["image_id"]: prediction["texts"] for prediction in predictions}
+    return [texts[image] for image in dataset.texts]
 
 
-def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+def agreement(before: Texts, after: Texts) -> dict[str, float]:
     """How near two predictions for one page are, NaN where neither has a text.
 
     Texts are paired off, the most similar first. "IoU" is twice the sum of the pairs' IoU, "hmean" twice the number of
@@ -237,10 +263,15 @@ def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     return {"IoU": 2 * sum(pairs) / total, "hmean": 2 * sum(value > hmean.IOU for value in pairs) / total}
 
 
-def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def draw(image: np.ndarray, predictions: Sequence[Texts]) -> np.ndarray:
     """A copy of an HWC uint8 RGB image with the outlines of its texts."""
     picture = image.copy()
     thickness = max(1, round(max(image.shape[:2]) / 500))
     outlines = [np.array(text["points"]).round().astype(np.int32) for p in predictions for text in p["texts"]]
     cv2.polylines(picture, outlines, True, COLOUR, thickness, cv2.LINE_AA)
     return picture
+
+
+VARIANTS = None
+SHAPES = Shapes(MULTIPLE, needed, prepare)
+COCO_RESULTS = None

@@ -7,20 +7,23 @@ unbiased, or the UDPHeatmap codec; CocoMetric).
 from __future__ import annotations
 
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
-from typing import Any
 
 import cv2
 import numpy as np
 
 from sandglass.core.errors import GraphError
 from sandglass.core.image_ids import Id, id_order
+from sandglass.core.json_values import JsonObject
 from sandglass.datasets import KeypointDataset
 from sandglass.datasets.coco_keypoints import clipped_box, has_area, is_sample
-from sandglass.metrics import keypoints
+from sandglass.metrics import Change, Metric, keypoints
 from sandglass.sources.card import Card
+from sandglass.tasks import DecodeField, Outputs, Prediction, Variants, View
 from sandglass.vision import affine, coco17, heatmap, skeleton
+from sandglass.vision.affine import Box
+from sandglass.vision.coco_format import CocoPerson, CocoResult
 from sandglass.vision.image import normalize
 from sandglass.vision.nms import oks_nms
 
@@ -29,8 +32,14 @@ READS = KeypointDataset
 DATASET = "synthetic-people"
 VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
 PADDING = 1.25
-DECODE = {"padding": float, "method": heatmap.METHODS, "blur": heatmap.BLURS, "flip_shift": bool, "flip_test": bool}
-PROTOCOL: dict[str, Any] = {}
+DECODE: dict[str, DecodeField] = {
+    "padding": float,
+    "method": heatmap.METHODS,
+    "blur": heatmap.BLURS,
+    "flip_shift": bool,
+    "flip_test": bool,
+}
+PROTOCOL: JsonObject = {}
 FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
 AREA_OF_BOX = 0.53
@@ -44,23 +53,46 @@ class Sample:
 
     index: int
     image_id: Id
-    box: tuple[float, float, float, float]
+    box: Box
     score: float = 1.0
+
+
+class PersonView(View):
+    """The region of an image that became the input (see `affine.centre_and_scale`), and the sample's box and score."""
+
+    centre: np.ndarray
+    scale: np.ndarray
+    score: float
+    box: Box
+
+
+class Person(Prediction):
+    """A person: keypoints [[x, y, score] * 17] in pixels of the image, and the area of the region in the input."""
+
+    box: list[float]
+    keypoints: list[list[float]]
+    score: float
+    area: float
 
 
 def samples(dataset: KeypointDataset) -> list[Sample]:
     """People of a dataset by image: its detections, or the annotated people with keypoints that are no crowd."""
-    if dataset.detections is not None:
-        found = [
-            (e["image_id"], tuple(e["bbox"]), float(e["score"])) for e in dataset.detections if has_area(e["bbox"])
-        ]
-        found.sort(key=lambda f: id_order(f[0]))
+    if dataset.detections is None:
+        people = [(entry["image_id"], box, 1.0) for entry, box in _people(dataset)]
     else:
-        found = [(entry["image_id"], box, 1.0) for entry, box in _people(dataset)]
-    return [Sample(index, *person) for index, person in enumerate(found)]
+        people = [
+            (entry["image_id"], _box(entry["bbox"]), float(entry["score"]))
+            for entry in sorted(dataset.detections, key=lambda entry: id_order(entry["image_id"]))
+            if has_area(entry["bbox"])
+        ]
+    return [Sample(index, *person) for index, person in enumerate(people)]
 
 
-def _people(dataset: KeypointDataset) -> list[tuple[Mapping[str, Any], tuple[float, float, float, float]]]:
+def _box(values: Sequence[float]) -> Box:
+    return values[0], values[1], values[2], values[3]
+
+
+def _people(dataset: KeypointDataset) -> list[tuple[CocoPerson, Box]]:
     """Annotated people who are samples, by image, with their boxes cut to it."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in dataset.coco["images"]}
     people = [
@@ -75,7 +107,7 @@ def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> lis
     """The people of one image by their boxes x, y, w, h; without boxes the whole image is one person."""
     height, width = image.shape[:2]
     chosen = boxes or [(0.0, 0.0, float(width), float(height))]
-    return [Sample(index, 0, (box[0], box[1], box[2], box[3])) for index, box in enumerate(chosen)]
+    return [Sample(index, 0, _box(box)) for index, box in enumerate(chosen)]
 
 
 def wider(sample: Sample) -> Sample:
@@ -106,7 +138,7 @@ def smaller(image: np.ndarray, sample: Sample) -> tuple[np.ndarray, Sample]:
     return cv2.resize(image, size, interpolation=cv2.INTER_AREA), replace(sample, box=box)
 
 
-def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, dict[str, Any]]:
+def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, PersonView]:
     """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image."""
     size = card.input.size
     centre, scale = affine.centre_and_scale(sample.box, size, card.decode.get("padding", PADDING))
@@ -114,12 +146,17 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
     if card.input.channels == "bgr":
         pixels = pixels[..., ::-1]
     array = normalize(pixels, card.input.mean, card.input.std)
-    meta = {"image_id": sample.image_id, "centre": centre, "scale": scale, "score": sample.score, "box": sample.box}
-    return array, meta
+    return array, {
+        "image_id": sample.image_id,
+        "centre": centre,
+        "scale": scale,
+        "score": sample.score,
+        "box": sample.box,
+    }
 
 
-def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]], card: Card) -> list[dict[str, Any]]:
-    """Predictions from heatmaps (N, 17, h, w): image_id, box, keypoints [[x, y, score] * 17] in pixels, score and area.
+def decode(outputs: Outputs, views: Sequence[PersonView], card: Card) -> list[Person]:
+    """Predictions from heatmaps (N, 17, h, w).
 
     A person's score is the box's times the mean of its visible joints' scores; its area is that of the cut-out region.
     Raises GraphError for outputs of other shapes.
@@ -127,21 +164,26 @@ def decode(outputs: Mapping[str, np.ndarray], metas: Sequence[Mapping[str, Any]]
     heatmaps = _heatmaps(outputs)
     blur = card.decode.get("blur", heatmap.BLURS[0])
     places, scores = heatmap.decode(heatmaps, card.input.size, _method(card), blur)
-    centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
+    centres, scales = _regions(views)
     located = affine.to_image(places, centres, scales, card.input.size)
     shown = scores > VISIBLE
     mean = np.where(shown, scores, 0).sum(1) / np.maximum(shown.sum(1), 1)
     joined = np.concatenate([located, scores[..., None]], axis=2)
     return [
         {
-            "image_id": meta["image_id"],
-            "box": list(meta["box"]),
+            "image_id": view["image_id"],
+            "box": list(view["box"]),
             "keypoints": joined[i].tolist(),
-            "score": float(meta["score"] * mean[i]),
+            "score": float(view["score"] * mean[i]),
             "area": float(scales[i].prod()),
         }
-        for i, meta in enumerate(metas)
+        for i, view in enumerate(views)
     ]
+
+
+def _regions(views: Sequence[PersonView]) -> tuple[np.ndarray, np.ndarray]:
+    """Centres and scales, both (N, 2)."""
+    return np.stack([view["centre"] for view in views]), np.stack([view["scale"] for view in views])
 
 
 def _method(card: Card) -> str:
@@ -149,34 +191,34 @@ def _method(card: Card) -> str:
     return method
 
 
-def _heatmaps(outputs: Mapping[str, np.ndarray]) -> np.ndarray:
+def _heatmaps(outputs: Outputs) -> np.ndarray:
     shapes = {name: array.shape for name, array in outputs.items()}
     if len(shapes) != 1 or [(len(shape), shape[1:2]) for shape in shapes.values()] != [(4, (len(coco17.NAMES),))]:
-        told = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
-        raise GraphError(f"the graph's outputs are {told}, expected 17 heatmaps (1, 17, h, w)", "mend the card's task")
+        listed = ", ".join(f"{name} {list(shape)}" for name, shape in shapes.items())
+        raise GraphError(
+            f"the graph's outputs are {listed}, expected 17 heatmaps (1, 17, h, w)", "fix `task` in the card"
+        )
     return next(iter(outputs.values()))
 
 
-def encode(
-    predictions: Sequence[Mapping[str, Any]], metas: Sequence[Mapping[str, Any]], card: Card
-) -> dict[str, np.ndarray]:
+def encode(predictions: Sequence[Person], views: Sequence[PersonView], card: Card) -> dict[str, np.ndarray]:
     """Heatmaps at a quarter of the input that `decode` reads as these people, to a quarter of their pixels.
 
     A keypoint that the cut-out region does not show is lost.
     """
     joints = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
-    centres, scales = (np.stack([meta[key] for meta in metas]) for key in ("centre", "scale"))
+    centres, scales = _regions(views)
     places = affine.to_input(joints[..., :2], centres, scales, card.input.size)
     return {"heatmaps": heatmap.encode(places, joints[..., 2], card.input.size, method=_method(card))}
 
 
-def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
+def truths(dataset: KeypointDataset) -> list[Person]:
     """The annotated people as predictions, one for each sample: labelled keypoints score 1, the others 0."""
-    found = []
+    people: list[Person] = []
     for entry, _ in _people(dataset):
         joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
         joints[:, 2] = joints[:, 2] > 0
-        found.append(
+        people.append(
             {
                 "image_id": entry["image_id"],
                 "keypoints": joints.tolist(),
@@ -185,7 +227,7 @@ def truths(dataset: KeypointDataset) -> list[dict[str, Any]]:
                 "box": list(entry["bbox"]),
             }
         )
-    return found
+    return people
 
 
 def flip_inputs(inputs: np.ndarray) -> np.ndarray:
@@ -193,11 +235,11 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
     return np.concatenate([inputs, inputs[..., ::-1]])
 
 
-def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np.ndarray]:
+def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
     """Mean of the heatmaps of images and of their mirror images, (2N, ...) -> (N, ...).
 
-    The mirrored ones are moved by a pixel to the right, as mmpose does but with UDP: mirroring pixels displaces them by
-    three quarters of a heatmap pixel. `flip_shift` in the card's `[decode]` says otherwise.
+    The mirrored ones are moved by a pixel to the right, as mmpose does except with UDP: mirroring pixels displaces them
+    by three quarters of a heatmap pixel. `flip_shift` in the card's `[decode]` says otherwise.
     """
     ((name, heatmaps),) = outputs.items()
     plain, mirrored = np.split(heatmaps, 2)
@@ -206,19 +248,19 @@ def merge_flipped(outputs: Mapping[str, np.ndarray], card: Card) -> dict[str, np
     return {name: (plain + back) / 2}
 
 
-def score(predictions: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0) -> dict[str, Any]:
+def score(predictions: Sequence[Person], dataset: KeypointDataset, seed: int = 0) -> dict[str, Metric]:
     """The ten COCO metrics with 95 % intervals: name to value, low and high."""
     return keypoints.score(dataset.coco, to_coco(predictions), seed)
 
 
 def paired(
-    before: Sequence[Mapping[str, Any]], after: Sequence[Mapping[str, Any]], dataset: KeypointDataset, seed: int = 0
-) -> dict[str, Any]:
+    before: Sequence[Person], after: Sequence[Person], dataset: KeypointDataset, seed: int = 0
+) -> dict[str, Change]:
     """The change of each metric from one set of predictions to another on the same images."""
     return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
 
 
-def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, float]:
+def agreement(before: Person, after: Person) -> dict[str, float]:
     """How near two predictions for one sample are: their OKS, and the mean distance of their keypoints in pixels.
 
     Only keypoints count that are visible before; NaN where none is. OKS takes a person's area to be 0.53 of the box,
@@ -234,15 +276,16 @@ def agreement(before: Mapping[str, Any], after: Mapping[str, Any]) -> dict[str, 
     return {"OKS": float(similar.mean()), "pixels": float(np.sqrt(squared).mean())}
 
 
-def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+def to_coco(predictions: Sequence[Person]) -> list[CocoResult]:
     """Predictions in COCO's result format, after suppression of doubles in each image (OKS above 0.9)."""
-    by_image: defaultdict[int, list[Mapping[str, Any]]] = defaultdict(list)
+    by_image: defaultdict[Id, list[Person]] = defaultdict(list)
     for prediction in predictions:
         by_image[prediction["image_id"]].append(prediction)
-    results = []
+    results: list[CocoResult] = []
     for image_id, people in by_image.items():
         joints = np.array([person["keypoints"] for person in people])
-        scores, areas = (np.array([person[key] for person in people]) for key in ("score", "area"))
+        scores = np.array([person["score"] for person in people])
+        areas = np.array([person["area"] for person in people])
         results += [
             {"image_id": image_id, "category_id": 1, "keypoints": joints[i].ravel().tolist(), "score": float(scores[i])}
             for i in oks_nms(joints[..., :2], scores, areas)
@@ -250,9 +293,14 @@ def to_coco(predictions: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     return results
 
 
-def draw(image: np.ndarray, predictions: Sequence[Mapping[str, Any]]) -> np.ndarray:
+def draw(image: np.ndarray, predictions: Sequence[Person]) -> np.ndarray:
     """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, joints above 0.2 only."""
     picture = image.copy()
     for prediction in predictions:
         skeleton.draw(picture, np.array(prediction["keypoints"]), prediction["area"], VISIBLE)
     return picture
+
+
+VARIANTS = Variants(wider, smaller)
+SHAPES = None
+COCO_RESULTS = to_coco

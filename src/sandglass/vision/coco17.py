@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import numpy as np
 
+from sandglass.vision.coco_format import CocoCategory
+
 NAMES = (
     "nose",
     "left_eye",
@@ -30,5 +32,5 @@ SKELETON = (
 )  # fmt: skip
 # Standard deviation of annotators' clicks for each keypoint, relative to the person's scale (cocodataset.org).
 SIGMAS = np.array([26, 25, 25, 35, 35, 79, 79, 72, 72, 62, 62, 107, 107, 87, 87, 89, 89]) / 1000
-CATEGORY = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(NAMES),
-            "skeleton": [[a + 1, b + 1] for a, b in SKELETON]}  # fmt: skip
+CATEGORY: CocoCategory = {"id": 1, "name": "person", "supercategory": "person", "keypoints": list(NAMES),
+                          "skeleton": [[a + 1, b + 1] for a, b in SKELETON]}  # fmt: skip

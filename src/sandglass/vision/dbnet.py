@@ -6,48 +6,69 @@ A box is the smallest rectangle around a region over the threshold, scored by th
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
 from sandglass.vision import polygon
+from sandglass.vision.polygon import ScoredOutline
 
-CHANNELS = 1
-DEFAULTS = {"threshold": 0.3, "box": 0.6, "unclip": 1.5}
 CANDIDATES = 1000
 SHORTEST = 3  # side of a region in the map, and, after it has grown, of a box in the page, that is dropped
 GROWN = SHORTEST + 2
 
-Text = tuple[np.ndarray, float]
 
+@dataclass(frozen=True)
+class DBNet:
+    """How DBNet's probabilities become texts.
 
-def decode(
-    maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int], settings: Mapping[str, Any]
-) -> list[Text]:
-    """Corners (4, 2) in pixels of the page and a score from 0 to 1 for each text in probabilities (1, h, w).
-
-    `scale` is the size of a pixel of the map in the page (x, y), `page` its height and width.
+    A pixel above `threshold` is text, a region of a mean probability of at least `box` is a text, and it grows by its
+    area times `unclip` over its length.
     """
-    probabilities = maps[0]
-    mask = (probabilities > settings["threshold"]).astype(np.uint8)
-    found = []
-    for contour in cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0][:CANDIDATES]:
-        corners, shorter = _rectangle(contour)
-        if shorter < SHORTEST:
-            continue
-        score = mean_inside(probabilities, corners)
-        grown = polygon.unclip(corners, settings["unclip"]) if score >= settings["box"] else None
-        if grown is None:
-            continue
-        corners, shorter = _rectangle(grown)
-        if shorter < GROWN:
-            continue
-        corners = np.clip(np.round(corners * scale), 0, (page[1] - 1, page[0] - 1))
-        if min(np.linalg.norm(corners[0] - corners[1]), np.linalg.norm(corners[0] - corners[3])) >= SHORTEST + 1:
-            found.append((corners, score))
-    return found
+
+    channels: ClassVar[int] = 1
+
+    threshold: float = 0.3
+    box: float = 0.6
+    unclip: float = 1.5
+
+    def decode(self, maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int]) -> list[ScoredOutline]:
+        """Corners (4, 2) in pixels of the page and a score from 0 to 1 for each text in probabilities (1, h, w).
+
+        `scale` is the size of a pixel of the map in the page (x, y), `page` its height and width.
+        """
+        probabilities = maps[0]
+        mask = (probabilities > self.threshold).astype(np.uint8)
+        texts = []
+        for contour in cv2.findContours(mask, cv2.RETR_LIST, cv2.CHAIN_APPROX_SIMPLE)[0][:CANDIDATES]:
+            corners, shorter = _rectangle(contour)
+            if shorter < SHORTEST:
+                continue
+            score = mean_inside(probabilities, corners)
+            grown = polygon.unclip(corners, self.unclip) if score >= self.box else None
+            if grown is None:
+                continue
+            corners, shorter = _rectangle(grown)
+            if shorter < GROWN:
+                continue
+            corners = np.clip(np.round(corners * scale), 0, (page[1] - 1, page[0] - 1))
+            if min(np.linalg.norm(corners[0] - corners[1]), np.linalg.norm(corners[0] - corners[3])) >= SHORTEST + 1:
+                texts.append((corners, score))
+        return texts
+
+    def encode(self, texts: Sequence[ScoredOutline], size: tuple[int, int]) -> np.ndarray:
+        """Probabilities (1, h, w) float32 that `decode` reads as these texts, given in pixels of the map.
+
+        They are half a pixel to the lower right, as much as `decode` loses by cutting off fractions.
+        """
+        maps = np.zeros((1, *size), np.float32)
+        for points, score in texts:
+            shrunk = polygon.clip(points, self.unclip, margin=0.5)  # filling takes the pixels on the edge too
+            cv2.fillPoly(maps[0], [(shrunk + 0.5).round().astype(np.int32)], float(score))
+        return maps
 
 
 def _rectangle(points: np.ndarray) -> tuple[np.ndarray, float]:
@@ -64,15 +85,3 @@ def mean_inside(values: np.ndarray, corners: np.ndarray) -> float:
     mask = np.zeros((bottom - top + 1, right - left + 1), np.uint8)
     cv2.fillPoly(mask, [(corners - (left, top)).astype(np.int32)], 1)
     return float(cv2.mean(values[top : bottom + 1, left : right + 1], mask)[0])
-
-
-def encode(texts: Sequence[Text], size: tuple[int, int], settings: Mapping[str, Any]) -> np.ndarray:
-    """Probabilities (1, h, w) float32 that `decode` reads as these texts, given in pixels of the map.
-
-    They are half a pixel to the lower right, as much as `decode` loses by cutting off fractions.
-    """
-    maps = np.zeros((1, *size), np.float32)
-    for points, score in texts:
-        shrunk = polygon.clip(points, settings["unclip"], margin=0.5)  # filling takes the pixels on the edge too
-        cv2.fillPoly(maps[0], [(shrunk + 0.5).round().astype(np.int32)], float(score))
-    return maps

@@ -1,13 +1,11 @@
 """Heatmaps and tags of all people in an image to one set of keypoints for each person.
 
 Associative embedding (Newell et al., 2017) as mmpose 1.x's AssociativeEmbedding codec decodes it: keypoint by keypoint
-the peaks are matched to the people found so far by their tags, and what a person lacks is looked for where the tags are
-like the person's.
+the peaks are matched to the people so far by their tags, and what a person lacks is looked for where the tags are like
+the person's.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import cv2
 import numpy as np
@@ -36,70 +34,70 @@ def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple
     added to a peak's row and column. A person's score is the mean over all keypoints, 0 for those that no peak gave;
     the place and score of these are filled in after.
     """
-    found = group(candidates(heatmaps, tags))
-    scores = found[..., 2].mean(axis=1)
-    missing = found[..., 2] == 0
-    everybodys = np.broadcast_to(heatmaps, (len(found), *heatmaps.shape))
-    offsets = heatmap.quarter_offset(everybodys, found[..., :2].astype(int)) + centre
-    found[..., :2] += np.where(missing[..., None], 0, offsets).astype(np.float32)
-    fill(found, missing, mean_tags(found, ~missing, tags), heatmaps, tags)
-    return found, scores
+    people = group(candidates(heatmaps, tags))
+    scores = people[..., 2].mean(axis=1)
+    missing = people[..., 2] == 0
+    repeated = np.broadcast_to(heatmaps, (len(people), *heatmaps.shape))
+    offsets = heatmap.quarter_offset(repeated, people[..., :2].astype(int)) + centre
+    people[..., :2] += np.where(missing[..., None], 0, offsets).astype(np.float32)
+    fill(people, missing, mean_tags(people, ~missing, tags), heatmaps, tags)
+    return people, scores
 
 
 def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
     """Peaks of each heatmap, best first: K arrays (M, 3 + L) float32 of x, y, score and tags, M up to CANDIDATES."""
-    found = []
+    by_keypoint = []
     window = np.ones((WINDOW, WINDOW), np.uint8)
     for k, values in enumerate(heatmaps):
         high = np.flatnonzero(values > PEAK)
         peaks = high[values.flat[high] == cv2.dilate(values, window).flat[high]]
         best = peaks[np.argsort(-values.flat[peaks], kind="stable")[:CANDIDATES]]
         y, x = np.divmod(best, values.shape[1])
-        found.append(np.column_stack([x, y, values[y, x], tags[:, k, y, x].T]).astype(np.float32))
-    return found
+        by_keypoint.append(np.column_stack([x, y, values[y, x], tags[:, k, y, x].T]).astype(np.float32))
+    return by_keypoint
 
 
-def group(found: list[np.ndarray]) -> np.ndarray:
+def group(peaks: list[np.ndarray]) -> np.ndarray:
     """Candidates (see `candidates`) by person: (P, K, 3) float32 of x, y and score, 0 where a keypoint is missing.
 
     The cost of giving a candidate to a person is the distance of tags in whole steps, then the candidate's score.
     People are numbered by the tag that founded them, as in mmpose: of two with the same tag there is one.
     """
     joints: dict[float, np.ndarray] = {}
-    members: dict[float, list[Any]] = {}  # the sum of a person's tags, and how many
+    members: dict[float, tuple[np.ndarray, int]] = {}  # the sum (L,) of a person's tags, and how many
     for k in ORDER:
-        if not len(found[k]):
+        if not len(peaks[k]):
             continue
-        matched = _match(found[k], members)
-        for candidate, owner in zip(found[k], matched, strict=True):
+        matched = _match(peaks[k], members)
+        for candidate, owner in zip(peaks[k], matched, strict=True):
             key = float(candidate[3]) if owner is None else owner
-            joints.setdefault(key, np.zeros((len(found), 3), np.float32))[k] = candidate[:3]
+            joints.setdefault(key, np.zeros((len(peaks), 3), np.float32))[k] = candidate[:3]
             if owner is None:
-                members[key] = [candidate[3:].copy(), 1]
+                members[key] = candidate[3:].copy(), 1
             else:
-                members[key][0] += candidate[3:]
-                members[key][1] += 1
-    return np.array(list(joints.values())[:PEOPLE], np.float32).reshape(-1, len(found), 3)
+                total, count = members[key]
+                members[key] = total + candidate[3:], count + 1
+    return np.array(list(joints.values())[:PEOPLE], np.float32).reshape(-1, len(peaks), 3)
 
 
-def _match(found: np.ndarray, members: dict[float, list[Any]]) -> list[float | None]:
+def _match(peaks: np.ndarray, members: dict[float, tuple[np.ndarray, int]]) -> list[float | None]:
     """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person."""
     if not members:
-        return [None] * len(found)
+        return [None] * len(peaks)
     names = list(members)
     totals, counts = zip(*members.values(), strict=True)
     means = np.array(totals) / np.array(counts, np.float32)[:, None]
-    distances = np.linalg.norm(found[:, None, 3:] - means[None], axis=2)
-    scores = np.round(found[:, 2:3].astype(np.float64) * EXACT) / EXACT
+    distances = np.linalg.norm(peaks[:, None, 3:] - means[None], axis=2)
+    scores = np.round(peaks[:, 2:3].astype(np.float64) * EXACT) / EXACT
     chosen = assign(np.round(distances).astype(np.float64) * FIRST - scores)
     return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
 
 
-def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
-    """Place each keypoint that is `missing` (P, K) where its heatmap is largest among tags like the person's, in place.
+def fill(joints: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
+    """Place each keypoint of `joints` (P, K, 3) that is `missing` (P, K), in place.
 
-    `centres` (P, L) are the people's mean tags. Where no pixel's tags are within half a step, it is the largest value
-    among the nearest whole step, as mmpose has it.
+    Its place is where its heatmap is largest among tags like the person's. `centres` (P, L) are the people's mean tags.
+    Where no pixel's tags are within half a step, it is the largest value among the nearest whole step, as in mmpose.
     """
     for k in np.flatnonzero(missing.any(axis=0)):
         people = np.flatnonzero(missing[:, k])
@@ -109,11 +107,11 @@ def fill(found: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: 
         for person, row in zip(people, alike, strict=True):
             place = high[row.argmax()] if row.any() else _search(heatmaps[k], tags[:, k], centres[person])
             y, x = divmod(int(place), heatmaps.shape[2])
-            found[person, k] = x, y, heatmaps[k, y, x]
+            joints[person, k] = x, y, heatmaps[k, y, x]
 
 
 def _highest(values: np.ndarray) -> np.ndarray:
-    """Pixels of the largest values (h, w), best first: some thousands, among which most of what is missing is found."""
+    """Pixels of the largest values (h, w), best first: some thousands, among which most of what is missing lies."""
     sample = values[::SPARSE, ::SPARSE].ravel()
     level = np.partition(sample, -min(HIGH, sample.size))[-min(HIGH, sample.size)]
     high = np.flatnonzero(values > level)
@@ -134,14 +132,14 @@ def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
     return int(near[(np.round(distances) * np.float32(FIRST) - values.flat[near]).argmin()])
 
 
-def mean_tags(found: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
+def mean_tags(people: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
     """Mean tags (P, L) float32 of people at their keypoints that are `present` (P, K).
 
     A tag is read at the pixel that holds the refined place, as mmpose does: a quarter of a pixel to the left of a peak
     is the pixel before it. There the tag may be another person's.
     """
     height, width = tags.shape[2:]
-    x, y = (found[..., i].astype(int).clip(0, side - 1) for i, side in enumerate((width, height)))
+    x, y = (people[..., i].astype(int).clip(0, side - 1) for i, side in enumerate((width, height)))
     values = tags[:, np.arange(tags.shape[1]), y, x].transpose(1, 2, 0)  # people, keypoints, tags
     means = [np.mean(person[seen], axis=0) for person, seen in zip(values, present, strict=True)]
     return np.array(means, np.float32).reshape(-1, len(tags))

@@ -41,8 +41,8 @@ def _size(data: bytes) -> tuple[int, int] | None:
         width, height = (max(tags.get(tag, (0,))) for tag in TIFF_SIZES)
     elif data[:6] in (b"GIF87a", b"GIF89a"):
         width, height = struct.unpack_from("<HH", data, 6)
-    elif found := PNM.match(data):
-        width, height = map(int, found.groups())
+    elif fields := PNM.match(data):
+        width, height = map(int, fields.groups())
     else:
         return None
     return height, width
@@ -106,14 +106,14 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
 def _segments(data: bytes) -> list[tuple[int, int]]:
     """Markers of a JPEG's segments before its pixels, and where their lengths stand."""
     data = data[:MOST_HEADER]
-    found, place = [], 2
+    segments, place = [], 2
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4 and data[place + 1] != 0xDA:
         if data[place + 1] in (0, 0xFF):  # a fill byte, or one of those that decoders skip between segments
             place += 1
             continue
-        found.append((data[place + 1], place + 2))
+        segments.append((data[place + 1], place + 2))
         place += 2 + struct.unpack_from(">H", data, place + 2)[0]
-    return found
+    return segments
 
 
 def _orientation(data: bytes) -> int:

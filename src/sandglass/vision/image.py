@@ -89,6 +89,6 @@ def write_image(path: Path, pixels: np.ndarray) -> None:
     except cv2.error:
         encoded = False
     if not encoded:
-        raise InputError(f"cannot write {path}: {path.suffix!r} is no image format", "end the name in .png")
+        raise InputError(f"cannot write {path}: {path.suffix!r} is not an image format", "end the name in .png")
     with atomic_file(path) as temporary:
         temporary.write_bytes(data.tobytes())

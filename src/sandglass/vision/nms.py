@@ -14,12 +14,12 @@ def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, thresh
     joints with the mean of both areas, as in mmpose's `oks_nms`.
     """
     order = np.argsort(-scores, kind="stable")
-    kept = []
+    survivors = []
     while order.size:
         best, others = order[0], order[1:]
-        kept.append(int(best))
+        survivors.append(int(best))
         order = others[_similarity(keypoints, areas, best, others) <= threshold]
-    return kept
+    return survivors
 
 
 def _similarity(keypoints: np.ndarray, areas: np.ndarray, one: int, others: np.ndarray) -> np.ndarray:

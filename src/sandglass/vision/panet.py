@@ -7,45 +7,74 @@ the first to reach a pixel in the order of the ring before takes it.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
 from sandglass.vision import polygon
+from sandglass.vision.polygon import ScoredOutline
 
 EMBEDDING = 4
-CHANNELS = 2 + EMBEDDING
-DEFAULTS = {"text": 0.5, "kernel": 0.5, "box": 0.3, "distance": 3.0, "area": 16, "outline": "quad"}
 OUTLINES = ("quad", "polygon")
 SHRINK = 0.5  # what `encode` takes from a text to its kernel, in shares of its smaller extent
 CERTAIN = 12.0  # a logit that is as good as 1
 
-Text = tuple[np.ndarray, float]
 
+@dataclass(frozen=True)
+class PANet:
+    """How PANet's maps become texts.
 
-def decode(
-    maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int], settings: Mapping[str, Any]
-) -> list[Text]:
-    """Outline in pixels of the page and score from 0 to 1 of each text in raw maps (6, h, w).
-
-    The maps are logits of text and of kernel, and an embedding of 4. `scale` is the size of a pixel of the map in the
-    page (x, y). An outline is the smallest rectangle (`outline` "quad") or the region's own ("polygon").
+    A pixel of a probability above `text` is text, and above `kernel` part of a kernel. A kernel takes the pixels whose
+    embeddings are nearer than `distance`. A text has at least `area` pixels and a score above `box`. Its outline is the
+    smallest rectangle around it (`outline` "quad") or the region's own ("polygon").
     """
-    text = maps[0] > _logit(settings["text"])
-    kernel = text & (maps[1] > _logit(settings["kernel"]))
-    labels = cv2.connectedComponents(kernel.astype(np.uint8), connectivity=4)[1]
-    grow(labels, text, maps[2:], settings["distance"])
-    outline = _rectangle if settings["outline"] == "quad" else _contour
-    found = []
-    for points in _regions(labels):
-        score = float((1 / (1 + np.exp(-maps[0, points[:, 1], points[:, 0]]))).mean())
-        if len(points) >= settings["area"] and score > settings["box"]:
-            corners = outline(points)
-            if len(corners) >= 4:
-                found.append((corners * scale, score))
-    return found
+
+    channels: ClassVar[int] = 2 + EMBEDDING
+
+    text: float = 0.5
+    kernel: float = 0.5
+    box: float = 0.3
+    distance: float = 3.0
+    area: int = 16
+    outline: str = OUTLINES[0]
+
+    def decode(self, maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int]) -> list[ScoredOutline]:
+        """Outline in pixels of the page and score from 0 to 1 of each text in raw maps (6, h, w).
+
+        The maps are logits of text and of kernel, and an embedding of 4. `scale` is the size of a pixel of the map in
+        the page (x, y), `page` the page's height and width.
+        """
+        text = maps[0] > _logit(self.text)
+        kernel = text & (maps[1] > _logit(self.kernel))
+        labels = cv2.connectedComponents(kernel.astype(np.uint8), connectivity=4)[1]
+        grow(labels, text, maps[2:], self.distance)
+        outline = _rectangle if self.outline == "quad" else _contour
+        texts = []
+        for points in _regions(labels):
+            score = float((1 / (1 + np.exp(-maps[0, points[:, 1], points[:, 0]]))).mean())
+            if len(points) >= self.area and score > self.box:
+                corners = outline(points)
+                if len(corners) >= 4:
+                    texts.append((corners * scale, score))
+        return texts
+
+    def encode(self, texts: Sequence[ScoredOutline], size: tuple[int, int]) -> np.ndarray:
+        """Maps (6, h, w) float32 that `decode` reads as these texts, given in pixels of the map."""
+        maps = np.zeros((self.channels, *size), np.float32)
+        maps[:2] = -CERTAIN
+        for number, (points, score) in enumerate(texts):
+            whole = cv2.fillPoly(np.zeros(size, np.uint8), [points.round().astype(np.int32)], 1) > 0
+            extent = min(cv2.minAreaRect(points.astype(np.float32))[1])
+            inner = polygon.offset(points, -SHRINK * extent / 2)
+            maps[0, whole] = min(_logit(score), CERTAIN) if score < 1 else CERTAIN
+            if inner is not None:
+                cv2.fillPoly(maps[1], [inner.astype(np.int32)], CERTAIN)
+            maps[2:, whole] = 0
+            maps[2 + number % EMBEDDING, whole] = self.distance * (2 + number // EMBEDDING)
+        return maps
 
 
 def _logit(probability: float) -> float:
@@ -70,10 +99,10 @@ def grow(labels: np.ndarray, text: np.ndarray, embeddings: np.ndarray, distance:
     steps = np.array([-1, 1, -(width + 2), width + 2])
     while ring.size:
         reached, source = (ring[:, None] + steps).ravel(), owners[ring].repeat(len(steps))
-        kept = free[reached]
-        reached, source = reached[kept], source[kept]
-        kept = ((vectors[reached] - means[source]) ** 2).sum(1) < distance**2
-        reached, source = reached[kept], source[kept]
+        joins = free[reached]
+        reached, source = reached[joins], source[joins]
+        joins = ((vectors[reached] - means[source]) ** 2).sum(1) < distance**2
+        reached, source = reached[joins], source[joins]
         first = np.sort(np.unique(reached, return_index=True)[1])
         ring = reached[first]
         owners[ring] = source[first]
@@ -101,19 +130,3 @@ def _contour(points: np.ndarray) -> np.ndarray:
     mask[tuple((points - corner).T[::-1])] = 1
     contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     return contours[0][:, 0] + corner
-
-
-def encode(texts: Sequence[Text], size: tuple[int, int], settings: Mapping[str, Any]) -> np.ndarray:
-    """Maps (6, h, w) float32 that `decode` reads as these texts, given in pixels of the map."""
-    maps = np.zeros((CHANNELS, *size), np.float32)
-    maps[:2] = -CERTAIN
-    for number, (points, score) in enumerate(texts):
-        whole = cv2.fillPoly(np.zeros(size, np.uint8), [points.round().astype(np.int32)], 1) > 0
-        extent = min(cv2.minAreaRect(points.astype(np.float32))[1])
-        inner = polygon.offset(points, -SHRINK * extent / 2)
-        maps[0, whole] = min(_logit(score), CERTAIN) if score < 1 else CERTAIN
-        if inner is not None:
-            cv2.fillPoly(maps[1], [inner.astype(np.int32)], CERTAIN)
-        maps[2:, whole] = 0
-        maps[2 + number % EMBEDDING, whole] = settings["distance"] * (2 + number // EMBEDDING)
-    return maps

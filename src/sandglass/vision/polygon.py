@@ -6,12 +6,23 @@ A polygon is its points (N, 2), x and y in pixels, in order along its outline.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import TypedDict
 
 import numpy as np
 import pyclipper
 import shapely
 
 BISECTIONS = 24
+
+ScoredOutline = tuple[np.ndarray, float]  # points (N, 2), and a score from 0 to 1
+AnnotatedText = tuple[list[list[float]], bool]  # points, and whether the text is ignored
+
+
+class DetectedText(TypedDict):
+    """A text that was found: the points of its outline, x and y in pixels, and a score from 0 to 1."""
+
+    points: list[list[float]]
+    score: float
 
 
 def problem(points: Sequence[Sequence[float]]) -> str:
@@ -29,16 +40,16 @@ def regions(outlines: Sequence[Sequence[Sequence[float]]]) -> np.ndarray:
 
     One that crosses itself is cleaned as mmocr's `poly_make_valid` does: the hull where it falls into parts.
     """
-    found = np.full(len(outlines), shapely.Polygon(), object)
+    shapes = np.full(len(outlines), shapely.Polygon(), object)
     whole = [i for i, points in enumerate(outlines) if len(points) >= 3]
     if whole:
         points = np.concatenate([np.asarray(outlines[i], float) for i in whole])
         owners = np.repeat(np.arange(len(whole)), [len(outlines[i]) for i in whole])
-        found[whole] = shapely.polygons(shapely.linearrings(points, indices=owners))
-    for i in np.flatnonzero(~shapely.is_valid(found)):
-        cleaned = found[i].buffer(0)
-        found[i] = cleaned if isinstance(cleaned, shapely.Polygon) else cleaned.convex_hull
-    return found
+        shapes[whole] = shapely.polygons(shapely.linearrings(points, indices=owners))
+    for i in np.flatnonzero(~shapely.is_valid(shapes)):
+        cleaned = shapes[i].buffer(0)
+        shapes[i] = cleaned if isinstance(cleaned, shapely.Polygon) else cleaned.convex_hull
+    return shapes
 
 
 def overlaps(first: np.ndarray, second: np.ndarray) -> np.ndarray:

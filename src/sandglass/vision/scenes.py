@@ -2,33 +2,32 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import cv2
 import numpy as np
 
 from sandglass.vision import figures
+from sandglass.vision.coco_format import CocoShape
 
 OCCLUDER = 255  # in the label map
 
 
 def draw(
     random: np.random.Generator, image: np.ndarray, people: list[figures.Figure], minimum: int
-) -> tuple[np.ndarray, list[dict[str, Any]]]:
+) -> tuple[np.ndarray, list[CocoShape]]:
     """A background with people in it, the last one in front: HWC uint8 RGB, and COCO annotations without ids.
 
-    People with fewer than `minimum` visible keypoints are annotated without keypoints, as COCO does with people who
-    cannot be told; those of whom nothing is seen are left out.
+    People with fewer than `minimum` visible keypoints are annotated without keypoints, as COCO does with people whose
+    keypoints cannot be recognized; those of whom nothing is seen are left out.
     """
     labels = np.zeros(image.shape[:2], np.uint8)
     for number, figure in enumerate(people):
         figures.draw(image, labels, figure, number)
     _occluders(random, image, labels)
-    found = [_annotation(figure, labels, number, minimum) for number, figure in enumerate(people)]
-    return _camera(random, image), [person for person in found if person is not None]
+    annotations = [_annotation(figure, labels, number, minimum) for number, figure in enumerate(people)]
+    return _camera(random, image), [person for person in annotations if person is not None]
 
 
-def _annotation(figure: figures.Figure, labels: np.ndarray, person: int, minimum: int) -> dict[str, Any] | None:
+def _annotation(figure: figures.Figure, labels: np.ndarray, person: int, minimum: int) -> CocoShape | None:
     """COCO annotation from the visible pixels of a person; None where there are none."""
     own = labels // figures.LABELS_A_PERSON == person
     mask = own & (labels % figures.LABELS_A_PERSON > 0) & (labels != OCCLUDER)
@@ -61,8 +60,8 @@ def _visibility(point: np.ndarray, shown_by: tuple[int, ...], labels: np.ndarray
     if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]):
         return 0
     around = labels[max(row - 1, 0) : row + 2, max(column - 1, 0) : column + 2]
-    wanted = [person * figures.LABELS_A_PERSON + part for part in shown_by]
-    return 2 if np.isin(around, wanted).any() else 1
+    parts = [person * figures.LABELS_A_PERSON + part for part in shown_by]
+    return 2 if np.isin(around, parts).any() else 1
 
 
 def background(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:

@@ -6,46 +6,84 @@ each of its points, and the outline of all disks is the text. Where they do not 
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import ClassVar
 
 import cv2
 import numpy as np
 
+from sandglass.vision.polygon import ScoredOutline
 from sandglass.vision.thinning import thin
 
-CHANNELS = 5
-DEFAULTS = {"center": 0.2, "area": 30, "overlap": 0.03, "grow": 1.03}
 STEP, STEPS = 0.03, 200  # of a radius; a radius of 0 would never get anywhere
 POINTS = 5  # an outline has at least
 BAND = 0.3  # half the width of the centre region that `encode` draws, in radii
 CERTAIN = 12.0  # a logit that is as good as 1
 
-Text = tuple[np.ndarray, float]
 
+@dataclass(frozen=True)
+class TextSnake:
+    """How TextSnake's maps become texts.
 
-def decode(
-    maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int], settings: Mapping[str, Any]
-) -> list[Text]:
-    """Outline in pixels of the page and score from 0 to 1 of each text in raw maps (5, h, w).
-
-    The maps are logits of text and of centre, sine and cosine of the text's direction, and its radius in pixels of the
-    map. `scale` is the size of such a pixel in the page (x, y).
+    A pixel of a probability above `center` is part of a centre region, which has at least `area` pixels. Radii are
+    multiplied by `grow`, and disks nearer than `overlap` of both radii are one.
     """
-    text = _sigmoid(maps[0])
-    center = _sigmoid(maps[1]) * text
-    mask = (center > settings["center"]).astype(np.uint8)
-    found = []
-    for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
-        if cv2.contourArea(contour) < settings["area"]:
-            continue
-        places = center_line(contour, maps)
-        radii = maps[4, places[:, 1], places[:, 0]] * settings["grow"]
-        disks = np.column_stack([places, radii, center[places[:, 1], places[:, 0]]])
-        outline, score = _outline(merged(disks, settings["overlap"]), text)
-        if len(outline) >= POINTS and cv2.contourArea(outline) > 0:
-            found.append((outline * scale, score))
-    return found
+
+    channels: ClassVar[int] = 5
+
+    center: float = 0.2
+    area: int = 30
+    overlap: float = 0.03
+    grow: float = 1.03
+
+    def decode(self, maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int]) -> list[ScoredOutline]:
+        """Outline in pixels of the page and score from 0 to 1 of each text in raw maps (5, h, w).
+
+        The maps are logits of text and of centre, sine and cosine of the text's direction, and its radius in pixels of
+        the map. `scale` is the size of such a pixel in the page (x, y), `page` the page's height and width.
+        """
+        text = _sigmoid(maps[0])
+        center = _sigmoid(maps[1]) * text
+        mask = (center > self.center).astype(np.uint8)
+        texts = []
+        for contour in cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]:
+            if cv2.contourArea(contour) < self.area:
+                continue
+            places = center_line(contour, maps)
+            radii = maps[4, places[:, 1], places[:, 0]] * self.grow
+            disks = np.column_stack([places, radii, center[places[:, 1], places[:, 0]]])
+            outline, score = _outline(merged(disks, self.overlap), text)
+            if len(outline) >= POINTS and cv2.contourArea(outline) > 0:
+                texts.append((outline * scale, score))
+        return texts
+
+    def encode(self, texts: Sequence[ScoredOutline], size: tuple[int, int]) -> np.ndarray:
+        """Maps (5, h, w) float32 that `decode` reads as these texts, given in pixels of the map.
+
+        The first half of an outline's points is one side of the text, the second half the way back on the other.
+        """
+        maps = np.zeros((self.channels, *size), np.float32)
+        maps[:2] = -CERTAIN
+        for points, score in texts:
+            first, second = points[: len(points) // 2], points[: (len(points) - 1) // 2 : -1]
+            middle, across = (first + second) / 2, (second - first) / 2
+            radii = np.linalg.norm(across, axis=1)
+            along = np.gradient(middle, axis=0)
+            along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
+            line = middle.copy()  # a disk at the very end of the text would reach beyond it
+            line[0], line[-1] = middle[0] + along[0] * radii[0] / 2, middle[-1] - along[-1] * radii[-1] / 2
+            band = np.concatenate([line - BAND * across, (line + BAND * across)[::-1]])
+            cv2.fillPoly(
+                maps[0], [points.round().astype(np.int32)], float(np.log(score / (1 - score))) if score < 1 else CERTAIN
+            )
+            cv2.fillPoly(maps[1], [band.round().astype(np.int32)], CERTAIN)
+            for i in range(len(middle) - 1):
+                piece = np.concatenate([first[i : i + 2], second[i : i + 2][::-1]]).round().astype(np.int32)
+                values = (along[i, 1], along[i, 0], (radii[i] + radii[i + 1]) / 2)
+                for channel, value in zip(maps[2:], values, strict=True):
+                    cv2.fillPoly(channel, [piece], float(value))
+        return maps
 
 
 def _sigmoid(logits: np.ndarray) -> np.ndarray:
@@ -83,14 +121,14 @@ def merged(disks: np.ndarray, overlap: float) -> np.ndarray:
 
     What is left is the mean of each and of those that went with it.
     """
-    left, kept = disks[np.argsort(-disks[:, 3], kind="stable")], []
+    left, means = disks[np.argsort(-disks[:, 3], kind="stable")], []
     while len(left):
         distance = np.hypot(left[:, 0] - left[0, 0], left[:, 1] - left[0, 1])
         same = distance <= (left[:, 2] + left[0, 2]) * overlap
         same[0] = True
-        kept.append(left[same].mean(0))
+        means.append(left[same].mean(0))
         left = left[~same]
-    return np.array(kept)
+    return np.array(means)
 
 
 def _outline(disks: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, float]:
@@ -107,31 +145,3 @@ def _outline(disks: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, float]:
     contours = cv2.findContours(mask, cv2.RETR_EXTERNAL, cv2.CHAIN_APPROX_SIMPLE)[0]
     largest = max(contours, key=cv2.contourArea)[:, 0] + (left, top)
     return largest.astype(np.int32), float(text[top : bottom + 1, left : right + 1][mask > 0].mean())
-
-
-def encode(texts: Sequence[Text], size: tuple[int, int], settings: Mapping[str, Any]) -> np.ndarray:
-    """Maps (5, h, w) float32 that `decode` reads as these texts, given in pixels of the map.
-
-    The first half of an outline's points is one side of the text, the second half the way back on the other.
-    """
-    maps = np.zeros((CHANNELS, *size), np.float32)
-    maps[:2] = -CERTAIN
-    for points, score in texts:
-        first, second = points[: len(points) // 2], points[: (len(points) - 1) // 2 : -1]
-        middle, across = (first + second) / 2, (second - first) / 2
-        radii = np.linalg.norm(across, axis=1)
-        along = np.gradient(middle, axis=0)
-        along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
-        line = middle.copy()  # a disk at the very end of the text would reach beyond it
-        line[0], line[-1] = middle[0] + along[0] * radii[0] / 2, middle[-1] - along[-1] * radii[-1] / 2
-        band = np.concatenate([line - BAND * across, (line + BAND * across)[::-1]])
-        cv2.fillPoly(
-            maps[0], [points.round().astype(np.int32)], float(np.log(score / (1 - score))) if score < 1 else CERTAIN
-        )
-        cv2.fillPoly(maps[1], [band.round().astype(np.int32)], CERTAIN)
-        for i in range(len(middle) - 1):
-            piece = np.concatenate([first[i : i + 2], second[i : i + 2][::-1]]).round().astype(np.int32)
-            values = (along[i, 1], along[i, 0], (radii[i] + radii[i + 1]) / 2)
-            for channel, value in zip(maps[2:], values, strict=True):
-                cv2.fillPoly(channel, [piece], float(value))
-    return maps

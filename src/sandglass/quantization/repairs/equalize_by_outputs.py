@@ -23,11 +23,19 @@ from sandglass.graph.session import GraphSession
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.graph.shared_values import carriers
 from sandglass.graph.work import layer_work, spread
+from sandglass.quantization.channel_links import Link
+from sandglass.quantization.channel_ranges import ChannelRange, channel_ranges
+from sandglass.quantization.edits import ScaleChannels
 from sandglass.quantization.output_noise import Batches
 from sandglass.quantization.plan import TensorRange
 from sandglass.quantization.qdq import rounded_range
-from sandglass.quantization.repairs.equalize import ChannelRange, Link, channel_ranges
+from sandglass.quantization.repair_state import Network, RangeState, read_ranges
+from sandglass.quantization.repairs import NOISE, Comparison, RangeStep
+from sandglass.quantization.repairs.equalize import NAME as EQUALIZE
 
+NAME = "equalize by outputs"
+SOURCE = "this project; gradients of the outputs as in Nagel et al. (2020), Up or Down? Adaptive Rounding"
+BUILDS_ON = (EQUALIZE,)
 WIDTHS = 2.0 ** np.arange(-2, 1.5, 0.5)  # times a channel's range
 PRESENT = int(np.flatnonzero(WIDTHS == 1)[0])
 SHARE = 0.5  # of the way to the width of the least change
@@ -80,21 +88,6 @@ def choose(
     return found
 
 
-def divided(
-    links: Sequence[Link],
-    shares: Mapping[str, Shares],
-    factors: Mapping[str, np.ndarray],
-    offsets: Mapping[str, np.ndarray],
-) -> tuple[dict[str, np.ndarray], dict[str, np.ndarray]]:
-    """Factors and offsets of channels that are divided by those of their `shares` too."""
-    divided, moved = dict(factors), dict(offsets)
-    for link in (link for link in links if link.tensor in shares):
-        more = shares[link.tensor].factors
-        divided[link.tensor] = factors.get(link.tensor, np.float32(1)) * more
-        moved |= {name: offsets[name] / more for name in link.tensors if name in offsets}
-    return divided, moved
-
-
 def widened(
     model: onnx.ModelProto,
     links: Sequence[Link],
@@ -102,19 +95,19 @@ def widened(
     before: Mapping[str, TensorRange],
     after: Mapping[str, TensorRange],
 ) -> dict[str, TensorRange]:
-    """Ranges after channels were divided: `after` is what was read anew, with thresholds that nothing chose.
+    """Ranges after channels were divided: those of `after`, which are read from the divided network.
 
-    Those that were chosen `before` are wider by what the shares say.
+    Thresholds of tensors that layers read were chosen `before`, and are wider by the factor of the shares.
     """
-    found, stands = dict(before), carriers(model, before)
+    ranges, stands = dict(before), carriers(model, before)
     for link in (link for link in links if link.tensor in shares):
         read = {stands[name] for name in link.tensors}
         for name in (name for name in link.members if name in before):
-            found[name] = seen = after[name]
+            ranges[name] = seen = after[name]
             if stands[name] in read:
                 wider = shares[link.tensor].wider * before[name].threshold
-                found[name] = replace(seen, threshold=min(wider, seen.largest))
-    return found
+                ranges[name] = replace(seen, threshold=min(wider, seen.largest))
+    return ranges
 
 
 def _inputs_to_probe(graph: Path) -> int:
@@ -210,3 +203,26 @@ def _powers(value: np.ndarray, slopes: np.ndarray, low: float, high: float) -> n
         clipping = np.einsum("kcp,cp->kc", steep, inside - seen)
         powers.append(np.einsum("cp,cp,cp->c", square, rounding, rounding) + (clipping**2).mean(axis=0))
     return np.stack(powers, axis=1).astype(np.float64)
+
+
+def _equalize_by_outputs(state: RangeState) -> RangeState:
+    """The state after channels are divided by their shares, with the ranges and rows of the divided network."""
+    links = state.network.links
+    if not links or not state.batches:
+        return state
+    state.say(f"repair: evening out the channels of {len(links)} groups of tensors by the network's output")
+    shares = choose(state.graph, links, state.ranges, state.asymmetric, state.batches)
+    if not shares:
+        return state
+    divided = {link.tensor: link.tensors for link in links if link.tensor in shares}
+    factors = {name: shares[link].factors for link, tensors in divided.items() for name in tensors}
+    after = read_ranges(state.with_edit(ScaleChannels(factors)))
+    return replace(after, ranges=widened(after.model, links, shares, state.ranges, after.ranges))
+
+
+def _gains(network: Network) -> bool:
+    return any(not link.moves_clip for link in network.links)
+
+
+COMPARISON = Comparison(NOISE, _gains)
+STEPS = (RangeStep(70, _equalize_by_outputs),)  # after thresholds, which say how wide ranges are

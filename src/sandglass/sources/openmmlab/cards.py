@@ -2,17 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.errors import ConfigError
 from sandglass.sources.card import Card
 from sandglass.sources.openmmlab import classification, pose, text
-from sandglass.sources.openmmlab.config import MISSHAPEN, read_config
+from sandglass.sources.openmmlab.config import MISSHAPEN, Config, read_config
 from sandglass.sources.openmmlab.match import family_of, newer_names
 
-Reader = Callable[[Mapping[str, Any], Path], tuple[dict[str, Any], dict[str, Any]]]
+Reader = Callable[[Config, Path], tuple[dict[str, object], dict[str, object]]]
 # By task: from a config to a card's `[input]` and `[decode]`.
 READERS: dict[str, Reader] = {
     "topdown-pose": pose.topdown,
@@ -33,12 +32,12 @@ def config_card(path: Path) -> Card:
     if not isinstance(model, dict):
         raise ConfigError(f"{path} has no model", "give the config of a model")
     try:
-        config["model"] = newer_names(model)
-        family, arguments = family_of(config["model"], path)
+        config["model"] = newer = newer_names(model)
+        family, arguments = family_of(newer, path)
         image, decode = READERS[family.task](config, path)
     except MISSHAPEN as error:
         raise ConfigError(
             f"{path} is not of the form of OpenMMLab's configs: {error}", "give a whole config"
         ) from error
-    data: dict[str, Any] = {"name": path.stem, "task": family.task, "model": family.model, "input": image}
+    data: dict[str, object] = {"name": path.stem, "task": family.task, "model": family.model, "input": image}
     return Card.from_dict({**data, "arguments": arguments, "decode": decode}, str(path))

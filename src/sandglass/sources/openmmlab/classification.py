@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
+from sandglass.sources.openmmlab.config import Config, at
 from sandglass.sources.openmmlab.pipeline import expected, image_input, of_type, tested_on
 
 RESIZE = ("scale", "size", "edge", "backend", "interpolation")
@@ -24,29 +24,29 @@ NAMED = {"ImageNet": ("imagenet", 1000), "CIFAR10": ("cifar10", 10)}  # datasets
 CIFAR, CIFAR_SIDE = ("CIFAR10", "CIFAR100"), 32  # read as RGB, and not resized
 
 
-def classification(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def classification(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass does otherwise."""
     dataset = tested_on(config, path)
     steps, kind = of_type(dataset, path, STEPS), dataset.get("type")
-    decode: dict[str, Any] = {}
+    decode: dict[str, object] = {}
     resize = steps.get("ResizeEdge") or steps.get("Resize")
-    side = CIFAR_SIDE if kind in CIFAR else None
+    side: object = CIFAR_SIDE if kind in CIFAR else None
     if resize is not None:
         short, side = _sides(resize, path)
         if short is not None:
             decode["short_side"] = short
         backend = resize.get("backend", "cv2")
         expected(path, "the backend of the resizing", backend, LIBRARIES)
-        decode |= {"interpolation": resize.get("interpolation", "bilinear"), "library": LIBRARIES[backend]}
+        decode |= {"interpolation": resize.get("interpolation", "bilinear"), "library": LIBRARIES[str(backend)]}
     side = steps["CenterCrop"]["crop_size"] if "CenterCrop" in steps else side
     name, classes = NAMED.get(str(kind), ("", 0))
-    if classes == config["model"]["head"].get("num_classes"):
+    if classes == at(config, "model.head.num_classes"):
         decode["classes"] = name
     size = [side, side] if isinstance(side, int) else side
     return image_input(config, steps, size, path, read_as_rgb=kind in CIFAR), decode
 
 
-def _sides(resize: Mapping[str, Any], path: Path) -> tuple[int | None, Any]:
+def _sides(resize: Config, path: Path) -> tuple[object, object]:
     """The shorter side where the proportions are kept, else the whole size."""
     scale = resize.get("scale", resize.get("size"))
     if resize["type"] == "ResizeEdge":

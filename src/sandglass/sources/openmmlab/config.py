@@ -12,14 +12,14 @@ import os
 import warnings
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.errors import ConfigError, shown
 from sandglass.core.reading import read_bytes
-from sandglass.core.toml_fields import excess
+from sandglass.core.toml_files import excess
 from sandglass.sources.openmmlab.expressions import Expressions, assigned, refusal
 from sandglass.sources.openmmlab.limits import Budget
 
+Config = Mapping[str, object]  # what a config assigns, or one of the dictionaries in it
 BASE, DELETE = "_base_", "_delete_"
 MOST_LEVELS = 50  # of dictionaries in one another
 # What OpenMMLab calls the folders and files of its packages that say how a model is trained, and not what it is.
@@ -27,7 +27,7 @@ TRAINING_ONLY = ("schedules", "default_runtime")
 MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError)  # of an unexpected shape
 
 
-def read_config(path: Path) -> dict[str, Any]:
+def read_config(path: Path) -> dict[str, object]:
     """What a config assigns, merged into what its `_base_` files assign.
 
     Raises ConfigError, with file and line, for anything but data, for a file that is missing, not Python, or its own
@@ -39,7 +39,7 @@ def read_config(path: Path) -> dict[str, Any]:
     return found
 
 
-def at(tree: Any, place: str, default: Any = None) -> Any:
+def at(tree: object, place: str, default: object = None) -> object:
     """The value at a dotted place such as `model.head.type` or `stages.0.width`; `default` where there is none."""
     for part in place.split("."):
         if isinstance(tree, dict) and part in tree:
@@ -51,7 +51,25 @@ def at(tree: Any, place: str, default: Any = None) -> Any:
     return tree
 
 
-def _read(path: Path, readers: tuple[str, ...], budget: Budget) -> dict[str, Any]:
+def settings_at(tree: object, place: str) -> Config:
+    """The dictionary at a dotted place, an empty one where there is none. Raises TypeError for another value."""
+    value = at(tree, place)
+    if value is None:
+        return {}
+    if not isinstance(value, dict):
+        raise TypeError(f"{place} is {shown(value)}, expected a dictionary")
+    return value
+
+
+def number_at(tree: object, place: str, default: int | None = None) -> int:
+    """The whole number at a dotted place. Raises TypeError for another value."""
+    value = at(tree, place, default)
+    if not isinstance(value, int):
+        raise TypeError(f"{place} is {shown(value)}, expected a whole number")
+    return value
+
+
+def _read(path: Path, readers: tuple[str, ...], budget: Budget) -> dict[str, object]:
     tree = _parse(path, budget)
     place = os.path.realpath(path)
     if place in readers:
@@ -63,8 +81,8 @@ def _read(path: Path, readers: tuple[str, ...], budget: Budget) -> dict[str, Any
     for statement in tree.body:
         if assigned(statement) != BASE:
             reader.run(statement)
-    base = reader.names.pop(BASE)
-    return merged(base, reader.names, path, budget)
+    del reader.names[BASE]
+    return merged(reader.base, reader.names, path, budget)
 
 
 def _parse(path: Path, budget: Budget) -> ast.Module:
@@ -80,24 +98,23 @@ def _parse(path: Path, budget: Budget) -> ast.Module:
         raise ConfigError(f"{path} is not Python: {error}", "give a config") from error
 
 
-def merged(
-    base: Mapping[Any, Any], new: Mapping[Any, Any], path: Path, budget: Budget, where: str = "", level: int = 0
-) -> dict[Any, Any]:
+def merged(base: Config, new: Config, path: Path, budget: Budget, where: str = "", level: int = 0) -> dict[str, object]:
     """`new` over `base`: dicts are merged key by key unless the new one says `_delete_`, the rest is replaced."""
     budget.make(len(base) + len(new), path)
     if level > MOST_LEVELS:
         raise ConfigError(f"{path}: {where[:60]}... is nested over {MOST_LEVELS} levels deep", "give a config")
     result = dict(base)
     for key, value in new.items():
+        below = base.get(key)
         if isinstance(value, dict) and value.get(DELETE, False):
-            result[key] = {name: kept for name, kept in value.items() if name != DELETE}
+            result[key] = {name: part for name, part in value.items() if name != DELETE}
         elif not isinstance(value, dict) or key not in base:
             result[key] = value
-        elif isinstance(base[key], dict):
-            result[key] = merged(base[key], value, path, budget, f"{where}{key}.", level + 1)
+        elif isinstance(below, dict):
+            result[key] = merged(below, value, path, budget, f"{where}{key}.", level + 1)
         else:
             raise ConfigError(
-                f"{path}: {where}{key} is a dict, and in its _base_ it is {shown(base[key])}",
+                f"{path}: {where}{key} is a dict, and in its _base_ it is {shown(below)}",
                 "give it `_delete_=True` to replace that",
             )
     return result
@@ -111,7 +128,8 @@ class _Reader(Expressions):
     """The statements of one file, and the files that it is based on."""
 
     def __init__(self, path: Path, readers: tuple[str, ...], budget: Budget) -> None:
-        super().__init__(path, {BASE: {}}, budget)
+        self.base: dict[str, object] = {}
+        super().__init__(path, {BASE: self.base}, budget)
         self.readers = readers
 
     def add_bases(self, statement: ast.Assign) -> None:
@@ -126,9 +144,9 @@ class _Reader(Expressions):
             if package or not name.endswith(".py"):
                 raise refusal(self.path, statement, f"_base_ names {name}", "only .py files beside the config are read")
             found = _read(self.path.parent / name, self.readers, self.budget)
-            if twice := sorted(set(self.names[BASE]) & set(found)):
+            if twice := sorted(set(self.base) & set(found)):
                 raise refusal(self.path, statement, f"two of its bases assign {twice[0]}", "remove one of them")
-            self.names[BASE] |= found
+            self.base.update(found)
 
     def run(self, statement: ast.stmt) -> None:
         """Carry out one statement."""

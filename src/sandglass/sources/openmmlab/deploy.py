@@ -6,16 +6,17 @@ is that of mmdeploy 1.3; that of 0.x is the same.
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from dataclasses import dataclass, replace
+from collections.abc import Iterator
+from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+
+from msgspec.structs import replace
 
 from sandglass.core import discover
 from sandglass.core.errors import ConfigError, shown
 from sandglass.sources.bring_up import OPSET
 from sandglass.sources.card import Card
-from sandglass.sources.openmmlab.config import MISSHAPEN, at, read_config
+from sandglass.sources.openmmlab.config import MISSHAPEN, Config, at, read_config, settings_at
 
 TASKS = {
     "PoseDetection": ("topdown-pose", "bottomup-pose"),
@@ -83,7 +84,7 @@ def read_deploy_config(path: Path) -> DeployConfig:
         raise ConfigError(f"{path} is not of the form of a deploy config: {error}", "give a whole one") from error
 
 
-def _read(config: Mapping[str, Any], path: Path) -> DeployConfig:
+def _read(config: Config, path: Path) -> DeployConfig:
     _refuse_unknown(config, path)
     task = at(config, "codebase_config.task")
     if task not in TASKS:
@@ -96,32 +97,31 @@ def _read(config: Mapping[str, Any], path: Path) -> DeployConfig:
     return DeployConfig(path, _target(config, path), TASKS[task], _size(config, path), dynamic, tuple(notes))
 
 
-def _refuse_unknown(config: Mapping[str, Any], path: Path) -> None:
+def _refuse_unknown(config: Config, path: Path) -> None:
     backend = at(config, "backend_config.type")
     if backend not in discover.names("backends"):
         have = [name for name in discover.names("backends") if discover.load("backends", name).PURPOSE == "deploy"]
         raise ConfigError(f"{path}: Sandglass has no backend {shown(backend)}", f"it has {', '.join(have)}")
-    for section, settings in config.items():
+    for section in config:
         if section not in USED:
             raise ConfigError(f"{path}: {section} is not supported", f"Sandglass reads {', '.join(USED)}")
-        if unknown := [name for name in settings if name not in USED[section]]:
+        if unknown := [name for name in settings_at(config, section) if name not in USED[section]]:
             raise ConfigError(f"{path}: {section}.{unknown[0]} is not supported", "leave it out")
 
 
-def _target(config: Mapping[str, Any], path: Path) -> str:
-    settings = config["backend_config"]
-    known = discover.load("backends", settings["type"]).PRECISIONS
+def _target(config: Config, path: Path) -> str:
+    settings = settings_at(config, "backend_config")
+    backend = str(settings["type"])
+    known = discover.load("backends", backend).PRECISIONS
     precision = str(settings.get("precision", known[0])).lower()
     if precision not in known:
-        raise ConfigError(
-            f"{path}: {settings['type']} has no precision {shown(precision)}", f"it has {', '.join(known)}"
-        )
+        raise ConfigError(f"{path}: {backend} has no precision {shown(precision)}", f"it has {', '.join(known)}")
     if settings.get("use_vulkan", False):
         raise ConfigError(f"{path}: use_vulkan is not supported", "Sandglass runs it on the processor")
-    return f"{settings['type']}:{precision}"
+    return f"{backend}:{precision}"
 
 
-def _size(config: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
+def _size(config: Config, path: Path) -> tuple[int, int] | None:
     """The input's (height, width), from wherever it is said."""
     found: dict[tuple[int, int], str] = {}
     shape = at(config, "onnx_config.input_shape")
@@ -131,10 +131,9 @@ def _size(config: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
                 f"{path}: onnx_config.input_shape is {shown(shape)}, expected width and height", "correct it"
             )
         found[shape[1], shape[0]] = "onnx_config.input_shape"
-    inputs = at(config, "backend_config.model_inputs", [])
-    for part in inputs if isinstance(inputs, list | tuple) else [inputs]:
+    for part in _model_inputs(config):
         for key in SHAPES:
-            for value in part.get(key, {}).values():
+            for value in settings_at(part, key).values():
                 if isinstance(value, list | tuple) and len(value) == 4 and min(value[2:]) > 0:
                     found[value[2], value[3]] = f"backend_config.model_inputs.{key}"
     if len(found) > 1:
@@ -143,12 +142,20 @@ def _size(config: Mapping[str, Any], path: Path) -> tuple[int, int] | None:
     return next(iter(found), None)
 
 
-def _dynamic(config: Mapping[str, Any]) -> tuple[str, ...]:
-    axes = at(config, "onnx_config.dynamic_axes", {}).get("input", ())
-    return tuple(name for axis, name in AXES.items() if axis in axes)
+def _dynamic(config: Config) -> tuple[str, ...]:
+    axes = settings_at(config, "onnx_config.dynamic_axes").get("input", ())
+    free = axes if isinstance(axes, dict | list | tuple) else ()
+    return tuple(name for axis, name in AXES.items() if axis in free)
 
 
-def _notes(config: Mapping[str, Any], dynamic: tuple[str, ...]) -> Iterator[str]:
+def _model_inputs(config: Config) -> list[Config]:
+    """What the backend is to know of each input. Raises TypeError for what is not a dictionary."""
+    value = at(config, "backend_config.model_inputs", [])
+    parts = value if isinstance(value, list | tuple) else [value]
+    return [settings_at({"model_inputs": part}, "model_inputs") for part in parts]
+
+
+def _notes(config: Config, dynamic: tuple[str, ...]) -> Iterator[str]:
     opset = at(config, "onnx_config.opset_version", OPSET)
     if opset != OPSET:
         yield f"opset_version {opset} is not used: graphs are of opset {OPSET}"
@@ -158,11 +165,11 @@ def _notes(config: Mapping[str, Any], dynamic: tuple[str, ...]) -> Iterator[str]
         yield f"dynamic {' and '.join(sides)} is not used: the artifact has the shape of the model's card"
     names = at(config, "onnx_config.output_names", ["output"])
     if names != ["output"]:
-        yield f"output_names {', '.join(names)} is not used: outputs have the architecture's names"
-    if "common_config" in config["backend_config"]:
+        listed = names if isinstance(names, list | tuple) else [names]
+        yield f"output_names {', '.join(map(str, listed))} is not used: outputs have the architecture's names"
+    if "common_config" in settings_at(config, "backend_config"):
         yield "backend_config.common_config is not used: `sandglass tune` finds a runtime's settings"
-    inputs = at(config, "backend_config.model_inputs", [])
-    for part in inputs if isinstance(inputs, list | tuple) else [inputs]:
+    for part in _model_inputs(config):
         for name in part:
             if name not in SHAPES:
                 yield f"backend_config.model_inputs.{name} is not used"

@@ -10,14 +10,13 @@ import operator
 import sys
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.errors import ConfigError, shown
 from sandglass.sources.openmmlab.limits import LONGEST, MOST_BITS, Budget
 
 READ_NOT_RUN = "configs are parsed and never run; write the value itself"
 CORRECT = "correct the config"
-OPERATIONS: dict[type[ast.operator], Callable[[Any, Any], Any]] = {
+OPERATIONS: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.Add: operator.add,
     ast.Sub: operator.sub,
     ast.Mult: operator.mul,
@@ -73,7 +72,7 @@ def assigned(statement: ast.stmt) -> str:
 class Expressions:
     """The assignments of one file; `names` is what was assigned so far."""
 
-    def __init__(self, path: Path, names: dict[str, Any], budget: Budget) -> None:
+    def __init__(self, path: Path, names: dict[str, object], budget: Budget) -> None:
         self.path, self.names, self.budget = path, names, budget
         self.references: dict[str, Reference] = {}
 
@@ -107,7 +106,7 @@ class Expressions:
             name = entry.name.rpartition(".")[2]
             self.references[entry.asname or entry.name.partition(".")[0]] = Reference(scope + name)
 
-    def assign(self, target: ast.expr, value: Any) -> None:
+    def assign(self, target: ast.expr, value: object) -> None:
         """To a name, or into a dict that a name refers to."""
         if isinstance(target, ast.Name):
             self.names[target.id] = value
@@ -115,7 +114,7 @@ class Expressions:
             owner = self.value(target.value)
             key = target.attr if isinstance(target, ast.Attribute) else self.value(target.slice)
             try:
-                owner[key] = value
+                _set_member(owner, key, value)
             except (TypeError, IndexError, ValueError) as error:
                 raise self.refusal(target, f"cannot assign to {self.source(target)}: {error}", CORRECT) from error
         else:
@@ -130,7 +129,7 @@ class Expressions:
         else:
             self.assign(statement.target, result)
 
-    def value(self, node: ast.expr) -> Any:
+    def value(self, node: ast.expr) -> object:
         """The value of an expression; each kind that configs use has a method, by the name of its node."""
         read = getattr(self, f"_{type(node).__name__.lower()}", None)
         if read is None:
@@ -141,7 +140,7 @@ class Expressions:
             raise self.refusal(node, "this is nested too deeply", CORRECT) from error
         return value if isinstance(node, ast.Name | ast.Attribute) else self.counted(node, value)
 
-    def counted(self, node: ast.AST, value: Any) -> Any:
+    def counted(self, node: ast.AST, value: object) -> object:
         """A value that was made, when it is plain and within the budget."""
         if not isinstance(value, PLAIN):
             raise self.refusal(node, f"{self.source(node)} is refused: it is not a text, a number, a list or a dict")
@@ -157,42 +156,42 @@ class Expressions:
         if length > LONGEST:
             raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
 
-    def _constant(self, node: ast.Constant) -> Any:
+    def _constant(self, node: ast.Constant) -> object:
         return node.value
 
-    def _list(self, node: ast.List) -> list[Any]:
+    def _list(self, node: ast.List) -> list[object]:
         return self._elements(node.elts)
 
-    def _tuple(self, node: ast.Tuple) -> tuple[Any, ...]:
+    def _tuple(self, node: ast.Tuple) -> tuple[object, ...]:
         return tuple(self._elements(node.elts))
 
-    def _elements(self, nodes: list[ast.expr]) -> list[Any]:
-        found: list[Any] = []
+    def _elements(self, nodes: list[ast.expr]) -> list[object]:
+        found: list[object] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
-                found.extend(self._checked(node, self.value(node.value), (list, tuple)))
+                found.extend(self._sequence(node, self.value(node.value)))
                 self.fits(node, len(found))
             else:
                 found.append(self.value(node))
         return found
 
-    def _dict(self, node: ast.Dict) -> dict[Any, Any]:
-        found: dict[Any, Any] = {}
+    def _dict(self, node: ast.Dict) -> dict[str | float, object]:
+        found: dict[str | float, object] = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if key is None:
-                found |= self._checked(value, self.value(value), dict)
+                found.update(self._dictionary(value, self.value(value)).items())
             else:
-                found[self._checked(key, self.value(key), (str, int, float))] = self.value(value)
+                found[self._scalar(key, self.value(key))] = self.value(value)
         return found
 
-    def _set(self, node: ast.Set) -> Any:
+    def _set(self, node: ast.Set) -> object:
         """`{{_base_.name}}`, which Python reads as a set in a set, is a reference."""
         inner = node.elts[0]
         if len(node.elts) != 1 or not isinstance(inner, ast.Set) or len(inner.elts) != 1:
             raise self.refusal(node, "a set is refused")
         return self.value(inner.elts[0])
 
-    def _call(self, node: ast.Call) -> Any:
+    def _call(self, node: ast.Call) -> object:
         """`dict(...)`, or a conversion such as `float(1e-3)`."""
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name == "dict" and len(node.args) <= 1:
@@ -200,77 +199,92 @@ class Expressions:
         if name not in CONVERSIONS or len(node.args) != 1 or node.keywords:
             raise self.refusal(node, f"a call of {self.source(node.func)} is refused")
         convert, kinds = CONVERSIONS[name]
-        argument = self._checked(node, self.value(node.args[0]), kinds)
+        argument = self.value(node.args[0])
+        if not isinstance(argument, kinds):
+            raise self._other_type(node, argument, *kinds)
         try:
             return convert(argument)
         except (ValueError, OverflowError) as error:
             raise self.refusal(node, f"{self.source(node)}: {error}", CORRECT) from error
 
-    def dictionary(self, node: ast.Call) -> dict[str, Any]:
+    def dictionary(self, node: ast.Call) -> dict[str, object]:
         """The arguments of a call as a dict: another dict, and keywords."""
-        found: dict[str, Any] = {}
+        found: dict[str, object] = {}
         for argument in node.args:
-            found |= self._checked(argument, self.value(argument), dict)
+            found |= self._dictionary(argument, self.value(argument))
         for keyword in node.keywords:
             value = self.value(keyword.value)
-            found |= {keyword.arg: value} if keyword.arg else self._checked(keyword.value, value, dict)
+            found |= {keyword.arg: value} if keyword.arg else self._dictionary(keyword.value, value)
         return found
 
-    def _name(self, node: ast.Name) -> Any:
+    def _name(self, node: ast.Name) -> object:
         if node.id in self.names:
             return self.names[node.id]
         if node.id not in self.references:
             raise self.refusal(node, f"{node.id} is not assigned before", "assign it above, or refer to _base_")
         return self.references[node.id]
 
-    def _attribute(self, node: ast.Attribute) -> Any:
+    def _attribute(self, node: ast.Attribute) -> object:
         owner = self.value(node.value)
         if isinstance(owner, Reference):  # a class in an imported module
             return Reference(node.attr)
-        return self._member(node, self._checked(node, owner, dict), node.attr)
+        return self._member(node, self._dictionary(node, owner), node.attr)
 
-    def _subscript(self, node: ast.Subscript) -> Any:
-        owner = self._checked(node, self.value(node.value), (dict, list, tuple, str))
+    def _subscript(self, node: ast.Subscript) -> object:
+        owner = self.value(node.value)
+        if not isinstance(owner, dict | list | tuple | str):
+            raise self._other_type(node, owner, dict, list, tuple, str)
         return self._member(node, owner, self.value(node.slice))
 
     def _slice(self, node: ast.Slice) -> slice:
         return slice(*(part and self.value(part) for part in (node.lower, node.upper, node.step)))
 
-    def _member(self, node: ast.expr, owner: Any, key: Any) -> Any:
+    def _member(self, node: ast.expr, owner: object, key: object) -> object:
         try:
-            return owner[key]
+            return _get_member(owner, key)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise self.refusal(
                 node, f"{self.source(node)}: there is no {shown(key)}", "refer to what exists"
             ) from error
 
-    def _unaryop(self, node: ast.UnaryOp) -> Any:
-        value = self._checked(node, self.value(node.operand), (bool, int, float))
+    def _unaryop(self, node: ast.UnaryOp) -> object:
+        value = self.value(node.operand)
+        if not isinstance(value, int | float):
+            raise self._other_type(node, value, bool, int, float)
         if isinstance(node.op, ast.Not):
             return not value
         if isinstance(node.op, ast.USub):
             return -value
         raise self.refusal(node, f"{self.source(node)} is refused")
 
-    def _binop(self, node: ast.BinOp) -> Any:
+    def _binop(self, node: ast.BinOp) -> object:
         return self.operation(node, node.op, self.value(node.left), self.value(node.right))
 
-    def operation(self, node: ast.AST, kind: ast.operator, left: Any, right: Any) -> Any:
+    def operation(self, node: ast.AST, kind: ast.operator, left: object, right: object) -> object:
         """Arithmetic on numbers; texts and sequences may be joined, and repeated by a number."""
-        known = OPERATIONS.get(type(kind))
-        numbers = isinstance(left, int | float) and isinstance(right, int | float)
-        joined = isinstance(kind, ast.Add) and type(left) is type(right) and isinstance(left, str | list | tuple)
-        repeated = isinstance(kind, ast.Mult) and isinstance(left, list | tuple | str) and isinstance(right, int)
-        if known is None or not (numbers or joined or repeated):
+        operate = OPERATIONS.get(type(kind))
+        if operate is None or not self._fits_operation(node, kind, left, right):
             raise self.refusal(node, f"{self.source(node)} is refused: it is no arithmetic on numbers")
-        if not numbers:
-            self.fits(node, len(left) + len(right) if joined else len(left) * right)
-        elif isinstance(kind, ast.Pow | ast.LShift) and not abs(right) <= MOST_BITS:
-            raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
         try:
-            return self.counted(node, known(left, right))
+            return self.counted(node, operate(left, right))
         except (ArithmeticError, ValueError, TypeError) as error:
             raise self.refusal(node, f"{self.source(node)}: {error}", CORRECT) from error
+
+    def _fits_operation(self, node: ast.AST, kind: ast.operator, left: object, right: object) -> bool:
+        """Whether an operation takes these values; raises ConfigError where its result would be too large."""
+        if isinstance(left, int | float) and isinstance(right, int | float):
+            if isinstance(kind, ast.Pow | ast.LShift) and not abs(right) <= MOST_BITS:
+                raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
+            return True
+        if not isinstance(left, str | list | tuple):
+            return False
+        if isinstance(kind, ast.Add) and isinstance(right, str | list | tuple) and type(left) is type(right):
+            self.fits(node, len(left) + len(right))
+            return True
+        if isinstance(kind, ast.Mult) and isinstance(right, int):
+            self.fits(node, len(left) * right)
+            return True
+        return False
 
     def _joinedstr(self, node: ast.JoinedStr) -> str:
         parts, length = [], 0
@@ -278,16 +292,29 @@ class Expressions:
             value = self.value(part.value if isinstance(part, ast.FormattedValue) else part)
             if isinstance(part, ast.FormattedValue) and (part.format_spec or part.conversion != -1):
                 raise self.refusal(node, "a format in a string is refused")
-            parts.append(str(self._checked(part, value, (str, int, float))))
+            parts.append(str(self._scalar(part, value)))
             length += len(parts[-1])
             self.fits(node, length)
         return "".join(parts)
 
-    def _checked(self, node: ast.AST, value: Any, kind: type | tuple[type, ...]) -> Any:
-        if not isinstance(value, kind):
-            names = " or ".join(k.__name__ for k in (kind if isinstance(kind, tuple) else (kind,)))
-            raise self.refusal(node, f"{type(value).__name__} where {names} is expected", CORRECT)
+    def _sequence(self, node: ast.AST, value: object) -> list[object] | tuple[object, ...]:
+        if not isinstance(value, list | tuple):
+            raise self._other_type(node, value, list, tuple)
         return value
+
+    def _dictionary(self, node: ast.AST, value: object) -> dict[str, object]:
+        if not isinstance(value, dict):
+            raise self._other_type(node, value, dict)
+        return value
+
+    def _scalar(self, node: ast.AST, value: object) -> str | float:
+        if not isinstance(value, str | int | float):
+            raise self._other_type(node, value, str, int, float)
+        return value
+
+    def _other_type(self, node: ast.AST, value: object, *kinds: type) -> ConfigError:
+        names = " or ".join(kind.__name__ for kind in kinds)
+        return self.refusal(node, f"{type(value).__name__} where {names} is expected", CORRECT)
 
     def source(self, node: ast.AST) -> str:
         """The beginning of a piece of Python, for a message."""
@@ -301,3 +328,22 @@ class Expressions:
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             return f"a call of {self.source(node.value.func)}"
         return REFUSED.get(type(node), f"`{self.source(node)}`")
+
+
+def _get_member(owner: object, key: object) -> object:
+    """`owner[key]`, which raises what Python raises."""
+    if isinstance(owner, dict):
+        return owner[key]
+    if isinstance(owner, list | tuple | str) and isinstance(key, int | slice):
+        return owner[key]
+    raise TypeError(f"{type(owner).__name__} has no {shown(key)}")
+
+
+def _set_member(owner: object, key: object, value: object) -> None:
+    """`owner[key] = value`, which raises what Python raises."""
+    if isinstance(owner, dict):
+        owner[key] = value
+        return
+    if not isinstance(owner, list) or not isinstance(key, int):
+        raise TypeError(f"{type(owner).__name__} takes no value at {shown(key)}")
+    owner[key] = value

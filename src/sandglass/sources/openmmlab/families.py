@@ -9,13 +9,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
+Arguments = Mapping[str, Any]  # of an architecture: each family knows the types of its own
+
 
 @dataclass(frozen=True)
 class Only:
     """What an architecture has at a place: one of some values. `default` is OpenMMLab's where the config is silent."""
 
-    values: tuple[Any, ...]
-    default: Any = ...
+    values: tuple[object, ...]
+    default: object = ...
 
 
 @dataclass(frozen=True)
@@ -32,8 +34,8 @@ class Family:
     task: str
     types: Mapping[str, tuple[str, ...]]
     arguments: Mapping[str, str | tuple[str, ...]] = field(default_factory=dict)
-    defaults: Mapping[str, Any] = field(default_factory=dict)
-    only: Mapping[str, Only | Callable[[Mapping[str, Any]], Any]] = field(default_factory=dict)
+    defaults: Arguments = field(default_factory=dict)
+    only: Mapping[str, Only | Callable[[Arguments], object]] = field(default_factory=dict)
 
 
 # A head of one 1x1 convolution, of the older and of the newer generation; for COCO's keypoints.
@@ -46,20 +48,22 @@ KEYPOINTS = {"head.out_channels": Only((17,)), **ONE_CONVOLUTION}
 NORM = {"backbone.norm_cfg.type": Only(("BN", "SyncBN"))}
 
 
-def _stages(arguments: Mapping[str, Any]) -> dict[str, Any]:
+def _stages(arguments: Arguments) -> dict[str, object]:
     """An HRNet's `extra`."""
     width, modules, blocks = arguments["width"], arguments["modules"], arguments["blocks"]
     stem = {"num_modules": 1, "num_branches": 1, "block": "BOTTLENECK"}
-    found = {"stage1": {**stem, "num_blocks": [blocks], "num_channels": [arguments["stem_channels"]]}}
+    stages: dict[str, object] = {
+        "stage1": {**stem, "num_blocks": [blocks], "num_channels": [arguments["stem_channels"]]}
+    }
     for count, repeated in enumerate(modules, 2):
-        found[f"stage{count}"] = {
+        stages[f"stage{count}"] = {
             "num_modules": repeated,
             "num_branches": count,
             "block": "BASIC",
             "num_blocks": [blocks] * count,
             "num_channels": [width << level for level in range(count)],
         }
-    return found
+    return stages
 
 
 HRNET: dict[str, str | tuple[str, ...]] = {
@@ -82,7 +86,7 @@ STAGES_OF_RESNET = {
     "backbone.avg_down": Only((False,)),
 }
 RESNET: dict[str, str | tuple[str, ...]] = {"depth": "backbone.depth", "classes": "head.num_classes"}
-RESNET_ONLY: dict[str, Only | Callable[[Mapping[str, Any]], Any]] = {
+RESNET_ONLY: dict[str, Only | Callable[[Arguments], object]] = {
     **NORM,
     "backbone.num_stages": Only((4,)),
     "backbone.out_indices": Only(([3],)),

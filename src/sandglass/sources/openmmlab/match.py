@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
-from typing import Any
+from collections.abc import Iterator
 
 from sandglass.core import discover
 from sandglass.core.errors import ConfigError, shown
-from sandglass.sources.openmmlab.config import at
+from sandglass.sources.openmmlab.config import Config, at
 from sandglass.sources.openmmlab.families import FAMILIES, Family, Only
 
 PARTS = ("backbone", "neck", "head", "det_head")
@@ -20,12 +19,12 @@ IGNORED = {
 }  # fmt: skip
 
 
-def newer_names(model: Mapping[str, Any]) -> dict[str, Any]:
+def newer_names(model: Config) -> dict[str, object]:
     """A config's `model` under 1.x names: 0.x says `keypoint_head` and `bbox_head`, as its checkpoints do."""
     return {OLDER_NAMES.get(key, key): value for key, value in model.items()}
 
 
-def family_of(model: Mapping[str, Any], path: object) -> tuple[Family, dict[str, Any]]:
+def family_of(model: Config, path: object) -> tuple[Family, dict[str, object]]:
     """The family of a config's `model`, and the arguments of its architecture.
 
     Raises ConfigError for a family that Sandglass lacks, naming those it has, and for a member that differs from what
@@ -48,14 +47,14 @@ def known() -> str:
     )
 
 
-def _type(model: Mapping[str, Any], part: str) -> str:
+def _type(model: Config, part: str) -> str:
     found = at(model, f"{part}.type" if part else "type", "")
     return found if isinstance(found, str) else ""
 
 
-def _arguments(family: Family, model: Mapping[str, Any], path: object) -> dict[str, Any]:
+def _arguments(family: Family, model: Config, path: object) -> dict[str, object]:
     """Arguments that the config gives, checked; where it is silent, OpenMMLab's defaults are the architecture's."""
-    found: dict[str, Any] = dict(family.defaults)
+    found: dict[str, object] = dict(family.defaults)
     for name, place in family.arguments.items():
         value = _plain(at(model, place, ...) if isinstance(place, str) else [at(model, one, ...) for one in place])
         if value is not ...:
@@ -82,7 +81,7 @@ def _arguments(family: Family, model: Mapping[str, Any], path: object) -> dict[s
     return found
 
 
-def _places(tree: Any, known: set[str], above: str = "") -> Iterator[str]:
+def _places(tree: Config, known: set[str], above: str = "") -> Iterator[str]:
     """Places of values that no rule knows; a place under one that is known, or is ignored, is known too."""
     for key, value in tree.items():
         place = f"{above}{key}"
@@ -94,7 +93,7 @@ def _places(tree: Any, known: set[str], above: str = "") -> Iterator[str]:
             yield place
 
 
-def _plain(value: Any) -> Any:
+def _plain(value: object) -> object:
     """Tuples as lists, as TOML and JSON have them; `...` where a part is missing."""
     if isinstance(value, list | tuple):
         parts = [_plain(part) for part in value]

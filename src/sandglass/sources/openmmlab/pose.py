@@ -6,12 +6,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.errors import ConfigError
-from sandglass.sources.openmmlab.config import at
+from sandglass.sources.openmmlab.config import Config, at, settings_at
 from sandglass.sources.openmmlab.pipeline import expected, image_input, of_type, only, tested_on
 
 # Datasets whose keypoints are COCO's seventeen, in its order.
@@ -80,7 +79,7 @@ OLDER_TEST = {
 }
 
 
-def topdown(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def topdown(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass decodes otherwise."""
     dataset = tested_on(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
@@ -93,10 +92,10 @@ def topdown(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict
             f"{path}: boxes are cut out and heatmaps decoded by different rules, UDP and plain", "mend it"
         )
     box = steps.get("GetBBoxCenterScale") or steps.get("TopDownGetBboxCenterScale") or {}
-    decode: dict[str, Any] = {"padding": box.get("padding", PADDING), "method": method}
+    decode: dict[str, object] = {"padding": box.get("padding", PADDING), "method": method}
     if method != "quarter":
         decode["blur"] = blur
-    test = at(config, "model.test_cfg", {})
+    test = settings_at(config, "model.test_cfg")
     decode["flip_test"] = bool(test.get("flip_test", False))
     if decode["flip_test"]:
         expected(path, "model.test_cfg.flip_mode", test.get("flip_mode", "heatmap"), ("heatmap",))
@@ -104,9 +103,9 @@ def topdown(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict
     return image_input(config, steps, size, path), decode
 
 
-def _codec(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]:
+def _codec(config: Config, path: Path) -> tuple[object, str, object]:
     """Input (width, height), method and blur of 1.x."""
-    place, codec = "model.head.decoder", at(config, "model.head.decoder")
+    place, codec = "model.head.decoder", settings_at(config, "model.head.decoder")
     kind = codec.get("type")
     expected(path, f"{place}.type", kind, ("MSRAHeatmap", "UDPHeatmap"))
     expected(path, f"{place}.heatmap_type", codec.get("heatmap_type", "gaussian"), ("gaussian",))
@@ -114,9 +113,9 @@ def _codec(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]:
     return codec.get("input_size"), method, codec.get("blur_kernel_size", BLUR)
 
 
-def _post_process(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]:
+def _post_process(config: Config, path: Path) -> tuple[object, str, object]:
     """Input (width, height), method and blur of 0.x."""
-    test = at(config, "model.test_cfg", {})
+    test = settings_at(config, "model.test_cfg")
     expected(path, "model.test_cfg.target_type", test.get("target_type", "GaussianHeatmap"), ("GaussianHeatmap",))
     process = test.get("post_process", "default")
     expected(path, "model.test_cfg.post_process", process, ("default", "unbiased"))
@@ -124,13 +123,14 @@ def _post_process(config: Mapping[str, Any], path: Path) -> tuple[Any, str, int]
     return at(config, "data_cfg.image_size"), method, test.get("modulate_kernel", BLUR)
 
 
-def bottomup(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def bottomup(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass groups otherwise."""
     dataset = tested_on(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
     steps = of_type(dataset, path, BOTTOM_UP_STEPS)
-    codec, test = at(config, "model.head.decoder"), at(config, "model.test_cfg", {})
-    if codec is not None:
+    codec, test = settings_at(config, "model.head.decoder"), settings_at(config, "model.test_cfg")
+    size: object
+    if codec:
         only(path, "model.head.decoder", {"decode_topk": 20, "decode_center_shift": 0.0, **codec}, GROUPING)
         only(path, "model.test_cfg", test, NEWER_TEST)
         resize = steps.get("BottomupResize", {})
@@ -143,5 +143,5 @@ def bottomup(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dic
         expected(path, "test_scale_factor", at(steps, "BottomUpGetImgSize.test_scale_factor", [1]), ([1],))
         side = at(config, "data_cfg.image_size")
         size = [side, side]
-    decode = {"flip_test": bool(test.get("flip_test", False)), "flip_shift": bool(test.get("shift_heatmap", False))}
-    return image_input(config, steps, size, path), decode
+    flip, shift = bool(test.get("flip_test", False)), bool(test.get("shift_heatmap", False))
+    return image_input(config, steps, size, path), {"flip_test": flip, "flip_shift": shift}

@@ -4,10 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from pathlib import Path
-from typing import Any
 
 from sandglass.core.errors import ConfigError
-from sandglass.sources.openmmlab.config import at
+from sandglass.sources.openmmlab.config import Config, at, number_at, settings_at
 from sandglass.sources.openmmlab.pipeline import FIX, expected, image_input, of_type, only, tested_on
 
 MULTIPLE = 32
@@ -26,7 +25,7 @@ STEPS: dict[str, Collection[str] | None] = {
     "Collect": None,
 }
 # By type: the decoder of Sandglass, what its settings are called in configs, and what it has besides.
-POSTPROCESSORS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
+POSTPROCESSORS: dict[str, tuple[str, dict[str, str], dict[str, object]]] = {
     "PANPostprocessor": (
         "panet",
         {
@@ -53,7 +52,7 @@ POSTPROCESSORS: dict[str, tuple[str, dict[str, str], dict[str, Any]]] = {
 OUTLINES = {"quad": "quad", "poly": "polygon"}
 
 
-def detection(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], dict[str, Any]]:
+def detection(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
     """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass does otherwise."""
     steps = of_type(tested_on(config, path), path, STEPS)
     expected(path, "Pad.size_divisor", at(steps, "Pad.size_divisor", MULTIPLE), (MULTIPLE,))
@@ -63,22 +62,25 @@ def detection(config: Mapping[str, Any], path: Path) -> tuple[dict[str, Any], di
         size, longest = _by_short_side(steps["ShortScaleAspectJitter"], path)
     else:
         size, longest = _by_both_sides(steps, path)
-    decode = _decoding(at(config, "model.det_head.postprocessor", {}), path)
+    decode = _decoding(settings_at(config, "model.det_head.postprocessor"), path)
     if longest != max(size):
         decode["longest"] = longest
     return image_input(config, steps, size, path), decode
 
 
-def _by_short_side(step: Mapping[str, Any], path: Path) -> tuple[tuple[int, int], int]:
+def _by_short_side(step: Config, path: Path) -> tuple[tuple[int, int], int]:
     """The input's (width, height), and the longest side of a page, where its long side is free."""
     for name in ("ratio_range", "aspect_ratio_range"):
-        expected(path, f"ShortScaleAspectJitter.{name}", tuple(step.get(name, ())), ((1.0, 1.0),))
+        value = step.get(name)
+        ratios = tuple(value) if isinstance(value, list) else value
+        expected(path, f"ShortScaleAspectJitter.{name}", ratios, ((1.0, 1.0),))
     expected(path, "ShortScaleAspectJitter.scale_divisor", step.get("scale_divisor"), (1,))
-    width = _padded(step["short_size"] * WIDEST)
-    return (width, _padded(step["short_size"])), width
+    short = number_at(step, "short_size")
+    width = _padded(short * WIDEST)
+    return (width, _padded(short)), width
 
 
-def _by_both_sides(steps: Mapping[str, Mapping[str, Any]], path: Path) -> tuple[tuple[int, int], int]:
+def _by_both_sides(steps: Mapping[str, Config], path: Path) -> tuple[tuple[int, int], int]:
     """The same where a page fits into a scale (long side, short side)."""
     scale = at(steps, "Resize.scale") or at(steps, "MultiScaleFlipAug.img_scale")
     if not isinstance(scale, list | tuple) or len(scale) != 2:
@@ -92,7 +94,7 @@ def _padded(side: float) -> int:
     return -int(-side // MULTIPLE) * MULTIPLE
 
 
-def _decoding(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
+def _decoding(settings: Config, path: Path) -> dict[str, object]:
     place, kind = "model.det_head.postprocessor", settings.get("type")
     expected(path, f"{place}.type", kind, POSTPROCESSORS)
     decoder, names, fixed = POSTPROCESSORS[str(kind)]
@@ -101,5 +103,5 @@ def _decoding(settings: Mapping[str, Any], path: Path) -> dict[str, Any]:
     if decoder == "panet":
         outline = decode.get("outline", "poly")  # mmocr's default
         expected(path, f"{place}.text_repr_type", outline, OUTLINES)
-        decode["outline"] = OUTLINES[outline]
+        decode["outline"] = OUTLINES[str(outline)]
     return decode

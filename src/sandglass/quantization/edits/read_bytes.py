@@ -1,0 +1,120 @@
+"""Let layers read an input of the graph in integer steps: one step of a byte is one level of the image.
+
+The input x becomes b = x / factor - offset, and a layer with weights W reads x = factor (b + offset): its weights are
+multiplied by the factors, and its bias gets what the weights make of factor times offset.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import ClassVar
+
+import numpy as np
+import onnx
+from onnx import helper, numpy_helper
+
+from sandglass.graph.edit import set_nodes
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.layer_edits import add_to_bias, own_constants
+from sandglass.graph.layers import facts
+from sandglass.graph.names import Names
+from sandglass.quantization.channel_offsets import through_weights
+from sandglass.quantization.edits.scale_channels import multiply
+from sandglass.quantization.explicit_padding import drop_pads, pad_node
+
+
+@dataclass(frozen=True)
+class ReadBytes:
+    """Inputs of the graph are divided by `factors`, and `offsets` then taken off: (channels,) float32 by input.
+
+    Where that moves 0 to another level an input is padded before, and the layers that read it pad no longer.
+    """
+
+    KIND: ClassVar[str] = "read bytes"
+    FIELDS: ClassVar[tuple[str, ...]] = ("byte factors", "byte offsets")
+    RENAMES: ClassVar[bool] = True
+
+    factors: Mapping[str, np.ndarray]
+    offsets: Mapping[str, np.ndarray]
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The inputs."""
+        return tuple(self.factors)
+
+    @property
+    def arrays(self) -> dict[str, Mapping[str, np.ndarray]]:
+        """The arrays by field and input, as a plan's file has them."""
+        return {"byte factors": self.factors, "byte offsets": self.offsets}
+
+    @staticmethod
+    def of(names: Sequence[str], arrays: Mapping[str, Mapping[str, np.ndarray]]) -> ReadBytes:
+        """The edit with these arrays by field."""
+        return ReadBytes(arrays["byte factors"], arrays["byte offsets"])
+
+    def then(self, other: ReadBytes) -> ReadBytes:
+        """Both edits as one; they are of different inputs."""
+        return ReadBytes({**self.factors, **other.factors}, {**self.offsets, **other.offsets})
+
+    def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
+        """The network with those of `layers` that can reading their input as bytes; the model is changed."""
+        own_constants(model)
+        for name in (value.name for value in model.graph.input):
+            readers = byte_readers(model, name, layers) if name in self.factors else []
+            if readers:
+                self._read(model, name, readers)
+        return model
+
+    def _read(self, model: onnx.ModelProto, name: str, readers: Collection[str]) -> None:
+        factors, offsets, known, graph = self.factors[name], self.offsets[name], facts(model), GraphIndex(model)
+        batch_norm = _affine(graph, name, 1 / factors, -offsets)
+        new_nodes, source, integers = list[onnx.NodeProto](), name, bytes_tensor(graph.names, name)
+        pads = known[min(readers)].pads
+        if any(pads) and pads_change_level(offsets):
+            new_nodes.append(pad_node(graph, name, f"{name}.padded", pads, 0.0))
+            source = new_nodes[0].output[0]
+        for node in (node for node in graph if node.name in readers):
+            graph.set_input(node, 0, integers)
+            if new_nodes:
+                drop_pads(node)
+            weight, fact = graph.constants[node.input[1]], known[node.name]
+            shifted = factors.astype(np.float64) * offsets
+            change = through_weights(numpy_helper.to_array(weight), fact, shifted)
+            add_to_bias(graph, node, fact.channels, change)
+            multiply(weight, factors.astype(np.float64), axis=1)
+        scale = graph.fresh(f"{name}.scale")
+        new_nodes.append(helper.make_node("BatchNormalization", [source, *batch_norm], [integers], scale, epsilon=0.0))
+        set_nodes(model, [*new_nodes, *model.graph.node])
+
+
+def _affine(graph: GraphIndex, name: str, factor: np.ndarray, offset: np.ndarray) -> list[str]:
+    """Constants with which one BatchNormalization scales and shifts: its mean is 0 and its variance 1."""
+    parts = {"factor": factor, "offset": offset, "mean": np.zeros(len(factor)), "variance": np.ones(len(factor))}
+    return [graph.add_constant(f"{name}.{part}", values.astype(np.float32)) for part, values in parts.items()]
+
+
+def byte_readers(model: onnx.ModelProto, name: str, layers: Collection[str]) -> list[str]:
+    """Those of `layers` that can read the input `name` as bytes: dense convolutions with constant biases."""
+    constants = {entry.name for entry in model.graph.initializer}
+    known = facts(model)
+    return [
+        node.name
+        for node in model.graph.node
+        if node.name in layers
+        and node.name in known
+        and known[node.name].layer.input == name
+        and node.op_type == "Conv"
+        and known[node.name].group == 1
+        and all(bias in constants for bias in node.input[2:] if bias)
+    ]
+
+
+def pads_change_level(offsets: np.ndarray) -> bool:
+    """Whether the mean level of 0 is not at the integer 0, so that a padded integer 0 would be another level."""
+    return bool(round(float(offsets.mean())))
+
+
+def bytes_tensor(names: Names, value: str) -> str:
+    """A name for the tensor of an input's bytes: the same in all graphs that name the same tensors and nodes."""
+    return names.fresh(f"{value}.bytes")

@@ -1,0 +1,103 @@
+"""The arrays of a plan's edits in a file `.safetensors` beside the plan.
+
+An array is called by its field and the tensor or layer that it belongs to, with a colon between: `factors:conv1.out`.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+import numpy as np
+from safetensors import SafetensorError
+from safetensors.numpy import load_file, save
+
+from sandglass.core.errors import PlanError
+from sandglass.core.files import atomic_file
+from sandglass.core.reading import MALFORMED, open_file
+from sandglass.quantization.edits import (
+    KINDS,
+    Edit,
+    ReadBytes,
+    Rounded,
+    ScaleChannels,
+    SetWeights,
+    ShiftChannels,
+    SplitChannels,
+)
+
+Fields = dict[str, dict[str, np.ndarray]]  # arrays by field and name
+
+
+def arrays_of(edits: Sequence[Edit]) -> Fields:
+    """The arrays of all edits."""
+    fields: Fields = {}
+    for edit in edits:
+        fields |= {field: dict(arrays) for field, arrays in edit.arrays.items() if arrays}
+    return fields
+
+
+def arrays_hash(fields: Fields) -> str:
+    """Hash of the names and values of arrays; "" where there are none."""
+    arrays = _named(fields)
+    digest = hashlib.sha256()
+    for name, value in sorted(arrays.items()):
+        digest.update(f"{name}|{value.dtype}|{value.shape}|".encode())
+        digest.update(np.ascontiguousarray(value).tobytes())
+    return digest.hexdigest() if arrays else ""
+
+
+def save_arrays(fields: Fields, path: Path) -> None:
+    """Write arrays, atomically."""
+    with atomic_file(path) as temporary:
+        temporary.write_bytes(save({name: np.ascontiguousarray(value) for name, value in _named(fields).items()}))
+
+
+def load_arrays(path: Path) -> Fields:
+    """Read arrays by field and name. Raises PlanError for a file that is missing, cut off or of another kind."""
+    try:
+        with open_file(path, PlanError):
+            arrays = load_file(path)
+    except (SafetensorError, *MALFORMED) as error:
+        raise PlanError(f"cannot read the plan's arrays in {path}: {error}", "keep both files together") from error
+    fields: Fields = {}
+    for full_name, value in arrays.items():
+        field, _, name = full_name.partition(":")
+        fields.setdefault(field, {})[name] = value
+    return fields
+
+
+def edits_of(named: Sequence[tuple[str, Collection[str]]], arrays: Fields) -> tuple[Edit, ...]:
+    """The edits with these kinds and names. Raises KeyError for an unknown kind or an array that is missing."""
+    kinds = {kind.KIND: kind for kind in KINDS}
+    edits = []
+    for kind, names in named:
+        fields = {field: {name: arrays[field][name] for name in names} for field in kinds[kind].FIELDS}
+        edits.append(kinds[kind].of(tuple(names), fields))
+    return tuple(edits)
+
+
+def edits_of_format_1(split: Sequence[str], arrays: Fields) -> tuple[Edit, ...]:
+    """The edits of a plan of 0.1.0, which has no list of them. Raises KeyError for an array that is missing.
+
+    There the factors and offsets of the graph's inputs are among those of tensors. Edits skip names that are not
+    theirs, so that each can have all.
+    """
+    factors, offsets = arrays.get("factors", {}), arrays.get("offsets", {})
+    both = factors.keys() & offsets.keys()
+    layers = {
+        name: Rounded(*(arrays[field][name] for field in SetWeights.FIELDS)) for name in arrays.get("integers", {})
+    }
+    edits: list[Edit] = [
+        SplitChannels(tuple(split)),
+        ScaleChannels(factors),
+        ShiftChannels(offsets),
+        ReadBytes({name: factors[name] for name in both}, {name: offsets[name] for name in both}),
+        SetWeights(layers),
+    ]
+    return tuple(edit for edit in edits if edit.names)
+
+
+def _named(fields: Fields) -> dict[str, np.ndarray]:
+    return {f"{field}:{name}": value for field, values in fields.items() for name, value in values.items()}
