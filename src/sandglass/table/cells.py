@@ -19,7 +19,6 @@ from sandglass.core.records import Record, to_data, to_record
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation
 from sandglass.metrics import Metric
-from sandglass.tasks import Prediction
 
 CELL, SPEED = "cell.json", "speed-{}.json"
 AGAIN = "remove it, and run the command again"
@@ -65,7 +64,7 @@ class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
     origin: JsonObject
     seconds: float
     resumed_samples: int
-    predictions: list[Prediction] = field(default_factory=list)
+    predictions: list[JsonObject] = field(default_factory=list)
     verdict: str = ""
     int8_share_of_macs: float | None = None
 
