@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal
 from onnx import numpy_helper
 
-from graphs import network, normal
 from sandglass.graph.io import save_graph, static_inputs
 from sandglass.sources.agreement import LEAST_OF_QUANTIZED, compare
 from sandglass.sources.bring_up import convert

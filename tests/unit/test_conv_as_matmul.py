@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from graphs import network, normal, rewritten
+
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.lowering.conv_as_matmul import outputs_as_products

@@ -8,10 +8,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from onnx import numpy_helper
-
 from graphs import network, normal, rewritten
+from onnx import numpy_helper
 from plans import pixels, unrounded
+
 from sandglass.core.errors import PlanError
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession

@@ -9,9 +9,9 @@ import numpy as np
 import onnx
 import onnxruntime
 import pytest
+from graphs import normal
 from onnx import TensorProto, helper, numpy_helper
 
-from graphs import normal
 from sandglass.graph.io import static_outputs
 from sandglass.sources.bring_up import bring_up
 from sandglass.sources.rewrites.explicit_padding import rewrite

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import onnx
 import pytest
+from graphs import network
 from onnx import helper, numpy_helper
 
-from graphs import network
 from sandglass.core.errors import GraphError
 from sandglass.graph.index import GraphIndex
 

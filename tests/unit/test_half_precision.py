@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal, rewritten
 from onnx import TensorProto, numpy_helper
 
-from graphs import network, normal, rewritten
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.parity import LEAST_CORRELATION
 from sandglass.core import discover

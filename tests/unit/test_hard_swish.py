@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from graphs import network, normal
+
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.sources.rewrites.hard_swish import rewrite

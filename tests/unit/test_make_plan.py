@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal, rewritten
 from hypothesis import given
 from hypothesis import strategies as st
 
 from conformance.test_backends import save_graph
-from graphs import network, normal, rewritten
 from sandglass.core.errors import DatasetError, InputError, PlanError
 from sandglass.core.processor import find_processor
 from sandglass.graph import layers

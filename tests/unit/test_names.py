@@ -9,10 +9,10 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import normal
 from onnx import helper, numpy_helper
 
 import sandglass
-from graphs import normal
 from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable

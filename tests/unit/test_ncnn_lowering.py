@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import normal
 from onnx import TensorProto, helper, numpy_helper
 
-from graphs import normal
 from sandglass.backends import ncnn
 from sandglass.backends._ncnn_lowering import lower
 from sandglass.core.errors import BackendError, UnsupportedOperator

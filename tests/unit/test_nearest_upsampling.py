@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-
 from graphs import network, rewritten
+
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.lowering.nearest_upsampling import repeat_pixels

@@ -6,9 +6,9 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from graphs import network, normal, rewritten
 from onnx import numpy_helper
 
-from graphs import network, normal, rewritten
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable
 from sandglass.graph.io import load_graph, save_graph

@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import normal
 from onnx import TensorProto, helper, numpy_helper
 
-from graphs import normal
 from sandglass.core.errors import GraphError, ParityError
 from sandglass.graph.io import load_graph, static_inputs, static_outputs
 from sandglass.graph.session import GraphSession

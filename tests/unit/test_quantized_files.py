@@ -7,9 +7,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import normal
 from onnx import helper, numpy_helper
 
-from graphs import normal
 from sandglass.core.errors import GraphError, InputError
 from sandglass.deployment import deploy
 from sandglass.graph.io import load_graph

@@ -9,11 +9,11 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import network, normal, rewritten
 from onnx import numpy_helper
+from plans import factors, hash_of
 from safetensors.numpy import save_file
 
-from graphs import network, normal, rewritten
-from plans import factors, hash_of
 from sandglass.core.errors import DatasetError, PlanError
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.layers import facts

@@ -11,9 +11,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
+from graphs import network, rewritten
 from onnx import numpy_helper
 
-from graphs import network, rewritten
 from sandglass.core import host
 from sandglass.core.processor import ANY
 from sandglass.graph.io import load_graph, save_graph
