@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from msgspec import field
 
@@ -65,9 +66,14 @@ class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
     origin: JsonObject
     seconds: float
     resumed_samples: int
-    predictions: list[Prediction] = field(default_factory=list)
+    predictions: list[JsonObject] = field(default_factory=list)
     verdict: str = ""
     int8_share_of_macs: float | None = None
+
+    @property
+    def task_predictions(self) -> list[Prediction]:
+        """The predictions as those of the task, which adds fields to the ones that all tasks have."""
+        return cast("list[Prediction]", self.predictions)
 
     @property
     def artifact_sha256(self) -> str:

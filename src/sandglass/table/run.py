@@ -271,7 +271,7 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset | SandglassErro
     def change(result: MeasuredCell, before: MeasuredCell | None) -> dict[str, Change] | None:
         if before is None or before is result or not has_truths(task, before.metrics):
             return None
-        return task.paired(before.predictions, result.predictions, data)
+        return task.paired(before.task_predictions, result.task_predictions, data)
 
     return [
         replace(
