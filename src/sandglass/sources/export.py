@@ -11,13 +11,13 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from sandglass.core import discover
 from sandglass.core.compare import relative_difference
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendUnavailable, CardError, ParityError
 from sandglass.core.files import atomic_file
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
+from sandglass.models import load_model
 from sandglass.sources.bring_up import OPSET, simplify
 from sandglass.sources.card import HELP, Card
 from sandglass.sources.checkpoint import match_state, read_checkpoint
@@ -65,7 +65,7 @@ def build_module(card: Card) -> torch.nn.Module:
     except ImportError as error:
         raise BackendUnavailable("reading a checkpoint needs PyTorch", install_command("torch")) from error
     assert card.model is not None
-    build = discover.load("models", card.model).build
+    build = load_model(card.model).build
     try:
         module: torch.nn.Module = build(**card.arguments)
     except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
@@ -82,7 +82,7 @@ def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> Expo
     import torch
 
     module = _trained(card, state)
-    outputs = list(discover.load("models", card.model or "").OUTPUTS)
+    outputs = list(load_model(card.model or "").OUTPUTS)
     example = torch.zeros(1, 3, *card.input.size)
     with TemporaryDirectory(prefix="sandglass-") as folder, warnings.catch_warnings(), torch.inference_mode():
         warnings.simplefilter("ignore")  # tracing and deprecation notices are for developers of PyTorch
@@ -101,7 +101,7 @@ def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> Expo
 
 def check_size(card: Card, state: Mapping[str, np.ndarray], graph: Path, size: tuple[int, int]) -> None:
     """Compare a graph that was exported at another size with the module at `size`; raises as `export_graph` does."""
-    outputs = list(discover.load("models", card.model or "").OUTPUTS)
+    outputs = list(load_model(card.model or "").OUTPUTS)
     difference = compare(_trained(card, state), graph, (1, 3, *size), outputs)
     if not difference <= TOLERANCE:
         raise ParityError(
