@@ -9,7 +9,8 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from sandglass.artifacts.artifact import load_artifact
-from sandglass.artifacts.manifest import KIT, MANIFEST, SEAL, seal
+from sandglass.artifacts.kit_manifest import FORMAT, KIT
+from sandglass.artifacts.manifest import MANIFEST, SEAL, seal
 from sandglass.artifacts.tuned_settings import TUNING, read_tuned
 from sandglass.core.errors import CheckpointError
 from sandglass.core.files import sha256, write_json
@@ -17,7 +18,7 @@ from sandglass.datasets import cifar10, coco_keypoints, ctw1500, icdar2015, imag
 from sandglass.formats import ncnn_bin, ncnn_param, ncnn_table
 from sandglass.graph.io import load_graph, static_inputs
 from sandglass.kit.collect import RESULTS, TIMINGS, load_kit
-from sandglass.kit.make import FORMAT, PROBES
+from sandglass.kit.make import PROBES
 from sandglass.quantization.edits_file import load_arrays
 from sandglass.quantization.plan import Plan
 from sandglass.sources import ncnn_onnx
@@ -119,7 +120,7 @@ def _kit_readers(folder: Path) -> list[Reader]:
         "format": FORMAT,
         "card": seeds.CARD,
         "backend": "null",
-        "precision": "fp16",
+        "precision": "fp32",
         "model": "model.bin",
         "graph_sha256": "0",
         "inputs": {"x": [1, 3, 8, 8]},

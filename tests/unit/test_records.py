@@ -105,6 +105,12 @@ def test_hostile_names_stay_one_short_line(name: str) -> None:
     refused({**GOOD, "spare": {name: {name: 1}}})
 
 
+def test_half_a_surrogate_pair_is_refused() -> None:
+    """As the name of a field; as a value it is text."""
+    assert refused({**GOOD, "\ud800": 1}) == "a text in it has half a surrogate pair"
+    assert refused({**GOOD, "name": "\ud800", "wheels": 1}) == "wheels is 1, expected list"
+
+
 def test_format_is_checked_before_the_fields(tmp_path: Path) -> None:
     """A file of another format is refused by that, whatever its fields are."""
     path = tmp_path / "c.json"

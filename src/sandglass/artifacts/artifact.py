@@ -36,7 +36,7 @@ class Artifact:
 
     @property
     def backend(self) -> str:
-        """Name of the backend that made it and runs it."""
+        """Name of the backend that built it and runs it."""
         return self.manifest.backend
 
     @property
@@ -168,7 +168,7 @@ def load_artifact(folder: Path) -> Artifact:
     """Read and verify an artifact.
 
     Raises ArtifactError when the folder has no manifest, a manifest of another format or one that was edited, a file
-    that is missing, was changed or is not listed, or broken settings beside it.
+    that is missing, was changed or is not listed, or broken settings next to it.
     """
     manifest = read_manifest(folder)
     artifact = Artifact(folder, manifest, manifest.card)

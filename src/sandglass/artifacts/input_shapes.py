@@ -45,8 +45,8 @@ def shapes_of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, in
     Only headers of the files are read. Raises DatasetError for a folder without images and for a broken one.
     """
     needed = Counter(_shapes(card).needed(image_size(path), card) for path in find_photos(folder))
-    found = shape_choice.choose(needed, most)
-    return dict(sorted(found.items(), key=lambda item: -item[1])), shape_choice.padding(found, needed)
+    shapes = shape_choice.choose(needed, most)
+    return dict(sorted(shapes.items(), key=lambda item: -item[1])), shape_choice.padding(shapes, needed)
 
 
 def smallest_shape(shapes: Shapes, needed: Size, what: str) -> Size:
@@ -70,7 +70,7 @@ def _shapes(card: Card) -> tasks.Shapes[tasks.Sample, tasks.View]:
 
 
 class ShapeSession:
-    """A session for each shape, opened when an input has it for the first time, and kept."""
+    """A session for each shape, opened when an input has that shape for the first time."""
 
     def __init__(self, openers: Mapping[Size, Callable[[], Session]]) -> None:
         self.openers, self.opened = openers, dict[Size, Session]()

@@ -137,7 +137,7 @@ def _free(graph: Path) -> GraphSession:
 
 
 def _repeated(image: np.ndarray, size: Size) -> np.ndarray:
-    """An input (1, 3, h, w) beside and below itself as far as `size` goes."""
+    """An input (1, 3, h, w), repeated in both directions up to `size`."""
     rows, columns = (np.arange(side) % have for side, have in zip(size, image.shape[2:], strict=True))
     return np.ascontiguousarray(image[:, :, rows[:, None], columns])
 

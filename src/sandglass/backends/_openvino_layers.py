@@ -49,7 +49,7 @@ def _layer(node: openvino.Node) -> ModelLayer:
 
 
 def _layer_name(node: openvino.Node) -> str:
-    """The graph's name of a layer: it is given to the addition of the bias, where there is one."""
+    """The graph's name of a layer: that of the addition of its bias, where it has one."""
     readers = list(node.output(0).get_target_inputs())
     after = readers[0].get_node() if len(readers) == 1 else node
     bias = after.get_type_name() == "Add" and after.input_value(1).get_node().get_type_name() == "Constant"

@@ -57,7 +57,7 @@ Notes = BuildNotes
 MODEL = "model.onnx"
 SETTINGS: OfferedSettings = {
     "streams": (1, 2, 4),
-    "spinning": (True, False),  # threads that wait keep their cores busy: faster alone, slower beside other work
+    "spinning": (True, False),  # threads that wait keep their cores busy: faster alone, slower next to other work
     "optimization": ("all", "extended", "basic"),
     "execution": ("sequential", "parallel"),
 }
@@ -141,7 +141,7 @@ def _options(threads: int, settings: Settings) -> onnxruntime.SessionOptions:
 
 
 def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """The kernels that its profiler saw, the median of several runs. Integer ones are told by their operators."""
+    """The kernels in its profile, with the median of several runs. The operator of a kernel shows its arithmetic."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work

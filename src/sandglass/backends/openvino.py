@@ -182,7 +182,7 @@ def _properties(threads: int, settings: Settings, streams: int = 1, callers: int
         properties["NUM_STREAMS"] = streams
     # Its own choices for these depend on the machine: they are left to it unless they are to change.
     if values["pinning"] or callers > 1:
-        # The callers have work of their own, which would wait beside an idle core for the one its stream is bound to.
+        # The callers have work of their own, which would wait for the core of a stream while another core is idle.
         properties["ENABLE_CPU_PINNING"] = callers == 1
     if not values["hyper_threading"]:
         properties["ENABLE_HYPER_THREADING"] = False

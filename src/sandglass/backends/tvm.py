@@ -93,7 +93,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     from sandglass.graph.work import layer_work
 
     if cc.get_cc() is None:
-        raise BackendError("TVM needs a C compiler to link what it compiles, and found none", "install gcc or clang")
+        raise BackendError("TVM needs a C compiler to link its kernels", "install gcc or clang")
     model, target = load_graph(source.graph), host_target()
     module = _tvm_import.kernels(model, target)
     calls = _calls(module, model)

@@ -62,6 +62,8 @@ def to_record(
     except msgspec.ValidationError as cause:
         text = problem(str(cause), data, kind, partial(_fails_alike, str(cause), kind))
         raise error(f"{where}: {text}", fix) from cause
+    except UnicodeEncodeError as cause:  # JSON can write one, and msgspec compares names in UTF-8
+        raise error(f"{where}: a text in it has half a surrogate pair", fix) from cause
 
 
 def to_data(record: Record) -> JsonObject:

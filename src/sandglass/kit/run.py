@@ -15,10 +15,22 @@ import os
 import platform
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import IO, TYPE_CHECKING
 
 import numpy as np
+
+if TYPE_CHECKING:
+    from typing import Protocol
+
+    class Model(Protocol):
+        """The compiled model, as the runtime.py of a vendor's backend opens it."""
+
+        def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
+            """Outputs by name for the inputs of one image by name."""
+            ...
+
 
 HERE = Path(__file__).resolve().parent
 INPUTS, RESULTS, PROBES = HERE / "inputs", HERE / "results", "probes.npz"
@@ -69,7 +81,7 @@ def drop_older_results(path: Path) -> None:
         write(marker, lambda stream: stream.write(digest(path).encode("utf-8")))
 
 
-def run_file(model: Any, file: Path) -> None:
+def run_file(model: Model, file: Path) -> None:
     """Outputs of every image of a file of inputs, to the file of the same name in results/."""
     target = RESULTS / file.name
     if target.is_file():
@@ -83,7 +95,7 @@ def run_file(model: Any, file: Path) -> None:
     write(target, lambda stream: np.savez(stream, **outputs))  # type: ignore[arg-type]
 
 
-def timed(model: Any, limit: float) -> list[float]:
+def timed(model: Model, limit: float) -> list[float]:
     """Seconds of each run of one image, from host memory to host memory, for `limit` seconds after a warm-up."""
     with np.load(INPUTS / PROBES) as inputs:
         image = {name: inputs[name][:1] for name in inputs.files}
@@ -91,7 +103,7 @@ def timed(model: Any, limit: float) -> list[float]:
     return run_for(model, image, limit)
 
 
-def run_for(model: Any, image: Any, limit: float) -> list[float]:
+def run_for(model: Model, image: dict[str, np.ndarray], limit: float) -> list[float]:
     times = []  # type: list[float]
     end = time.perf_counter() + limit
     while not times or time.perf_counter() < end:
@@ -109,7 +121,7 @@ def digest(path: Path) -> str:
     return found.hexdigest()
 
 
-def write(path: Path, save: Any) -> None:
+def write(path: Path, save: Callable[[IO[bytes]], object]) -> None:
     """The whole file or none: under another name, then renamed."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as stream:

@@ -18,7 +18,7 @@ from dataclasses import asdict, dataclass
 from functools import partial
 from http.client import HTTPConnection, HTTPException, HTTPMessage, HTTPResponse, HTTPSConnection
 from pathlib import Path
-from typing import Any
+from typing import IO
 from urllib.parse import urlsplit
 
 from sandglass.core.errors import CheckpointError
@@ -214,7 +214,7 @@ class _Watch:
         return opener
 
 
-def _watched(kind: type[HTTPConnection], watch: _Watch, *args: Any, **options: Any) -> HTTPConnection:
+def _watched(kind: Callable[..., HTTPConnection], watch: _Watch, *args: object, **options: object) -> HTTPConnection:
     """A connection that is watched as soon as it is made."""
     connection = kind(*args, **options)
     connect = connection.connect
@@ -232,7 +232,7 @@ class _Http(urllib.request.HTTPHandler):
         super().__init__()
         self.connect = connect
 
-    def http_open(self, request: urllib.request.Request) -> Any:
+    def http_open(self, request: urllib.request.Request) -> HTTPResponse:
         return self.do_open(self.connect, request)  # type: ignore[arg-type]
 
 
@@ -241,13 +241,19 @@ class _Https(urllib.request.HTTPSHandler):
         super().__init__()
         self.connect = connect
 
-    def https_open(self, request: urllib.request.Request) -> Any:
+    def https_open(self, request: urllib.request.Request) -> HTTPResponse:
         return self.do_open(self.connect, request)  # type: ignore[arg-type]
 
 
 class _Redirections(urllib.request.HTTPRedirectHandler):
     def redirect_request(
-        self, request: urllib.request.Request, answer: Any, code: int, reason: str, headers: HTTPMessage, address: str
+        self,
+        request: urllib.request.Request,
+        answer: IO[bytes],
+        code: int,
+        reason: str,
+        headers: HTTPMessage,
+        address: str,
     ) -> urllib.request.Request | None:
         """Follow a redirection, but not from https to http."""
         if request.type == "https" and urlsplit(address).scheme != "https":

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -117,7 +117,7 @@ def _trained(card: Card, state: Mapping[str, np.ndarray]) -> torch.nn.Module:
     return module.eval()
 
 
-def compare(module: Any, graph: Path, shape: tuple[int, ...], outputs: list[str]) -> float:
+def compare(module: torch.nn.Module, graph: Path, shape: tuple[int, ...], outputs: list[str]) -> float:
     """Largest difference between module and graph over three random inputs, relative to the largest output."""
     import torch
 

@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, cast
+from typing import TypeVar, cast
 
 from msgspec import structs
 
@@ -59,6 +59,7 @@ from sandglass.table.file import Row, Table
 from sandglass.tasks import Prediction, load_task
 
 FLOAT = "fp32"
+T = TypeVar("T")
 REASONS = {
     BackendUnavailable: "not installed",
     UnsupportedOperator: "unsupported operator",
@@ -127,7 +128,7 @@ def _deploy_all(table: Table, out: Path, say: Say, progress: Callable[[str], Pro
     return [Line(row, tuple(_with_speeds(cells, out / row.card.name, say, progress))) for row, cells in found]
 
 
-def _loaded(load: Callable[[], Any]) -> Any:
+def _loaded(load: Callable[[], T]) -> T | SandglassError:
     """What is loaded, or the error that stopped it."""
     try:
         return load()
@@ -147,7 +148,7 @@ class _Work:
     row: Row
     target: Target
     folder: Path
-    data: Any
+    data: Dataset | SandglassError
     calibration: Calibration | SandglassError | None
 
     def run(self, name: str, say: Say, progress: Progress) -> Cell:
@@ -176,11 +177,18 @@ class _Work:
             has = ", ".join(backend.PRECISIONS)
             raise InputError(f"{self.target.backend} has no {self.target.precision}", f"it has {has}")
         backend.available()
-        for given in (self.data, self.calibration if self.integer else None):
-            if isinstance(given, SandglassError):
-                raise given
+        for loaded in (self.data, self.calibration if self.integer else None):
+            if isinstance(loaded, SandglassError):
+                raise loaded
         if self.integer and self.calibration is None:
             raise DatasetError("int8 needs calibration images", "give the row a [row.calibration]")
+
+    @property
+    def dataset(self) -> Dataset:
+        """The data to evaluate on; raises the error that stopped their loading."""
+        if isinstance(self.data, SandglassError):
+            raise self.data
+        return self.data
 
     @property
     def integer(self) -> bool:
@@ -195,7 +203,7 @@ class _Work:
         asked = Asked(
             card=json.loads(json.dumps(card.to_dict())),  # as it is read from a file
             files=[sha256(file) for file in files if file.is_file()],
-            data=self.data.fingerprint,
+            data=self.dataset.fingerprint,
             ema=self.row.ema,
         )
         if not (self.integer and isinstance(calibration, Calibration)):
@@ -228,18 +236,18 @@ class _Work:
             )
             if outcome.artifact is None:
                 raise outcome.error or InputError(f"{self.target} was not made")
-            return outcome.artifact, measured_cell(asked, evaluate(outcome.artifact, self.data, progress=progress))
+            return outcome.artifact, measured_cell(asked, evaluate(outcome.artifact, self.dataset, progress=progress))
         if self.row.budget is None:
-            for line in shared_images(load_task(card.task), calibration.dataset, self.data):
+            for line in shared_images(load_task(card.task), calibration.dataset, self.dataset):
                 say(f"warning: {line}")
             artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
-            return artifact, measured_cell(asked, evaluate(artifact, self.data, progress=progress))
+            return artifact, measured_cell(asked, evaluate(artifact, self.dataset, progress=progress))
         found = quantize(
             card,
             str(self.target),
             self.folder,
             calibration=calibration,
-            evaluation=self.data,
+            evaluation=self.dataset,
             checkpoint=weights,
             ema=self.row.ema,
             max_drop=self.row.budget.max_drop,
@@ -250,11 +258,13 @@ class _Work:
         return found.artifact, measured_cell(asked, found.evaluations[-1], found.verdict, found.integer_share)
 
 
-def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset) -> list[Cell]:
+def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset | SandglassError) -> list[Cell]:
     """The cells with their paired change against float on the same backend, where there are truths.
 
     Their predictions have served then, and are left in their files.
     """
+    if isinstance(data, SandglassError):  # then nothing was measured
+        return list(cells)
     task = load_task(row.card.task)
     base = {cell.target.backend: cell.result for cell in cells if cell.target.precision == FLOAT}
 
