@@ -26,7 +26,6 @@ from sandglass.artifacts.artifact import Artifact
 from sandglass.core import discover
 from sandglass.core.compare import correlation
 from sandglass.core.processor import ANY
-from sandglass.core.progress import TimeLeft
 from sandglass.graph.session import GraphSession
 from sandglass.measure.evaluation import evaluate, fidelity
 from sandglass.quantization.calibration import calibration_looks
@@ -35,6 +34,7 @@ from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
 from sandglass.quantization.simulate import simulate
 from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.run import Run
 from sandglass.search.trials import best_repaired_plan, build_exact
 from sandglass.sources.prepare import prepared_source
 from sandglass.table.markdown import markdown
@@ -156,7 +156,7 @@ def main() -> None:
         for backend in arguments.backends:
             rows += ablation(source.graph, backend, calibrating, once, measured, judged)
             inputs = prepare_inputs(source, backend, calibration)
-            plan = best_repaired_plan(inputs, REPAIRS, silent, TimeLeft()).plan
+            plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, silent)).plan
             base, full = (build_exact(inputs, used, Path(scratch), silent) for used in (None, plan))
             rows += bfloat16(base, measured, judged) if backend == "openvino" else []
             last.append(agreement(inputs, plan, base, full, dataset, measured, metas))

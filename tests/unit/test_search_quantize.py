@@ -161,11 +161,14 @@ def test_minimum_share_of_int8_is_reached(tmp_path: Path, small: Path, share: fl
 
 
 def test_share_of_int8_that_no_choice_reaches(tmp_path: Path) -> None:
-    """Layers that the target cannot run in int8 are in the share."""
-    text = "g (float[1, 3, 32, 24] image) => (float[1, 17, 32, 24] heatmaps) { heatmaps = Conv(image, w) }"
-    card = save_card(tmp_path, text, {"w": normal(1, 17, 3, 1, 1) * 0})
+    """A layer that cannot run in int8 counts too: its input is always 0."""
+    text = """g (float[1, 3, 32, 24] image) => (float[1, 17, 32, 24] heatmaps) {
+        a = Conv<pads = [1, 1, 1, 1]>(image, w1) b = Relu(a) c = Neg(b) zero = Relu(c)
+        u = Conv(zero, w3) v = Conv(b, w4) heatmaps = Add(u, v) }"""
+    card = save_card(tmp_path, text, WEIGHTS | {"w4": normal(4, 17, 8, 1, 1)})
+    times = FixedTimes(dict.fromkeys(("a", "u", "v"), 0.5))
     with pytest.raises(BudgetError, match="no choice runs 100% of the multiply-accumulates in int8"):
-        search(card, tmp_path / "out", timer=FixedTimes({}), min_int8_share=1.0, **NO_MINIMUM)
+        search(card, tmp_path / "out", timer=times, min_int8_share=1.0, **NO_MINIMUM)
 
 
 def test_splits_are_timed_and_written(tmp_path: Path) -> None:
@@ -180,9 +183,10 @@ def test_splits_are_timed_and_written(tmp_path: Path) -> None:
             return super().layers(artifact)
 
     card = save_card(tmp_path, text, weights)
-    search(card, tmp_path / "out", timer=Recording(dict.fromkeys((*LAYERS, "d"), 0.5)), **NO_MINIMUM)
+    result = search(card, tmp_path / "out", timer=Recording(dict.fromkeys((*LAYERS, "d"), 0.5)), **NO_MINIMUM)
     assert "split" in timed
-    assert json.loads((tmp_path / "out/plan.json").read_text())["split"] == ["c"]
+    assert result.plan.split == ("c",)
+    assert result.plan.sha256 == result.artifact.manifest["plan_sha256"]
 
 
 def test_full_int8_is_published_where_it_is_faster_after_all(tmp_path: Path, small: Path) -> None:

@@ -11,7 +11,6 @@ import pytest
 from graphs import network, normal
 
 from sandglass.core.errors import InputError, ParityError
-from sandglass.core.progress import TimeLeft
 from sandglass.datasets import synthetic_people
 from sandglass.graph.io import save_graph
 from sandglass.quantization.calibration import Calibration
@@ -20,6 +19,7 @@ from sandglass.quantization.repairs.bias_correction import NAME as BIAS
 from sandglass.quantization.repairs.equalize import NAME as EQUALIZE
 from sandglass.quantization.repairs.equalize_clips import NAME as CLIPS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.run import Run
 from sandglass.search.trials import (
     RepairedPlan,
     RepairTrial,
@@ -57,9 +57,9 @@ def inputs(tmp_path: Path) -> SearchInputs:
 
 
 @pytest.fixture
-def repaired(inputs: SearchInputs) -> RepairedPlan:
+def repaired(tmp_path: Path, inputs: SearchInputs) -> RepairedPlan:
     """Its plan."""
-    return best_repaired_plan(inputs, [BIAS], silent, TimeLeft())
+    return best_repaired_plan(inputs, [BIAS], Run.new(tmp_path, silent))
 
 
 def trial(noise: float, *repairs: str) -> RepairTrial:
@@ -119,7 +119,7 @@ def test_plans_differ_in_the_named_layers_only(inputs: SearchInputs, repaired: R
 def test_other_bits_are_rounded_again(tmp_path: Path) -> None:
     """A layer that a target offers with fewer bits has weights with fewer levels, and the plan says so."""
     inputs = prepared(tmp_path, "ncnn")
-    repaired = best_repaired_plan(inputs, [BIAS], silent, TimeLeft())
+    repaired = best_repaired_plan(inputs, [BIAS], Run.new(tmp_path, silent))
     narrow = {name: min(inputs.spec.bits(inputs.layers[name])) for name in repaired.integer_layers}
     assert set(repaired.roundings) == {
         (name, bits) for name in narrow for bits in inputs.spec.bits(inputs.layers[name])[1:]

@@ -192,7 +192,7 @@ def test_search_under_a_budget(
     def missed(*_: object, **__: object) -> None:
         raise BudgetError("top-1 drops by 9 points")
 
-    monkeypatch.setattr(run, "quantize", missed)
+    monkeypatch.setattr(table_run, "quantize", missed)
     assert run(table) == 2
     assert cells(table)["onnxruntime:int8"]["reason"] == "budget missed: top-1 drops by 9 points"
     assert run(table) == 2

@@ -3,24 +3,32 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 
 import cv2
 import numpy as np
 
 from sandglass.quantization.output_noise import decibels
-from sandglass.search.costs import LayerCost
+from sandglass.search.costs import LayerCost, LayerVariant
 from sandglass.search.quantize import Quantization
 from sandglass.table.markdown import Row
 from sandglass.table.rows import change, metric_cells, part
 
-ROW, LABEL, WIDTH = 18, 380, 900
-NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)
+ARTIFACTS = ("float", "full int8", "chosen")  # the order of evaluations and speeds
+ROW, LABEL, WIDTH = 18, 380, 900  # of the chart, in pixels: height of a row, width of the names, and of it all
+NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)  # RGB
 
 
 def search_report(result: Quantization) -> list[list[Row] | str]:
-    """The layers and why, the three artifacts side by side, and the verdict."""
+    """The layers with reasons, the three artifacts next to each other, and a conclusion."""
+    artifacts = [_artifact_row(result, number) for number in range(len(ARTIFACTS))]
+    return [_layer_rows(result), artifacts, _conclusion(result)]
+
+
+def _layer_rows(result: Quantization) -> list[Row]:
+    """Each layer with the variant that was chosen, or the first one where it stays in float."""
     bits = result.choice.bits
-    layers = [
+    return [
         {
             "layer": layer.name,
             "noise dB": f"{decibels(variant.noise):.1f}",
@@ -33,28 +41,34 @@ def search_report(result: Quantization) -> list[list[Row] | str]:
         for variant in layer.variants
         if variant.bits == bits.get(layer.name, layer.variants[0].bits)
     ]
-    metric = next(iter(result.evaluations[0].metrics))
-    rows: list[Row] = []
-    for i, kind in enumerate(("float", "full int8", "chosen")):
-        row = {"artifact": kind, **metric_cells(result.evaluations[i].metrics, [metric]),
-               "median ms": f"{result.speeds[i].median:.2f}",
-               "to float": f"{result.speeds[i].median / result.speeds[0].median:.2f}"}  # fmt: skip
-        if i and result.changes[i - 1]:
-            row["change in points (95 %)"] = change(result.changes[i - 1][metric])
-        if i:
-            row |= {
-                f"{name} to float": f"{value['value']:.4f} ({value['low']:.4f} .. {value['high']:.4f})"
-                for name, value in result.agreements[i - 1].items()
-            }
-        rows.append(row | part(result.evaluations[i].protocol))
-    measured = result.speeds[2].median
-    conclusion = (
+
+
+def _artifact_row(result: Quantization, number: int) -> Row:
+    """Accuracy and speed of one of ARTIFACTS; of the latter two also the change and the fidelity against float."""
+    evaluation, speed = result.evaluations[number], result.speeds[number]
+    metric = next(iter(evaluation.metrics))
+    row: Row = {
+        "artifact": ARTIFACTS[number],
+        **metric_cells(evaluation.metrics, [metric]),
+        "median ms": f"{speed.median:.2f}",
+        "to float": f"{speed.median / result.speeds[0].median:.2f}",
+    }
+    if number:
+        if changes := result.changes[number - 1]:
+            row["change in points (95 %)"] = change(changes[metric])
+        for name, interval in result.agreements[number - 1].items():
+            row[f"{name} to float"] = f"{interval['value']:.4f} ({interval['low']:.4f} .. {interval['high']:.4f})"
+    return row | part(evaluation.protocol)
+
+
+def _conclusion(result: Quantization) -> str:
+    """How much runs in int8, how well the time model predicted the time, and the verdict."""
+    base, _, chosen = (speed.median for speed in result.speeds)
+    text = (
         f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the time model predicted "
-        f"{result.expected_ms:.2f} ms ({result.expected_ms / measured - 1:+.0%}). {result.verdict}."
+        f"{result.expected_ms:.2f} ms ({result.expected_ms / chosen - 1:+.0%}). {result.verdict}."
     )
-    if measured >= result.speeds[0].median:
-        conclusion += " On this machine it is not faster than the float artifact."
-    return [layers, rows, conclusion]
+    return text if chosen < base else f"{text} On this machine it is not faster than the float artifact."
 
 
 def _precision(bits: int) -> str:
@@ -81,31 +95,46 @@ def sensitivity_rows(costs: Sequence[LayerCost]) -> list[Row]:
 
 
 def draw_costs(costs: Sequence[LayerCost]) -> np.ndarray:
-    """A bar chart, HWC uint8 RGB: blue the noise at the network's output, green or red the time that int8 saves."""
+    """A bar chart, (H, W, 3) uint8 RGB: blue the noise at the network's output, green or red the time that int8 saves.
+
+    There is one row for each int8 variant of each layer.
+    """
     bars = [
-        (
-            cost.name if variant is cost.variants[0] else f"{cost.name}, {variant.bits} bits",
-            variant.noise,
-            cost.float_ms - variant.milliseconds,
-        )
+        _Bar(_label(cost, variant), variant.noise, cost.float_ms - variant.milliseconds)
         for cost in costs
         for variant in cost.variants
     ]
     picture = np.full((ROW * (len(bars) + 2), WIDTH, 3), 255, np.uint8)
-    most = max((power for _, power, _ in bars), default=0.0) or 1.0
-    time = max((abs(gain) for _, _, gain in bars), default=0.0) or 1.0
-    middle, bar = LABEL + 10, (WIDTH - LABEL - 30) // 2
-
-    def write(text: str, column: int, row: int) -> None:
-        cv2.putText(picture, text, (column, ROW * row + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, INK, 1, cv2.LINE_AA)
-
-    write(f"noise at the output, longest bar {decibels(most):.1f} dB", middle, 0)
-    write(f"time saved by int8, longest bar {time:.3f} ms", middle + bar + 10, 0)
-    for row, (name, power, gain) in enumerate(bars, 1):
-        write(name[-52:], 4, row)
-        top, bottom = ROW * row + 3, ROW * (row + 1) - 3
-        cv2.rectangle(picture, (middle, top), (middle + round(bar * power / most), bottom), NOISE, -1)
-        right = middle + bar + 10
-        length = round(bar * abs(gain) / time)
-        cv2.rectangle(picture, (right, top), (right + length, bottom), GAIN if gain > 0 else LOSS, -1)
+    most = max((bar.noise for bar in bars), default=0.0) or 1.0
+    longest = max((abs(bar.saved_ms) for bar in bars), default=0.0) or 1.0
+    left, length = LABEL + 10, (WIDTH - LABEL - 30) // 2
+    right = left + length + 10
+    _write(picture, f"noise at the output, longest bar {decibels(most):.1f} dB", left, 0)
+    _write(picture, f"time saved by int8, longest bar {longest:.3f} ms", right, 0)
+    for row, bar in enumerate(bars, 1):
+        _write(picture, bar.label[-52:], 4, row)
+        _draw_bar(picture, left, row, length * bar.noise / most, NOISE)
+        _draw_bar(picture, right, row, length * abs(bar.saved_ms) / longest, GAIN if bar.saved_ms > 0 else LOSS)
     return picture
+
+
+@dataclass(frozen=True)
+class _Bar:
+    """One row of the chart: its label, the noise as a share of the output's power, and milliseconds saved."""
+
+    label: str
+    noise: float
+    saved_ms: float
+
+
+def _label(cost: LayerCost, variant: LayerVariant) -> str:
+    return cost.name if variant is cost.variants[0] else f"{cost.name}, {variant.bits} bits"
+
+
+def _write(picture: np.ndarray, text: str, column: int, row: int) -> None:
+    cv2.putText(picture, text, (column, ROW * row + 13), cv2.FONT_HERSHEY_SIMPLEX, 0.38, INK, 1, cv2.LINE_AA)
+
+
+def _draw_bar(picture: np.ndarray, column: int, row: int, length: float, color: tuple[int, int, int]) -> None:
+    top, bottom = ROW * row + 3, ROW * (row + 1) - 3
+    cv2.rectangle(picture, (column, top), (column + round(length), bottom), color, -1)

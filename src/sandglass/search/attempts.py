@@ -6,10 +6,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import cache
 from itertools import islice
-from pathlib import Path
 
 from sandglass.core.errors import BackendError
-from sandglass.core.progress import Say, TimeLeft
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation, evaluate, has_truths
 from sandglass.metrics import Change
@@ -19,10 +17,9 @@ from sandglass.search.candidates import Choice, assignments, choice_of, float_re
 from sandglass.search.costs import CostModel
 from sandglass.search.fidelity_check import FidelityCheck, FidelityResult, check_artifact, check_plan
 from sandglass.search.inputs import SearchInputs
-from sandglass.search.timer import Timer
+from sandglass.search.run import CHOICES, SPEEDS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 
-CHOICES, SPEEDS = "choices", "speeds"  # stages of the time left
 # Choices that are built at most. It bounds the time of a search whose simulation is wrong about a runtime: the steps
 # between choices double, so that 12 of them reach the quietest one.
 ATTEMPTS = 12
@@ -33,8 +30,8 @@ BONUSES = (0.0, 0.25, 0.5, 1.0)
 # Fidelity that a runtime may have more than the simulation, or less: a choice that falls short by up to this is built
 # too. It bounds the attempts that are spent on such choices. Not measured on several networks.
 NEAR = 0.001
-# Share of the chosen artifact's time below which full int8 counts as faster. It bounds the time that the choice may lose
-# to full int8, and keeps the noise of the clock from deciding.
+# Share of the chosen artifact's time below which full int8 counts as faster. It bounds the time that the choice may
+# lose to full int8, and keeps the noise of the clock from deciding.
 NOTABLY = 0.97
 
 
@@ -67,15 +64,16 @@ class Attempt:
     verdict: Verdict
 
 
-def choices_to_build(search: PreparedSearch, say: Say, left: TimeLeft) -> Iterator[Choice]:
-    """Choices with enough fidelity by simulation, the fastest first, as far as the caller reads them."""
+def choices_to_build(search: PreparedSearch, run: Run) -> Iterator[Choice]:
+    """Different choices with enough fidelity by simulation, the fastest first, as far as the caller reads them."""
     layers, budget = search.repaired.integer_layers, search.budget
+    read = list[dict[str, int]]()
 
     @cache
     def fidelity(bits: tuple[tuple[str, int], ...]) -> float:
         rest = {name: "given back" for name in layers if name not in dict(bits)}
         result = check_plan(search.check, plan_with(search.inputs, search.repaired, dict(bits), rest))
-        left.step(CHOICES)
+        run.left.step(CHOICES)
         return result.lowest
 
     def simulated(model: CostModel) -> Iterator[Choice]:
@@ -83,14 +81,16 @@ def choices_to_build(search: PreparedSearch, say: Say, left: TimeLeft) -> Iterat
             bits = tuple((name, variant.bits) for name, variant in assignment.items())
             if search.inputs.share(dict(bits)) >= budget.min_int8_share:
                 choice = choice_of(model, assignment, fidelity(bits))
-                say(_choice_line(model, choice))
+                run.say(_choice_line(model, choice))
                 yield choice
 
     for bonus in BONUSES if budget.min_int8_share else BONUSES[:1]:
         if bonus:
-            say(f"search: int8 counts as faster by {bonus:.0%} of the average time of a layer's work")
+            run.say(f"search: int8 counts as faster by {bonus:.0%} of the average time of a layer's work")
         for choice in worth_building(simulated(search.model.with_bonus(bonus)), budget.min_fidelity, NEAR):
-            yield _without_bonus(search.model, choice)
+            if choice.bits not in read:
+                read.append(choice.bits)
+                yield _without_bonus(search.model, choice)
 
 
 def _choice_line(model: CostModel, choice: Choice) -> str:
@@ -106,20 +106,18 @@ def _without_bonus(model: CostModel, choice: Choice) -> Choice:
     return replace(choice, reasons=reasons, saved_ms=model.saved_ms(model.assignment(choice.bits)))
 
 
-def build_attempts(
-    search: PreparedSearch, choices: Iterable[Choice], folder: Path, say: Say
-) -> Iterator[Attempt | BackendError]:
-    """Each of the first ATTEMPTS choices built in `folder` and checked, or the error of the runtime that refused it."""
+def build_attempts(search: PreparedSearch, choices: Iterable[Choice], run: Run) -> Iterator[Attempt | BackendError]:
+    """Each of the first ATTEMPTS choices built and checked, or the error of the runtime that refused it."""
     for number, choice in enumerate(islice(choices, ATTEMPTS)):
         plan = plan_with(search.inputs, search.repaired, choice.bits, choice.reasons)
         try:
-            artifact = build_trial(search.inputs, plan, folder / f"candidate{number}", say)
+            artifact = build_trial(search.inputs, plan, run.scratch / f"candidate{number}", run.say)
             result = evaluate(artifact, search.check.base.dataset)
         except BackendError as error:  # the runtime may accept another choice
             yield error
             continue
         attempt = checked(search, choice, plan, result)
-        say(f"search: built with {len(choice.bits)} layers in int8: {attempt.verdict.text}")
+        run.say(f"search: built with {len(choice.bits)} layers in int8: {attempt.verdict.text}")
         yield attempt
 
 
@@ -158,13 +156,11 @@ def paired_change(inputs: SearchInputs, base: Evaluation, result: Evaluation) ->
     return dict(inputs.task.paired(base.predictions, result.predictions, base.dataset))
 
 
-def compare_speeds(
-    search: PreparedSearch, best: Attempt, full: Evaluation, timer: Timer, say: Say, left: TimeLeft
-) -> list[Speed]:
+def compare_speeds(search: PreparedSearch, best: Attempt, full: Evaluation, run: Run) -> list[Speed]:
     """Speeds of the float artifact, of full int8, and of the best attempt."""
-    left.end(CHOICES)
-    speeds = timer.whole_runs([search.check.base.artifact, full.artifact, best.result.artifact], say)
-    left.step(SPEEDS)
+    run.left.end(CHOICES)
+    speeds = run.timer.whole_runs([search.check.base.artifact, full.artifact, best.result.artifact], run.say)
+    run.left.step(SPEEDS)
     return speeds
 
 
@@ -174,10 +170,10 @@ def is_full_faster(speeds: Sequence[Speed]) -> bool:
     return full.median < NOTABLY * chosen.median
 
 
-def attempt_of_full(search: PreparedSearch, times: CostModel, full: Evaluation, say: Say) -> Attempt:
+def attempt_of_full(search: PreparedSearch, times: CostModel, full: Evaluation, run: Run) -> Attempt:
     """Full int8 as an attempt: all layers in their first variant, with the costs of `times`."""
     plan = search.repaired.plan
     assignment = {layer.name: layer.variants[0] for layer in times.layers}
     attempt = checked(search, choice_of(times, assignment, check_plan(search.check, plan).lowest), plan, full)
-    say(f"search: full int8 is faster than the choice: {attempt.verdict.text}")
+    run.say(f"search: full int8 is faster than the choice: {attempt.verdict.text}")
     return attempt

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
-from sandglass.core.progress import Say, TimeLeft
 from sandglass.core.resume import Journal
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
@@ -17,11 +15,10 @@ from sandglass.quantization import output_noise
 from sandglass.quantization.simulate import simulate
 from sandglass.search.costs import LayerCost, LayerVariant
 from sandglass.search.inputs import Arrays, Look, SearchInputs
-from sandglass.search.timer import Timer
+from sandglass.search.run import LAYERS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 from sandglass.tasks import Prediction, Task
 
-LAYERS = "layers"  # a stage of the time left
 # Inputs that each layer is rounded alone on, at most. It bounds the longest stage of a search: a simulation on all of
 # them for each variant of each layer. `inputs_to_try` takes fewer where the network is large.
 SENSITIVITY_SAMPLES = 24
@@ -41,27 +38,21 @@ class Noise:
 
 
 def measure_layer_costs(
-    inputs: SearchInputs,
-    repaired: RepairedPlan,
-    full: Artifact,
-    base: Artifact,
-    folder: Path,
-    timer: Timer,
-    say: Say,
-    left: TimeLeft,
+    inputs: SearchInputs, repaired: RepairedPlan, full: Artifact, base: Artifact, run: Run
 ) -> list[LayerCost]:
     """What each layer that `full` runs in int8 costs and gains, in each of its variants, in the graph's order.
 
-    `base` is the float artifact. Artifacts of variants with fewer bits are built in `folder`.
+    `base` is the float artifact. Variants with fewer bits are timed in artifacts of their own.
     """
     bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # the most bits first
-    noises = _measure_noises(inputs, repaired, [(name, count) for name in bits for count in bits[name]], say, left)
-    float_ms, int8_ms = timer.layers_beside(full, base)
+    noises = _measure_noises(inputs, repaired, [(name, count) for name in bits for count in bits[name]], run)
+    float_ms, int8_ms = run.timer.layers_beside(full, base)
     times = {(name, bits[name][0]): int8_ms.get(name, 0.0) for name in bits}
     for count in {count for counts in bits.values() for count in counts[1:]}:
         narrower = {name: count for name in bits if count in bits[name][1:]}
         plan = plan_with(inputs, repaired, narrower, {})
-        _, int8_ms = timer.layers_beside(build_trial(inputs, plan, folder / f"{count}-bit", say), base)
+        artifact = build_trial(inputs, plan, run.scratch / f"{count}-bit", run.say)
+        _, int8_ms = run.timer.layers_beside(artifact, base)
         times |= {(name, count): int8_ms.get(name, 0.0) for name in narrower}
 
     def variant(name: str, count: int) -> LayerVariant:
@@ -80,7 +71,7 @@ def measure_layer_costs(
 
 
 def _measure_noises(
-    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], say: Say, left: TimeLeft
+    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run
 ) -> dict[Variant, Noise]:
     """The noise of each variant of a layer that is rounded alone. Simulations are journaled: a killed run continues."""
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, SENSITIVITY_SAMPLES))
@@ -90,7 +81,7 @@ def _measure_noises(
     key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(variant) for variant in variants]}
     journal = Journal[tuple[list[float], float, float]](key)  # changes of the outputs by look, local noise, fidelity
     with journal:
-        left.expect(LAYERS, len(variants) - len(journal.done), runs=len(looks))
+        run.left.expect(LAYERS, len(variants) - len(journal.done), runs=len(looks))
         for number, (name, bits) in enumerate(variants):
             if number in journal.done:
                 continue
@@ -98,8 +89,8 @@ def _measure_noises(
             fidelity = _mean_agreement(inputs.task, predictions, _predictions(inputs, looks, outputs))
             journal.append({number: (output_noise.changes(expected, outputs).tolist(), local, fidelity)})
             decibels = output_noise.decibels(output_noise.noise(expected, outputs))
-            left.step(LAYERS)
-            say(f"sensitivity: {len(journal.done)}/{len(variants)} {name}: {decibels:.1f} dB")
+            run.left.step(LAYERS)
+            run.say(f"sensitivity: {len(journal.done)}/{len(variants)} {name}: {decibels:.1f} dB")
     rows = [journal.done[number] for number in range(len(variants))]
     changes = np.array([change for change, _, _ in rows])  # (variants, looks)
     first_of_layer = [i for i, (name, _) in enumerate(variants) if name not in dict(variants[:i])]

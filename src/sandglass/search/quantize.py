@@ -19,7 +19,7 @@ from sandglass.artifacts.target import Target
 from sandglass.core.errors import BudgetError, InputError
 from sandglass.core.files import atomic_folder
 from sandglass.core.processor import ANY, Processor
-from sandglass.core.progress import Say, TimeLeft
+from sandglass.core.progress import Say
 from sandglass.datasets import Dataset
 from sandglass.graph.io import load_graph
 from sandglass.graph.work import inputs_to_try, layer_work
@@ -30,8 +30,6 @@ from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.attempts import (
-    CHOICES,
-    SPEEDS,
     Attempt,
     PreparedSearch,
     attempt_of_full,
@@ -47,9 +45,10 @@ from sandglass.search.candidates import Choice
 from sandglass.search.costs import LayerCost
 from sandglass.search.fidelity_check import INPUTS, FidelityResult, prepare_check
 from sandglass.search.inputs import SearchInputs, prepare_inputs
-from sandglass.search.layer_costs import LAYERS, SENSITIVITY_SAMPLES, measure_layer_costs
+from sandglass.search.layer_costs import SENSITIVITY_SAMPLES, measure_layer_costs
 from sandglass.search.output_folder import claimed_folder
-from sandglass.search.time_trials import TIMED_ARTIFACTS, TIMES, measure_cost_model
+from sandglass.search.run import CHOICES, LAYERS, SPEEDS, TIMES, Run
+from sandglass.search.time_trials import TIMED_ARTIFACTS, measure_cost_model
 from sandglass.search.timer import CLOCK, Timer
 from sandglass.search.trials import best_repaired_plan, build_exact, build_trial, repairs_without
 from sandglass.sources.card import Card
@@ -143,26 +142,25 @@ def quantize(
         prepared_source(card, checkpoint, say, ema=ema) as prepared,
     ):
         ready = replace(prepared, processor=processor)
-        scratch, left = ready.graph.parent, _time_left(ready, len(task.samples(evaluation)), timer)
-        say = left.saying(say)
+        run = Run.new(ready.graph.parent, say, timer)
+        _expect_stages(run, ready, len(task.samples(evaluation)))
 
         inputs = prepare_inputs(ready, int8.backend, calibration)
-        repaired = best_repaired_plan(inputs, repairs, say, left)
-        base = build_exact(inputs, None, out, say)
-        full = build_trial(inputs, repaired.plan, scratch / "full", say)
+        repaired = best_repaired_plan(inputs, repairs, run)
+        base = build_exact(inputs, None, out, run.say)
+        full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
         float_result = evaluate(base, evaluation)
-        layers = measure_layer_costs(inputs, repaired, full, base, scratch, timer, say, left)
-        times = measure_cost_model(inputs, repaired, layers, full, base, scratch, timer, say, left)
+        layers = measure_layer_costs(inputs, repaired, full, base, run)
+        times = measure_cost_model(inputs, repaired, layers, full, base, run)
         model = times if gain == "time" else times.by_work()
         check = prepare_check(inputs, float_result, budget.min_fidelity)
         search = PreparedSearch(inputs, repaired, model, check, budget)
-        choices = choices_to_build(search, say, left)
-        best = first_within_budget(build_attempts(search, choices, scratch, say))
+        best = first_within_budget(build_attempts(search, choices_to_build(search, run), run))
         best = _accepted(best, inputs, repaired.integer_layers, budget, best_effort)
         full_result = evaluate(full, evaluation)
-        speeds = compare_speeds(search, best, full_result, timer, say, left)
+        speeds = compare_speeds(search, best, full_result, run)
         if gain == "time" and is_full_faster(speeds):
-            whole = attempt_of_full(search, times, full_result, say)
+            whole = attempt_of_full(search, times, full_result, run)
             best, speeds = (whole, [*speeds[:2], speeds[1]]) if whole.verdict.met else (best, speeds)
         artifact = _publish(best, out, int8, replace_old)
     saved_share = times.saved_ms(times.assignment(best.choice.bits)) / times.float_ms
@@ -204,13 +202,14 @@ def sensitivity(
     int8, repairs = _int8_target(target), repairs_without(without)
     with prepared_source(card, checkpoint, say, ema=ema) as prepared:
         ready = replace(prepared, processor=processor)
-        folder, left = ready.graph.parent, _time_left(ready)
-        say = left.saying(say)
+        run = Run.new(ready.graph.parent, say, timer)
+        _expect_stages(run, ready)
         inputs = prepare_inputs(ready, int8.backend, calibration)
-        repaired = best_repaired_plan(inputs, repairs, say, left)
-        base = build_exact(inputs, None, folder / "base", say)  # first: an int8 artifact needs its float one to agree
-        full = build_trial(inputs, repaired.plan, folder / "full", say)
-        return measure_layer_costs(inputs, repaired, full, base, folder, timer, say, left)
+        repaired = best_repaired_plan(inputs, repairs, run)
+        # The float artifact comes first: an int8 one is built only where the same runtime's float one agrees.
+        base = build_exact(inputs, None, run.scratch / "base", run.say)
+        full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
+        return measure_layer_costs(inputs, repaired, full, base, run)
 
 
 def _int8_target(text: str) -> Target:
@@ -220,19 +219,18 @@ def _int8_target(text: str) -> Target:
     return target
 
 
-def _time_left(source: Source, samples: int = 0, timer: Timer = CLOCK) -> TimeLeft:
-    """An estimate that expects each layer to be rounded alone, and with evaluation `samples` a whole search.
+def _expect_stages(run: Run, source: Source, samples: int = 0) -> None:
+    """Let the time left expect that each layer is rounded alone, and with evaluation `samples` a whole search.
 
     A search looks at as many choices as usual, each on all images that the fidelity check looks at.
     """
-    left, work = TimeLeft(), layer_work(load_graph(source.graph))
+    left, work = run.left, layer_work(load_graph(source.graph))
     macs = sum(macs for macs, _ in work.values())
     left.expect(LAYERS, len(work), runs=inputs_to_try(macs, SENSITIVITY_SAMPLES))
     if samples:
-        left.expect(TIMES, 1, seconds=(TIMED_ARTIFACTS + 1) * timer.seconds)
+        left.expect(TIMES, 1, seconds=(TIMED_ARTIFACTS + 1) * run.timer.seconds)
         left.expect(CHOICES, USUAL_CHOICES, runs=samples + inputs_to_try(macs, INPUTS))
-        left.expect(SPEEDS, 1, seconds=4 * timer.seconds)
-    return left
+        left.expect(SPEEDS, 1, seconds=4 * run.timer.seconds)
 
 
 def _accepted(

@@ -9,18 +9,17 @@ import numpy as np
 
 from sandglass.artifacts.artifact import Artifact
 from sandglass.core import host
-from sandglass.core.progress import Say, TimeLeft
+from sandglass.core.progress import Say
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.quantization.channel_links import named_links
 from sandglass.quantization.edits import SplitChannels
 from sandglass.search.conversions import boundaries
 from sandglass.search.costs import Assignment, Boundary, Conversion, CostModel, LayerCost
 from sandglass.search.inputs import SearchInputs
-from sandglass.search.timer import Timer
+from sandglass.search.run import TIMES, Run
 from sandglass.search.timing import WholeRun, cost_model, factor_bounds, fit_time_model, split_costs
 from sandglass.search.trials import RepairedPlan, build_float_of, build_trial, plan_with
 
-TIMES = "times"  # a stage of the time left
 TIMED_ARTIFACTS = 5  # float, full int8, and three with half of the layers in int8
 
 
@@ -30,25 +29,22 @@ def measure_cost_model(
     layers: Sequence[LayerCost],
     full: Artifact,
     base: Artifact,
-    folder: Path,
-    timer: Timer,
-    say: Say,
-    left: TimeLeft,
+    run: Run,
 ) -> CostModel:
     """The profiled `layers` with times that add up to what whole runs take, and the times of conversions.
 
     Timed are the float artifact `base`, `full`, and three artifacts with half of the layers in int8, which are built
-    in `folder`: every other layer converts the most, the first and the last half the least.
+    here: every other layer converts the most, the first and the last half the least.
     """
     sizes = boundaries(load_graph(inputs.source.graph), inputs.spec, repaired.integer_layers)
-    layers, splits = _with_splits(inputs, repaired, layers, base, folder, timer, say)
+    layers, splits = _with_splits(inputs, repaired, layers, base, run)
     trials = _halves(layers)
     halves = [
-        _build_part(inputs, repaired, layers, part, folder / f"half{number}", say)
+        _build_part(inputs, repaired, layers, part, run.scratch / f"half{number}", run.say)
         for number, part in enumerate(trials[1:])
     ]
-    speeds = timer.whole_runs([base, full, *halves], say)
-    left.step(TIMES)
+    speeds = run.timer.whole_runs([base, full, *halves], run.say)
+    run.left.step(TIMES)
     float_ms, *trial_ms = (speed.median for speed in speeds)
     profiled = CostModel(tuple(layers), tuple(splits), float_ms)
     runs = [
@@ -58,7 +54,7 @@ def measure_cost_model(
     # Layers that were timed converting may have been timed too long: a conversion then saves time.
     least = -np.inf if inputs.spec.timed_converting else 0.0
     time_model = fit_time_model(runs, factor_bounds(host.threads()), least)
-    say(
+    run.say(
         f"search: float takes {float_ms:.2f} ms, full int8 {trial_ms[0]:.2f}; times of layers count "
         f"{time_model.factor:.2f}-fold, converting a million elements {1e6 * time_model.ms_per_element:+.2f} ms"
     )
@@ -95,17 +91,15 @@ def _with_splits(
     repaired: RepairedPlan,
     layers: Sequence[LayerCost],
     base: Artifact,
-    folder: Path,
-    timer: Timer,
-    say: Say,
+    run: Run,
 ) -> tuple[list[LayerCost], list[Conversion]]:
     """The costs, and what split channels cost the layers around them that stay in float, timed in float."""
     model = load_graph(inputs.source.graph)
     links = named_links(model, repaired.plan.split)
     if not links:
         return list(layers), []
-    graph = folder / "split.onnx"
+    graph = run.scratch / "split.onnx"
     save_graph(SplitChannels(repaired.plan.split).apply(model, repaired.integer_layers), graph)
-    split = build_float_of(inputs, graph, folder / "split", say)
-    split_ms, whole_ms = timer.layers(split), timer.layers(base)
+    split = build_float_of(inputs, graph, run.scratch / "split", run.say)
+    split_ms, whole_ms = run.timer.layers(split), run.timer.layers(base)
     return split_costs(layers, links, {name: split_ms[name] - whole_ms[name] for name in split_ms.keys() & whole_ms})

@@ -18,8 +18,8 @@ import numpy as np
 from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost
 
-# Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between the
-# profiled times and the elements of the runs, which is small because one run converts much and the others little.
+# Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between
+# profiled times and elements of the runs, which is small because one run converts much and the others little.
 ROUNDS = 20
 # The least sum of squares to divide by: where no layer gains time, or no element is converted, any number fits.
 SMALLEST_POWER = 1e-12

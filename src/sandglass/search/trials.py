@@ -13,7 +13,7 @@ from sandglass.artifacts.build import BuildRequest, build_artifact
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import InputError
 from sandglass.core.parallel import in_threads
-from sandglass.core.progress import Say, TimeLeft
+from sandglass.core.progress import Say
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
@@ -23,19 +23,19 @@ from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
-from sandglass.quantization.repairs.equalize_clips import NAME as CLIPS
+from sandglass.quantization.repairs import UNSEEN, chosen_repairs
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
-PLANS = "plans"  # a stage of the time left
 # Inputs that a whole plan is tried on, at most. It bounds the time of a trial: all of a usual calibration set with its
 # wider copies. `inputs_to_try` takes fewer where the network is large.
 PLAN_SAMPLES = 128
-# Share of the noise without moved Clips that a plan with them may leave. Moving a Clip changes the network for inputs
-# that were not seen, so that a small gain on seen ones is no reason. Not measured on several networks.
-MOVED_CLIPS = 0.8
+# Share of the best plan's noise that a plan may leave whose repairs change the float network for values that were not
+# seen: a small gain on seen ones does not justify that. Not measured on several networks.
+UNSEEN_SHARE = 0.8
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ def repairs_without(names: Sequence[str]) -> list[str]:
     return [name for option, name in options.items() if option not in names and name not in names]
 
 
-def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], say: Say, left: TimeLeft) -> RepairedPlan:
+def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
     """The plan with `repairs`, or with less equalization where that leaves less noise.
 
     Equalizing channels helps activations and hurts weights: which weighs more depends on the network. The first trial
@@ -86,17 +86,25 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], say: Say, l
 
     def trial(names: Sequence[str], unequalized: Plan | None) -> RepairTrial:
         plan, layer_data = repaired_plan(
-            source.graph, inputs.batches, inputs.spec, source.graph.parent, method, names, calibration, say, unequalized
+            source.graph,
+            inputs.batches,
+            inputs.spec,
+            source.graph.parent,
+            method,
+            names,
+            calibration,
+            run.say,
+            unequalized,
         )
         session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
         noise = output_noise.noise(expected, output_noise.run(session, sample))
-        left.measured((time.monotonic() - started) / len(sample))
-        left.step(PLANS)
-        say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
+        run.left.measured((time.monotonic() - started) / len(sample))
+        run.left.step(PLANS)
+        run.say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
         return RepairTrial(tuple(names), noise, plan, layer_data)
 
     first, *others = choices(source.graph, inputs.spec, repairs)
-    left.expect(PLANS, 1 + len(others))
+    run.left.expect(PLANS, 1 + len(others))
     best = trial(first, None)
     unequalized = best.plan
     for names in others:
@@ -108,8 +116,9 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], say: Say, l
 
 
 def quieter(best: RepairTrial, other: RepairTrial) -> RepairTrial:
-    """The trial with less noise; one that moves Clips has to leave MOVED_CLIPS of the best's noise, or less."""
-    return other if other.noise < best.noise * (MOVED_CLIPS if CLIPS in other.repairs else 1.0) else best
+    """The trial with less noise; one that changes the network for unseen values has to leave UNSEEN_SHARE of it."""
+    levels = [repair.COMPARISON.level for repair in chosen_repairs(other.repairs) if repair.COMPARISON]
+    return other if other.noise < best.noise * (UNSEEN_SHARE if UNSEEN in levels else 1.0) else best
 
 
 def _other_roundings(
@@ -147,8 +156,8 @@ def plan_with(
 
 def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
-    inputs, left = prepare_inputs(source, backend, calibration), TimeLeft()
-    plan = best_repaired_plan(inputs, REPAIRS, left.saying(say), left).plan
+    inputs = prepare_inputs(source, backend, calibration)
+    plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
     artifact = build_exact(inputs, plan, out, say)
     plan.save(out / "plan.json")
     return artifact
