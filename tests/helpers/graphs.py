@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 
 import numpy as np
 import onnx
@@ -23,6 +23,12 @@ def network(text: str, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     )
     for node in model.graph.node:
         node.name = node.output[0]
+    return model
+
+
+def rewritten(rewrite: Callable[..., None], model: onnx.ModelProto, *arguments: object) -> onnx.ModelProto:
+    """The model after a rewrite, which changes it in place."""
+    rewrite(model, *arguments)
     return model
 
 

@@ -15,8 +15,7 @@ from sandglass.graph.io import load_graph, static_inputs, static_outputs
 from sandglass.graph.session import GraphSession
 from sandglass.graph.shapes import fix_input
 from sandglass.sources.bring_up import bring_up, bring_up_file
-from sandglass.sources.rewrites.constants import weights_are_no_inputs
-from sandglass.sources.rewrites.removed_attributes import removed_attributes
+from sandglass.sources.rewrites import removed_attributes, weights_among_inputs
 
 FREE = """
 <ir_version: 8, opset_import: ["" : 17]>
@@ -132,13 +131,13 @@ def test_spatial_with_a_scale_per_pixel_is_refused() -> None:
         if initializer.name == "s":
             initializer.CopyFrom(numpy_helper.from_array(np.ones((4, 8, 6), np.float32), "s"))
     with pytest.raises(GraphError, match="'norm' has spatial=0"):
-        removed_attributes(model)
+        removed_attributes.rewrite(model)
 
 
 def test_inputs_without_weights_stay() -> None:
     """Only inputs that have an initializer are weights."""
     model = parser.parse_model(FREE)
-    weights_are_no_inputs(model)
+    weights_among_inputs.rewrite(model)
     assert [value.name for value in model.graph.input] == ["x"]
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
@@ -37,7 +37,7 @@ def rounded(text: str, folder: Path) -> onnx.ModelProto:
     """A network with its rounding nodes."""
     save_graph(network(f"g (float[1, 3, 6, 4] x) => (float[N, C, H, W] y) {{ {text} }}", WEIGHTS), folder / "g.onnx")
     plan = make_plan.make_plan(folder / "g.onnx", [{"x": normal(10 + i, 1, 3, 6, 4)} for i in range(4)], "minmax")
-    return quantize_dequantize(load_graph(folder / "g.onnx"), plan, SPEC)
+    return rewritten(quantize_dequantize, load_graph(folder / "g.onnx"), plan, SPEC)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -46,7 +46,7 @@ def test_products_give_the_same_numbers(name: str, tmp_path: Path) -> None:
     text, made = CASES[name]
     model = rounded(text, tmp_path)
     save_graph(model, tmp_path / "before.onnx")
-    changed = outputs_as_products(model)
+    changed = rewritten(outputs_as_products, model)
     onnx.checker.check_model(changed, full_check=True)
     assert [node.op_type for node in changed.graph.node][-len(made) :] == made
     save_graph(changed, tmp_path / "after.onnx")
@@ -67,4 +67,6 @@ def test_layers_in_float_stay(tmp_path: Path) -> None:
     """Without integers there is nothing to gain."""
     model = network(f"g (float[1, 3, 6, 4] x) => (float[N, C, H, W] y) {{ {FIRST} y = Conv(r, v, c) }}", WEIGHTS)
     kinds = [node.op_type for node in model.graph.node]
-    assert [node.op_type for node in outputs_as_products(model).graph.node] == kinds == ["Conv", "Relu", "Conv"]
+    assert (
+        [node.op_type for node in rewritten(outputs_as_products, model).graph.node] == kinds == ["Conv", "Relu", "Conv"]
+    )

@@ -8,7 +8,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 from onnx import numpy_helper
 from plans import pixels, unrounded
 
@@ -177,7 +177,7 @@ def test_plan_is_read_again_and_runs(graph: Path, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     again = make_plan.load_plan(tmp_path / "plan.json", graph)
     assert again == replace(plan, edits=again.edits)
-    model = quantize_dequantize(repaired_plan.repaired(graph, again, ASYMMETRIC)[0], again, ASYMMETRIC)
+    model = rewritten(quantize_dequantize, repaired_plan.repaired(graph, again, ASYMMETRIC)[0], again, ASYMMETRIC)
     save_graph(model, tmp_path / "qdq.onnx")
     inputs = normalized(images(1, seed=3))[0]
     expected = simulate(graph, again, ASYMMETRIC).run(inputs)["y"]

@@ -14,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.graph.io import static_outputs
 from sandglass.sources.bring_up import bring_up
-from sandglass.sources.rewrites.explicit_padding import explicit_padding
+from sandglass.sources.rewrites.explicit_padding import rewrite
 
 SIZES = [(7, 7), (8, 9), (10, 6)]
 COMPUTED = {"auto_pad", "ceil_mode", "output_shape"}
@@ -51,7 +51,7 @@ def ran(model: onnx.ModelProto) -> np.ndarray:
 def check(model: onnx.ModelProto) -> onnx.ModelProto:
     """The graph with explicit padding, which computes what the graph does."""
     expected, original = ran(model), onnx.ModelProto.FromString(model.SerializeToString())
-    explicit_padding(model)
+    rewrite(model)
     onnx.checker.check_model(model, full_check=True)
     assert not COMPUTED & {attribute.name for node in model.graph.node for attribute in node.attribute}, original
     np.testing.assert_allclose(ran(model), expected, rtol=1e-5, atol=1e-5)
@@ -106,7 +106,7 @@ def test_a_pool_that_cannot_be_written_so_stays() -> None:
     """Dilated windows may reach further beyond the image than pads may."""
     model = one("MaxPool", (6, 6), kernel_shape=[2, 2], strides=[3, 3], dilations=[4, 4], ceil_mode=1)
     expected = ran(model)
-    explicit_padding(model)
+    rewrite(model)
     np.testing.assert_array_equal(ran(model), expected)
 
 
@@ -116,7 +116,7 @@ def test_names_of_the_graph_are_not_taken() -> None:
                 count_include_pad=1)  # fmt: skip
     model.graph.node.append(helper.make_node("Identity", ["x"], ["y.padded"], "other"))
     model.graph.output.append(helper.make_tensor_value_info("y.padded", TensorProto.FLOAT, [1, 3, 8, 9]))
-    explicit_padding(model)
+    rewrite(model)
     onnx.checker.check_model(model, full_check=True)
 
 
@@ -141,6 +141,6 @@ def test_shapes_that_were_inferred_with_a_window_outside_are_corrected(opset: in
     )
     model = onnx.shape_inference.infer_shapes(model)
     expected = ran(model)
-    explicit_padding(model)
+    rewrite(model)
     assert static_outputs(model) == {"y": expected.shape}
     np.testing.assert_array_equal(ran(model), expected)

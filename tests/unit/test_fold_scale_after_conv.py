@@ -8,7 +8,7 @@ import pytest
 from onnx import numpy_helper, parser
 from onnx.reference import ReferenceEvaluator
 
-from sandglass.sources.rewrites.fold_scale_after_conv import fold_affines
+from sandglass.sources.rewrites.fold_scale_after_conv import rewrite
 
 HEADER = '<ir_version: 8, opset_import: ["" : 17]>\ng (float[1, 2, 6, 5] x) => (float[1, 3, h, w] y) {'
 
@@ -45,7 +45,7 @@ def test_one_convolution_is_left(body: str) -> None:
     """Scalars and values for each channel, on either side, in any number and order; the result stays."""
     graph = model(body)
     expected = run(graph)
-    fold_affines(graph)
+    rewrite(graph)
     assert len(graph.graph.node) == 1
     assert len(graph.graph.initializer) == 2
     np.testing.assert_allclose(run(graph), expected, rtol=1e-5, atol=1e-5)
@@ -67,7 +67,7 @@ def test_what_means_something_else_stays(body: str) -> None:
     """Nothing is folded, and nothing computes another result."""
     graph = model(body)
     nodes, expected = [node.op_type for node in graph.graph.node], run(graph)
-    fold_affines(graph)
+    rewrite(graph)
     assert [node.op_type for node in graph.graph.node] == nodes
     np.testing.assert_array_equal(run(graph), expected)
 
@@ -76,7 +76,7 @@ def test_weights_that_two_convolutions_share_are_folded_apart() -> None:
     """The other one keeps its own."""
     graph = model("c = Conv(x, w) d = Conv(x, w) m = Mul(c, one) r = Relu(d) y = Add(m, r)")
     expected = run(graph)
-    fold_affines(graph)
+    rewrite(graph)
     assert [node.op_type for node in graph.graph.node] == ["Conv", "Conv", "Relu", "Add"]
     np.testing.assert_allclose(run(graph), expected, rtol=1e-5)
 
@@ -85,5 +85,5 @@ def test_an_output_of_the_graph_is_not_folded_away() -> None:
     """A convolution whose own result is an output keeps it."""
     graph = model("c = Conv(x, w) y = Mul(c, one)")
     graph.graph.output.append(onnx.helper.make_tensor_value_info("c", onnx.TensorProto.FLOAT, None))
-    fold_affines(graph)
+    rewrite(graph)
     assert len(graph.graph.node) == 2

@@ -11,7 +11,7 @@ from graphs import network, normal
 
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
-from sandglass.sources.rewrites.fold_scale_before_conv import fold_affines_before
+from sandglass.sources.rewrites.fold_scale_before_conv import rewrite
 
 PADDED = "Conv<pads = [1, 1, 1, 1]>"
 WEIGHTS = {"w": normal(1, 6, 4, 3, 3), "b": normal(2, 6), "v": normal(3, 5, 4, 1, 1), "d": normal(4, 4, 1, 3, 3),
@@ -42,7 +42,7 @@ def test_factors_are_folded(name: str, tmp_path: Path) -> None:
     text, expected = CASES[name]
     model = network(f"g (float[1, 4, 5, 5] x) => (float[N, C, H, W] y) {{ h = Sigmoid(x) {text} }}", WEIGHTS)
     save_graph(model, tmp_path / "before.onnx")
-    fold_affines_before(model)
+    rewrite(model)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == ["Sigmoid", *expected]
     save_graph(model, tmp_path / "after.onnx")
@@ -55,5 +55,5 @@ def test_outputs_stay() -> None:
     """A network that gives the scaled tensor away keeps it."""
     text = "g (float[1, 4, 5, 5] x) => (float[1, 4, 5, 5] m, float[N, C, H, W] y) { m = Mul(x, s) y = Conv(m, v) }"
     model = network(text, WEIGHTS)
-    fold_affines_before(model)
+    rewrite(model)
     assert [node.op_type for node in model.graph.node] == ["Mul", "Conv"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 from onnx import TensorProto, numpy_helper
 
 from sandglass.artifacts.artifact import load_artifact
@@ -63,7 +63,7 @@ def saved(text: str, weights: dict[str, np.ndarray], folder: Path) -> Path:
 
 def halved(graph: Path, wide: set[str]) -> onnx.ModelProto:
     """The graph in half precision, checked."""
-    model = half_precision(load_graph(graph), wide)
+    model = rewritten(half_precision, load_graph(graph), wide)
     onnx.checker.check_model(model, full_check=True)
     return model
 

@@ -11,7 +11,7 @@ from graphs import network, normal
 
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
-from sandglass.sources.rewrites.hard_swish import fuse_hard_swish
+from sandglass.sources.rewrites.hard_swish import rewrite
 
 NUMBERS = {name: np.array(value) for name, value in
            {"three": 3, "zero": 0, "six": 6, "sixth": 1 / 6, "five": 5}.items()}  # fmt: skip
@@ -43,7 +43,7 @@ def test_hard_swish_is_one_operator(name: str, tmp_path: Path) -> None:
     text, expected = CASES[name]
     model = network(f"g (float[1, 4, 5, 3] x) => (float[1, 4, 5, 3] y) {{ {text} }}", NUMBERS)
     save_graph(model, tmp_path / "before.onnx")
-    fuse_hard_swish(model)
+    rewrite(model)
     onnx.checker.check_model(model, full_check=True)
     assert [node.op_type for node in model.graph.node] == expected
     assert model.graph.node[-1].name == "y"
@@ -57,5 +57,5 @@ def test_outputs_inside_stay() -> None:
     """A network that gives the gate away keeps it."""
     text = f"g (float[1, 4] x) => (float[1, 4] c, float[1, 4] y) {{ {GATE} m = Mul(x, c) y = Div(m, six) }}"
     model = network(text, NUMBERS)
-    fuse_hard_swish(model)
+    rewrite(model)
     assert [node.op_type for node in model.graph.node] == ["Add", "Clip", "Mul", "Div"]

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
@@ -46,7 +46,7 @@ def written(name: str, folder: Path) -> tuple[Path, onnx.ModelProto]:
     path = folder / "g.onnx"
     save_graph(network(f"g (float[1, 3, 6, 4] x) => (float[N, C, H, W] y) {{ {CASES[name][0]} }}", WEIGHTS), path)
     plan = make_plan.make_plan(path, [{"x": normal(10 + i, 1, 3, 6, 4)} for i in range(8)], "minmax")
-    return path, quantize_dequantize(load_graph(path), plan, SPEC)
+    return path, rewritten(quantize_dequantize, load_graph(path), plan, SPEC)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -54,7 +54,7 @@ def test_they_run_on_integers(name: str, tmp_path: Path) -> None:
     """ONNX Runtime's own integer kernels take their places, and no float one is left."""
     import onnxruntime as runtime
 
-    save_graph(sums_and_products(written(name, tmp_path)[1]), tmp_path / "model.onnx")
+    save_graph(rewritten(sums_and_products, written(name, tmp_path)[1]), tmp_path / "model.onnx")
     options = runtime.SessionOptions()
     options.log_severity_level = 3
     options.optimized_model_filepath = str(tmp_path / "optimized.onnx")
@@ -71,7 +71,7 @@ def test_they_compute_the_same(name: str, tmp_path: Path) -> None:
     """But for the rounding of a gate: within two steps of the sum's or product's result, far less in the mean."""
     _path, model = written(name, tmp_path)
     save_graph(model, tmp_path / "before.onnx")
-    changed = sums_and_products(model)
+    changed = rewritten(sums_and_products, model)
     onnx.checker.check_model(changed, full_check=True)
     save_graph(changed, tmp_path / "after.onnx")
     x = {"x": normal(20, 1, 3, 6, 4)}

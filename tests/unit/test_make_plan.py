@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -263,7 +263,7 @@ def test_dead_layer_stays_in_float(graph: Path) -> None:
 
 def test_qdq_graph_rounds_and_stays_close(plan: Plan, graph: Path, tmp_path: Path, batches: list[dict]) -> None:
     """The QDQ graph is valid, stores weights as bytes, and its output stays within a few percent of float."""
-    model = qdq.quantize_dequantize(load_graph(graph), plan, SPEC)
+    model = rewritten(qdq.quantize_dequantize, load_graph(graph), plan, SPEC)
     onnx.checker.check_model(model, full_check=True)
     onnx.save(model, tmp_path / "qdq.onnx")
     kinds = [node.op_type for node in model.graph.node]
@@ -281,7 +281,7 @@ def test_layer_kept_in_float_is_left_alone(plan: Plan, graph: Path) -> None:
     edited = dataclasses.replace(plan, layers={**plan.layers, "three": dataclasses.replace(
         plan.layers["three"], keep_float=True, reason="by hand")})  # fmt: skip
     assert decide(edited, SPEC, load_graph(graph))["three"] == "by hand"
-    model = qdq.quantize_dequantize(load_graph(graph), edited, SPEC)
+    model = rewritten(qdq.quantize_dequantize, load_graph(graph), edited, SPEC)
     assert "w4" in {initializer.name for initializer in model.graph.initializer}
     assert "w3" not in {initializer.name for initializer in model.graph.initializer}
 
@@ -291,7 +291,7 @@ def test_tensor_without_a_range_is_not_rounded(plan: Plan, graph: Path) -> None:
     flowing = dataclasses.replace(SPEC, between=("Add", "Resize"))
     edited = dataclasses.replace(plan, tensors={name: r for name, r in plan.tensors.items() if name != "r3"})
     rounded = {
-        name: {n.name for n in qdq.quantize_dequantize(load_graph(graph), given, flowing).graph.node}
+        name: {n.name for n in rewritten(qdq.quantize_dequantize, load_graph(graph), given, flowing).graph.node}
         for name, given in (("all", plan), ("edited", edited))
     }
     assert rounded["all"] - rounded["edited"] == {"r3.quantize", "r3.dequantize"}
@@ -301,7 +301,7 @@ def test_target_limits_weight_bits(plan: Plan, graph: Path) -> None:
     """Where sums saturate the largest weight of every channel is 63, but for the depthwise layer, whose do not."""
     spec = dataclasses.replace(SPEC, saturates=pairs_products)
     for processor, dense in (("any", 63), ("x86-avx2", 63), ("x86-vnni", 127), ("arm-dotprod", 127)):
-        model = qdq.quantize_dequantize(load_graph(graph), plan, spec.on(find_processor(processor)))
+        model = rewritten(qdq.quantize_dequantize, load_graph(graph), plan, spec.on(find_processor(processor)))
         weights = {i.name: onnx.numpy_helper.to_array(i) for i in model.graph.initializer if ".weight.q" in i.name}
         largest = {name: np.abs(w).reshape(len(w), -1).max(1) for name, w in weights.items()}
         for name, found in largest.items():

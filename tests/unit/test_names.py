@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import re
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -10,6 +12,8 @@ import pytest
 from graphs import normal
 from onnx import helper, numpy_helper
 
+import sandglass
+from sandglass.backends import load_backend
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable
 from sandglass.graph.gradients import with_gradients
@@ -20,23 +24,43 @@ from sandglass.graph.shapes import free_sides
 from sandglass.lowering.half_precision import half_precision
 from sandglass.lowering.transposed_conv import split_late
 from sandglass.quantization import repaired_plan
+from sandglass.quantization.make_plan import make_plan
 from sandglass.quantization.simulate import simulate
 from sandglass.sources.bring_up import bring_up_file
 from sandglass.sources.card import Card, Input
 from sandglass.sources.source import Source
 
-# What rewrites derive from the name of a tensor or a node.
-SUFFIXES = (
-    "weight", "bias", "scale", "zero_point", "q", "rounded", "quantize", "dequantize", "bytes", "factor", "offset",
-    "padded", "minimum", "maximum", "constant1", "correction", "half", "float", "cast", "early", "phase0", "phases",
-    "columns", "rows", "sums", "taps", "integers", "weights", "gradient", "adjoint", "low", "high", "step", "factors",
+PACKAGE = Path(sandglass.__file__).parent
+FOLDERS = ("graph", "lowering", "sources/rewrites", "quantization", "backends")
+STYLES = ("same", "none", "alike", "part")
+# A null artifact computes nothing, and PyTorch runs zoo models, whose names are this project's own.
+TARGETS = [
+    (name, precision)
+    for name in discover.names("backends")
+    if name not in ("null", "pytorch")
+    for precision in discover.load("backends", name).PRECISIONS
+]
+# Parts of names that the code puts together from a tuple of them.
+PARTS = (
+    "axes", "before", "biased", "clipped", "ends", "first", "floor", "gate", "half", "high", "image", "largest", "last",
+    "low", "maximum", "minimum", "one", "over", "phase0", "phase1", "phases", "places", "product", "round", "rows",
+    "scaled", "sign", "size", "spread", "starts", "step", "three", "wide",
 )  # fmt: skip
 
 
-def hostile(style: str) -> onnx.ModelProto:
+def suffixes() -> list[str]:
+    """What the code adds to the name of a tensor or a node after a dot: `PARTS`, and what the source says."""
+    texts = [path.read_text(encoding="utf-8") for folder in FOLDERS for path in (PACKAGE / folder).rglob("*.py")]
+    named = {suffix for text in texts for suffix in re.findall(r'\{[^{}"]*\}\.([a-z_]+(?:\{\w+\})?)"', text)}
+    numbered = {re.sub(r"\{\w+\}", str(i), suffix) for suffix in named for i in range(2)}
+    return sorted(numbered.union(PARTS))
+
+
+def hostile(style: str, names: Sequence[str] = ()) -> onnx.ModelProto:
     """A network in which nodes, tensors and weights bear names that rewrites would make of each other's.
 
     `style` says what nodes are called: "same" as their result, "none" at all, all "alike", or as a "part" of a layer.
+    `names` are the suffixes of tensors' names, by default all `suffixes`.
     """
     constants: dict[str, np.ndarray] = {}
     nodes: list[onnx.NodeProto] = []
@@ -58,11 +82,12 @@ def hostile(style: str) -> onnx.ModelProto:
     made = layer("Conv", "image", "a", 8, 3, 3, 3, pads=[1, 1, 1, 1])
     made = add("Mul", [made, constant("a.scale", 1 + np.abs(normal(5, 8, 1, 1)))], "a.rounded")
     made = add("Relu", [made], "a.q")
-    # A chain of nodes whose results bear every name that a rewrite might make.
-    for suffix in SUFFIXES:
+    # A chain of nodes whose results have every name that a rewrite might make.
+    one = {"kernel_shape": [1, 1], "strides": [1, 1]}  # a pooling that no simplification removes
+    for suffix in names or suffixes():
         for base in ("image", "a.q", "b"):
             if f"{base}.{suffix}" not in {*constants, "b.weight", "b.bias"}:
-                made = add("Identity" if len(nodes) % 7 else "Relu", [made], f"{base}.{suffix}")
+                made = add("MaxPool", [made], f"{base}.{suffix}", **one)
     made = layer("ConvTranspose", made, "b", 8, 8, 4, 4, strides=[2, 2], pads=[1, 1, 1, 1])
     made = add("Relu", [made], "b.phase0.taps")
     layer("Conv", made, "image.scores", 5, 8, 1, 1)
@@ -81,6 +106,15 @@ def images(count: int, seed: int) -> list[dict[str, np.ndarray]]:
     random = np.random.default_rng(seed)
     levels = (random.integers(0, 256, (1, 3, 16, 12)) for _ in range(count))
     return [{"image": ((level - 127) / 64).astype(np.float32)} for level in levels]
+
+
+@pytest.fixture(scope="module", params=STYLES)
+def small(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The network with few names, brought up; its nodes are called in each of the styles."""
+    folder = tmp_path_factory.mktemp("small")
+    onnx.save(hostile(request.param, ("rounded", "early", "half")), folder / "source.onnx")
+    bring_up_file(folder / "source.onnx", folder / "graph.onnx", (16, 12))
+    return folder / "graph.onnx"
 
 
 @pytest.fixture(scope="module")
@@ -111,7 +145,7 @@ def test_names_in_branches_are_taken() -> None:
     assert Names(model).fresh("x.rounded") == "x.rounded_2"
 
 
-@pytest.mark.parametrize("style", ["same", "none", "alike", "part"])
+@pytest.mark.parametrize("style", STYLES)
 def test_nodes_get_names_of_their_own(style: str) -> None:
     """Each has one, none has what names the parts of a layer in it, and names that served stay."""
     model = hostile(style)
@@ -141,11 +175,11 @@ def test_rewritten_graph_computes_the_same(graph: Path, rewrite: str) -> None:
     expected = GraphSession(graph).run(feed)["image.scores"]
     model = load_graph(graph)
     if rewrite == "half":
-        model = half_precision(model, {"a.q"})
+        half_precision(model, {"a.q"})
     elif rewrite == "split":
-        model = split_late(model)
+        split_late(model)
     elif rewrite == "free":
-        model = free_sides(model)
+        free_sides(model)
     else:
         found = with_gradients(model, ["a.q"])
         model = found.model
@@ -179,3 +213,20 @@ def test_int8_artifact_and_simulation_agree_with_the_graph(
         expected = GraphSession(graph).run(feed)["image.scores"].ravel()
         for session in sessions:
             assert np.corrcoef(expected, session.run(feed)["image.scores"].ravel())[0, 1] > 0.99
+
+
+@pytest.mark.parametrize(("name", "precision"), TARGETS)
+def test_every_target_takes_any_names(small: Path, name: str, precision: str, tmp_path: Path) -> None:
+    """Nodes that share the name of a tensor, have none, or all the same one; tensors called as rounded ones."""
+    backend = load_backend(name)
+    try:
+        backend.available()
+    except BackendUnavailable as error:
+        pytest.skip(str(error))
+    plan = make_plan(small, images(2, 1), "minmax") if precision == "int8" else None
+    card = Card("hostile", "topdown-pose", Input((16, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=small)
+    notes = backend.build(Source(card, small), precision, tmp_path, plan)
+    (feed,) = images(1, 2)
+    expected = GraphSession(small).run(feed)["image.scores"].ravel()
+    result = backend.open(tmp_path, notes, 1).run(feed)["image.scores"].ravel()
+    assert np.corrcoef(expected, result)[0, 1] > 0.99

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 from onnx import numpy_helper
 
 from sandglass.core import discover
@@ -87,7 +87,7 @@ def test_integer_biases_say_what_the_bias_is(bias: float, tmp_path: Path) -> Non
     graph = pruned(tmp_path / "g.onnx", 0.0, bias)
     spec = Spec(("Conv",), asymmetric=True, between=("Relu",))
     plan, _ = repaired_plan.repaired_plan(graph, images(3), spec, tmp_path, "minmax", ())
-    model = quantize_dequantize(load_graph(graph), plan, spec)
+    model = rewritten(quantize_dequantize, load_graph(graph), plan, spec)
     values = {entry.name: numpy_helper.to_array(entry).astype(np.float64) for entry in model.graph.initializer}
     integers = values["c.bias.q"]
     assert np.abs(integers).max() <= LARGEST_BIAS + 64

@@ -15,7 +15,7 @@ from sandglass.graph.io import load_graph, static_inputs, static_outputs
 from sandglass.graph.session import GraphSession
 from sandglass.sources.agreement import compare, session
 from sandglass.sources.bring_up import bring_up_file
-from sandglass.sources.rewrites.float32 import as_float32, is_float32, is_narrow
+from sandglass.sources.rewrites.float32 import is_float32, is_narrow, rewrite
 
 HALF, DOUBLE, FLOAT = TensorProto.FLOAT16, TensorProto.DOUBLE, TensorProto.FLOAT
 NUMPY = {HALF: np.float16, DOUBLE: np.float64, FLOAT: np.float32}
@@ -69,7 +69,7 @@ def test_types_in_branches_and_constants_are_replaced() -> None:
     node = helper.make_node("If", ["c"], ["y"], then_branch=inner, else_branch=inner)
     model = helper.make_model(helper.make_graph([node], "g", [], []))
     assert is_narrow(model)
-    as_float32(model)
+    rewrite(model)
     assert is_float32(model)
     assert numpy_helper.to_array(model.graph.node[0].attribute[0].g.node[0].attribute[0].t).tolist() == [1.5]
 

@@ -18,7 +18,7 @@ from sandglass.sources.bring_up import bring_up_file
 from sandglass.sources.card import Card, Input
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.quantized import is_quantized, own_grids
-from sandglass.sources.rewrites.dequantize import dequantized
+from sandglass.sources.rewrites.dequantize import rewrite
 
 FORMS = ("pairs", "weights", "operators", "dynamic")
 STEP, ZERO = np.array(0.02, np.float32), np.array(114, np.uint8)
@@ -184,4 +184,4 @@ def test_what_has_no_float_form_is_named(change: str, message: str) -> None:
     else:
         first.input[1] = "image"
     with pytest.raises(GraphError, match=message):
-        dequantized(model)
+        rewrite(model)

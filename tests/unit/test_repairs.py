@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 from onnx import numpy_helper
 from plans import factors, hash_of
 from safetensors.numpy import save_file
@@ -123,7 +123,7 @@ def test_rounding_gives_the_very_integers_of_the_plan(name: str, plans: dict[str
     for layer in integer:
         expected = plan.rounded[layer]
         np.testing.assert_array_equal(read_by(model, layer)[1], expected.bias)
-    found = constants(quantize_dequantize(model, plan, spec))
+    found = constants(rewritten(quantize_dequantize, model, plan, spec))
     for layer in integer:
         expected = plan.rounded[layer]
         np.testing.assert_array_equal(found[f"{layer}.weight.q"], expected.integers, layer)
@@ -314,7 +314,9 @@ def test_layer_may_ask_for_fewer_bits_later(plans: dict[str, Plan], graph: Path)
     plan = plans["asymmetric"]
     edited = replace(plan, layers={**plan.layers, "c3": replace(plan.layers["c3"], weight_bits=6)})
     spec = SPECS["asymmetric"]
-    found = constants(quantize_dequantize(apply_edits(load_graph(graph), edited.edits, LAYERS), edited, spec))
+    found = constants(
+        rewritten(quantize_dequantize, apply_edits(load_graph(graph), edited.edits, LAYERS), edited, spec)
+    )
     assert np.abs(found["c3.weight.q"]).max() == 31
     np.testing.assert_array_equal(found["c1.weight.q"], plan.rounded["c1"].integers)
 
@@ -322,7 +324,7 @@ def test_layer_may_ask_for_fewer_bits_later(plans: dict[str, Plan], graph: Path)
 def test_target_may_have_fewer_bits_than_the_plan(plans: dict[str, Plan], graph: Path) -> None:
     """A plan of 8 bits on a processor whose sums hold 7: all weights are rounded again, and none is beyond 63."""
     plan, spec = plans["asymmetric"], SPECS["7 bits"]
-    found = constants(quantize_dequantize(apply_edits(load_graph(graph), plan.edits, LAYERS), plan, spec))
+    found = constants(rewritten(quantize_dequantize, apply_edits(load_graph(graph), plan.edits, LAYERS), plan, spec))
     assert [int(np.abs(found[f"{name}.weight.q"]).max()) for name in LAYERS] == [63] * len(LAYERS)
     assert error(graph, plan, spec) < 0.01
 
@@ -349,7 +351,7 @@ def test_matrices_are_repaired(tmp_path: Path) -> None:
         spec = SPECS[name]
         plan, _ = repaired_plan.repaired_plan(tmp_path / "g.onnx", batches, spec, tmp_path, "minmax")
         model = apply_edits(load_graph(tmp_path / "g.onnx"), plan.edits, plan.layers)
-        found = constants(quantize_dequantize(model, plan, spec))
+        found = constants(rewritten(quantize_dequantize, model, plan, spec))
         assert set(plan.rounded) == {"g1", "g2", "m", "g3", "y"}
         for layer, expected in plan.rounded.items():
             np.testing.assert_array_equal(found[f"{layer}.weight.q"], expected.integers, layer)

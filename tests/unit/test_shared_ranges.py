@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network, normal
+from graphs import network, normal, rewritten
 
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
@@ -57,7 +57,7 @@ def saved(name: str, folder: Path) -> Path:
 def rounded(path: Path, spec: Spec) -> onnx.ModelProto:
     """Its graph with rounding nodes."""
     plan = make_plan.make_plan(path, [{"x": normal(10 + i, 1, 3, 8, 8)} for i in range(4)], "kl")
-    return quantize_dequantize(load_graph(path), plan, spec)
+    return rewritten(quantize_dequantize, load_graph(path), plan, spec)
 
 
 @pytest.mark.parametrize("name", CASES)
@@ -99,7 +99,7 @@ def test_rounding_early_changes_no_number(name: str, tmp_path: Path) -> None:
     """The pair stands before what moves values, where nothing else reads them; the output is the same to the bit."""
     model = rounded(saved(name, tmp_path), FLOAT)
     save_graph(model, tmp_path / "before.onnx")
-    model = round_early(model)
+    model = rewritten(round_early, model)
     onnx.checker.check_model(model, full_check=True)
     found = [node.input[0] for node in model.graph.node if node.op_type == "QuantizeLinear"]
     assert found == ["x", *CASES[name][2]]

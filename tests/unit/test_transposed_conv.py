@@ -11,7 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 import pytest
-from graphs import network
+from graphs import network, rewritten
 from onnx import numpy_helper
 
 from sandglass.core import host
@@ -47,7 +47,7 @@ def transposed(
 def split(model: onnx.ModelProto, late: bool = False) -> onnx.ModelProto:
     """A copy of a model that is split; it is a valid one."""
     copy = onnx.ModelProto.FromString(model.SerializeToString())
-    changed = split_late(copy) if late else split_depthwise(copy)
+    changed = rewritten(split_late if late else split_depthwise, copy)
     onnx.checker.check_model(changed, full_check=True)
     return changed
 
@@ -224,7 +224,7 @@ def test_int8_weights_are_split_behind_their_scales(between: tuple[str, ...], gr
     """A graph with rounding nodes: integers are taken apart, scales shared, and every layer stays in int8."""
     spec = Spec(("Conv", "ConvTranspose"), asymmetric=True, between=between)
     plan = make_plan.make_plan(graph, [{"x": integers(3 + i, 1, 4, 5, 3)} for i in range(4)], "minmax")
-    model = quantize_dequantize(load_graph(graph), plan, spec)
+    model = rewritten(quantize_dequantize, load_graph(graph), plan, spec)
     changed = split(model)
     stored = {entry.name: entry for entry in changed.graph.initializer}
     rounding = {node.output[0]: node for node in changed.graph.node if node.op_type == "DequantizeLinear"}
@@ -311,7 +311,7 @@ def test_late_dense_layers_without_overlap_stay_in_float(tmp_path: Path) -> None
     save_graph(model, tmp_path / "g.onnx")
     plan = make_plan.make_plan(tmp_path / "g.onnx", [{"x": integers(3 + i, 1, 4, 5, 3)} for i in range(4)], "minmax")
     spec = Spec(("ConvTranspose",), asymmetric=True, between=("Add",))
-    changed = split(quantize_dequantize(load_graph(tmp_path / "g.onnx"), plan, spec), late=True)
+    changed = split(rewritten(quantize_dequantize, load_graph(tmp_path / "g.onnx"), plan, spec), late=True)
     assert operators(changed).count("Conv") == 4
     stored = {entry.name: entry for entry in changed.graph.initializer}
     assert [list(stored[f"y.phase{i}.taps"].dims) for i in range(4)] == [[3, 4, 1, 1]] * 4
@@ -329,7 +329,7 @@ def test_integers_are_loaded_with_unsigned_weights(tmp_path: Path, monkeypatch: 
     save_graph(network(text, values), tmp_path / "g.onnx")
     inputs = [{"x": integers(3 + i, 1, 4, 5, 3)} for i in range(4)]
     plan = make_plan.make_plan(tmp_path / "g.onnx", inputs, "minmax")
-    save_graph(integers_flowing(load_graph(tmp_path / "g.onnx"), plan, spec), tmp_path / "int8.onnx")
+    save_graph(rewritten(integers_flowing, load_graph(tmp_path / "g.onnx"), plan, spec), tmp_path / "int8.onnx")
     monkeypatch.setattr(host, "sums_saturate", lambda: True)
     found = [GraphSession(tmp_path / "int8.onnx", exact=exact).run(inputs[0])["y"] for exact in (False, True)]
     np.testing.assert_allclose(found[0], found[1], rtol=1e-5)

@@ -19,6 +19,7 @@ from email.parser import Parser
 from pathlib import Path
 
 import pytest
+from packaging.requirements import Requirement
 
 from sandglass.core import distribution
 from sandglass.core.toml_files import tomllib
@@ -100,8 +101,8 @@ def test_metadata_are_those_of_the_project(built: dict[str, Path]) -> None:
     assert metadata["Name"] == distribution.NAME
     assert metadata["Version"] == project["version"]
     assert set(metadata.get_all("Provides-Extra")) == set(project["optional-dependencies"])
-    needed = {entry.partition(";")[0].strip().replace(" ", "") for entry in metadata.get_all("Requires-Dist")}
-    assert {entry.partition(";")[0].strip() for entry in project["dependencies"]} <= needed
+    needed = {str(Requirement(entry.partition(";")[0])) for entry in metadata.get_all("Requires-Dist")}
+    assert {str(Requirement(entry.partition(";")[0])) for entry in project["dependencies"]} <= needed
     assert not {entry for entry in needed if entry.startswith("sandglass") and not entry.startswith(distribution.NAME)}
 
 

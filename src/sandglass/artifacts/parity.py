@@ -132,7 +132,8 @@ def _free(graph: Path) -> GraphSession:
 
     with TemporaryDirectory(prefix="sandglass-") as folder:
         free = Path(folder) / "free.onnx"
-        save_graph(free_sides(load_graph(graph)), free)
+        free_sides(model := load_graph(graph))
+        save_graph(model, free)
         return GraphSession(free)
 
 

@@ -42,7 +42,8 @@ def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
     if program is None:
         raise BackendUnavailable("pnnx is not installed", INSTALL)
     with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx leaves four more copies of the weights
-        save_graph(lower(load_graph(graph), any_size), Path(scratch) / "graph.onnx")
+        lower(model := load_graph(graph), any_size)
+        save_graph(model, Path(scratch) / "graph.onnx")
         command = [program, "graph.onnx", "fp16=0", f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
         result = run_program(command, Path(scratch))
     (folder / LOG).write_text(result.stdout + result.stderr, encoding="utf-8")

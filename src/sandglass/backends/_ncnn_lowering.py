@@ -7,18 +7,18 @@ cubic mode of a GridSample. Each rewrite here gives the same values with operato
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from itertools import chain
 
 import numpy as np
 import onnx
 from numpy.typing import ArrayLike
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from sandglass.core.errors import UnsupportedOperator
 from sandglass.formats.ncnn_param import Param
-from sandglass.graph.io import drop_unread, set_nodes
-from sandglass.graph.names import Names
-from sandglass.sources.rewrites.explicit_padding import Attributes, attributes_of, known_shapes, pad
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import Attributes, attributes_of, changed_node
+from sandglass.graph.shapes import known_shapes
+from sandglass.sources.rewrites.explicit_padding import pad
 
 Nodes = list[onnx.NodeProto]
 Step = tuple[str, ArrayLike | None]  # an operator, and its second input where it has one
@@ -26,14 +26,16 @@ LOWEST = float(np.finfo(np.float32).min)
 CUBIC = 3  # ncnn's number for it, in parameter 0 of a GridSample
 
 
-def lower(model: onnx.ModelProto, any_size: bool = False) -> onnx.ModelProto:
-    """The static graph, changed, as pnnx can convert it; with `any_size` in a way that holds for other sizes as well.
+def lower(model: onnx.ModelProto, any_size: bool = False) -> None:
+    """Change a static graph so that pnnx can convert it; with `any_size` in a way that holds for other sizes as well.
 
     Raises UnsupportedOperator, naming node, operator and attribute, for what neither pnnx nor a rewrite can do.
     """
-    graph = _Graph(model, any_size)
-    nodes = list(chain.from_iterable(graph.lowered(node) for node in model.graph.node))
-    return drop_unread(set_nodes(model, nodes))
+    with _Graph(model, any_size) as graph:
+        for node in graph:
+            rewrite = REWRITES.get(node.op_type)
+            if rewrite is not None:
+                graph.replace(node, rewrite(graph, node, attributes_of(node)))
 
 
 def restore(param: Param, model: onnx.ModelProto) -> None:
@@ -50,30 +52,18 @@ def refuse(node: onnx.NodeProto, what: str) -> UnsupportedOperator:
     return UnsupportedOperator(f"ncnn lacks {node.op_type} with {what} (node {node.name})", "choose another backend")
 
 
-class _Graph:
+class _Graph(GraphIndex):
+    """A graph with the shapes of its tensors."""
+
     def __init__(self, model: onnx.ModelProto, any_size: bool) -> None:
-        self.model, self.names, self.shapes, self.any_size = model, Names(model), known_shapes(model), any_size
-        self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.read = {name for node in model.graph.node for name in node.input}
-        self.read |= {value.name for value in model.graph.output}
+        super().__init__(model)
+        self.shapes, self.any_size = known_shapes(model), any_size
         modes = {attributes_of(node).get("mode") for node in model.graph.node if node.op_type == "GridSample"}
         self.mixed = "cubic" in modes and len(modes) > 1
 
-    def lowered(self, node: onnx.NodeProto) -> Nodes:
-        """What stands in place of a node: nodes in order, the last of which has its name and output."""
-        rewrite = REWRITES.get(node.op_type)
-        return [node] if rewrite is None else rewrite(self, node, attributes_of(node))
-
-    def constant(self, wanted: str, values: ArrayLike, kind: type = np.float32) -> str:
-        """The name of a new weight."""
-        name = self.names.fresh(wanted)
-        self.model.graph.initializer.append(numpy_helper.from_array(np.array(values, kind), name))
-        return name
-
-    def values(self, name: str) -> np.ndarray:
-        """The values of a weight, empty where the tensor is computed."""
-        tensor = self.constants.get(name)
-        return np.zeros(0) if tensor is None else numpy_helper.to_array(tensor)
+    def is_read(self, tensor: str) -> bool:
+        """Whether a node or an output of the graph reads a tensor."""
+        return tensor in self.outputs or bool(self.consumers(tensor))
 
     def sizes(self, node: onnx.NodeProto, tensor: str, what: str) -> Sequence[int]:
         """Height and width of a tensor, which a rewrite builds in; raises where they may change."""
@@ -85,23 +75,10 @@ class _Graph:
         """Elementwise operators one after the other, each with a constant as its second input, or None."""
         nodes: Nodes = []
         for operator, operand in operators:
-            name = self.names.fresh(f"{start}.step")
-            second = [] if operand is None else [self.constant(f"{name}.operand", operand)]
+            name = self.fresh(f"{start}.step")
+            second = [] if operand is None else [self.add_constant(f"{name}.operand", np.array(operand, np.float32))]
             nodes.append(helper.make_node(operator, [nodes[-1].output[0] if nodes else start, *second], [name], name))
         return nodes
-
-
-def changed(node: onnx.NodeProto, inputs: Sequence[str] = (), output: str = "", **attributes: object) -> onnx.NodeProto:
-    """A copy of a node with other inputs, another output or other attributes; an attribute that is None is removed."""
-    copy = onnx.NodeProto.FromString(node.SerializeToString())
-    if inputs:
-        copy.input[:] = inputs
-    if output:
-        copy.output[:] = [output]
-    del copy.attribute[:]
-    copy.attribute.extend(attribute for attribute in node.attribute if attribute.name not in attributes)
-    copy.attribute.extend(helper.make_attribute(k, v) for k, v in attributes.items() if v is not None)
-    return copy
 
 
 def _uneven(pads: Sequence[int]) -> bool:
@@ -109,7 +86,7 @@ def _uneven(pads: Sequence[int]) -> bool:
 
 
 def _pool(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
-    if len(node.output) > 1 and any(name in graph.read for name in node.output[1:]):
+    if len(node.output) > 1 and any(map(graph.is_read, node.output[1:])):
         raise refuse(node, "its second output, Indices")
     if any(step != 1 for step in attributes.get("dilations", ())):
         raise refuse(node, f"dilations = {list(attributes['dilations'])}")
@@ -117,15 +94,14 @@ def _pool(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
         raise refuse(node, "ceil_mode = 1 and pads")
     pads = attributes.get("pads", ())
     if not _uneven(pads) or len(pads) != 4:
-        return [changed(node, output=node.output[0])]
-    padded = graph.names.fresh(f"{node.output[0]}.padded")
+        return [changed_node(node, output=node.output[0])]
     largest = node.op_type == "MaxPool"
-    border = pad(graph.model, graph.names, node.input[0], padded, pads, LOWEST if largest else 0.0)
+    border = pad(graph, node.input[0], f"{node.output[0]}.padded", pads, LOWEST if largest else 0.0)
     if largest or attributes.get("count_include_pad"):
-        return [border, changed(node, [padded], node.output[0], pads=None)]
-    mean = graph.names.fresh(f"{node.output[0]}.mean")
-    factors = graph.constant(f"{node.output[0]}.factors", _shares(graph, node, attributes))
-    pool = changed(node, [padded], mean, pads=None)
+        return [border, changed_node(node, border.output, node.output[0], pads=None)]
+    mean = graph.fresh(f"{node.output[0]}.mean")
+    factors = graph.add_constant(f"{node.output[0]}.factors", _shares(graph, node, attributes))
+    pool = changed_node(node, border.output, mean, pads=None)
     return [border, pool, helper.make_node("Mul", [mean, factors], [node.output[0]], factors)]
 
 
@@ -139,7 +115,7 @@ def _shares(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> np.n
     ):
         starts = np.arange(count) * stride - begin
         axes.append(side / (np.minimum(starts + side, size) - np.maximum(starts, 0)))
-    return (axes[0][:, None] * axes[1])[None, None]
+    return (axes[0][:, None] * axes[1])[None, None].astype(np.float32)
 
 
 def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
@@ -148,15 +124,16 @@ def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, attributes: Att
     if not _uneven(pads):
         return [node]
     axes = len(pads) // 2
-    whole = graph.names.fresh(f"{node.output[0]}.whole")
+    whole = graph.fresh(f"{node.output[0]}.whole")
     last = np.iinfo(np.int64).max
     bounds = pads[:axes], [-cut if cut else last for cut in pads[axes:]], range(2, 2 + axes)
     names = [
-        graph.constant(f"{whole}.{part}", list(values), np.int64)
+        graph.add_constant(f"{whole}.{part}", np.array(values, np.int64))
         for part, values in zip(("starts", "ends", "axes"), bounds, strict=True)
     ]
-    convolution = changed(node, output=whole, pads=[0] * 2 * axes)
-    return [convolution, helper.make_node("Slice", [whole, *names], [node.output[0]], f"{whole}.cut")]
+    convolution = changed_node(node, output=whole, pads=[0] * 2 * axes)
+    cut = helper.make_node("Slice", [whole, *names], [node.output[0]], graph.fresh(f"{whole}.cut"))
+    return [convolution, cut]
 
 
 def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
@@ -166,13 +143,13 @@ def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nod
         raise refuse(node, "mode = wrap")
     if len(node.input) < 4 or not node.input[3] or not rank:
         return [node]
-    pads, axes = graph.values(node.input[1]), graph.values(node.input[3])
-    if pads.size != 2 * axes.size or not axes.size:
+    pads, axes = graph.value(node.input[1]), graph.value(node.input[3])
+    if pads is None or axes is None or pads.size != 2 * axes.size or not axes.size:
         raise refuse(node, "axes or pads that are computed")
     whole = np.zeros((2, rank), np.int64)
     whole[:, axes.astype(int)] = pads.reshape(2, -1)
-    return [changed(node, [node.input[0], graph.constant(f"{node.output[0]}.pads", whole.ravel(), np.int64),
-                           *node.input[2:3]])]  # fmt: skip
+    sizes = graph.add_constant(f"{node.output[0]}.pads", whole.ravel())
+    return [changed_node(node, [node.input[0], sizes, *node.input[2:3]])]
 
 
 def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
@@ -188,7 +165,7 @@ def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) ->
         moved += _rounded(graph, grid, sizes, bool(attributes.get("align_corners")))
     if attributes.get("padding_mode") == "reflection":
         moved += _folded(graph, moved[-1].output[0] if moved else grid)
-    return [*moved, changed(node, [node.input[0], moved[-1].output[0] if moved else grid])]
+    return [*moved, changed_node(node, [node.input[0], moved[-1].output[0] if moved else grid])]
 
 
 def _rounded(graph: _Graph, grid: str, sizes: Sequence[int], corners: bool) -> Nodes:
@@ -213,7 +190,7 @@ def _folded(graph: _Graph, grid: str) -> Nodes:
     1 - |(g + 1) mod 4 - 2|
     """
     turns = graph.steps(grid, [("Add", 1), ("Mul", 0.25), ("Floor", None), ("Mul", 4)])
-    rest = graph.names.fresh(f"{grid}.rest")
+    rest = graph.fresh(f"{grid}.rest")
     within = helper.make_node("Sub", [grid, turns[-1].output[0]], [rest], rest)
     return [*turns, within, *graph.steps(rest, [("Sub", 1), ("Abs", None), ("Mul", -1), ("Add", 1)])]
 

@@ -5,16 +5,17 @@ Channels come last in memory (NHWC, weights HWIO), as the schedules of `_tvm_ker
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from math import gcd
 from typing import TYPE_CHECKING
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from sandglass.backends._tvm_kernels import FEWEST_LANES, TRANSPOSED, registers
 from sandglass.core.errors import BackendError, UnsupportedOperator
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import attributes_of
 
 if TYPE_CHECKING:
     from tvm.ir import IRModule, PrimExpr
@@ -68,29 +69,28 @@ def _whole_vectors(model: onnx.ModelProto, lanes: int) -> onnx.ModelProto:
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
-    graph = changed.graph
-    values, names = {entry.name: entry for entry in graph.initializer}, Names(model)
-    for place, node in reversed(list(enumerate(graph.node))):
-        if node.op_type != "Conv" or any(a.name == "group" and a.i > 1 for a in node.attribute):
-            continue
-        weights = [values[name] for name in node.input[1:] if name in values]
-        if len(weights) < len(node.input) - 1:
-            continue
-        channels, output = weights[0].dims[0], node.output[0]
-        if gcd(channels, lanes) >= FEWEST_LANES:
-            continue
-        for i, entry in enumerate(weights, 1):
-            array = numpy_helper.to_array(entry)
-            zeros = np.zeros((-channels % lanes, *array.shape[1:]), array.dtype)
-            node.input[i] = names.fresh(f"{output}_whole_{i}")
-            graph.initializer.append(numpy_helper.from_array(np.concatenate([array, zeros]), node.input[i]))
-        node.output[0] = names.fresh(f"{output}_whole")
-        ends = [names.fresh(f"{output}_{name}") for name in ("start", "end", "axis")]
-        graph.initializer.extend(numpy_helper.from_array(np.array([value], np.int64), name)
-                                 for name, value in zip(ends, (0, channels, 1), strict=True))  # fmt: skip
-        graph.node.insert(place + 1, onnx.helper.make_node("Slice", [node.output[0], *ends], [output]))
-    del graph.value_info[:]  # they name tensors that have grown
+    with GraphIndex(changed) as graph:
+        for node in reversed(graph):
+            if node.op_type == "Conv" and attributes_of(node).get("group", 1) == 1:
+                weights = [values for values in map(graph.value, node.input[1:]) if values is not None]
+                if len(weights) == len(node.input) - 1 and gcd(len(weights[0]), lanes) < FEWEST_LANES:
+                    _compute_whole(graph, node, weights, lanes)
     return changed
+
+
+def _compute_whole(graph: GraphIndex, node: onnx.NodeProto, weights: Sequence[np.ndarray], lanes: int) -> None:
+    """Give a convolution zero filters up to a multiple of `lanes` channels, and cut their results off."""
+    channels, output = len(weights[0]), node.output[0]
+    for i, values in enumerate(weights, 1):
+        zeros = np.zeros((-channels % lanes, *values.shape[1:]), values.dtype)
+        graph.set_input(node, i, graph.add_constant(f"{output}_whole_{i}", np.concatenate([values, zeros])))
+    whole = graph.fresh(f"{output}_whole")
+    graph.set_output(node, 0, whole)
+    ends = [
+        graph.add_constant(f"{output}_{name}", np.array([value], np.int64))
+        for name, value in (("start", 0), ("end", channels), ("axis", 1))
+    ]
+    graph.insert_after(node, [onnx.helper.make_node("Slice", [whole, *ends], [output])])
 
 
 def reason(error: Exception) -> str:

@@ -102,7 +102,8 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
     from sandglass.backends._ncnn_scales import match_layers, plan_scales, weight_digests
     from sandglass.formats import ncnn_bin, ncnn_int8
     from sandglass.formats.ncnn_table import table_text
-    from sandglass.graph.io import drop_weights, load_graph, static_inputs, static_outputs
+    from sandglass.graph.edit import drop_weights
+    from sandglass.graph.io import load_graph, static_inputs, static_outputs
     from sandglass.lowering.half_precision import float_layers
 
     model = load_graph(source.graph)

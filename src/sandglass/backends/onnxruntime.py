@@ -104,16 +104,19 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> Bu
     from sandglass.quantization.qdq import integers_flowing
 
     model = load_graph(source.graph)
-    model = free_sides(model) if source.shapes else model
+    if source.shapes:
+        free_sides(model)
     notes = BuildNotes()
     if plan is not None:
         spec = SPEC.on(source.processor)
         notes = BuildNotes(layers=layer_decisions(plan, spec, model))
-        model = integers_flowing(model, plan, spec)
+        integers_flowing(model, plan, spec)
     if precision == "fp16":
         notes = BuildNotes(float_layers=tuple(float_layers(model, source.wide)))
-        model = half_precision(model, source.wide)
-    save_graph(model if plan else split_late(model), folder / MODEL)
+        half_precision(model, source.wide)
+    if plan is None:
+        split_late(model)
+    save_graph(model, folder / MODEL)
     return notes
 
 

@@ -117,7 +117,8 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
     from sandglass.quantization.qdq import quantize_dequantize
 
     model = load_graph(source.graph)
-    model = free_sides(model) if source.shapes else model
+    if source.shapes:
+        free_sides(model)
     outputs = {value.name for value in model.graph.output}
     # OpenVINO names a layer that makes an output by that output.
     names = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
@@ -126,13 +127,14 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
         if plan is not None:
             spec = SPEC.on(source.processor)
             notes = msgspec.structs.replace(notes, layers=layer_decisions(plan, spec, model))
-            model = round_early(quantize_dequantize(model, plan, spec))
+            quantize_dequantize(model, plan, spec)
+            round_early(model)
         if precision == "fp16":
             notes = msgspec.structs.replace(notes, float_layers=tuple(float_layers(model, source.wide)))
-            model = half_precision(model, source.wide)
+            half_precision(model, source.wide)
         # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
         graph = Path(scratch) / "graph.onnx"
-        model = split_depthwise(model)
+        split_depthwise(model)
         save_graph(model, graph)
         del model
         _convert(graph, folder / MODEL)

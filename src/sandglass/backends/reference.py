@@ -44,7 +44,8 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> BuildNo
     from sandglass.graph.shapes import free_sides
 
     if source.shapes:
-        save_graph(free_sides(load_graph(source.graph)), folder / "model.onnx")
+        free_sides(model := load_graph(source.graph))
+        save_graph(model, folder / "model.onnx")
     else:
         shutil.copyfile(source.graph, folder / "model.onnx")
     return BuildNotes()

@@ -15,10 +15,11 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
+from sandglass.graph.index import GraphIndex
 from sandglass.graph.layers import clamp_ends, fact_of
-from sandglass.graph.names import Names
+from sandglass.graph.nodes import attributes_of
 from sandglass.graph.shapes import inferred_shapes
 
 Gradients = dict[str, str]  # by the input that a gradient is of, the tensor that holds it
@@ -50,9 +51,7 @@ def with_gradients(model: onnx.ModelProto, tensors: Sequence[str]) -> Differenti
 
 class _Writer:
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.shapes = model, inferred_shapes(model)
-        self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.names = Names(model)
+        self.model, self.shapes, self.graph = model, inferred_shapes(model), GraphIndex(model)
         self.gradients: dict[str, str] = {}  # by tensor; of those whose gradient is known
         self.weights: dict[str, str] = {}  # by output
         self.nodes: list[onnx.NodeProto] = []
@@ -62,7 +61,7 @@ class _Writer:
         parts: defaultdict[str, list[str]] = defaultdict(list)
         unknown: set[str] = set()
         for value in self.model.graph.output:
-            name = self.weights[value.name] = self.names.fresh(f"{value.name}.weights")
+            name = self.weights[value.name] = self.graph.fresh(f"{value.name}.weights")
             info = helper.make_tensor_value_info(name, TensorProto.FLOAT, self.shapes[value.name])
             self.model.graph.input.append(info)
             parts[value.name].append(name)
@@ -77,7 +76,7 @@ class _Writer:
             for name in node.input:
                 if name in found:
                     parts[name].append(found[name])
-                elif name not in self.constants:
+                elif name not in self.graph.constants:
                     unknown.add(name)
         for value in self.model.graph.input:
             if value.name in parts and value.name not in unknown:
@@ -86,7 +85,7 @@ class _Writer:
 
     def _sized(self, node: onnx.NodeProto) -> bool:
         """Whether the shapes of all that a node reads and makes are known."""
-        computed = [name for name in (*node.input, *node.output) if name and name not in self.constants]
+        computed = [name for name in (*node.input, *node.output) if name and name not in self.graph.constants]
         return all(name in self.shapes and all(self.shapes[name]) for name in computed)
 
     def _sum(self, tensor: str, parts: Sequence[str]) -> str:
@@ -95,19 +94,9 @@ class _Writer:
 
     def node(self, operator: str, inputs: Sequence[str], wanted: str, **attributes: Any) -> str:
         """Write a node and return what it makes, which is called as `wanted` where that is free."""
-        made = self.names.fresh(wanted)
+        made = self.graph.fresh(wanted)
         self.nodes.append(helper.make_node(operator, list(inputs), [made], **attributes))
         return made
-
-    def constant(self, wanted: str, values: Any) -> str:
-        """Add a constant and return its name, which is as `wanted` where that is free."""
-        name = self.names.fresh(wanted)
-        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
-
-    def value(self, name: str) -> np.ndarray | None:
-        """A constant's value; None for what is computed."""
-        return numpy_helper.to_array(self.constants[name]) if name in self.constants else None
 
     def masked(self, given: str, condition: str, made: str) -> str:
         """A gradient where a condition holds, and 0 elsewhere."""
@@ -118,9 +107,9 @@ class _Writer:
 def _convolution(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     """A convolution's adjoint is the transposed one with the same weights, and the other way round."""
     shape = writer.shapes[node.input[0]]
-    if node.input[1] not in writer.constants or len(shape) != 4:
+    if node.input[1] not in writer.graph.constants or len(shape) != 4:
         return {}
-    fact = fact_of(node, writer.constants[node.input[1]].dims)
+    fact = fact_of(node, writer.graph.constants[node.input[1]].dims)
     steps = {"strides": fact.stride, "dilations": fact.dilation, "pads": fact.pads, "group": fact.group}
     kernel, made = fact.shape[2:], f"{node.output[0]}.adjoint"
     if any(a.name == "output_shape" or (a.name == "auto_pad" and a.s != b"NOTSET") for a in node.attribute):
@@ -139,22 +128,24 @@ def _convolution(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients
 
 def _matrix(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     """A product with a constant matrix from the right."""
-    matrix = writer.value(node.input[1])
-    factors = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    matrix = writer.graph.value(node.input[1])
+    factors = attributes_of(node)
     if matrix is None or matrix.ndim != 2 or factors.get("transA") or factors.get("alpha", 1.0) != 1.0:
         return {}
-    back = writer.constant(
+    back = writer.graph.add_constant(
         f"{node.output[0]}.back", matrix if factors.get("transB") else np.ascontiguousarray(matrix.T)
     )
     return {node.input[0]: writer.node("MatMul", [given, back], f"{node.output[0]}.adjoint")}
 
 
 def _clamp(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
-    low, high = clamp_ends(node, writer.constants)
-    if any(name and name not in writer.constants for name in node.input[1:]):
+    low, high = clamp_ends(node, writer.graph.constants)
+    if any(name and name not in writer.graph.constants for name in node.input[1:]):
         return {}
     made = node.output[0]
-    ends = [writer.constant(f"{made}.{name}", np.float32(end)) for name, end in (("low", low), ("high", high))]
+    ends = [
+        writer.graph.add_constant(f"{made}.{name}", np.float32(end)) for name, end in (("low", low), ("high", high))
+    ]
     above = writer.node("Greater", [made, ends[0]], f"{made}.above")
     below = writer.node("Less", [made, ends[1]], f"{made}.below")
     inside = writer.node("And", [above, below], f"{made}.inside")
@@ -170,12 +161,12 @@ def _add(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
 
 
 def _normalization(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
-    scale, variance = writer.value(node.input[1]), writer.value(node.input[4])
+    scale, variance = writer.graph.value(node.input[1]), writer.graph.value(node.input[4])
     if scale is None or variance is None:
         return {}
-    epsilon = {a.name: a.f for a in node.attribute}.get("epsilon", 1e-5)
+    epsilon = attributes_of(node).get("epsilon", 1e-5)
     factor = (scale / np.sqrt(variance + epsilon)).astype(np.float32)
-    factors = writer.constant(
+    factors = writer.graph.add_constant(
         f"{node.output[0]}.back", factor.reshape(-1, *[1] * (len(writer.shapes[node.output[0]]) - 2))
     )
     return {node.input[0]: writer.node("Mul", [given, factors], f"{node.output[0]}.adjoint")}
@@ -185,11 +176,11 @@ def _max_pool(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     """Windows that neither overlap nor leave anything out: each largest value has its window's gradient."""
     source, made = node.input[0], node.output[0]
     factors = _factors(writer.shapes[source], writer.shapes[made])
-    read = {a.name: helper.get_attribute_value(a) for a in node.attribute}
+    read = attributes_of(node)
     windows = [list(read.get(name, [])) for name in ("kernel_shape", "strides")]
     if factors is None or windows != [factors[2:], factors[2:]] or any(read.get("pads", ())):
         return {}
-    scales = writer.constant(f"{node.output[0]}.factors", np.array(factors, np.float32))
+    scales = writer.graph.add_constant(f"{node.output[0]}.factors", np.array(factors, np.float32))
     how = {"mode": "nearest", "coordinate_transformation_mode": "asymmetric", "nearest_mode": "floor"}
     largest, spread = (
         writer.node("Resize", [name, "", scales], f"{node.output[0]}.{told}", **how)
@@ -203,15 +194,15 @@ def _resize(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     """Pixels repeated a whole number of times: their gradients add up."""
     source, made = node.input[0], node.output[0]
     factors = _factors(writer.shapes[made], writer.shapes[source])
-    read = {a.name: helper.get_attribute_value(a) for a in node.attribute}
-    places = read.get("coordinate_transformation_mode", b"half_pixel")
-    nearest = read.get("nearest_mode", b"round_prefer_floor")
-    whole = nearest == b"floor" if places == b"asymmetric" else places == b"half_pixel" and b"round" in nearest
-    if read.get("mode", b"nearest") != b"nearest" or factors is None or not whole:
+    read = attributes_of(node)
+    places = read.get("coordinate_transformation_mode", "half_pixel")
+    nearest = read.get("nearest_mode", "round_prefer_floor")
+    whole = nearest == "floor" if places == "asymmetric" else places == "half_pixel" and "round" in nearest
+    if read.get("mode", "nearest") != "nearest" or factors is None or not whole:
         return {}
     window = factors[2:]
     mean = writer.node("AveragePool", [given], f"{node.output[0]}.mean", kernel_shape=window, strides=window)
-    count = writer.constant(f"{node.output[0]}.count", np.float32(np.prod(window)))
+    count = writer.graph.add_constant(f"{node.output[0]}.count", np.float32(np.prod(window)))
     return {source: writer.node("Mul", [mean, count], f"{node.output[0]}.adjoint")}
 
 
@@ -227,8 +218,8 @@ def _concat(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     sizes = [writer.shapes[name][axis] if name in writer.shapes else 0 for name in node.input]
     if not all(sizes) or len(set(node.input)) < len(sizes):
         return {}
-    parts = [writer.names.fresh(f"{node.output[0]}.adjoint{i}") for i in range(len(sizes))]
-    split = writer.constant(f"{node.output[0]}.sizes", np.array(sizes, np.int64))
+    parts = [writer.graph.fresh(f"{node.output[0]}.adjoint{i}") for i in range(len(sizes))]
+    split = writer.graph.add_constant(f"{node.output[0]}.sizes", np.array(sizes, np.int64))
     writer.nodes.append(helper.make_node("Split", [given, split], parts, axis=axis))
     return dict(zip(node.input, parts, strict=True))
 
@@ -236,12 +227,14 @@ def _concat(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
 def _mean(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
     """The mean over an image."""
     shape = writer.shapes[node.input[0]]
-    share = writer.constant(f"{node.output[0]}.share", np.full((1, 1, *shape[2:]), 1 / np.prod(shape[2:]), np.float32))
+    share = writer.graph.add_constant(
+        f"{node.output[0]}.share", np.full((1, 1, *shape[2:]), 1 / np.prod(shape[2:]), np.float32)
+    )
     return {node.input[0]: writer.node("Mul", [given, share], f"{node.output[0]}.adjoint")}
 
 
 def _reshape(writer: _Writer, node: onnx.NodeProto, given: str) -> Gradients:
-    shape = writer.constant(f"{node.output[0]}.shape", np.array(writer.shapes[node.input[0]], np.int64))
+    shape = writer.graph.add_constant(f"{node.output[0]}.shape", np.array(writer.shapes[node.input[0]], np.int64))
     return {node.input[0]: writer.node("Reshape", [given, shape], f"{node.output[0]}.adjoint")}
 
 

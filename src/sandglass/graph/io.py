@@ -1,9 +1,8 @@
-"""Reading graphs: clear errors for what is no ONNX file, and static shapes by name."""
+"""Reading, checking and writing ONNX files, and the static shapes of inputs and outputs."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -55,60 +54,6 @@ def save_graph(model: onnx.ModelProto, path: Path) -> None:
             raise GraphError(
                 f"{path}: a graph of 2 GiB or more fits no single ONNX file", "use a smaller model"
             ) from error
-
-
-def drop_weights(model: onnx.ModelProto) -> None:
-    """Free the values of all initializers; their names and shapes stay."""
-    for initializer in model.graph.initializer:
-        initializer.ClearField("raw_data")
-
-
-def set_nodes(model: onnx.ModelProto, nodes: Iterable[onnx.NodeProto]) -> onnx.ModelProto:
-    """The model, changed, with `nodes`, which may be its own, in place of those it has; shapes are forgotten."""
-    copies = [onnx.NodeProto.FromString(node.SerializeToString()) for node in nodes]
-    del model.graph.node[:], model.graph.value_info[:]
-    model.graph.node.extend(copies)
-    return model
-
-
-def readers(model: onnx.ModelProto, tensor: str) -> list[onnx.NodeProto]:
-    """The nodes that read a tensor, in order."""
-    return [node for node in model.graph.node if tensor in node.input]
-
-
-def sole_reader(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
-    """The node that alone reads a tensor, else None; an output of the graph is read by others too."""
-    if any(value.name == tensor for value in model.graph.output):
-        return None
-    found = readers(model, tensor)
-    return found[0] if len(found) == 1 else None
-
-
-def number(constants: Mapping[str, onnx.TensorProto], name: str) -> float | None:
-    """The value of a constant that has one element; None for any other tensor."""
-    values = numpy_helper.to_array(constants[name]) if name in constants else None
-    return float(values.item()) if values is not None and values.size == 1 else None
-
-
-def drop_unread(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The model, changed, without nodes that lead to no output, and without weights that no node reads."""
-    read, kept = {value.name for value in model.graph.output}, []
-    for node in reversed(model.graph.node):
-        if not read.isdisjoint(node.output):
-            kept.append(node)
-            read |= _read(node)
-    set_nodes(model, reversed(kept))
-    weights = onnx.GraphProto()
-    weights.initializer.extend(entry for entry in model.graph.initializer if entry.name in read)
-    del model.graph.initializer[:]
-    model.graph.initializer.extend(weights.initializer)
-    return model
-
-
-def _read(node: onnx.NodeProto) -> set[str]:
-    """Tensors that a node reads, in its branches or loops too."""
-    inner = [part for attribute in node.attribute for graph in (attribute.g, *attribute.graphs) for part in graph.node]
-    return set(node.input).union(*map(_read, inner))
 
 
 def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:

@@ -10,8 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.io import number, sole_reader
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import attributes_of, number
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
 CLAMPS = ("Relu", "Clip")  # a clamp after a layer is part of it: the tensor before it is never stored
@@ -78,23 +78,23 @@ def find_layers(model: onnx.ModelProto) -> dict[str, Layer]:
 
 def facts(model: onnx.ModelProto) -> dict[str, Facts]:
     """Facts of every layer, by name."""
-    shapes = {initializer.name: tuple(initializer.dims) for initializer in model.graph.initializer}
-    outputs = {value.name for value in model.graph.output}
-    nodes = {node.name: node for node in model.graph.node}
+    graph, nodes = GraphIndex(model), {node.name: node for node in model.graph.node}
     return {
-        name: fact_of(nodes[name], shapes[layer.weight], rounded_tensor(model, layer.output) in outputs)
+        name: fact_of(
+            nodes[name], graph.constants[layer.weight].dims, rounded_tensor(graph, layer.output) in graph.outputs
+        )
         for name, layer in find_layers(model).items()
     }
 
 
 def fact_of(node: onnx.NodeProto, shape: Sequence[int], makes_output: bool = False) -> Facts:
     """Facts of a layer whose weights have a `shape`."""
-    given = {a.name: onnx.helper.get_attribute_value(a) for a in node.attribute}
-    steps, holes = tuple(given.get("strides", (1, 1))), tuple(given.get("dilations", (1, 1)))
-    pads, group = tuple(given.get("pads", (0, 0, 0, 0))), given.get("group", 1)
-    explicit = given.get("auto_pad", b"NOTSET") == b"NOTSET" and "output_shape" not in given
-    explicit = explicit and not any(given.get("output_padding", ()))
-    axis = _channel_axis(node.op_type, tuple(shape), group, bool(given.get("transB", 0)))
+    attributes = attributes_of(node)
+    steps, holes = tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("dilations", (1, 1)))
+    pads, group = tuple(attributes.get("pads", (0, 0, 0, 0))), attributes.get("group", 1)
+    explicit = attributes.get("auto_pad", "NOTSET") == "NOTSET" and "output_shape" not in attributes
+    explicit = explicit and not any(attributes.get("output_padding", ()))
+    axis = _channel_axis(node.op_type, tuple(shape), group, bool(attributes.get("transB", 0)))
     layer = Layer(node.name, node.op_type, node.input[0], node.output[0], node.input[1])
     return Facts(layer, tuple(shape), group, steps, holes, pads, axis, explicit, makes_output)
 
@@ -108,21 +108,18 @@ def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed:
     return 0 if operator == "Conv" else len(shape) - 1
 
 
-def rounded_tensor(model: onnx.ModelProto, tensor: str) -> str:
+def rounded_tensor(graph: GraphIndex, tensor: str) -> str:
     """Where a layer's result can be rounded: after the clamp that alone follows it, else its own output."""
-    user = sole_reader(model, tensor)
-    return str(user.output[0]) if user is not None and user.op_type in CLAMPS else tensor
+    clamp = graph.only_consumer(tensor, *CLAMPS)
+    return str(clamp.output[0]) if clamp is not None else tensor
 
 
 def clamp_bounds(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
     """For each layer the bounds of the clamp that alone follows it; infinite without one."""
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    clamps = {node.input[0]: node for node in model.graph.node if node.op_type in CLAMPS}
+    graph = GraphIndex(model)
+    clamps = {name: graph.only_consumer(layer.output, *CLAMPS) for name, layer in find_layers(model).items()}
     return {
-        name: (-np.inf, np.inf)
-        if rounded_tensor(model, layer.output) == layer.output
-        else clamp_ends(clamps[layer.output], constants)
-        for name, layer in find_layers(model).items()
+        name: (-np.inf, np.inf) if node is None else clamp_ends(node, graph.constants) for name, node in clamps.items()
     }
 
 
@@ -130,17 +127,16 @@ def clamp_ends(clamp: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto])
     """Bounds of a ReLU or Clip; infinite where they are not given, or computed."""
     if clamp.op_type == "Relu":
         return 0.0, np.inf
-    given = [*clamp.input[1:], "", ""][:2]
-    low, high = (number(constants, end) for end in given)
+    low, high = (number(constants, end) for end in [*clamp.input[1:], "", ""][:2])
     return -np.inf if low is None else low, np.inf if high is None else high
 
 
 def measured_tensors(model: onnx.ModelProto) -> list[str]:
     """Every activation that some target may round: what nodes read, but for tensors that only a clamp reads."""
-    constants = {initializer.name for initializer in model.graph.initializer}
-    constants |= {node.output[0] for node in model.graph.node if node.op_type == "Constant"}
+    graph = GraphIndex(model)
+    constants = {*graph.constants, *(node.output[0] for node in graph if node.op_type == "Constant")}
     read = dict.fromkeys(name for node in model.graph.node for name in node.input if name and name not in constants)
-    names = [name for name in read if rounded_tensor(model, name) == name]
+    names = [name for name in read if rounded_tensor(graph, name) == name]
     return list(dict.fromkeys([*names, *(value.name for value in model.graph.output)]))
 
 
@@ -152,30 +148,3 @@ def fingerprint(model: onnx.ModelProto) -> str:
         digest.update(f"{layer.name}|{layer.operator}|{layer.input}|{layer.output}".encode())
         digest.update(np.ascontiguousarray(numpy_helper.to_array(weights[layer.weight])).tobytes())
     return digest.hexdigest()
-
-
-def own_constants(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Give each layer weights and a bias that no other node reads, so that they can be changed, in place."""
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    layers, names = find_layers(model), Names(model)
-    taken = {name for node in model.graph.node if node.name not in layers for name in node.input}
-    for node in (node for node in model.graph.node if node.name in layers):
-        for i, name in enumerate(node.input):
-            if name in constants and name in taken:
-                copy = onnx.TensorProto.FromString(constants[name].SerializeToString())
-                copy.name = names.fresh(f"{node.name}.constant{i}")
-                model.graph.initializer.append(copy)
-                node.input[i] = copy.name
-            taken.add(name)
-    return model
-
-
-def add_to_bias(model: onnx.ModelProto, node: onnx.NodeProto, channels: int, values: np.ndarray) -> None:
-    """Add to a layer's bias, (channels,), which it is given where it has none; `values` may be one for all."""
-    if len(node.input) < 3 or not node.input[2]:
-        del node.input[2:]
-        node.input.append(Names(model).fresh(f"{node.name}.offset"))
-        model.graph.initializer.append(numpy_helper.from_array(np.zeros(channels, np.float32), node.input[2]))
-    entry = next(entry for entry in model.graph.initializer if entry.name == node.input[2])
-    bias = numpy_helper.to_array(entry).astype(np.float64) + values
-    entry.CopyFrom(numpy_helper.from_array(bias.astype(np.float32), entry.name))

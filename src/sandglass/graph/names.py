@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterator
 
 import onnx
+
+from sandglass.graph.nodes import subgraphs
 
 
 class Names:
@@ -41,15 +43,6 @@ def name_nodes(model: onnx.ModelProto, reserved: str) -> None:
             output = next(filter(None, node.output), "")
             node.name = names.fresh(f"{node.op_type}_{output.replace(reserved, '_')}")
         seen.add(node.name)
-
-
-def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """The branches and loop bodies of nodes, not those within them."""
-    for node in nodes:
-        for attribute in node.attribute:
-            if attribute.HasField("g"):
-                yield attribute.g
-            yield from attribute.graphs
 
 
 def _names(graph: onnx.GraphProto) -> set[str]:

@@ -6,10 +6,9 @@ from collections.abc import Mapping
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
 from sandglass.core.errors import GraphError
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
 
 Size = tuple[int, int]
 
@@ -50,8 +49,8 @@ def check_input(model: onnx.ModelProto, size: Size) -> None:
         raise GraphError(f"the input {value.name} has the shape {shape}, the card says {list(wanted)}", fix)
 
 
-def free_sides(model: onnx.ModelProto) -> onnx.ModelProto:
-    """A static graph for one image with the image's height and width left open; the model is changed.
+def free_sides(model: onnx.ModelProto) -> None:
+    """Leave height and width of the image open, in place, in a static graph for one image.
 
     What is resized to a constant size is resized by a constant factor instead. Whether the graph holds for another size
     is not known without trying: other constants may follow from the size.
@@ -61,11 +60,10 @@ def free_sides(model: onnx.ModelProto) -> onnx.ModelProto:
         for dim, name in zip(value.type.tensor_type.shape.dim[2:], ("height", "width"), strict=True):
             dim.dim_param = name
     forget_shapes(model)
-    return model
 
 
 def at_size(model: onnx.ModelProto, size: Size) -> onnx.ModelProto:
-    """A static graph, or one with free sides, for one image of another `size`; the model is changed."""
+    """A static graph, or one with free sides, for one image of another `size`, with shapes; the model is changed."""
     free_sides(model)
     fix_input(model, size)
     return onnx.shape_inference.infer_shapes(model)
@@ -87,6 +85,12 @@ def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
         for value in (*graph.input, *graph.value_info, *graph.output)
     }
+
+
+def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
+    """Shapes of tensors and weights by name, as inference finds them; those with an open dimension are left out."""
+    weights = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
+    return weights | {name: shape for name, shape in inferred_shapes(model).items() if all(shape)}
 
 
 def has_open_outputs(model: onnx.ModelProto) -> bool:
@@ -117,13 +121,11 @@ def _resize_by_factors(model: onnx.ModelProto) -> None:
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
     }
-    names = Names(model)
-    for node in model.graph.node:
+    graph = GraphIndex(model)
+    for node in graph:
         if node.op_type == "Resize" and len(node.input) > 3 and node.input[3]:
             before, after = shapes.get(node.input[0], []), shapes.get(node.output[0], [])
             if before and len(before) == len(after) and all(before) and all(after):
-                name = names.fresh(f"{node.name}.factors")
                 factors = np.array(after, np.float32) / np.array(before, np.float32)
-                model.graph.initializer.append(numpy_helper.from_array(factors, name))
-                node.input[2], node.input[3] = name, ""
-                del node.input[3:]
+                constant = graph.add_constant(f"{node.name}.factors", factors)
+                graph.set_inputs(node, [*node.input[:2], constant])

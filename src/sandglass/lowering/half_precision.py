@@ -15,8 +15,9 @@ import onnx
 from onnx import TensorProto, helper, numpy_helper
 
 from sandglass.core.errors import UnsupportedOperator
-from sandglass.graph.io import drop_unread, load_graph
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.io import load_graph
+from sandglass.graph.nodes import subgraphs
 from sandglass.graph.session import GraphSession
 
 LARGEST = 65504.0
@@ -46,19 +47,17 @@ def _peak(values: np.ndarray) -> float:
     return float(np.abs(values).max(initial=0))
 
 
-def half_precision(model: onnx.ModelProto, wide: Collection[str]) -> onnx.ModelProto:
-    """The graph with float16 weights and arithmetic, except around the tensors in `wide`; the model is changed.
+def half_precision(model: onnx.ModelProto, wide: Collection[str]) -> None:
+    """Turn weights and arithmetic to float16, except around the tensors in `wide`.
 
-    Its inputs and outputs keep names and types. Raises UnsupportedOperator for a graph with branches or loops.
+    Inputs and outputs keep names and types. Raises UnsupportedOperator for a graph with branches or loops.
     """
-    graph, halves = model.graph, _Halves(model, wide)
-    given = list(graph.node)
-    del graph.node[:]
-    for node in given:
-        halves.add(node)
-    for output in graph.output:
-        halves.finish(output.name)
-    return drop_unread(model)
+    with GraphIndex(model) as graph:
+        halves = _Halves(graph, wide)
+        for node in graph:
+            halves.replace(node)
+        for output in model.graph.output:
+            halves.finish(output.name)
 
 
 def float_layers(model: onnx.ModelProto, wide: Collection[str]) -> list[str]:
@@ -71,56 +70,58 @@ def _touches(node: onnx.NodeProto, tensors: Collection[str]) -> bool:
 
 
 class _Halves:
-    """The nodes written so far, and in which of the two types each tensor is to be had under which name."""
+    """In which of the two types each tensor exists, and under which name."""
 
-    def __init__(self, model: onnx.ModelProto, wide: Collection[str]) -> None:
-        self.graph, self.wide, self.floats, self.fresh = model.graph, wide, _floats(model), Names(model).fresh
-        self.opset = next(entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx"))
-        self.weights = {entry.name: entry for entry in model.graph.initializer}
-        self.outputs = {value.name for value in model.graph.output}
+    def __init__(self, graph: GraphIndex, wide: Collection[str]) -> None:
+        self.graph, self.wide, self.floats = graph, wide, _floats(graph.model)
+        self.opset = next(entry.version for entry in graph.model.opset_import if entry.domain in ("", "ai.onnx"))
         self.names = {(name, TensorProto.FLOAT): name for name in self.floats}
 
-    def add(self, node: onnx.NodeProto) -> None:
-        """Write a node after the conversions of what it reads."""
-        if any(attribute.HasField("g") or attribute.graphs for attribute in node.attribute):
+    def replace(self, node: onnx.NodeProto) -> None:
+        """Replace a node by the conversions of what it reads, and the node that reads them."""
+        if next(subgraphs([node]), None) is not None:
             raise UnsupportedOperator(f"half precision of {node.op_type}, which runs a graph of its own",
                                       "choose fp32")  # fmt: skip
         takes, makes = self._flexible(node)
-        half = not _touches(node, self.wide)
-        written = onnx.NodeProto()
-        written.CopyFrom(node)
-        for i, name in enumerate(node.input):
+        half, casts = not _touches(node, self.wide), list[onnx.NodeProto]()
+        inputs, outputs = list(node.input), list(node.output)
+        for i, name in enumerate(inputs):
             if name in self.floats:
-                written.input[i] = self._read(name, TensorProto.FLOAT16 if half and takes[i] else TensorProto.FLOAT)
-        for i, name in enumerate(node.output):
+                kind = TensorProto.FLOAT16 if half and takes[i] else TensorProto.FLOAT
+                inputs[i] = self._read(name, kind, casts)
+        for i, name in enumerate(outputs):
             if name in self.floats and half and makes[i]:
                 del self.names[name, TensorProto.FLOAT]
-                written.output[i] = self.names[name, TensorProto.FLOAT16] = self.fresh(f"{name}.half")
+                outputs[i] = self.names[name, TensorProto.FLOAT16] = self.graph.fresh(f"{name}.half")
+        self.graph.insert_before(node, casts)
+        self.graph.set_inputs(node, inputs)
+        self.graph.set_outputs(node, outputs)
         if half:
-            _retype(written)
-        self.graph.node.append(written)
+            _retype(node)
 
     def finish(self, output: str) -> None:
         """Give an output of the graph its own type again."""
         if output in self.floats and (output, TensorProto.FLOAT) not in self.names:
-            self._cast(self.names[output, TensorProto.FLOAT16], output, TensorProto.FLOAT)
+            self.graph.insert_before(
+                None, [self._cast(self.names[output, TensorProto.FLOAT16], output, TensorProto.FLOAT)]
+            )
 
-    def _read(self, name: str, kind: int) -> str:
-        """The tensor in one of the types, converted where it is not there yet."""
+    def _read(self, name: str, kind: int, casts: list[onnx.NodeProto]) -> str:
+        """The tensor in one of the types; where it is not there yet, its conversion is added to `casts`."""
         if (name, kind) not in self.names:
-            back = kind == TensorProto.FLOAT and name in self.outputs
-            found = name if back else self.fresh(f"{name}.{'half' if kind == TensorProto.FLOAT16 else 'float'}")
-            if name in self.weights:
-                values = numpy_helper.to_array(self.weights[name]).astype(np.float16)
-                self.graph.initializer.append(numpy_helper.from_array(values, found))
+            if kind == TensorProto.FLOAT16 and (values := self.graph.value(name)) is not None:
+                self.names[name, kind] = self.graph.add_constant(f"{name}.half", values.astype(np.float16))
             else:
+                back = kind == TensorProto.FLOAT and name in self.graph.outputs
+                suffix = "half" if kind == TensorProto.FLOAT16 else "float"
+                made = name if back else self.graph.fresh(f"{name}.{suffix}")
                 (other,) = (self.names[name, k] for k in (TensorProto.FLOAT, TensorProto.FLOAT16) if k != kind)
-                self._cast(other, found, kind)
-            self.names[name, kind] = found
+                casts.append(self._cast(other, made, kind))
+                self.names[name, kind] = made
         return self.names[name, kind]
 
-    def _cast(self, source: str, target: str, kind: int) -> None:
-        self.graph.node.append(helper.make_node("Cast", [source], [target], self.fresh(f"{target}.cast"), to=kind))
+    def _cast(self, source: str, target: str, kind: int) -> onnx.NodeProto:
+        return helper.make_node("Cast", [source], [target], self.graph.fresh(f"{target}.cast"), to=kind)
 
     def _flexible(self, node: onnx.NodeProto) -> tuple[list[bool], list[bool]]:
         """For each input and output of a node whether it may be float16 as well as float32."""

@@ -6,13 +6,11 @@ from collections.abc import Callable
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
 
-from sandglass.graph.io import drop_unread, set_nodes, sole_reader
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import attributes_of
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.lowering.interleave import interleaved
-from sandglass.lowering.transposed_conv import ROUNDING
 
 CENTRED = ("half_pixel", "pytorch_half_pixel")
 # By `nearest_mode`: the input's pixel for a place between two.
@@ -24,39 +22,28 @@ NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 }
 
 
-def repeat_pixels(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with each Resize in that form that repeats rounded values and rounds them on the grid they lie on.
+def repeat_pixels(model: onnx.ModelProto) -> None:
+    """Write each Resize as copies that repeats rounded values and whose result is rounded on the grid they lie on.
 
-    Sizes have to be known; the model is changed.
+    The sizes must be known.
     """
-    constants = {entry.name: entry for entry in model.graph.initializer}
-    makers = {name: node for node in model.graph.node for name in node.output}
-    shapes, names = inferred_shapes(model), Names(model)
-    nodes: list[onnx.NodeProto] = []
-    absorbed: set[str] = set()
+    shapes = inferred_shapes(model)
+    with GraphIndex(model) as graph:
+        for node in graph:
+            before = graph.producer(node.input[0], "DequantizeLinear") if node.op_type == "Resize" else None
+            after = graph.only_consumer(node.output[0], "QuantizeLinear") if before is not None else None
+            if before is None or after is None or _grid(graph, before) != _grid(graph, after):
+                continue
+            shape = shapes.get(node.output[0], ())
+            if side := _side(node, shapes.get(node.input[0], ()), shape):
+                parts, made = [before.input[0]] * side**2, after.output[0]
+                graph.remove(after)
+                graph.replace(node, interleaved(graph, f"{node.name}.copies", parts, made, shape))
 
-    def grid(node: onnx.NodeProto) -> list[bytes]:
-        return [numpy_helper.to_array(constants[name]).tobytes() for name in node.input[1:] if name in constants]
 
-    def around(node: onnx.NodeProto) -> tuple[onnx.NodeProto, onnx.NodeProto] | None:
-        """What turns a Resize's input to float, and its result back to integers, where both have one grid."""
-        if node.op_type != "Resize":
-            return None
-        before, after = makers.get(node.input[0]), sole_reader(model, node.output[0])
-        if before is None or after is None or (before.op_type, after.op_type) != ROUNDING[::-1]:
-            return None
-        return (before, after) if grid(before) == grid(after) else None
-
-    for node in model.graph.node:
-        pair = around(node)
-        side = _side(node, shapes.get(node.input[0], ()), shapes.get(node.output[0], ())) if pair else 0
-        if pair and side:
-            absorbed.add(pair[1].name)
-            name, parts, made = names.fresh(f"{node.name}.copies"), [pair[0].input[0]] * side**2, pair[1].output[0]
-            nodes += interleaved(model, name, parts, made, shapes[node.output[0]])
-        elif node.name not in absorbed:
-            nodes.append(node)
-    return drop_unread(set_nodes(model, nodes))
+def _grid(graph: GraphIndex, node: onnx.NodeProto) -> list[bytes]:
+    """Scale and zero point of a node that rounds values or turns integers to float."""
+    return [values.tobytes() for values in map(graph.value, node.input[1:]) if values is not None]
 
 
 def _side(node: onnx.NodeProto, before: tuple[int, ...], after: tuple[int, ...]) -> int:
@@ -70,13 +57,13 @@ def _side(node: onnx.NodeProto, before: tuple[int, ...], after: tuple[int, ...])
 
 def _repeats(node: onnx.NodeProto, side: int) -> bool:
     """Whether place p of the output is pixel p // side of the input, tried on four pixels."""
-    given = {entry.name: helper.get_attribute_value(entry) for entry in node.attribute}
+    attributes = attributes_of(node)
     mode, places, rounding = (
-        given.get(name, default).decode()
+        attributes.get(name, default)
         for name, default in (
-            ("mode", b"nearest"),
-            ("coordinate_transformation_mode", b"half_pixel"),
-            ("nearest_mode", b"round_prefer_floor"),
+            ("mode", "nearest"),
+            ("coordinate_transformation_mode", "half_pixel"),
+            ("nearest_mode", "round_prefer_floor"),
         )
     )
     if mode != "nearest" or rounding not in NEAREST or places not in (*CENTRED, "asymmetric"):

@@ -13,11 +13,11 @@ from math import prod
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import helper
 
-from sandglass.graph.io import set_nodes
+from sandglass.graph.index import GraphIndex
 from sandglass.graph.layers import Facts, fact_of
-from sandglass.graph.names import Names
+from sandglass.graph.nodes import changed_node
 from sandglass.lowering.transposed_conv import split_depthwise
 
 TOGETHER = 2
@@ -25,23 +25,19 @@ PACKED = 4  # ncnn keeps the order where channels come in packs of as many
 BLOCK = 128  # a longer inner dimension is added up in blocks
 
 
-def tap_by_tap(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with depthwise convolutions in float, transposed ones too, that add in order; the model is changed.
+def tap_by_tap(model: onnx.ModelProto) -> None:
+    """Let depthwise convolutions in float, transposed ones too, add in order.
 
     The arithmetic is the same but for the last bits. What has no constant weights and bias, dilation, or a padding as
     wide as its kernel stays as it is.
     """
-    model = split_depthwise(model)
-    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        given = [name for name in node.input[1:] if name]
-        if node.op_type == "Conv" and all(name in constants for name in given):
-            weight, *bias = (constants[name] for name in given)
-            nodes += _ordered(model, names, node, fact_of(node, weight.dims), weight, *bias)
-        else:
-            nodes.append(node)
-    return set_nodes(model, nodes)
+    split_depthwise(model)
+    with GraphIndex(model) as graph:
+        for node in graph:
+            if node.op_type == "Conv" and all(name in graph.constants for name in node.input[1:] if name):
+                fact = fact_of(node, graph.constants[node.input[1]].dims)
+                if _can_be_ordered(fact):
+                    graph.replace(node, _ordered(graph, node, fact))
 
 
 def _can_be_ordered(fact: Facts) -> bool:
@@ -52,40 +48,35 @@ def _can_be_ordered(fact: Facts) -> bool:
     return inside and fits and fact.group % PACKED == 0 and set(fact.dilation) == {1}
 
 
-def _ordered(
-    model: onnx.ModelProto,
-    names: Names,
-    node: onnx.NodeProto,
-    fact: Facts,
-    stored: TensorProto,
-    bias: TensorProto | None = None,
-) -> list[onnx.NodeProto]:
+def _ordered(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
     """Nodes that make what a layer does: the ones before each group's channels, and their convolution."""
-    if not _can_be_ordered(fact):
-        return [node]
-    groups, name = fact.group // TOGETHER, names.fresh(f"{node.name}.taps")
-    filters = numpy_helper.to_array(stored).reshape(groups, TOGETHER, *fact.shape[2:])
-    weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
-    for i in range(TOGETHER):
-        weight[:, i, 1 + i] = filters[:, i]
-    if bias is not None:
-        top, left = fact.pads[:2]  # a tap that never meets the padding
-        weight[:, :, 0, top, left] = numpy_helper.to_array(bias).reshape(groups, TOGETHER)
+    groups, name = fact.group // TOGETHER, graph.fresh(f"{node.name}.taps")
     places = np.zeros((groups, TOGETHER + 1), np.int64)
     places[:, 1:] = 1 + np.arange(fact.group).reshape(groups, TOGETHER)
-    added = {
-        "weights": weight.reshape(fact.group, TOGETHER + 1, *fact.shape[2:]),
+    constants = {
+        "weights": _with_bias(graph, node, fact),
         "before": np.array([0, 1, 0, 0, 0, 0, 0, 0], np.int64),
         "one": np.array(1, np.float32),
         "places": places.ravel(),
     }
-    for kind, values in added.items():
-        model.graph.initializer.append(numpy_helper.from_array(values, f"{name}.{kind}"))
-    convolution = onnx.NodeProto.FromString(node.SerializeToString())
-    convolution.input[:] = [f"{name}.grouped", f"{name}.weights"]
-    next(attribute for attribute in convolution.attribute if attribute.name == "group").i = groups
+    weights, before, one, order = (graph.add_constant(f"{name}.{part}", values) for part, values in constants.items())
+    ones, grouped = graph.fresh(f"{name}.ones"), graph.fresh(f"{name}.grouped")
     return [
-        helper.make_node("Pad", [node.input[0], f"{name}.before", f"{name}.one"], [f"{name}.ones"], f"{name}.ones"),
-        helper.make_node("Gather", [f"{name}.ones", f"{name}.places"], [f"{name}.grouped"], f"{name}.grouped", axis=1),
-        convolution,
+        helper.make_node("Pad", [node.input[0], before, one], [ones], ones),
+        helper.make_node("Gather", [ones, order], [grouped], grouped, axis=1),
+        changed_node(node, [grouped, weights], group=groups),
     ]
+
+
+def _with_bias(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> np.ndarray:
+    """Weights of the grouped convolution, (channels, TOGETHER + 1, height, width): its first input brings the bias."""
+    groups = fact.group // TOGETHER
+    stored, *bias = (graph.constant(name) for name in node.input[1:] if name)
+    weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
+    filters = stored.reshape(groups, TOGETHER, *fact.shape[2:])
+    for i in range(TOGETHER):
+        weight[:, i, 1 + i] = filters[:, i]
+    if bias:
+        top, left = fact.pads[:2]  # a tap that never meets the padding
+        weight[:, :, 0, top, left] = bias[0].reshape(groups, TOGETHER)
+    return weight.reshape(fact.group, TOGETHER + 1, *fact.shape[2:])

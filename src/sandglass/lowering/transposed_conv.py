@@ -16,9 +16,9 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.io import drop_unread, set_nodes, sole_reader
+from sandglass.graph.index import GraphIndex
 from sandglass.graph.layers import CLAMPS, Facts, fact_of
-from sandglass.graph.names import Names
+from sandglass.graph.nodes import changed_node
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.lowering.interleave import interleaved
 
@@ -38,22 +38,22 @@ class Taps:
 Phases = list[tuple[Taps, Taps]]  # rows and columns, of each phase
 
 
-def split_depthwise(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The graph with every depthwise ConvTranspose split that can be; the model is changed.
+def split_depthwise(model: onnx.ModelProto) -> None:
+    """Split every depthwise ConvTranspose that can be split.
 
-    Weights may be float constants or int8 constants behind a DequantizeLinear. The new nodes are called as the layer,
+    Weights may be float constants or int8 constants behind a DequantizeLinear. The new nodes have the layer's name,
     `MARK` and a number. One whose output is no multiple of its stride, or would need cropping, stays as it is.
     """
-    return _split(model, late=False)
+    _split(model, late=False)
 
 
-def split_late(model: onnx.ModelProto) -> onnx.ModelProto:
-    """`split_depthwise`, and dense ones too, where taps overlap or weights are integers; the model is changed.
+def split_late(model: onnx.ModelProto) -> None:
+    """Do `split_depthwise`, and split dense ones too, where taps overlap or weights are integers.
 
     Results interleave as late as can be: what is done pixel by pixel, a 1x1 convolution, is done for each phase, and
     what is rounded interleaves as integers.
     """
-    return _split(model, late=True)
+    _split(model, late=True)
 
 
 def layer_of(name: str) -> str:
@@ -93,88 +93,84 @@ def phases_of(fact: Facts) -> Phases | None:
     return None if rows is None or columns is None else list(product(rows, columns))
 
 
-def _split(model: onnx.ModelProto, late: bool) -> onnx.ModelProto:
-    graph = _Graph(model)
-    found = {node.output[0]: phases for node in model.graph.node if (phases := graph.phases(node, late)) is not None}
-    if not found:
-        return model
-    nodes: list[onnx.NodeProto] = []
-    absorbed: set[str] = set()
-    for node in model.graph.node:
-        phases = found.get(node.output[0])
-        if phases is None:
-            if node.output[0] not in absorbed:
-                nodes.append(node)
-            continue
-        chain = graph.chain(node, late)
-        absorbed |= {follower.output[0] for follower in chain}
-        new, results = graph.convolutions(node, chain, phases)
-        last = (chain or [node])[-1]
-        shape = graph.shapes.get(last.output[0], ()) if late and last.op_type == "QuantizeLinear" else ()
-        nodes += new + interleaved(model, graph.names.fresh(f"{node.name}{MARK}s"), results, last.output[0], shape)
-    return drop_unread(set_nodes(model, nodes))
+def _split(model: onnx.ModelProto, late: bool) -> None:
+    with GraphIndex(model) as graph:
+        splitter = _Splitter(graph, late)
+        for node in graph:
+            if (phases := splitter.phases(node)) is not None:
+                splitter.split(node, phases)
 
 
-class _Graph:
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.names = model, Names(model)
-        self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.makers = {name: node for node in model.graph.node for name in node.output}
+class _Splitter:
+    def __init__(self, graph: GraphIndex, late: bool) -> None:
+        self.graph, self.late = graph, late
 
     @cached_property
     def shapes(self) -> dict[str, tuple[int, ...]]:
-        """Dimensions of the tensors that have all of them known."""
-        return {name: dims for name, dims in inferred_shapes(self.model).items() if min(dims, default=0) > 0}
+        """Shapes of the tensors before any split."""
+        return inferred_shapes(self.graph.model)
 
-    def stored(self, name: str) -> onnx.TensorProto | None:
+    def split(self, node: onnx.NodeProto, phases: Phases) -> None:
+        """Replace a layer, and the nodes that alone follow it, by a convolution for each phase and the interleaving."""
+        chain = self._chain(node)
+        last = (chain or [node])[-1]
+        pixels = self.late and last.op_type == "QuantizeLinear"
+        shape = self.shapes.get(last.output[0], ()) if pixels else ()
+        new, results = self._convolutions(node, chain, phases)
+        for follower in chain:
+            self.graph.remove(follower)
+        shape = shape if min(shape, default=0) > 0 else ()
+        joined = interleaved(self.graph, f"{node.name}{MARK}s", results, last.output[0], shape)
+        self.graph.replace(node, [*new, *joined])
+
+    def _stored(self, name: str) -> onnx.TensorProto | None:
         """A constant as it is stored, perhaps behind a DequantizeLinear."""
-        if name in self.makers and self.makers[name].op_type == "DequantizeLinear":
-            name = self.makers[name].input[0]
-        return self.constants.get(name)
+        source = self.graph.producer(name, "DequantizeLinear")
+        return self.graph.constants.get(name if source is None else source.input[0])
 
-    def phases(self, node: onnx.NodeProto, late: bool) -> Phases | None:
+    def phases(self, node: onnx.NodeProto) -> Phases | None:
         """The phases of a layer that is to be split, else None."""
-        weight = self.stored(node.input[1]) if node.op_type == "ConvTranspose" else None
+        weight = self._stored(node.input[1]) if node.op_type == "ConvTranspose" else None
         if weight is None:
             return None
         fact = fact_of(node, weight.dims)
         overlap = min(fact.shape[2:]) > max(fact.stride)
-        wanted = fact.group > 1 or (late and (overlap or weight.name != node.input[1]))
-        return phases_of(fact) if wanted else None
+        gains = fact.group > 1 or (self.late and (overlap or weight.name != node.input[1]))
+        return phases_of(fact) if gains else None
 
-    def chain(self, node: onnx.NodeProto, late: bool) -> list[onnx.NodeProto]:
+    def _chain(self, node: onnx.NodeProto) -> list[onnx.NodeProto]:
         """What alone follows a layer, and is done for each phase."""
         chain: list[onnx.NodeProto] = []
-        while (follower := self._follower((chain or [node])[-1].output[0], late)) is not None:
+        while (follower := self._follower((chain or [node])[-1].output[0])) is not None:
             chain.append(follower)
-        if late and chain and chain[-1].op_type == "DequantizeLinear":
-            chain.pop()  # who reads the integers is to find them right before it
+        if self.late and chain and chain[-1].op_type == "DequantizeLinear":
+            chain.pop()  # the nodes that read the integers must find them right before it
         return chain
 
-    def _follower(self, made: str, late: bool) -> onnx.NodeProto | None:
-        found = sole_reader(self.model, made)
-        if found is None or found.input[0] != made:
+    def _follower(self, made: str) -> onnx.NodeProto | None:
+        follower = self.graph.only_consumer(made)
+        if follower is None or follower.input[0] != made:
             return None
-        known = found.op_type in (*CLAMPS, *ROUNDING) or (late and self._pointwise(found))
-        constant = all(self.stored(name) is not None for name in found.input[1:] if name)
-        return found if known and constant else None
+        known = follower.op_type in (*CLAMPS, *ROUNDING) or (self.late and self._pointwise(follower))
+        constant = all(self._stored(name) is not None for name in follower.input[1:] if name)
+        return follower if known and constant else None
 
     def _pointwise(self, node: onnx.NodeProto) -> bool:
         """Whether a node is a 1x1 convolution that makes no more channels than it reads."""
-        weight = self.stored(node.input[1]) if node.op_type == "Conv" else None
+        weight = self._stored(node.input[1]) if node.op_type == "Conv" else None
         return weight is not None and weight.dims[0] <= weight.dims[1] and fact_of(node, weight.dims).pointwise
 
-    def convolutions(
+    def _convolutions(
         self, node: onnx.NodeProto, chain: list[onnx.NodeProto], phases: Phases
     ) -> tuple[list[onnx.NodeProto], list[str]]:
         """The nodes of all phases, and what each of them makes."""
-        weight = self.stored(node.input[1])
+        weight = self._stored(node.input[1])
         assert weight is not None
         values, new, results = numpy_helper.to_array(weight), [], []
         group = fact_of(node, weight.dims).group
         values = values if group > 1 else values.transpose(1, 0, 2, 3)  # by output channels, as convolutions have them
         for number, (rows, columns) in enumerate(phases):
-            name = self.names.fresh(f"{node.name}{MARK}{number}")
+            name = self.graph.fresh(f"{node.name}{MARK}{number}")
             taps = np.ascontiguousarray(values[:, :, list(rows.taps)][:, :, :, list(columns.taps)])
             scaled, read = self._constant(node.input[1], f"{name}.taps", taps)
             pads = [rows.before, columns.before, rows.after, columns.after]
@@ -189,28 +185,29 @@ class _Graph:
         """The chain once more, behind the part `number` of a layer, which makes the tensor `made`."""
         new = []
         for follower in chain:
-            copy = onnx.NodeProto.FromString(follower.SerializeToString())
-            copy.name, copy.input[0] = self.names.fresh(f"{follower.name}{MARK}{number}"), made
-            copy.output[0] = made = self.names.fresh(f"{follower.output[0]}{MARK}{number}")
-            if follower.op_type == "Conv" and follower.input[1] in self.makers:
-                integers = numpy_helper.to_array(self.constants[self.makers[follower.input[1]].input[0]])
-                scaled, copy.input[1] = self._constant(follower.input[1], f"{copy.name}.taps", integers)
-                new += scaled
+            name, inputs = self.graph.fresh(f"{follower.name}{MARK}{number}"), [made, *follower.input[1:]]
+            made = self.graph.fresh(f"{follower.output[0]}{MARK}{number}")
+            scaled = self.graph.producer(follower.input[1]) if follower.op_type == "Conv" else None
+            if scaled is not None:
+                integers = numpy_helper.to_array(self.graph.constants[scaled.input[0]])
+                weights, inputs[1] = self._constant(follower.input[1], f"{name}.taps", integers)
+                new += weights
+            copy = changed_node(follower, inputs, made)
+            copy.name = name
             new.append(copy)
         return new
 
-    def _constant(self, like: str, name: str, values: np.ndarray) -> tuple[list[onnx.NodeProto], str]:
+    def _constant(self, like: str, wanted: str, values: np.ndarray) -> tuple[list[onnx.NodeProto], str]:
         """Weights stored as those called `like` are: nodes that scale integers, and the tensor to read.
 
         Integers have a zero point of their own too: ONNX Runtime rewrites both for processors without VNNI, and does
         not load a graph in which layers share one.
         """
-        self.model.graph.initializer.append(numpy_helper.from_array(values, name))
-        if like in self.constants:
+        graph, name = self.graph, self.graph.add_constant(wanted, values)
+        source = graph.producer(like)
+        if source is None:
             return [], name
-        _, scale, zero = self.makers[like].input
-        own = onnx.TensorProto.FromString(self.constants[zero].SerializeToString())
-        own.name = f"{name}.zero_point"
-        self.model.graph.initializer.append(own)
-        read = f"{name}.float"
-        return [helper.make_node("DequantizeLinear", [name, scale, own.name], [read], read, axis=0)], read
+        _, scale, zero = source.input
+        own = graph.copy_constant(f"{name}.zero_point", graph.constants[zero])
+        read = graph.fresh(f"{name}.float")
+        return [helper.make_node("DequantizeLinear", [name, scale, own], [read], read, axis=0)], read

@@ -6,39 +6,36 @@ from collections.abc import Mapping, Sequence
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from sandglass.graph.io import set_nodes
+from sandglass.graph.edit import set_nodes
+from sandglass.graph.index import GraphIndex
 from sandglass.graph.layers import facts
-from sandglass.graph.names import Names
 
 
-def pad_layers(model: onnx.ModelProto, values: Mapping[str, float]) -> onnx.ModelProto:
-    """The network whose layers in `values` pad with these in place of 0, by a Pad before each; the model is changed."""
+def pad_layers(model: onnx.ModelProto, values: Mapping[str, float]) -> None:
+    """Let the layers in `values` pad with these in place of 0, by a Pad before each, in place."""
     if not values:
-        return model
-    known, names, nodes = facts(model), Names(model), list[onnx.NodeProto]()
-    for node in model.graph.node:
+        return
+    known, graph, nodes = facts(model), GraphIndex(model), list[onnx.NodeProto]()
+    for node in graph:
         if node.name in values:
-            padded = names.fresh(f"{node.name}.padded")
-            nodes.append(pad_node(model, node.input[0], padded, known[node.name].pads, values[node.name]))
-            node.input[0] = padded
+            pads, value = known[node.name].pads, values[node.name]
+            nodes.append(pad_node(graph, node.input[0], f"{node.name}.padded", pads, value))
+            graph.set_input(node, 0, nodes[-1].output[0])
             drop_pads(node)
         nodes.append(node)
-    return set_nodes(model, nodes)
+    set_nodes(model, nodes)
 
 
-def pad_node(model: onnx.ModelProto, tensor: str, padded: str, pads: Sequence[int], value: float) -> onnx.NodeProto:
-    """A Pad of `tensor` by a layer's `pads` with `value`, whose result is called `padded`, a fresh name."""
-    starts, ends = np.reshape(pads, (2, -1))
-    constants = {
-        f"{padded}.pads": np.array([0, 0, *starts, 0, 0, *ends], np.int64),
-        f"{padded}.value": np.array(value, np.float32),
-    }
-    for name, constant in constants.items():
-        model.graph.initializer.append(numpy_helper.from_array(constant, name))
+def pad_node(graph: GraphIndex, tensor: str, wanted: str, pads: Sequence[int], value: float) -> onnx.NodeProto:
+    """A Pad of `tensor` by a layer's `pads` with `value`, whose result has a fresh name like `wanted`."""
+    (starts, ends), padded = np.reshape(pads, (2, -1)), graph.fresh(wanted)
+    sizes = graph.add_constant(f"{padded}.pads", np.array([0, 0, *starts, 0, 0, *ends], np.int64))
+    filler = graph.add_constant(f"{padded}.value", np.array(value, np.float32))
     # pnnx lets the layer pad where the mode is written out, though it is the default.
-    return helper.make_node("Pad", [tensor, *constants], [padded], f"{padded}.by", mode="constant")
+    name = graph.fresh(f"{padded}.by")
+    return helper.make_node("Pad", [tensor, sizes, filler], [padded], name, mode="constant")
 
 
 def drop_pads(node: onnx.NodeProto) -> None:

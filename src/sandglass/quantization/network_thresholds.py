@@ -25,8 +25,8 @@ import numpy as np
 from onnx import NodeProto, TensorProto, helper
 
 from sandglass.core.parallel import in_threads
-from sandglass.graph.io import load_graph, save_graph, set_nodes
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantization.output_noise import Batches, Outputs, changes, run
@@ -151,21 +151,17 @@ class _Session:
         self, graph: Path, names: Sequence[str], stands: Mapping[str, str], layers: set[str], folder: Path
     ) -> None:
         model = load_graph(graph)
-        fresh, images = Names(model).fresh, [value.name for value in model.graph.input]
-        self.inputs = {name: [fresh(f"{name}.{part}") for part in PARTS] for name in names}
-        for part in (part for parts in self.inputs.values() for part in parts):
-            model.graph.input.append(helper.make_tensor_value_info(part, TensorProto.FLOAT, []))
-        rounded = {
-            name: _rounded(fresh(f"{name}.rounded"), name, *self.inputs[standing])
-            for name, standing in stands.items()
-            if standing in names
-        }
-        nodes = [node for name in images for node in rounded.get(name, [])]
-        for node in model.graph.node:
-            if node.name in layers and node.input[0] in rounded:
-                node.input[0] = rounded[node.input[0]][-1].output[0]
-            nodes += [node, *(new for name in node.output for new in rounded.get(name, []))]
-        set_nodes(model, nodes)
+        with GraphIndex(model) as index:
+            self.inputs = {name: [index.fresh(f"{name}.{part}") for part in PARTS] for name in names}
+            for part in (part for parts in self.inputs.values() for part in parts):
+                model.graph.input.append(helper.make_tensor_value_info(part, TensorProto.FLOAT, []))
+            for name, standing in stands.items():
+                if standing in names:
+                    readers = [node for node in index.consumers(name) if node.name in layers and node.input[0] == name]
+                    rounding = _rounding(index, name, *self.inputs[standing])
+                    index.insert_after(index.producer(name), rounding)
+                    for node in readers:
+                        index.set_input(node, 0, rounding[-1].output[0])
         save_graph(model, folder / "rounded.onnx")
         # Each of many inputs is run by a thread of its own.
         self.session = GraphSession(folder / "rounded.onnx", threads=1)
@@ -186,11 +182,13 @@ class _Session:
         return {part: np.array(value, np.float32) for part, value in zip(self.inputs[name], values, strict=True)}
 
 
-def _rounded(made: str, name: str, low: str, high: str, step: str) -> list[NodeProto]:
-    """Nodes that make the tensor `made`, a fresh name, of a tensor within bounds and in steps."""
+def _rounding(graph: GraphIndex, name: str, low: str, high: str, step: str) -> list[NodeProto]:
+    """Nodes that put a tensor within bounds and in steps; the last one makes the result."""
+    made = graph.fresh(f"{name}.rounded")
+    clipped, steps, whole = (graph.fresh(f"{made}.{part}") for part in ("clipped", "steps", "whole"))
     return [
-        helper.make_node("Clip", [name, low, high], [f"{made}.clipped"]),
-        helper.make_node("Div", [f"{made}.clipped", step], [f"{made}.steps"]),
-        helper.make_node("Round", [f"{made}.steps"], [f"{made}.whole"]),
-        helper.make_node("Mul", [f"{made}.whole", step], [made]),
+        helper.make_node("Clip", [name, low, high], [clipped]),
+        helper.make_node("Div", [clipped, step], [steps]),
+        helper.make_node("Round", [steps], [whole]),
+        helper.make_node("Mul", [whole, step], [made]),
     ]

@@ -2,16 +2,14 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
 from dataclasses import replace
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from sandglass.graph.io import drop_unread, set_nodes, sole_reader
+from sandglass.graph.index import GraphIndex
 from sandglass.graph.layers import CLAMPS, Facts, facts, rounded_tensor
-from sandglass.graph.names import Names
 from sandglass.lowering.conv_as_matmul import outputs_as_products
 from sandglass.lowering.float_layers import keep_in_float
 from sandglass.lowering.integer_arithmetic import sums_and_products
@@ -25,8 +23,8 @@ LARGEST_BIAS = 2.0**30
 SMALLEST = 1e-12  # magnitude of a channel's largest weight that has a scale of its own: a float32 holds its reciprocal
 
 
-def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
-    """The graph with int8 weights and rounded activations, as `plan` and `spec` say; the input model is changed.
+def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
+    """Give the graph, in place, int8 weights and rounded activations, as `plan` and `spec` say.
 
     It is the float graph that the plan is for, after `repair.apply_repairs` where the plan has any.
 
@@ -34,22 +32,24 @@ def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.
     outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded. A tensor
     without a range in the plan is not rounded.
     """
-    writer = _Writer(model, plan, spec)
-    for name in (name for name, reason in writer.reasons.items() if not reason):
-        writer.weights(plan.layers[name])
-    for tensor in writer.rounded_tensors():
-        writer.round(tensor)
-    return writer.finish()
+    with GraphIndex(model) as graph:
+        writer = _Writer(graph, plan, spec)
+        for name in (name for name, reason in writer.reasons.items() if not reason):
+            writer.weights(plan.layers[name])
+        for tensor in writer.rounded_tensors():
+            writer.round(tensor)
+        graph.insert_after(None, writer.scaled_weights)
 
 
-def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
-    """`quantize_dequantize` in the form that ONNX Runtime has integer kernels for; the input model is changed.
+def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
+    """Do `quantize_dequantize` in the form that ONNX Runtime has integer kernels for, in place.
 
     Transposed convolutions are split, 1x1 convolutions that make an output are products of matrices, whose sums stay
     in float, what stands between layers are sums and products of rounded tensors, and upsampling copies pixels.
     """
-    rounded = sums_and_products(quantize_dequantize(model, plan, spec))
-    return keep_in_float(repeat_pixels(split_late(outputs_as_products(rounded))))
+    quantize_dequantize(model, plan, spec)
+    for lowering in (sums_and_products, outputs_as_products, split_late, repeat_pixels, keep_in_float):
+        lowering(model)
 
 
 def activation_scale(found: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
@@ -119,33 +119,31 @@ def integer_weights(
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-        self.model, self.plan, self.spec, self.fresh = model, plan, spec, Names(model).fresh
-        self.facts, self.reasons = facts(model), decide(plan, spec, model)
-        self.constants = {initializer.name: initializer for initializer in model.graph.initializer}
-        self.nodes = {node.name: node for node in model.graph.node}
+    def __init__(self, graph: GraphIndex, plan: Plan, spec: Spec) -> None:
+        self.graph, self.plan, self.spec = graph, plan, spec
+        self.facts, self.reasons = facts(graph.model), decide(plan, spec, graph.model)
+        self.nodes = {node.name: node for node in graph}
         # What a layer reads is a tensor of the plan, or that tensor with its padding.
         layers = [(self.nodes[name], layer.input) for name, layer in plan.layers.items()]
         padded = {node.input[0]: plan.tensors[given] for node, given in layers if given in plan.tensors}
         self.ranges = padded | plan.tensors
-        for node in model.graph.node:  # below -3 a hard swish is 0
+        for node in graph:  # below -3 a hard swish is 0
             found = self.ranges.get(node.input[0]) if node.op_type == "HardSwish" else None
-            if found is not None and sole_reader(model, node.input[0]) is not None:
+            if found is not None and graph.only_consumer(node.input[0]) is not None:
                 self.ranges[node.input[0]] = replace(found, minimum=max(found.minimum, -3.0))
-        self.added: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)  # after the tensor that they read
-        self.front: list[onnx.NodeProto] = []
+        self.scaled_weights: list[onnx.NodeProto] = []  # DequantizeLinear nodes, which go before all others
 
     def rounded_tensors(self) -> list[str]:
         """Inputs of int8 layers; where integers flow, also what layers and the operators between them make and read."""
         chosen = dict.fromkeys(self.nodes[n].input[0] for n, reason in self.reasons.items() if not reason)
         if self.spec.between:
-            outputs, leading = {value.name for value in self.model.graph.output}, self._leading()
+            outputs, leading = self.graph.outputs, self._leading()
             for name, reason in self.reasons.items():
                 if not reason:
-                    chosen[rounded_tensor(self.model, self.plan.layers[name].output)] = None
-            for node in self.model.graph.node:
+                    chosen[rounded_tensor(self.graph, self.plan.layers[name].output)] = None
+            for node in self.graph:
                 if node.op_type in self.spec.between and any(name in chosen for name in node.input):
-                    made = rounded_tensor(self.model, node.output[0])
+                    made = rounded_tensor(self.graph, node.output[0])
                     if made in leading and made not in outputs:
                         chosen.update(dict.fromkeys([*(n for n in node.input if n in self.ranges), made]))
             chosen = {name: None for name in chosen if name not in outputs}
@@ -154,7 +152,7 @@ class _Writer:
     def _leading(self) -> set[str]:
         """Tensors from which integers may flow to a layer in int8."""
         found = {self.nodes[name].input[0] for name, reason in self.reasons.items() if not reason}
-        for node in reversed(self.model.graph.node):
+        for node in reversed(self.graph):
             if node.op_type in (*self.spec.between, *CLAMPS) and node.output[0] in found:
                 found.update(node.input)
         return found
@@ -162,21 +160,20 @@ class _Writer:
     def weights(self, layer: PlannedLayer) -> None:
         """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
         node = self.nodes[layer.name]
-        weight = numpy_helper.to_array(self.constants[node.input[1]])  # repairs give layers that share one their own
+        weight = self.graph.constant(node.input[1])
         fact, bias = self.facts[layer.name], self._integer_bias(node)
         activation = activation_scale(self.plan.tensors[layer.input], self.spec.asymmetric)[0]
         least = 0.0 if bias is None else least_scales(bias, activation, weight.shape[fact.axis])
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact, least)
-        node.input[1] = self._constant(f"{layer.name}.weight", integers, scales, fact.axis)
+        self.graph.set_input(node, 1, self._constant(f"{layer.name}.weight", integers, scales, fact.axis))
         if bias is not None:
             step = scales * activation
             integers = np.round(bias / step.astype(np.float64)).astype(np.int32)
-            node.input[2] = self._constant(f"{layer.name}.bias", integers, step, 0)
+            self.graph.set_input(node, 2, self._constant(f"{layer.name}.bias", integers, step, 0))
 
     def _integer_bias(self, node: onnx.NodeProto) -> np.ndarray | None:
         """The bias of a layer where the runtime adds it to integer sums; None without one, or where it is computed."""
-        constant = self.spec.between and len(node.input) > 2 and node.input[2] in self.constants
-        return numpy_helper.to_array(self.constants[node.input[2]]) if constant else None
+        return self.graph.value(node.input[2]) if self.spec.between and len(node.input) > 2 else None
 
     def round(self, tensor: str) -> None:
         """Put a rounding pair behind a tensor.
@@ -185,35 +182,28 @@ class _Writer:
         the target computes in float reads floats.
         """
         scale, zero = activation_scale(self.ranges[tensor], self.spec.asymmetric)
-        names = [self.fresh(f"{tensor}.{part}") for part in ("scale", "zero_point")]
+        graph = self.graph
+        names = [
+            graph.add_constant(f"{tensor}.scale", np.array(scale)),
+            graph.add_constant(f"{tensor}.zero_point", zero),
+        ]
         integers, quantize, rounded, dequantize = (
-            self.fresh(f"{tensor}.{part}") for part in ("q", "quantize", "rounded", "dequantize")
+            graph.fresh(f"{tensor}.{part}") for part in ("q", "quantize", "rounded", "dequantize")
         )
-        for name, value in zip(names, (np.array(scale), zero), strict=True):
-            self.model.graph.initializer.append(numpy_helper.from_array(value, name))
-        for node in self.model.graph.node:
+        for node in graph.consumers(tensor):
             if self.spec.between or self.reasons.get(node.name) == "":
-                for i, name in enumerate(node.input):
-                    if name == tensor:
-                        node.input[i] = rounded
-        self.added[tensor] = [
+                graph.set_inputs(node, [rounded if name == tensor else name for name in node.input])
+        pair = [
             helper.make_node("QuantizeLinear", [tensor, *names], [integers], quantize),
             helper.make_node("DequantizeLinear", [integers, *names], [rounded], dequantize),
         ]
-
-    def finish(self) -> onnx.ModelProto:
-        """Put the new nodes in order and drop what is no longer read."""
-        ordered = list(self.front)
-        for value in self.model.graph.input:
-            ordered += self.added[value.name]
-        for node in self.model.graph.node:
-            ordered += [node, *(new for name in node.output for new in self.added[name])]
-        return drop_unread(set_nodes(self.model, ordered))
+        graph.insert_after(graph.producer(tensor), pair)
 
     def _constant(self, wanted: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
-        name, zeros = self.fresh(wanted), np.zeros(scales.shape, integers.dtype)
-        for part, value in (("q", integers), ("scale", scales), ("zero_point", zeros)):
-            self.model.graph.initializer.append(numpy_helper.from_array(value, f"{name}.{part}"))
-        inputs = [f"{name}.{part}" for part in ("q", "scale", "zero_point")]
-        self.front.append(helper.make_node("DequantizeLinear", inputs, [name], f"{name}.dequantize", axis=axis))
+        """Add integers that stand for weights; the name of the weights."""
+        graph, name, zeros = self.graph, self.graph.fresh(wanted), np.zeros(scales.shape, integers.dtype)
+        parts = (("q", integers), ("scale", scales), ("zero_point", zeros))
+        inputs = [graph.add_constant(f"{name}.{part}", values) for part, values in parts]
+        made = graph.fresh(f"{name}.dequantize")
+        self.scaled_weights.append(helper.make_node("DequantizeLinear", inputs, [name], made, axis=axis))
         return name

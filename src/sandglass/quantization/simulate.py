@@ -8,18 +8,18 @@ are the simulation. A plan for a processor whose sums saturate has weights for w
 
 from __future__ import annotations
 
-from collections import defaultdict
 from collections.abc import Collection
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
 import numpy as np
 import onnx
-from onnx import TensorProto, helper, numpy_helper
+from onnx import TensorProto, helper
 
-from sandglass.graph.io import save_graph, set_nodes
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.io import save_graph
 from sandglass.graph.layers import CLAMPS, Facts, facts
-from sandglass.graph.names import Names
+from sandglass.graph.nodes import changed_node
 from sandglass.graph.session import GraphSession
 from sandglass.lowering.ordered_depthwise import tap_by_tap
 from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange
@@ -31,89 +31,90 @@ from sandglass.quantization.spec import Grid, Spec, decide
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
     """A session that computes as a target with `spec` would under `plan`; its `run` takes the graph's inputs."""
     model, plan = repaired(graph, plan, spec)
-    model = integers_flowing(model, plan, spec) if spec.between else integer_sums(model, plan, spec)
+    if spec.between:
+        integers_flowing(model, plan, spec)
+    else:
+        integer_sums(model, plan, spec)
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "simulated.onnx"
         save_graph(model, path)
         return GraphSession(path, threads=threads, fuse=bool(spec.between), exact=True)
 
 
-def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> onnx.ModelProto:
-    """The graph with the int8 layers of `plan` on integers, held in float32; the input model is changed.
+def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
+    """Let the int8 layers of `plan` compute, in place, on integers, held in float32.
 
     Each input of such a layer is rounded, for that layer alone: what else reads it reads floats.
     """
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
-    of_layers = _alone_made_for(model, plan, integer) if spec.arithmetic.grid else set()
-    writer, known = _Writer(model, plan, spec, of_layers), facts(model)
-    nodes: list[onnx.NodeProto] = []
-    for node in model.graph.node:
-        nodes += writer.layer(node, known[node.name]) if node.name in integer else [node]
-    model = set_nodes(model, nodes)
-    return tap_by_tap(model) if spec.arithmetic.ordered_taps else model
+    known = facts(model)
+    with GraphIndex(model) as graph:
+        of_layers = _alone_made_for(graph, plan, integer) if spec.arithmetic.grid else set()
+        writer = _Writer(graph, plan, spec, of_layers)
+        for node in graph:
+            if node.name in integer:
+                graph.replace(node, writer.layer(node, known[node.name]))
+    if spec.arithmetic.ordered_taps:
+        tap_by_tap(model)
 
 
-def _alone_made_for(model: onnx.ModelProto, plan: Plan, integer: set[str]) -> set[str]:
+def _alone_made_for(graph: GraphIndex, plan: Plan, integer: set[str]) -> set[str]:
     """Results of layers, after a clamp that alone follows, that nothing but layers in `integer` reads."""
-    read: defaultdict[str, set[str]] = defaultdict(set)
-    for node in model.graph.node:
-        for name in node.input:
-            read[name].add(node.name)
     made = {layer.output for layer in plan.layers.values()}
-    for node in model.graph.node:
-        if node.op_type in CLAMPS and node.input[0] in made and len(read[node.input[0]]) == 1:
+    for node in graph:
+        if node.op_type in CLAMPS and node.input[0] in made and len(graph.consumers(node.input[0])) == 1:
             made.add(node.output[0])
-    return {name for name in made if read[name] <= integer} - {value.name for value in model.graph.output}
+    return {name for name in made if {node.name for node in graph.consumers(name)} <= integer} - graph.outputs
 
 
 class _Writer:
-    def __init__(self, model: onnx.ModelProto, plan: Plan, spec: Spec, of_layers: Collection[str]) -> None:
-        self.model, self.plan, self.spec, self.of_layers = model, plan, spec, of_layers
-        self.constants = {entry.name: entry for entry in model.graph.initializer}
-        self.fresh = Names(model).fresh
+    def __init__(self, graph: GraphIndex, plan: Plan, spec: Spec, of_layers: Collection[str]) -> None:
+        self.graph, self.plan, self.spec, self.of_layers = graph, plan, spec, of_layers
         self.integers: dict[str, str] = {}  # by the tensor that they are rounded from
 
     def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
         """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
-        layer, name, weight = self.plan.layers[node.name], node.name, self._value(node.input[1])
+        layer, name, weight = self.plan.layers[node.name], node.name, self.graph.constant(node.input[1])
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact)
-        bias = self._value(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
+        bias = self.graph.constant(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         nodes = self.round(node.input[0], self.plan.tensors[layer.input])
-        sums = onnx.NodeProto.FromString(node.SerializeToString())
-        sums.output[0] = self.fresh(f"{name}.sums")
-        del sums.input[:]
-        weights = self._constant(self.fresh(f"{name}.weights"), integers.astype(np.float32))
-        sums.input.extend([self.integers[node.input[0]], weights])
+        made = self.graph.fresh(f"{name}.sums")
+        weights = self.graph.add_constant(f"{name}.weights", integers.astype(np.float32))
+        sums = changed_node(node, [self.integers[node.input[0]], weights], made)
         steps = self._steps(layer, weight, scales, fact)
         steps = np.tile(steps, fact.channels // steps.size)
         shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
         added = None if bias is None else np.broadcast_to(bias, (fact.channels,)).reshape(shape)
         fused = self.spec.arithmetic.fused_sums
-        return [*nodes, sums, *self._linear(sums.output[0], steps.reshape(shape), added, node.output[0], fused)]
+        return [*nodes, sums, *self._linear(made, steps.reshape(shape), added, node.output[0], fused)]
 
     def round(self, tensor: str, found: TensorRange) -> list[onnx.NodeProto]:
         """The integers of what a layer reads, as float32, without the zero point."""
         if tensor in self.integers:
             return []
-        self.integers[tensor] = name = self.fresh(f"{tensor}.integers")
+        graph = self.graph
+        self.integers[tensor] = name = graph.fresh(f"{tensor}.integers")
+        scaled, rounded, clipped = (graph.fresh(f"{name}.{part}") for part in ("scaled", "round", "clipped"))
         grid = self._grid(found, tensor in self.of_layers)
         shift = None if grid.shift is None else np.asarray(grid.shift)
-        nodes = self._linear(tensor, np.asarray(grid.factor), shift, f"{name}.scaled", grid.fused)
+        nodes = self._linear(tensor, np.asarray(grid.factor), shift, scaled, grid.fused)
         if self.spec.arithmetic.half_away:
-            half = self._constant(f"{name}.half", np.float32(0.5))
+            half = graph.add_constant(f"{name}.half", np.float32(0.5))
+            size, over, floor, sign = (graph.fresh(f"{name}.{part}") for part in ("size", "over", "floor", "sign"))
             nodes += [
-                helper.make_node("Abs", [f"{name}.scaled"], [f"{name}.size"]),
-                helper.make_node("Add", [f"{name}.size", half], [f"{name}.over"]),
-                helper.make_node("Floor", [f"{name}.over"], [f"{name}.floor"]),
-                helper.make_node("Sign", [f"{name}.scaled"], [f"{name}.sign"]),
-                helper.make_node("Mul", [f"{name}.floor", f"{name}.sign"], [f"{name}.round"]),
+                helper.make_node("Abs", [scaled], [size]),
+                helper.make_node("Add", [size, half], [over]),
+                helper.make_node("Floor", [over], [floor]),
+                helper.make_node("Sign", [scaled], [sign]),
+                helper.make_node("Mul", [floor, sign], [rounded]),
             ]
         else:
-            nodes.append(helper.make_node("Round", [f"{name}.scaled"], [f"{name}.round"]))
-        ends = [self._constant(f"{name}.{i}", np.float32(limit)) for i, limit in enumerate((grid.first, grid.last))]
-        nodes.append(helper.make_node("Clip", [f"{name}.round", *ends], [f"{name}.clipped"]))
-        offset = self._constant(f"{name}.zero_point", np.float32(grid.zero))
-        return [*nodes, helper.make_node("Sub", [f"{name}.clipped", offset], [name])]
+            nodes.append(helper.make_node("Round", [scaled], [rounded]))
+        limits = (("first", grid.first), ("last", grid.last))
+        ends = [graph.add_constant(f"{name}.{end}", np.float32(limit)) for end, limit in limits]
+        nodes.append(helper.make_node("Clip", [rounded, *ends], [clipped]))
+        offset = graph.add_constant(f"{name}.zero_point", np.float32(grid.zero))
+        return [*nodes, helper.make_node("Sub", [clipped, offset], [name])]
 
     def _grid(self, found: TensorRange, of_layer: bool) -> Grid:
         if self.spec.arithmetic.grid is not None:
@@ -139,23 +140,16 @@ class _Writer:
         return 1 / (np.float32(127 / found.threshold) * factors)
 
     def _linear(
-        self, source: str, factor: np.ndarray, shift: np.ndarray | None, made: str, fused: bool
+        self, data: str, factor: np.ndarray, shift: np.ndarray | None, made: str, fused: bool
     ) -> list[onnx.NodeProto]:
-        """source * factor + shift in float32; fused, which is rounded once, by way of float64."""
-        kind = np.float64 if fused else np.float32
-        name = self.fresh(f"{made}.linear")
-        names = [f"{name}.wide", f"{name}.product", f"{name}.sum"] if fused else [source, f"{name}.product", made]
-        nodes = [helper.make_node("Cast", [source], [names[0]], to=TensorProto.DOUBLE)] if fused else []
-        scale = self._constant(f"{name}.factor", factor.astype(kind))
-        nodes.append(helper.make_node("Mul", [names[0], scale], [names[1] if shift is not None else names[2]]))
+        """data * factor + shift in float32; fused, which is rounded once, by way of float64."""
+        kind, graph = np.float64 if fused else np.float32, self.graph
+        wide, product, total = (graph.fresh(f"{made}.{part}") for part in ("wide", "product", "sum"))
+        source, result = (wide, total) if fused else (data, made)
+        nodes = [helper.make_node("Cast", [data], [wide], to=TensorProto.DOUBLE)] if fused else []
+        scale = graph.add_constant(f"{made}.factor", factor.astype(kind))
+        nodes.append(helper.make_node("Mul", [source, scale], [product if shift is not None else result]))
         if shift is not None:
-            offset = self._constant(f"{name}.shift", shift.astype(kind))
-            nodes.append(helper.make_node("Add", [names[1], offset], [names[2]]))
-        return nodes + ([helper.make_node("Cast", [names[2]], [made], to=TensorProto.FLOAT)] if fused else [])
-
-    def _value(self, name: str) -> np.ndarray:
-        return numpy_helper.to_array(self.constants[name])
-
-    def _constant(self, name: str, value: np.ndarray | np.floating) -> str:
-        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(value), name))
-        return name
+            offset = graph.add_constant(f"{made}.shift", shift.astype(kind))
+            nodes.append(helper.make_node("Add", [product, offset], [result]))
+        return nodes + ([helper.make_node("Cast", [total], [made], to=TensorProto.FLOAT)] if fused else [])

@@ -27,23 +27,20 @@ from sandglass.lowering.transposed_conv import MARK
 from sandglass.sources import foreign
 from sandglass.sources.agreement import LEAST_OF_NARROW, LEAST_OF_QUANTIZED, compare, session
 from sandglass.sources.quantized import is_quantized, own_grids
-from sandglass.sources.rewrites.constants import constants_are_weights, weights_are_no_inputs
-from sandglass.sources.rewrites.dequantize import dequantized
-from sandglass.sources.rewrites.explicit_padding import explicit_padding
-from sandglass.sources.rewrites.float32 import as_float32, is_float32, is_narrow
-from sandglass.sources.rewrites.fold_scale_after_conv import fold_affines
-from sandglass.sources.rewrites.fold_scale_before_conv import fold_affines_before
-from sandglass.sources.rewrites.hard_swish import fuse_hard_swish
-from sandglass.sources.rewrites.removed_attributes import removed_attributes
-from sandglass.sources.rewrites.single_image import fixed_batch, for_one_image
-from sandglass.sources.rewrites.slice_as_pooling import strided_slices
+from sandglass.sources.rewrites import (
+    constants_as_weights,
+    dequantize,
+    float32,
+    run_stage,
+    weights_among_inputs,
+)
+from sandglass.sources.rewrites.float32 import is_float32, is_narrow
+from sandglass.sources.rewrites.single_image import fixed_batch
 from sandglass.sources.unknown_operators import foreign_operators
 
 OPSET = 17
 IR_VERSION = 8
 
-# In this order: the converter refuses what these take away.
-REWRITES = (weights_are_no_inputs, removed_attributes, as_float32)
 # onnxslim documents no exceptions; these come out of it for graphs that it does not understand.
 SLIM_ERRORS = (
     ArithmeticError,
@@ -98,18 +95,20 @@ def _whole_graph(source: Path, size: tuple[int, int], folder: Path) -> tuple[Pat
     return path, model
 
 
-def _in_float(original: Path, model: onnx.ModelProto, out: Path, size: tuple[int, int], dequantize: bool) -> Path:
-    """The file itself, or `out`, which is compared with it: the network in float32, without integers if wanted."""
-    dequantize = dequantize and is_quantized(model)
-    if is_float32(model) and not dequantize:
+def _in_float(original: Path, model: onnx.ModelProto, out: Path, size: tuple[int, int], requested: bool) -> Path:
+    """The file itself, or `out`, which is compared with it: the network in float32, without integers if requested."""
+    integers = requested and is_quantized(model)
+    if is_float32(model) and not integers:
         return original
     narrow = is_narrow(model)
-    for rewrite in (weights_are_no_inputs, constants_are_weights, as_float32):
-        rewrite(model)
+    for member in (weights_among_inputs, constants_as_weights, float32):
+        member.rewrite(model)
     check_input(model, size)
     images = {model.graph.input[0].name: (fixed_batch(model), 3, *size)}
-    save_graph(dequantized(model) if dequantize else model, out)
-    compare(original, out, images, least=LEAST_OF_QUANTIZED if dequantize else LEAST_OF_NARROW if narrow else None)
+    if integers:
+        dequantize.rewrite(model)
+    save_graph(model, out)
+    compare(original, out, images, least=LEAST_OF_QUANTIZED if integers else LEAST_OF_NARROW if narrow else None)
     return out
 
 
@@ -145,8 +144,7 @@ def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
     """
     foreign = foreign_operators(model)
     try:
-        for rewrite in REWRITES:
-            rewrite(model)
+        run_stage("exported", model)  # without what the converter refuses
         model = convert(model)
         one_image(model, size)
         return simplify(model)
@@ -164,7 +162,7 @@ def as_it_is(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
 
     Raises GraphError for an input of another shape or type.
     """
-    weights_are_no_inputs(model)
+    weights_among_inputs.rewrite(model)
     one_image(model, size)
     own_grids(model)
     name_nodes(model, reserved=MARK)
@@ -177,9 +175,7 @@ def as_it_is(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
 
 def one_image(model: onnx.ModelProto, size: tuple[int, int]) -> None:
     """Fix the input to one image of `size` (height, width), in place, and divide what is fixed to a batch."""
-    constants_are_weights(model)
-    if (batch := fixed_batch(model)) > 1:
-        for_one_image(model, batch)
+    run_stage("converted", model)
     fix_input(model, size)
 
 
@@ -212,10 +208,6 @@ def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
         raise GraphError("onnxslim could not simplify the graph", "check the model with onnx.checker")
     inferred = onnx.shape_inference.infer_shapes(slim)
     static_outputs(inferred)
-    explicit_padding(inferred)
-    strided_slices(inferred)
-    fold_affines(inferred)
-    name_nodes(inferred, reserved=MARK)
-    fuse_hard_swish(inferred)
-    fold_affines_before(inferred)
+    run_stage("simplified", inferred)
+    del inferred.graph.value_info[:]
     return onnx.shape_inference.infer_shapes(inferred)

@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from collections import Counter
-
 import onnx
 
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
 
 PARTS = ("quantize", "qlinear", "integer", "qgemm", "qattention", "nbits")  # of operators' names, in lower case
 
@@ -27,14 +25,11 @@ def own_grids(model: onnx.ModelProto) -> None:
     ONNX Runtime may rewrite signed weights as unsigned ones, with their zero points, and does not load a graph in which
     others read these.
     """
-    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
-    uses = Counter(name for node in model.graph.node for name in node.input)
-    for node in model.graph.node:
-        pair = node.op_type in ("QuantizeLinear", "DequantizeLinear")
-        if not reads_integers(node) or (pair and node.input[0] not in constants):
-            continue
-        for i, name in enumerate(node.input):
-            if name in constants and uses[name] > 1:
-                own = onnx.TensorProto.FromString(constants[name].SerializeToString())
-                node.input[i] = own.name = names.fresh(f"{name}.own")
-                model.graph.initializer.append(own)
+    with GraphIndex(model) as graph:
+        for node in filter(reads_integers, graph):
+            pair = node.op_type in ("QuantizeLinear", "DequantizeLinear")
+            if pair and node.input[0] not in graph.constants:
+                continue
+            for i, name in enumerate(list(node.input)):
+                if name in graph.constants and not graph.read_once(name):
+                    graph.set_input(node, i, graph.copy_constant(f"{name}.own", graph.constants[name]))

@@ -24,7 +24,8 @@ def hold_for(graph: Path, shapes: Sequence[Size], check: Callable[[Path, Size], 
     save_graph(at_size(load_graph(graph), shapes[0]), graph)
     with TemporaryDirectory(dir=graph.parent) as folder:
         free = Path(folder) / "free.onnx"
-        save_graph(free_sides(load_graph(graph)), free)
+        free_sides(model := load_graph(graph))
+        save_graph(model, free)
         for size in extremes(shapes):
             try:
                 check(free, size)

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import cast
 
 from msgspec import field
 
@@ -19,6 +20,7 @@ from sandglass.core.records import Record, to_data, to_record
 from sandglass.measure.benchmarking import Speed
 from sandglass.measure.evaluation import Evaluation
 from sandglass.metrics import Metric
+from sandglass.tasks import Prediction
 
 CELL, SPEED = "cell.json", "speed-{}.json"
 AGAIN = "remove it, and run the command again"
@@ -67,6 +69,11 @@ class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
     predictions: list[JsonObject] = field(default_factory=list)
     verdict: str = ""
     int8_share_of_macs: float | None = None
+
+    @property
+    def task_predictions(self) -> list[Prediction]:
+        """The predictions as those of the task, which adds fields to the ones that all tasks have."""
+        return cast("list[Prediction]", self.predictions)
 
     @property
     def artifact_sha256(self) -> str:

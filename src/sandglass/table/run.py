@@ -10,7 +10,7 @@ import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TypeVar, cast
+from typing import TypeVar
 
 from msgspec import structs
 
@@ -56,7 +56,7 @@ from sandglass.table.cells import (
     write_timings,
 )
 from sandglass.table.file import Row, Table
-from sandglass.tasks import Prediction, load_task
+from sandglass.tasks import load_task
 
 FLOAT = "fp32"
 T = TypeVar("T")
@@ -271,8 +271,7 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset | SandglassErro
     def change(result: MeasuredCell, before: MeasuredCell | None) -> dict[str, Change] | None:
         if before is None or before is result or not has_truths(task, before.metrics):
             return None
-        first, second = (cast(list[Prediction], side.predictions) for side in (before, result))
-        return task.paired(first, second, data)
+        return task.paired(before.task_predictions, result.task_predictions, data)
 
     return [
         replace(

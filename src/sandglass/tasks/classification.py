@@ -99,7 +99,7 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
         x, y, w, h = sample.box
         image = image[max(0, int(y)) : int(y + h), max(0, int(x)) : int(x + w)]
     size, short = card.input.size, card.decode.get("short_side")
-    if short is not None and (not isinstance(short, int) or short < max(size)):
+    if short is not None and short < max(size):
         raise CardError(f"short_side is {short!r}, expected at least the input's {max(size)}", "correct the card")
     whole = size if short is None else by_short_side((image.shape[0], image.shape[1]), short)
     library, interpolation = card.decode.get("library", "opencv"), card.decode.get("interpolation", "bilinear")

@@ -14,8 +14,10 @@ import numpy as np
 import onnx
 from onnx import helper, numpy_helper
 
-from sandglass.graph.io import set_nodes
-from sandglass.graph.layers import add_to_bias, facts, own_constants
+from sandglass.graph.edit import set_nodes
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.layer_edits import add_to_bias, own_constants
+from sandglass.graph.layers import facts
 from sandglass.graph.names import Names
 from sandglass.quantization.channel_offsets import through_weights
 from sandglass.quantization.edits.scale_channels import multiply
@@ -65,35 +67,31 @@ class ReadBytes:
         return model
 
     def _read(self, model: onnx.ModelProto, name: str, readers: Collection[str]) -> None:
-        factors, offsets, names = self.factors[name], self.offsets[name], Names(model)
-        constants, known = {entry.name: entry for entry in model.graph.initializer}, facts(model)
-        batch_norm = _affine(model, names, name, 1 / factors, -offsets)
-        new_nodes, source, integers = list[onnx.NodeProto](), name, bytes_tensor(names, name)
+        factors, offsets, known, graph = self.factors[name], self.offsets[name], facts(model), GraphIndex(model)
+        batch_norm = _affine(graph, name, 1 / factors, -offsets)
+        new_nodes, source, integers = list[onnx.NodeProto](), name, bytes_tensor(graph.names, name)
         pads = known[min(readers)].pads
         if any(pads) and pads_change_level(offsets):
-            source = names.fresh(f"{name}.padded")
-            new_nodes.append(pad_node(model, name, source, pads, 0.0))
-        for node in (node for node in model.graph.node if node.name in readers):
-            node.input[0] = integers
+            new_nodes.append(pad_node(graph, name, f"{name}.padded", pads, 0.0))
+            source = new_nodes[0].output[0]
+        for node in (node for node in graph if node.name in readers):
+            graph.set_input(node, 0, integers)
             if new_nodes:
                 drop_pads(node)
-            weight, fact = constants[node.input[1]], known[node.name]
+            weight, fact = graph.constants[node.input[1]], known[node.name]
             shifted = factors.astype(np.float64) * offsets
             change = through_weights(numpy_helper.to_array(weight), fact, shifted)
-            add_to_bias(model, node, fact.channels, change)
+            add_to_bias(graph, node, fact.channels, change)
             multiply(weight, factors.astype(np.float64), axis=1)
-        scale = names.fresh(f"{name}.scale")
+        scale = graph.fresh(f"{name}.scale")
         new_nodes.append(helper.make_node("BatchNormalization", [source, *batch_norm], [integers], scale, epsilon=0.0))
         set_nodes(model, [*new_nodes, *model.graph.node])
 
 
-def _affine(model: onnx.ModelProto, names: Names, name: str, factor: np.ndarray, offset: np.ndarray) -> list[str]:
+def _affine(graph: GraphIndex, name: str, factor: np.ndarray, offset: np.ndarray) -> list[str]:
     """Constants with which one BatchNormalization scales and shifts: its mean is 0 and its variance 1."""
     parts = {"factor": factor, "offset": offset, "mean": np.zeros(len(factor)), "variance": np.ones(len(factor))}
-    constants = {part: names.fresh(f"{name}.{part}") for part in parts}
-    for part, values in parts.items():
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), constants[part]))
-    return list(constants.values())
+    return [graph.add_constant(f"{name}.{part}", values.astype(np.float32)) for part, values in parts.items()]
 
 
 def byte_readers(model: onnx.ModelProto, name: str, layers: Collection[str]) -> list[str]:

@@ -10,7 +10,8 @@ import numpy as np
 import onnx
 from onnx import numpy_helper
 
-from sandglass.graph.layers import Facts, facts, own_constants
+from sandglass.graph.layer_edits import own_constants
+from sandglass.graph.layers import Facts, facts
 from sandglass.quantization.channel_links import named_links
 
 

@@ -8,10 +8,11 @@ from typing import ClassVar
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from sandglass.graph.layers import CLAMPS, add_to_bias, clamp_ends, own_constants
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.layer_edits import add_to_bias, own_constants
+from sandglass.graph.layers import CLAMPS, clamp_ends
 from sandglass.quantization.channel_offsets import OffsetGraph, through_weights
 from sandglass.quantization.explicit_padding import pad_layers
 
@@ -60,29 +61,30 @@ class ShiftChannels:
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
         """The same network with offsets taken off, whichever `layers` run in int8; the model is changed."""
         own_constants(model)
-        graph, names = OffsetGraph(model), Names(model)
+        graph, index = OffsetGraph(model), GraphIndex(model)
         padding: dict[str, float] = {}  # by layer
         for name, offset in graph.propagated(self.offsets).items():
             maker = graph.makers[name]
             if maker.name in graph.known:
                 channels = graph.known[maker.name].channels
-                add_to_bias(model, maker, channels, -offset[:channels])
+                add_to_bias(index, maker, channels, -offset[:channels])
             elif maker.op_type in CLAMPS:
-                _move_bounds(graph, names, maker, float(offset[0]))
+                _move_bounds(index, maker, float(offset[0]))
             for reader in graph.readers[name]:
                 if reader.name in graph.known:
                     fact = graph.known[reader.name]
-                    add_to_bias(model, reader, fact.channels, through_weights(graph.weight(reader), fact, offset))
+                    add_to_bias(index, reader, fact.channels, through_weights(graph.weight(reader), fact, offset))
                     if any(fact.pads):
                         padding[reader.name] = -float(offset[0])
-        return pad_layers(model, padding)
+        pad_layers(model, padding)
+        return model
 
 
-def _move_bounds(graph: OffsetGraph, names: Names, clamp: onnx.NodeProto, offset: float) -> None:
+def _move_bounds(graph: GraphIndex, clamp: onnx.NodeProto, offset: float) -> None:
     """Make a ReLU or Clip a Clip whose input and output are less by `offset`."""
-    ends = dict(zip(("minimum", "maximum"), clamp_ends(clamp, graph.constants), strict=True))
-    bounds = {names.fresh(f"{clamp.name}.{end}"): value - offset for end, value in ends.items()}
-    for name, value in bounds.items():
-        constant = np.array(np.clip(value, -LARGEST, LARGEST), np.float32)
-        graph.model.graph.initializer.append(numpy_helper.from_array(constant, name))
+    ends = zip(("minimum", "maximum"), clamp_ends(clamp, graph.constants), strict=True)
+    bounds = [
+        graph.add_constant(f"{clamp.name}.{end}", np.array(np.clip(value - offset, -LARGEST, LARGEST), np.float32))
+        for end, value in ends
+    ]
     clamp.CopyFrom(helper.make_node("Clip", [clamp.input[0], *bounds], list(clamp.output), clamp.name))

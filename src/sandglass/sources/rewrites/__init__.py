@@ -1,1 +1,52 @@
-"""Rewrites of a graph as it was exported: one file is one rewrite, and the network computes the same after it."""
+"""Rewrites of a network as it was exported, so that every runtime can run what is left. This folder is a seam.
+
+One file is one rewrite. It has
+
+- `STAGE`: when it runs. "exported": before the conversion to the current opset. "converted": after it. "simplified":
+  after constants were folded. "requested": only where the user asks for it.
+- `AFTER`: names of the rewrites of its stage that run before it.
+- `rewrite(model)`: changes the model in place and returns nothing. The network computes the same, and a second call
+  changes nothing.
+
+A new file is found and tested because it is here.
+"""
+
+from __future__ import annotations
+
+import importlib
+import pkgutil
+from graphlib import TopologicalSorter
+from typing import Literal, Protocol, cast
+
+import onnx
+
+Stage = Literal["exported", "converted", "simplified", "requested"]
+
+
+class Rewrite(Protocol):
+    """A file of this folder."""
+
+    STAGE: Stage
+    AFTER: tuple[str, ...]
+
+    def rewrite(self, model: onnx.ModelProto) -> None:
+        """Change the model in place."""
+
+
+def rewrites() -> dict[str, Rewrite]:
+    """All rewrites by name."""
+    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
+    return {name: cast(Rewrite, importlib.import_module(f"{__name__}.{name}")) for name in names}
+
+
+def of_stage(stage: Stage) -> dict[str, Rewrite]:
+    """The rewrites of a stage by name, in the order of their `AFTER`."""
+    members = {name: entry for name, entry in rewrites().items() if stage == entry.STAGE}
+    order = TopologicalSorter({name: entry.AFTER for name, entry in members.items()}).static_order()
+    return {name: members[name] for name in order}
+
+
+def run_stage(stage: Stage, model: onnx.ModelProto) -> None:
+    """Run the rewrites of a stage on a model, in place. Raises GraphError where one refuses the graph."""
+    for entry in of_stage(stage).values():
+        entry.rewrite(model)

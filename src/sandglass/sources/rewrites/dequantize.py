@@ -11,12 +11,16 @@ from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
 from sandglass.core.errors import GraphError
-from sandglass.graph.io import drop_unread, set_nodes
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import attributes_of
 from sandglass.sources.quantized import reads_integers
+from sandglass.sources.rewrites import Stage
+
+STAGE: Stage = "requested"
+AFTER: tuple[str, ...] = ()
 
 # Operators that move integers and compute nothing: results lie on the grid of their first input.
 MOVES = (
@@ -25,22 +29,23 @@ MOVES = (
 )  # fmt: skip
 
 
-def dequantized(model: onnx.ModelProto) -> onnx.ModelProto:
-    """The float network that a quantized graph stands for; the model is changed.
+def rewrite(model: onnx.ModelProto) -> None:
+    """Turn a quantized graph into the float network that it stands for.
 
-    Weights are what their integers stand for. Raises GraphError, naming the node, for an operator on integers that is
-    not known here, or a scale that is computed.
+    Weights are the values that their integers stand for. Raises GraphError, naming the node, for an operator on
+    integers that is not known here, or a scale that is computed.
     """
-    writer = _Floats(model)
-    for node in model.graph.node:
-        if not reads_integers(node):
-            writer.keep(node)
-        elif node.op_type in WRITERS:
-            WRITERS[node.op_type](writer, node)
-        else:
-            raise GraphError(f"{node.op_type} {node.name!r} cannot be taken back to float",
-                             "leave out --dequantize, or give the float model")  # fmt: skip
-    return drop_unread(set_nodes(model, writer.nodes))
+    with GraphIndex(model) as graph:
+        writer = _Floats(graph)
+        for node in graph:
+            if not reads_integers(node):
+                writer.follow(node)
+            elif node.op_type in WRITERS:
+                WRITERS[node.op_type](writer, node)
+                graph.replace(node, writer.written())
+            else:
+                raise GraphError(f"{node.op_type} {node.name!r} cannot be taken back to float",
+                                 "leave out --dequantize, or give the float model")  # fmt: skip
 
 
 @dataclass(frozen=True)
@@ -80,49 +85,53 @@ class Grid:
 
 
 class _Floats:
-    """The float nodes written so far, and on which grid each tensor lies that held integers."""
+    """The grid of each tensor that held integers, and the float nodes that replace the node at hand."""
 
-    def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.names = model, Names(model)
-        self.constants = {entry.name: numpy_helper.to_array(entry) for entry in model.graph.initializer}
+    def __init__(self, graph: GraphIndex) -> None:
+        self.graph = graph
         self.grids: dict[str, Grid] = {}
-        self.nodes: list[onnx.NodeProto] = []
+        self.rounded_constants: dict[str, np.ndarray] = {}  # by the tensor of a QuantizeLinear
+        self._nodes: list[onnx.NodeProto] = []
 
-    def keep(self, node: onnx.NodeProto) -> None:
-        """A node as it is; of one that moves integers the results lie on the grid of what it reads."""
+    def written(self) -> list[onnx.NodeProto]:
+        """The nodes written since the last call."""
+        nodes, self._nodes = self._nodes, []
+        return nodes
+
+    def follow(self, node: onnx.NodeProto) -> None:
+        """Take note of a node that stays: if it moves integers, its results lie on the grid of its inputs."""
         grids = [self.grids[name] for name in node.input if name in self.grids]
         if grids and node.op_type in MOVES and all(grid.same(grids[0]) for grid in grids):
             self.grids.update(dict.fromkeys(node.output, grids[0]))
         elif grids and node.op_type != "Cast":
             raise GraphError(f"{node.op_type} {node.name!r} computes with integers, which has no float form here",
                              "leave out --dequantize, or give the float model")  # fmt: skip
-        self.nodes.append(node)
+
+    def value(self, tensor: str) -> np.ndarray | None:
+        """The values of a constant, also of one that the graph rounds; None for a tensor that is computed."""
+        values = self.rounded_constants.get(tensor)
+        return self.graph.value(tensor) if values is None else values
 
     def write(self, operator: str, inputs: Sequence[str], made: str, name: str, **attributes: Any) -> None:
         """Add a node."""
-        self.nodes.append(helper.make_node(operator, list(inputs), [made], name, **attributes))
-
-    def constant(self, wanted: str, values: np.ndarray) -> str:
-        """Add a constant, and return its name."""
-        name = self.names.fresh(wanted)
-        self.model.graph.initializer.append(numpy_helper.from_array(np.asarray(values), name))
-        return name
+        self._nodes.append(helper.make_node(operator, list(inputs), [made], name, **attributes))
 
     def grid(self, node: onnx.NodeProto, scale: int, zero: int, axis: int = 1) -> Grid:
         """The grid that inputs of a node give."""
-        given = [node.input[i] if i < len(node.input) else "" for i in (scale, zero)]
-        if given[0] not in self.constants or (given[1] and given[1] not in self.constants):
+        names = [node.input[i] if i < len(node.input) else "" for i in (scale, zero)]
+        scales, zeros = map(self.value, names)
+        if scales is None or (names[1] and zeros is None):
             raise GraphError(f"the scale of {node.op_type} {node.name!r} is computed", "give the float model")
-        scales = self.constants[given[0]]
         if scales.ndim > 1:
             raise GraphError(f"{node.op_type} {node.name!r} has scales in blocks", "give the float model")
-        return Grid(scales, self.constants[given[1]] if given[1] else np.zeros_like(scales, np.uint8), axis)
+        return Grid(scales, np.zeros_like(scales, np.uint8) if zeros is None else zeros, axis)
 
     def operand(self, node: onnx.NodeProto, place: int, grid: Grid) -> str:
         """An input of a node in float: a constant of what its integers stand for, or the tensor itself."""
         name = node.input[place]
-        if name in self.constants:
-            return self.constant(f"{name}.float", grid.values(self.constants[name]))
+        integers = self.value(name)
+        if integers is not None:
+            return self.graph.add_constant(f"{name}.float", grid.values(integers))
         if name not in self.grids or not self.grids[name].same(grid):
             raise GraphError(f"{node.op_type} {node.name!r} reads {name} on another grid than it was rounded to",
                              "give the float model")  # fmt: skip
@@ -133,12 +142,13 @@ class _Floats:
         if grid.scale.size != 1 or grid.zero.size != 1:
             raise GraphError(f"{made} has a scale for each channel, expected one for all", "give the float model")
         self.grids[made] = grid
-        ends = [self.constant(f"{made}.{i}", end) for i, end in zip(("low", "high"), grid.ends(), strict=True)]
-        self.write("Clip", [source, *ends], made, self.names.fresh(f"{made}.clip"))
+        ends = zip(("low", "high"), grid.ends(), strict=True)
+        names = [self.graph.add_constant(f"{made}.{name}", end) for name, end in ends]
+        self.write("Clip", [source, *names], made, self.graph.fresh(f"{made}.clip"))
 
     def layer(self, node: onnx.NodeProto, operator: str, inputs: Sequence[str], grid: Grid | None) -> None:
         """A node's float form with its name and attributes, clipped to a grid where there is one."""
-        made = node.output[0] if grid is None else self.names.fresh(f"{node.output[0]}.sum")
+        made = node.output[0] if grid is None else self.graph.fresh(f"{node.output[0]}.sum")
         kept = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ATTRIBUTES}
         self.write(operator, inputs, made, node.name, **kept)
         if grid is not None:
@@ -152,16 +162,17 @@ ATTRIBUTES = (
 
 
 def _quantize(writer: _Floats, node: onnx.NodeProto) -> None:
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    axis = attributes_of(node).get("axis", 1)
     grid = writer.grid(node, 1, 2, axis)
-    if node.input[0] in writer.constants:
-        writer.constants[node.output[0]] = grid.integers(writer.constants[node.input[0]])
+    values = writer.value(node.input[0])
+    if values is not None:
+        writer.rounded_constants[node.output[0]] = grid.integers(values)
     else:
         writer.rounded(node.input[0], node.output[0], grid)
 
 
 def _dequantize(writer: _Floats, node: onnx.NodeProto) -> None:
-    axis = next((a.i for a in node.attribute if a.name == "axis"), 1)
+    axis = attributes_of(node).get("axis", 1)
     source = writer.operand(node, 0, writer.grid(node, 1, 2, axis))
     writer.write("Identity", [source], node.output[0], node.name)
 
@@ -173,8 +184,14 @@ def _dynamic(writer: _Floats, node: onnx.NodeProto) -> None:
     writer.write("Identity", [node.input[0]], integers, node.name)
     for name, value in ((scale, np.ones((), np.float32)), (zero, np.zeros((), np.uint8))):
         if name:
-            writer.constants[name] = value
-            writer.model.graph.initializer.append(numpy_helper.from_array(value, name))
+            _read_constant(writer.graph, name, value)
+
+
+def _read_constant(graph: GraphIndex, tensor: str, value: np.ndarray) -> None:
+    """Let the nodes that read a tensor read a constant."""
+    constant = graph.add_constant(tensor, value)
+    for node in graph.consumers(tensor):
+        graph.set_inputs(node, [constant if name == tensor else name for name in node.input])
 
 
 def _sums(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
@@ -184,16 +201,17 @@ def _sums(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
         inputs = []
         for i in (0, 1):
             name = node.input[i]
-            zero = writer.constants.get(node.input[2 + i]) if len(node.input) > 2 + i else None
+            zero = writer.value(node.input[2 + i]) if len(node.input) > 2 + i else None
+            constant = writer.value(name) is not None
             grid = Grid(
                 np.ones((), np.float32),
                 np.zeros((), np.uint8) if zero is None else zero,
                 0 if operator == "Conv" else -1,
             )
-            if name not in writer.constants and (name not in writer.grids or writer.grids[name].scale.item() != 1):
+            if not constant and (name not in writer.grids or writer.grids[name].scale.item() != 1):
                 raise GraphError(f"{node.op_type} {node.name!r} reads {name}, whose scale is not dynamic",
                                  "give the float model")  # fmt: skip
-            inputs.append(writer.operand(node, i, grid) if name in writer.constants else name)
+            inputs.append(writer.operand(node, i, grid) if constant else name)
         writer.layer(node, operator, inputs, None)
 
     return write
@@ -208,11 +226,13 @@ def _convolution(writer: _Floats, node: onnx.NodeProto) -> None:
 
 
 def _bias(writer: _Floats, node: onnx.NodeProto, place: int, data: Grid, weight: Grid) -> str:
-    factor = next((a.f for a in node.attribute if a.name == "alpha"), 1.0)
+    factor = attributes_of(node).get("alpha", 1.0)
+    name = node.input[place]
+    integers = writer.value(name)
+    if integers is None:
+        raise GraphError(f"the bias of {node.op_type} {node.name!r} is computed", "give the float model")
     step = (factor * data.scale.astype(np.float64) * weight.scale).ravel()
-    return writer.constant(
-        f"{node.input[place]}.float", (writer.constants[node.input[place]] * step).astype(np.float32)
-    )
+    return writer.graph.add_constant(f"{name}.float", (integers * step).astype(np.float32))
 
 
 def _product(writer: _Floats, node: onnx.NodeProto) -> None:
@@ -221,8 +241,8 @@ def _product(writer: _Floats, node: onnx.NodeProto) -> None:
 
 
 def _gemm(writer: _Floats, node: onnx.NodeProto) -> None:
-    transposed = any(a.name == "transB" and a.i for a in node.attribute)
-    data, weight = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=0 if transposed else 1)
+    axis = 0 if attributes_of(node).get("transB", 0) else 1
+    data, weight = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis)
     inputs = [writer.operand(node, 0, data), writer.operand(node, 3, weight)]
     if node.input[6]:
         inputs.append(_bias(writer, node, 6, data, weight))
@@ -239,7 +259,7 @@ def _binary(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
 
 def _unary(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
     def write(writer: _Floats, node: onnx.NodeProto) -> None:
-        if any(a.name == "channels_last" and a.i for a in node.attribute):
+        if attributes_of(node).get("channels_last", 0):
             raise GraphError(f"{node.op_type} {node.name!r} has channels last", "give the float model")
         writer.layer(node, operator, [writer.operand(node, 0, writer.grid(node, 1, 2))], writer.grid(node, 3, 4))
 

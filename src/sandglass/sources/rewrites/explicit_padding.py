@@ -6,41 +6,49 @@ Runtimes differ in what they make of these attributes, and some lack them. `pads
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-from sandglass.graph.io import set_nodes
-from sandglass.graph.names import Names
-from sandglass.graph.shapes import forget_shapes, has_open_outputs
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import Attributes, attributes_of, changed_node
+from sandglass.graph.shapes import forget_shapes, has_open_outputs, known_shapes
+from sandglass.sources.rewrites import Stage
 
-Attributes = dict[str, Any]
+STAGE: Stage = "simplified"
+AFTER: tuple[str, ...] = ()
+
 Shape = Sequence[int]
 WEIGHTS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 1}  # the input that has the kernel's shape
 POOLS = ("AveragePool", "LpPool", "MaxPool")
 SAME = ("SAME_UPPER", "SAME_LOWER")
+IMPLICIT = ("auto_pad", "ceil_mode", "output_shape")
 
 
-def explicit_padding(model: onnx.ModelProto) -> None:
-    """Replace auto_pad, ceil_mode and output_shape of convolutions and pools by pads, in place.
+def rewrite(model: onnx.ModelProto) -> None:
+    """Replace auto_pad, ceil_mode and output_shape of convolutions and pools by pads.
 
-    Shapes must have been inferred. A node whose sizes are not known stays, and so does a pool whose last window would
-    lie further beyond the image than a runtime lets `pads` reach.
+    A node whose sizes are not known stays, and so does a pool whose last window would lie further beyond the image than
+    a runtime lets `pads` reach.
     """
-    shapes, names = known_shapes(model), Names(model)
-    done, rest = [], list(model.graph.node)
-    while rest:
-        node = rest.pop(0)
-        done += _explicit(model, node, shapes, names) if _has_window(node, shapes) else [node]
-        if node.op_type in POOLS and done[-1] is not node and _is_misjudged(done[-1], shapes):
-            set_nodes(model, [*done, *rest])
-            _infer_again(model)
-            shapes, nodes = known_shapes(model), list(model.graph.node)
-            done, rest = nodes[: len(done)], nodes[len(done) :]
-    if done != list(model.graph.node):
-        set_nodes(model, done)
+    while _rewrite_to_misjudged(model):
+        _infer_again(model)
+
+
+def _rewrite_to_misjudged(model: onnx.ModelProto) -> bool:
+    """Replace nodes up to the first pool whose inferred shape is wrong; whether there was one."""
+    if not any(attribute.name in IMPLICIT for node in model.graph.node for attribute in node.attribute):
+        return False
+    shapes = known_shapes(model)
+    with GraphIndex(model) as graph:
+        for node in graph:
+            new = _explicit(graph, node, shapes) if _has_window(node, shapes) else [node]
+            if new[-1] is not node:
+                graph.replace(node, new)
+                if node.op_type in POOLS and _is_misjudged(new[-1], shapes):
+                    return True
+    return False
 
 
 def _has_window(node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> bool:
@@ -63,25 +71,7 @@ def _infer_again(model: onnx.ModelProto) -> None:
         model.CopyFrom(again)
 
 
-def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of tensors and weights by name; those with an open dimension are left out."""
-    shapes = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
-    for value in (*model.graph.input, *model.graph.value_info, *model.graph.output):
-        dims = value.type.tensor_type.shape.dim
-        if all(dim.dim_value > 0 for dim in dims):
-            shapes[value.name] = tuple(dim.dim_value for dim in dims)
-    return shapes
-
-
-def attributes_of(node: onnx.NodeProto) -> Attributes:
-    """A node's attributes by name, texts as str."""
-    values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
-    return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
-
-
-def _explicit(
-    model: onnx.ModelProto, node: onnx.NodeProto, shapes: Mapping[str, Shape], names: Names
-) -> list[onnx.NodeProto]:
+def _explicit(graph: GraphIndex, node: onnx.NodeProto, shapes: Mapping[str, Shape]) -> list[onnx.NodeProto]:
     given = attributes_of(node)
     if node.op_type in WEIGHTS:
         kernel = shapes.get(node.input[WEIGHTS[node.op_type]], ())[2:]
@@ -91,13 +81,13 @@ def _explicit(
     if len(given["kernel_shape"]) != len(window.sizes):
         return [node]
     if automatic == "VALID":
-        return [_written(node, {"pads": [0] * len(window.pads)})]
+        return [_with(node, pads=[0] * len(window.pads))]
     if node.op_type == "ConvTranspose":
         wanted = given.get("output_shape") or (window.enlarged() if automatic in SAME else [])
-        return [_written(node, window.transposed(wanted[-len(window.sizes) :], automatic)) if wanted else node]
+        return [_with(node, **window.transposed(wanted[-len(window.sizes) :], automatic)) if wanted else node]
     if automatic in SAME:
-        return [_written(node, {"pads": window.same(automatic)})]
-    return _without_ceiling(model, node, window, names) if given.get("ceil_mode") else [node]
+        return [_with(node, pads=window.same(automatic))]
+    return _without_ceiling(graph, node, window) if given.get("ceil_mode") else [node]
 
 
 class _Window:
@@ -166,9 +156,7 @@ def _halves(totals: Sequence[int], smaller_first: bool) -> list[int]:
     return small + large if smaller_first else large + small
 
 
-def _without_ceiling(
-    model: onnx.ModelProto, node: onnx.NodeProto, window: _Window, names: Names
-) -> list[onnx.NodeProto]:
+def _without_ceiling(graph: GraphIndex, node: onnx.NodeProto, window: _Window) -> list[onnx.NodeProto]:
     """The pool with its overhang as padding. Padding counts in some averages, the overhang never does."""
     axes, overhang = len(window.sizes), window.overhang()
     counted = node.op_type == "AveragePool" and attributes_of(node).get("count_include_pad") and any(overhang)
@@ -176,32 +164,25 @@ def _without_ceiling(
     ends = [end + more for end, more in zip(ends, overhang, strict=True)]
     if any(end >= side for end, side in zip(ends, window.kernel, strict=True)):
         return [node]
-    pool = _written(node, {"pads": [*begins, *ends], "count_include_pad": 0 if counted else None})
+    pool = _with(node, pads=[*begins, *ends], **({"count_include_pad": 0} if counted else {}))
     if not counted or not any(window.pads):
         return [pool]
-    padded = names.fresh(f"{node.output[0]}.padded")
-    pool.input[0] = padded
-    return [pad(model, names, node.input[0], padded, window.pads), pool]
+    border = pad(graph, node.input[0], f"{node.output[0]}.padded", window.pads)
+    pool.input[0] = border.output[0]
+    return [border, pool]
 
 
-def pad(
-    model: onnx.ModelProto, names: Names, data: str, output: str, pads: Sequence[int], value: float = 0.0
-) -> onnx.NodeProto:
-    """A Pad of `data` (N, C, ...) by `pads`, as pools have them. Its constants are added to `model`."""
-    half = len(pads) // 2
-    sizes, filler = names.fresh(f"{output}.pads"), names.fresh(f"{output}.value")
-    amounts = np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64)
-    model.graph.initializer.append(numpy_helper.from_array(amounts, sizes))
-    model.graph.initializer.append(numpy_helper.from_array(np.array(value, np.float32), filler))
+def pad(graph: GraphIndex, data: str, wanted: str, pads: Sequence[int], value: float = 0.0) -> onnx.NodeProto:
+    """A Pad of `data` (N, C, ...) by `pads`, as pools have them, whose result has a fresh name like `wanted`.
+
+    Its constants are added to the graph.
+    """
+    half, output = len(pads) // 2, graph.fresh(wanted)
+    sizes = graph.add_constant(f"{output}.pads", np.array([0, 0, *pads[:half], 0, 0, *pads[half:]], np.int64))
+    filler = graph.add_constant(f"{output}.value", np.array(value, np.float32))
     return helper.make_node("Pad", [data, sizes, filler], [output], output, mode="constant")
 
 
-def _written(node: onnx.NodeProto, changes: Mapping[str, Any]) -> onnx.NodeProto:
-    """The node with these attributes, and without those that say the same in another way; None leaves one as it is."""
-    changes = {name: value for name, value in changes.items() if value is not None}
-    removed = {"auto_pad", "ceil_mode", "output_shape", *changes}
-    copy = onnx.NodeProto.FromString(node.SerializeToString())
-    del copy.attribute[:]
-    copy.attribute.extend(attribute for attribute in node.attribute if attribute.name not in removed)
-    copy.attribute.extend(helper.make_attribute(name, value) for name, value in changes.items())
-    return copy
+def _with(node: onnx.NodeProto, **changes: object) -> onnx.NodeProto:
+    """The node with these attributes, and without those that say the same in another way."""
+    return changed_node(node, (), "", **(dict.fromkeys(IMPLICIT) | changes))

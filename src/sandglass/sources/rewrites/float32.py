@@ -8,8 +8,11 @@ import numpy as np
 import onnx
 from onnx import TensorProto, numpy_helper
 
-from sandglass.graph.names import subgraphs
+from sandglass.graph.nodes import subgraphs
+from sandglass.sources.rewrites import Stage
 
+STAGE: Stage = "exported"
+AFTER: tuple[str, ...] = ()
 NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 OTHERS = (*NARROW, TensorProto.DOUBLE)
 TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")  # they hold an element type
@@ -25,8 +28,8 @@ def is_narrow(model: onnx.ModelProto) -> bool:
     return bool(_types(model.graph) & {*NARROW})
 
 
-def as_float32(model: onnx.ModelProto) -> None:
-    """Replace each element type in OTHERS by float32, in place: of weights, constants, casts, inputs and outputs."""
+def rewrite(model: onnx.ModelProto) -> None:
+    """Replace each element type in OTHERS by float32: of weights, constants, casts, inputs and outputs."""
     _change_graph(model.graph)
     for function in model.functions:
         _change_nodes(function.node)

@@ -8,70 +8,65 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from sandglass.graph.io import drop_unread, sole_reader
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.nodes import attributes_of
+from sandglass.sources.rewrites import Stage
 
-
-def fold_affines(model: onnx.ModelProto) -> None:
-    """Fold every Mul and Add by constants that alone reads a convolution's result, in place."""
-    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
-    for convolution in [node for node in model.graph.node if _folds(node, constants)]:
-        axis = 0 if convolution.op_type == "Conv" else 1
-        weight = numpy_helper.to_array(constants[convolution.input[1]]).astype(np.float64)
-        bias = np.zeros(weight.shape[axis])
-        if len(convolution.input) > 2 and convolution.input[2]:
-            bias = numpy_helper.to_array(constants[convolution.input[2]]).astype(np.float64)
-        folded = False
-        while (node := _only_reader(model, convolution.output[0])) is not None:
-            values = _by_channel(node, constants, len(bias))
-            if values is None:
-                break
-            if node.op_type == "Mul":
-                weight, bias = weight * np.expand_dims(values, _others(weight.ndim, axis)), bias * values
-            else:
-                bias = bias + values
-            convolution.output[0] = node.output[0]
-            model.graph.node.remove(node)
-            folded = True
-        if folded:
-            _replace(model, names, convolution, weight, bias)
-    drop_unread(model)
+STAGE: Stage = "simplified"
+AFTER: tuple[str, ...] = ()
 
 
-def _folds(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto]) -> bool:
+def rewrite(model: onnx.ModelProto) -> None:
+    """Fold every Mul and Add by constants that alone reads a convolution's result."""
+    with GraphIndex(model) as graph:
+        for node in graph:
+            if _has_constant_weights(graph, node):
+                _fold(graph, node)
+
+
+def _has_constant_weights(graph: GraphIndex, node: onnx.NodeProto) -> bool:
     """Whether a node is a convolution with constant weights, transposed only without groups."""
-    group = next((attribute.i for attribute in node.attribute if attribute.name == "group"), 1)
-    known = node.op_type == "Conv" or (node.op_type == "ConvTranspose" and group == 1)
-    return known and all(name in constants for name in node.input[1:] if name)
+    plain = node.op_type == "ConvTranspose" and attributes_of(node).get("group", 1) == 1
+    return (node.op_type == "Conv" or plain) and all(name in graph.constants for name in node.input[1:] if name)
 
 
-def _only_reader(model: onnx.ModelProto, tensor: str) -> onnx.NodeProto | None:
-    found = sole_reader(model, tensor)
-    once = found is not None and found.op_type in ("Mul", "Add") and list(found.input).count(tensor) == 1
-    return found if once else None
+def _fold(graph: GraphIndex, convolution: onnx.NodeProto) -> None:
+    axis = 0 if convolution.op_type == "Conv" else 1  # of the output channels
+    weight, *biases = (graph.constant(name).astype(np.float64) for name in convolution.input[1:] if name)
+    bias = biases[0] if biases else np.zeros(weight.shape[axis])
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    folded = False
+    while (node := _scale_or_shift(graph, convolution.output[0])) is not None:
+        values = _by_channel(graph, node, len(bias))
+        if values is None:
+            break
+        if node.op_type == "Mul":
+            weight, bias = weight * values.reshape(shape), bias * values
+        else:
+            bias = bias + values
+        graph.remove(node)
+        graph.set_output(convolution, 0, node.output[0])
+        folded = True
+    if folded:  # new constants, because others may read the old ones
+        made = convolution.output[0]
+        parts = (("weight", weight), ("bias", bias))
+        names = [graph.add_constant(f"{made}.{part}", values.astype(np.float32)) for part, values in parts]
+        graph.set_inputs(convolution, [convolution.input[0], *names])
 
 
-def _by_channel(node: onnx.NodeProto, constants: dict[str, onnx.TensorProto], channels: int) -> np.ndarray | None:
+def _scale_or_shift(graph: GraphIndex, tensor: str) -> onnx.NodeProto | None:
+    """The Mul or Add that is all that reads a tensor, once."""
+    return graph.only_consumer(tensor, "Mul", "Add") if graph.read_once(tensor) else None
+
+
+def _by_channel(graph: GraphIndex, node: onnx.NodeProto, channels: int) -> np.ndarray | None:
     """The constant that a node multiplies or adds, (channels,) float64; None where it differs within a channel."""
-    given = [constants[name] for name in node.input if name in constants]
-    if len(given) != 1:
+    constants = [name for name in node.input if name in graph.constants]
+    if len(constants) != 1:
         return None
-    values = numpy_helper.to_array(given[0]).astype(np.float64)
+    values = graph.constant(constants[0]).astype(np.float64)
     if values.size == 1 and values.ndim <= 4:
         return np.full(channels, values.item())
     shape = (1,) * (4 - values.ndim) + values.shape
     return values.ravel() if shape == (1, channels, 1, 1) else None
-
-
-def _others(dimensions: int, axis: int) -> tuple[int, ...]:
-    return tuple(i for i in range(dimensions) if i != axis)
-
-
-def _replace(model: onnx.ModelProto, names: Names, node: onnx.NodeProto, weight: np.ndarray, bias: np.ndarray) -> None:
-    """Give a convolution new constants; the old ones may serve others too."""
-    del node.input[1:]
-    for kind, values in (("weight", weight), ("bias", bias)):
-        node.input.append(names.fresh(f"{node.output[0]}.{kind}"))
-        model.graph.initializer.append(numpy_helper.from_array(values.astype(np.float32), node.input[-1]))

@@ -5,15 +5,18 @@ from __future__ import annotations
 import onnx
 
 from sandglass.core.errors import GraphError
+from sandglass.sources.rewrites import Stage
 
+STAGE: Stage = "exported"
+AFTER: tuple[str, ...] = ()
 REMOVED = {
     "BatchNormalization": ("spatial", "is_test", "consumed_inputs"),
     "Dropout": ("is_test",),
 }
 
 
-def removed_attributes(model: onnx.ModelProto) -> None:
-    """Drop removed attributes in place. Raises GraphError, naming the node, where one has an effect."""
+def rewrite(model: onnx.ModelProto) -> None:
+    """Remove these attributes. Raises GraphError, naming the node, where one has an effect."""
     ranks = {weight.name: len(weight.dims) for weight in model.graph.initializer}
     for node in model.graph.node:
         for attribute in list(node.attribute):

@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import numpy_helper
 
-from sandglass.graph.names import Names
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.shapes import forget_shapes
+from sandglass.sources.rewrites import Stage
+
+STAGE: Stage = "converted"
+AFTER: tuple[str, ...] = ("constants_as_weights",)
 
 # Operators with a constant shape, and which input it is.
 SHAPE_INPUTS = {"Reshape": 1, "Expand": 1, "Resize": 3, "ConstantOfShape": 0}
@@ -20,19 +24,22 @@ def fixed_batch(model: onnx.ModelProto) -> int:
     return max(1, dims[0].dim_value) if dims else 1
 
 
-def for_one_image(model: onnx.ModelProto, batch: int) -> None:
-    """Divide what constants say of a batch of that many images, in place: shapes, and values repeated for each image.
+def rewrite(model: onnx.ModelProto) -> None:
+    """Divide what constants say of a batch of images: shapes, and values repeated for each image.
 
     Whether the graph then computes the same has to be tried: a constant may hold the number by chance.
     """
-    constants, names = {entry.name: entry for entry in model.graph.initializer}, Names(model)
-    for node in model.graph.node:
-        for i, name in enumerate(node.input):
-            values = numpy_helper.to_array(constants[name]) if name in constants else None
-            changed = _divided(node.op_type, i, values, batch) if values is not None else None
-            if changed is not None:
-                node.input[i] = names.fresh(f"{name}.one")
-                model.graph.initializer.append(numpy_helper.from_array(changed, node.input[i]))
+    if (batch := fixed_batch(model)) == 1:
+        return
+    with GraphIndex(model) as graph:
+        for node in graph:
+            for i, name in enumerate(list(node.input)):
+                values = graph.value(name)
+                changed = _divided(node.op_type, i, values, batch) if values is not None else None
+                if changed is not None:
+                    graph.set_input(node, i, graph.add_constant(f"{name}.one", changed))
+    model.graph.input[0].type.tensor_type.shape.dim[0].dim_value = 1
+    forget_shapes(model)
 
 
 def _divided(operator: str, place: int, values: np.ndarray, batch: int) -> np.ndarray | None:

@@ -1,40 +1,41 @@
 """Every n-th pixel, taken by a Slice with steps: written as the pooling of single pixels, which every runtime has.
 
-ncnn cannot slice with steps, and int8 runtimes go back to float for a Slice where integers pass through a pooling.
+ncnn cannot slice with steps, and int8 runtimes compute a Slice in float where integers pass through a pooling.
 """
 
 from __future__ import annotations
 
 import numpy as np
 import onnx
-from onnx import helper, numpy_helper
+from onnx import helper
 
-SPATIAL = (2, 3)
+from sandglass.graph.index import GraphIndex
+from sandglass.graph.shapes import inferred_shapes
+from sandglass.sources.rewrites import Stage
 
-
-def strided_slices(model: onnx.ModelProto) -> None:
-    """Replace each Slice of a four-dimensional tensor that takes every n-th row and column, in place."""
-    constants = {initializer.name: initializer for initializer in model.graph.initializer}
-    ranks = {
-        value.name: len(value.type.tensor_type.shape.dim)
-        for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)
-    }
-    for node in model.graph.node:
-        if node.op_type == "Slice" and ranks.get(node.output[0]) == 4:
-            steps = _steps([constants.get(name) for name in node.input[1:]])
-            if steps:
-                node.op_type = "MaxPool"
-                del node.input[1:]
-                node.attribute.extend(
-                    [helper.make_attribute("kernel_shape", [1, 1]), helper.make_attribute("strides", steps)]
-                )
+STAGE: Stage = "simplified"
+AFTER: tuple[str, ...] = ("explicit_padding",)  # it corrects shapes
+SPATIAL = (2, 3)  # rows and columns
 
 
-def _steps(given: list[onnx.TensorProto | None]) -> list[int]:
-    """Steps down and across, from starts, ends, axes and steps; none where they leave out a border or go elsewhere."""
-    if len(given) != 4 or any(values is None for values in given):
+def rewrite(model: onnx.ModelProto) -> None:
+    """Replace each Slice of a four-dimensional tensor that takes every n-th row and column."""
+    if not any(node.op_type == "Slice" for node in model.graph.node):
+        return
+    shapes = inferred_shapes(model)
+    with GraphIndex(model) as graph:
+        for node in graph:
+            if node.op_type == "Slice" and len(shapes.get(node.output[0], ())) == 4 and (steps := _steps(graph, node)):
+                made = {"kernel_shape": [1, 1], "strides": steps}
+                graph.replace(node, [helper.make_node("MaxPool", node.input[:1], node.output, node.name, **made)])
+
+
+def _steps(graph: GraphIndex, node: onnx.NodeProto) -> list[int]:
+    """Steps down and across; none for a Slice that leaves out a border, goes elsewhere, or computes where to."""
+    inputs = [graph.value(name) for name in node.input[1:]]
+    if len(inputs) != 4 or any(values is None for values in inputs):
         return []
-    starts, ends, axes, steps = (numpy_helper.to_array(values).ravel().tolist() for values in given if values)
+    starts, ends, axes, steps = (values.ravel().tolist() for values in inputs if values is not None)
     whole = all(start == 0 and end >= np.iinfo(np.int32).max for start, end in zip(starts, ends, strict=True))
     by_axis = {axis % 4: step for axis, step in zip(axes, steps, strict=True)}
     if not whole or not set(by_axis) <= set(SPATIAL) or min(by_axis.values()) < 1:
