@@ -186,7 +186,7 @@ def test_splits_are_timed_and_written(tmp_path: Path) -> None:
     result = search(card, tmp_path / "out", timer=Recording(dict.fromkeys((*LAYERS, "d"), 0.5)), **NO_MINIMUM)
     assert "split" in timed
     assert result.plan.split == ("c",)
-    assert result.plan.sha256 == result.artifact.manifest["plan_sha256"]
+    assert result.plan.sha256 == result.artifact.manifest.plan_sha256
 
 
 def test_full_int8_is_published_where_it_is_faster_after_all(tmp_path: Path, small: Path) -> None:

@@ -31,6 +31,7 @@ def lower(model: onnx.ModelProto, any_size: bool = False) -> None:
 
     Raises UnsupportedOperator, naming node, operator and attribute, for what neither pnnx nor a rewrite can do.
     """
+    del model.graph.value_info[:]  # pnnx infers shapes by itself
     with _Graph(model, any_size) as graph:
         for node in graph:
             rewrite = REWRITES.get(node.op_type)

@@ -10,7 +10,7 @@ from http.client import HTTPException
 from pathlib import Path
 
 from sandglass.core.errors import CheckpointError
-from sandglass.core.files import is_plain_name, sha256
+from sandglass.core.files import sha256
 from sandglass.core.locks import locked_file
 from sandglass.core.resume import cache_folder
 from sandglass.sources.card import Card, Checkpoint
@@ -69,8 +69,6 @@ def is_right(path: Path, checkpoint: Checkpoint) -> bool:
 
 def _check(checkpoint: Checkpoint, insecure: bool) -> None:
     file, digits = checkpoint.file, checkpoint.sha256.lower()
-    if not is_plain_name(file):
-        raise CheckpointError(f"the card's checkpoint has the file {file!r}", "give a plain file name, without a path")
     if re.fullmatch("[0-9a-f]{0,64}", digits) is None:
         raise CheckpointError(f"the card's sha256 of {file} is {digits!r}", "give hex digits, 64 at most")
     # As published: `resnet18-f37072fd.pth`, `hourglass52_coco_256x256-4ec713ba_20200709.pth`.
