@@ -21,7 +21,8 @@ from sandglass.core import discover
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.graph.io import save_graph
 from sandglass.graph.session import GraphSession
-from sandglass.sources.bring_up import REWRITES, convert, simplify
+from sandglass.sources.bring_up import convert, simplify
+from sandglass.sources.rewrites import run_stage
 from sandglass.sources.source import Source
 
 # The modules of onnx whose cases have an image as their first input; importing all of them takes long.
@@ -60,8 +61,7 @@ def brought_up(name: str, folder: Path) -> tuple[Path, str, np.ndarray, dict[str
     model = onnx.ModelProto.FromString(original.SerializeToString())
     operator = model.graph.node[0].op_type
     expected = {value.name: values for value, values in zip(model.graph.output, outputs, strict=True)}
-    for rewrite in REWRITES:
-        rewrite(model)
+    run_stage("exported", model)
     save_graph(simplify(convert(model)), folder / "graph.onnx")
     return folder / "graph.onnx", operator, image, expected
 

@@ -12,7 +12,8 @@ from sandglass.core.errors import BackendUnavailable
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.graph.shapes import forget_shapes
-from sandglass.sources.bring_up import REWRITES, convert, simplify
+from sandglass.sources.bring_up import convert, simplify
+from sandglass.sources.rewrites import run_stage
 from sandglass.sources.source import Source
 
 pytestmark = pytest.mark.slow
@@ -39,8 +40,7 @@ def test_same_padding_is_right_on_every_runtime(
     save_graph(model, tmp_path / "original.onnx")
     image = {value.name: np.random.default_rng(0).standard_normal(shape).astype(np.float32)}
     expected = GraphSession(tmp_path / "original.onnx").run(image)
-    for rewrite in REWRITES:
-        rewrite(model)
+    run_stage("exported", model)
     save_graph(simplify(convert(model)), tmp_path / "graph.onnx")
     (tmp_path / "out").mkdir()
     notes = backend.build(Source(None, tmp_path / "graph.onnx"), "fp32", tmp_path / "out", None)

@@ -79,8 +79,8 @@ def test_anything_else_that_is_there_is_refused(card: Path, tmp_path: Path, chan
         path = out / "onnxruntime-fp32/model.onnx"
         before[path] = path.read_bytes()[:-1]
         path.write_bytes(before[path])
-    extra = ["--calibration-size", "3"] if change == "inputs" else []
-    arguments = ["deploy", str(card), "--to", TARGETS[0], "--out", str(out), *SYNTHETIC, *extra]
+    options = [*SYNTHETIC[:-1], "3"] if change == "inputs" else SYNTHETIC  # the last is the number of samples
+    arguments = ["deploy", str(card), "--to", TARGETS[0], "--out", str(out), *options]
     assert main(arguments) == 2
     assert {path: path.read_bytes() for path in out.rglob("*") if path.is_file()} == before
     assert main([*arguments, "--force"]) == 0

@@ -30,6 +30,7 @@ from sandglass.backends import (
 )
 from sandglass.core.distribution import install_command
 from sandglass.core.errors import BackendError, BackendUnavailable
+from sandglass.core.json_values import JsonValue
 from sandglass.models import load_model
 from sandglass.sources.source import Source
 
@@ -56,7 +57,7 @@ class Notes(BuildNotes, frozen=True):
     """
 
     model: str
-    arguments: dict[str, object]
+    arguments: dict[str, JsonValue]
     half: bool | None = None
 
 
