@@ -150,9 +150,9 @@ def test_overflowing_network_is_deployed_all_the_same(name: str, tmp_path: Path)
     card = Card("large", "topdown-pose", Input((16, 12), (0, 0, 0), (1, 1, 1)), graph=graph)
     (outcome,) = deploy(card, [f"{name}:fp16"], tmp_path / "out", say=lines.append)
     assert outcome.error is None
-    notes = load_artifact(tmp_path / "out" / f"{name}-fp16").manifest
-    assert notes["check"]["correlation"] > LEAST_CORRELATION["fp16"]
-    assert len(notes["backend_notes"]["float_layers"]) == 3
+    manifest = load_artifact(tmp_path / "out" / f"{name}-fp16").manifest
+    assert manifest.check.correlation > LEAST_CORRELATION["fp16"]
+    assert len(manifest.backend_notes["float_layers"]) == 3
     assert sum("stays in float32" in line for line in lines) == 3
 
 
@@ -176,6 +176,7 @@ def test_weights_of_ncnn_take_half_the_space(tmp_path: Path) -> None:
     np.testing.assert_array_equal(found, expected.astype(np.float16).astype(np.float32).ravel())
 
 
+@pytest.mark.slow
 def test_weights_of_pytorch_take_half_the_space(tmp_path: Path) -> None:
     """A zoo model's weights are stored in half precision, and its outputs stay near those of float32."""
     pytest.importorskip("torch")

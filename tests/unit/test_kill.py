@@ -121,6 +121,7 @@ def assert_whole(out: Path, graph: Path) -> list[str]:
     return published
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("existing", [False, True], ids=["new", "replaced"])
 def test_killed_at_any_step(driver: subprocess.Popen[str], card: Path, tmp_path: Path, existing: bool) -> None:
     """Killed before any of its steps on disk, a run leaves whole artifacts or none, and the next one succeeds."""

@@ -77,6 +77,7 @@ def apart(tmp_path_factory: pytest.TempPathFactory) -> Artifact:
         return deployed(tmp_path_factory.mktemp("apart"), "onnxruntime:fp32")
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("name", DYNAMIC)
 def test_runtimes_with_open_sides_agree_with_static_graphs(name: str, apart: Artifact, tmp_path: Path) -> None:
     """One set of files serves every shape: its maps of real inputs are those of a graph made for each."""
@@ -92,6 +93,7 @@ def test_runtimes_with_open_sides_agree_with_static_graphs(name: str, apart: Art
         assert relative_difference(expected, found) < 1e-4
 
 
+@pytest.mark.slow
 def test_static_graphs_find_the_same_people(apart: Artifact, free: Artifact) -> None:
     """The same runtime with a graph for each shape and with one for all."""
     assert_same_people(predictions(free), predictions(apart))
@@ -129,6 +131,7 @@ def test_a_shape_of_its_own_is_what_an_image_gets_without_shapes(free: Artifact,
         assert_same_people([expected], [found[image]])
 
 
+@pytest.mark.slow
 def test_larger_shapes_change_little(free: Artifact, tmp_path: Path) -> None:
     """One shape for all images finds most people that three find; wide borders cost this small network some AP."""
     large = deployed(tmp_path, "onnxruntime:fp32", {(256, 256): 6})
@@ -147,6 +150,7 @@ def test_batches_hold_inputs_of_one_shape(free: Artifact) -> None:
         assert_same_people(one, four)
 
 
+@pytest.mark.slow
 def test_int8_with_shapes(tmp_path: Path) -> None:
     """Ranges are read at the first shape and serve all: the loss is small at each."""
     calibration = Calibration(synthetic_crowd.load(limit=16, split="train"), size=16)
@@ -187,6 +191,7 @@ def test_mean_throughput_is_weighted_by_images(free: Artifact) -> None:
     assert mean_throughput([speed(unknown, [0.1], 1.0, 1, 1, (192, 192))]) is None
 
 
+@pytest.mark.slow
 def test_from_a_folder_to_results_by_the_command_line(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Shapes from images, evaluated into COCO's result format, and benchmarked at each."""
     crowd = synthetic_crowd.load(limit=8)
