@@ -1,13 +1,12 @@
-"""What each repair, lowering and tuned constant is worth: noise and time without it, on several networks.
+"""What each repair and tuned constant of a plan is worth: noise without it, on several networks.
 
     python benchmarks/ablation.py noise --out noise.jsonl      # repairs left out; constants halved and doubled
-    python benchmarks/ablation.py time                         # lowerings left out
     python benchmarks/ablation.py table --out noise.jsonl      # what `noise` has measured so far
 
 Every layer that a runtime can run is in int8, calibrated on 16 inputs of each network (see networks.py) and measured on
 16 others, by simulation: power of the outputs over that of the difference, in dB. A cell of the table is the change by
 leaving something out or by another value: negative where that costs. `noise` appends to its file and goes on where it
-was stopped. `time` builds each artifact with and without a lowering and times both in turn.
+was stopped.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from tempfile import TemporaryDirectory
 
 from networks import NETWORKS, Network
 
-from sandglass.core import discover
+from sandglass.backends import load_backend
 from sandglass.core.processor import ANY
 from sandglass.graph.session import GraphSession
 from sandglass.quantization.automatic_method import automatic_plan
@@ -101,7 +100,9 @@ class Case:
 
     def __init__(self, network: Network, backend: str, graph: Path) -> None:
         self.network, self.backend, self.graph = network, backend, graph
-        self.spec: Spec = discover.load("backends", backend).SPEC.on(ANY)
+        spec = load_backend(backend).SPEC
+        assert spec is not None
+        self.spec: Spec = spec.on(ANY)
         session = GraphSession(graph)
         name = session.input_names[0]
         inputs = [{name: array} for array in network.inputs(CALIBRATING + MEASURED)]
