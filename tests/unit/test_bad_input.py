@@ -274,6 +274,7 @@ def test_nan_activation_is_named(house: House) -> None:
     assert "output heatmaps is NaN or infinite" in house.refused_deploy("onnxruntime")
 
 
+@pytest.mark.slow
 def test_constant_activations_are_no_error(house: House) -> None:
     """Layers that see only zeros stay in float, and so does nothing else; every backend agrees with the graph."""
     _weights(house.graph, w2=0.0)

@@ -144,6 +144,7 @@ def test_killed_at_any_step(driver: subprocess.Popen[str], card: Path, tmp_path:
     assert len(assert_whole(place, graph)) == 2
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("pattern", PATTERNS)
 def test_killed_when_a_file_appears(card: Path, tmp_path: Path, pattern: str) -> None:
     """Killed from outside while a runtime's own code writes, the same holds."""

@@ -129,6 +129,7 @@ def test_half_precision_outputs_are_read(ready: Path, tmp_path: Path) -> None:
     assert 1e-6 < agreed.relative_difference < 1e-3
 
 
+@pytest.mark.slow
 def test_command_line_from_kit_to_tables(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """deploy, the host, and collect follow one another, and the table has the change against the float artifact."""
     pytest.importorskip("torch")

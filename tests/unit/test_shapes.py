@@ -99,6 +99,7 @@ def test_static_graphs_find_the_same_people(apart: Artifact, free: Artifact) -> 
     assert_same_people(predictions(free), predictions(apart))
 
 
+@pytest.mark.slow
 def test_static_runtimes_get_files_for_each_shape(apart: Artifact, free: Artifact) -> None:
     """A folder a shape, verified when loaded; the size on disk is that of all."""
     assert sorted(path.name for path in apart.folder.iterdir() if path.is_dir()) == ["192x192", "192x256", "256x192"]
@@ -112,6 +113,7 @@ def test_static_runtimes_get_files_for_each_shape(apart: Artifact, free: Artifac
         session.run(apart.noise(1, (64, 64)))
 
 
+@pytest.mark.slow
 def test_a_shape_of_its_own_is_what_an_image_gets_without_shapes(free: Artifact, tmp_path: Path) -> None:
     """In the smallest shape that holds it an image gives exactly what a plain artifact of that size gives."""
     crowd = synthetic_crowd.load(limit=8)
