@@ -51,32 +51,30 @@ class EditRecord(Record, frozen=True):
     names: tuple[str, ...]
 
 
-class PlanRecord(Record, frozen=True):
+class _AnyPlanRecord(Record, frozen=True, kw_only=True):
+    """What plans of every format have. `arrays` is the hash of the arrays in the file beside a plan, "" without."""
+
+    graph: str
+    method: str
+    calibration: JsonObject
+    tensors: dict[str, RangeRecord]
+    layers: dict[str, LayerRecord]
+    repairs: tuple[str, ...] = ()
+    arrays: str = ""
+
+
+class PlanRecord(_AnyPlanRecord, frozen=True, kw_only=True):
     """A plan: see `Plan`. `arrays` is the hash of the arrays in the file beside it, "" without."""
 
     format: Literal[2]
-    graph: str
-    method: str
-    calibration: JsonObject
-    tensors: dict[str, RangeRecord]
-    layers: dict[str, LayerRecord]
-    repairs: tuple[str, ...] = ()
     edits: tuple[EditRecord, ...] = ()
-    arrays: str = ""
 
 
-class FirstPlanRecord(Record, frozen=True):
+class FirstPlanRecord(_AnyPlanRecord, frozen=True, kw_only=True):
     """A plan of 0.1.0, which has no list of edits: `split` names groups of tensors whose channels are there twice."""
 
     format: Literal[1]
-    graph: str
-    method: str
-    calibration: JsonObject
-    tensors: dict[str, RangeRecord]
-    layers: dict[str, LayerRecord]
-    repairs: tuple[str, ...] = ()
     split: tuple[str, ...] = ()
-    arrays: str = ""
 
 
 def read_plan_record(path: Path) -> PlanRecord | FirstPlanRecord:

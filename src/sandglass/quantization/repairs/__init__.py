@@ -22,10 +22,9 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib import import_module
-from pkgutil import iter_modules
 from typing import Protocol, TypeVar, cast
 
+from sandglass.core import discover
 from sandglass.core.errors import InputError
 from sandglass.quantization.layer_data import RoundWeights
 from sandglass.quantization.repair_state import Network, NetworkState, RangeState
@@ -84,8 +83,7 @@ class Repair(Protocol):
 
 def load_repairs() -> tuple[Repair, ...]:
     """The repairs of this folder, in the order of their first steps."""
-    files = sorted(module.name for module in iter_modules(__path__) if not module.name.startswith("_"))
-    repairs = [cast(Repair, import_module(f"{__name__}.{file}")) for file in files]
+    repairs = [cast(Repair, module) for module in discover.load_all("quantization/repairs").values()]
     return tuple(sorted(repairs, key=_first_step))
 
 

@@ -13,12 +13,12 @@ A new file is found and tested because it is here.
 
 from __future__ import annotations
 
-import importlib
-import pkgutil
 from graphlib import TopologicalSorter
 from typing import Literal, Protocol, cast
 
 import onnx
+
+from sandglass.core import discover
 
 Stage = Literal["exported", "converted", "simplified", "requested"]
 
@@ -35,8 +35,7 @@ class Rewrite(Protocol):
 
 def rewrites() -> dict[str, Rewrite]:
     """All rewrites by name."""
-    names = sorted(module.name for module in pkgutil.iter_modules(__path__))
-    return {name: cast(Rewrite, importlib.import_module(f"{__name__}.{name}")) for name in names}
+    return {name: cast(Rewrite, module) for name, module in discover.load_all("sources/rewrites").items()}
 
 
 def of_stage(stage: Stage) -> dict[str, Rewrite]:
