@@ -20,7 +20,7 @@ TUNING = "tuning.json"
 FORMAT = 1
 MOST = 4096  # threads, or images in a batch: more than any machine has a use for, and few enough to be tried
 GOALS = ("latency", "throughput")
-MEND = "delete that file, or tune the artifact again after that"
+FIX = "delete that file, or tune the artifact again after that"
 
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 Setting = bool | int | str
@@ -70,9 +70,9 @@ def read_tuned(folder: Path, artifact: str) -> dict[str, Tuned]:
     path = folder / TUNING
     if not path.exists():
         return {}
-    tuning = read_json_record(path, Tuning, ArtifactError, MEND, FORMAT)
+    tuning = read_json_record(path, Tuning, ArtifactError, FIX, FORMAT)
     if tuning.artifact != artifact:
-        raise ArtifactError(f"{path} was made for another artifact: {shown(tuning.artifact[:12])}", MEND)
+        raise ArtifactError(f"{path} was made for another artifact: {shown(tuning.artifact[:12])}", FIX)
     return tuning.processors
 
 
@@ -88,4 +88,4 @@ def check_settings(
     """Raise ArtifactError, naming it, for a stored setting or value that the backend does not offer."""
     for name, value in settings.items():
         if value not in offered.get(name, ()):
-            raise ArtifactError(f"{folder / TUNING} sets {name} to {value!r}, which {backend} does not offer", MEND)
+            raise ArtifactError(f"{folder / TUNING} sets {name} to {value!r}, which {backend} does not offer", FIX)

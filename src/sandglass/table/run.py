@@ -69,7 +69,8 @@ REASONS = {
     ParityError: "disagrees with the graph",
     CrashError: "crashed",
 }
-KEPT = (UnsupportedOperator, BudgetError, ParityError)  # what else stops a cell may be mended by the next run
+# Another run would end in the same error. After any other error the next run tries the cell again.
+KEPT = (UnsupportedOperator, BudgetError, ParityError)
 
 
 def _silent(label: str) -> Progress:

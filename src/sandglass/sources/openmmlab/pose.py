@@ -89,7 +89,8 @@ def topdown(config: Config, path: Path) -> tuple[dict[str, object], dict[str, ob
     cut = steps.get("TopdownAffine") or steps.get("TopDownAffine") or {}
     if bool(cut.get("use_udp", False)) != (method == "udp"):
         raise ConfigError(
-            f"{path}: boxes are cut out and heatmaps decoded by different rules, UDP and plain", "mend it"
+            f"{path}: boxes are cut out and heatmaps decoded by different rules, UDP and plain",
+            "use UDP for both, or for neither",
         )
     box = steps.get("GetBBoxCenterScale") or steps.get("TopDownGetBboxCenterScale") or {}
     decode: dict[str, object] = {"padding": box.get("padding", PADDING), "method": method}
