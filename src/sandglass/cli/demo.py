@@ -44,7 +44,7 @@ from sandglass.vision.image import write_image
 
 MODEL = "hourglass-tiny-synthetic"
 DATASET = "synthetic-people"
-PICTURES = 4  # first images of the dataset that are drawn: what fits one screen
+PICTURES = 4  # first images of the dataset that are drawn; no result depends on it
 ARTIFACTS, RESULTS = "artifacts", "results.json"
 METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
 
