@@ -9,22 +9,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sandglass.artifacts import parity
-from sandglass.artifacts.build import BuildRequest, build_artifact, reuse_artifact
-from sandglass.artifacts.build_files import FLOAT
+from sandglass.artifacts.build import BuildRequest, build_artifact, failed, reuse_artifact
+from sandglass.artifacts.build_files import FLOAT, check_float
 from sandglass.artifacts.build_key import Samples, own_folder
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.input_shapes import Shapes
+from sandglass.artifacts.plan_file import kept_plan, plan_path, save_plan
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import Capabilities, load_backend
 from sandglass.core import discover
-from sandglass.core.errors import (
-    InputError,
-)
+from sandglass.core.errors import InputError, SandglassError
+from sandglass.core.files import sha256
+from sandglass.core.host import own_version
 from sandglass.core.processor import ANY, Processor
 from sandglass.core.progress import Say
+from sandglass.core.sizes import Size
 from sandglass.kit.build import build_kit, needs_kit
-from sandglass.quantization.calibrated_plan import calibrated_plan, save_plan
+from sandglass.quantization.calibrated_plan import calibrated_plan
 from sandglass.quantization.calibration import Calibration, calibration_arrays
+from sandglass.quantization.make_plan import load_plan
+from sandglass.quantization.plan import Plan
+from sandglass.search.default_plan import default_plan
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import is_quantized, prepared_source
 
@@ -42,6 +47,7 @@ def deploy(
     ema: bool = False,
     calibration: Calibration | None = None,
     plan: Path | None = None,
+    quick: bool = False,
     tune_minutes: float = 0.0,
     soc: str = "",
     samples: Samples | None = None,
@@ -51,7 +57,7 @@ def deploy(
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
-    """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
+    """Write one artifact folder `out/BACKEND-PRECISION` for each target, and for int8 `out/BACKEND-int8.plan.json`.
 
     `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
     the averaged weights of the checkpoint. A target that fails, or whose runtime crashes or hangs, does not stop the
@@ -61,8 +67,10 @@ def deploy(
     `force` replaces both. Where a vendor's tools are not here, the folder is a build kit for a host that has them;
     `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their kernels may
     measure which are the fastest on this machine, for `tune_minutes` each.
-    `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
-    of 7 bits where 8 would saturate on some.
+    The plan of an int8 target is made for it from the calibration images (see `search.default_plan`), read from the
+    file `plan`, or with `quick` the same for all targets: ranges and thresholds alone, in seconds. `processor` is the
+    kind of processor that int8 artifacts are for: the default is exact on all of them, with weights of 7 bits where 8
+    would saturate on some.
     A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
     With `shapes` (see `artifacts.input_shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
@@ -96,20 +104,48 @@ def deploy(
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         if ready.quantized and plan is not None:
             raise InputError(f"{card.name} is quantized already, and {plan} would quantize it", "use --dequantize")
-        made = None
-        if integer and calibration and not ready.quantized:
-            made = calibrated_plan(ready, calibration, inputs, plan, say)
-        if made:
-            save_plan(made, out / "plan.json", force)
+        shape = next(iter(shapes), None)
         reference = parity.Reference(ready, inputs)
-        request = BuildRequest(ready, made, reference, out, say, force, shapes)
-        outcomes = {
-            target: build_kit(target, ready, reference, samples, out, force, say)
-            if needs_kit(target)
-            else reuse_artifact(target, request) or build_artifact(target, request)
-            for target in sorted(wanted, key=lambda target: target.precision != FLOAT)  # the others need to know it
-        }
+        request = BuildRequest(ready, None, reference, out, say, force, shapes)
+        shared = None
+        if integer and calibration and not ready.quantized and (quick or plan is not None):
+            shared = load_plan(plan, ready.graph) if plan else calibrated_plan(ready, calibration, inputs, say)
+            for target in integer:
+                save_plan(shared, plan_path(out, target), force)
+
+        def build(target: Target) -> Outcome:
+            if needs_kit(target):
+                return build_kit(target, ready, reference, samples, out, force, say)
+            if target not in integer or ready.quantized or calibration is None:
+                return reuse_artifact(target, request) or build_artifact(target, request)
+            try:
+                planned = replace(request, plan=shared or _plan(target, request, calibration, shape))
+            except SandglassError as error:
+                return failed(target, error, say)
+            return reuse_artifact(target, planned) or build_artifact(target, planned)
+
+        # Float artifacts come first: int8 ones are built only where the same runtime's float one agrees with the graph.
+        outcomes = {target: build(target) for target in sorted(wanted, key=lambda target: target.precision != FLOAT)}
         return [outcomes[target] for target in wanted]
+
+
+def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape: Size | None) -> Plan:
+    """The default plan of an int8 target, from the file next to its artifact where the same call made it before."""
+    source, data = request.source, calibration.dataset.fingerprint
+    made_from = {
+        "target": str(target),
+        "version": own_version(),
+        "graph": sha256(source.graph),
+        "calibration": [data, calibration.size, calibration.method, calibration.seed],
+        "shape": shape,
+        "processor": source.processor.name,
+    }
+
+    def make() -> Plan:
+        check_float(target.backend, source, request.reference)  # no time goes into the plan of a runtime that fails
+        return default_plan(source, target.backend, calibration, lambda line: request.say(f"{target}: {line}"), shape)
+
+    return kept_plan(plan_path(request.out, target), made_from, request.force, make)
 
 
 def _capabilities(backend: str) -> Capabilities:

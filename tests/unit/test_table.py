@@ -94,7 +94,7 @@ def test_table_has_float_and_int8_side_by_side(table: Path, capsys: pytest.Captu
     assert int(row["int8 bytes"]) == int8["bytes"] != fp32["bytes"]
     assert fp32["change"] is None
     assert int8["protocol"]["partial"] is True
-    made = json.loads((out / "small/onnxruntime-int8/plan.json").read_text())["repairs"]
+    made = json.loads((out / "small/onnxruntime-int8/onnxruntime-int8.plan.json").read_text())["repairs"]
     assert [name for name in made if "equalize" not in name] == [name for name in REPAIRS if "equalize" not in name]
 
 

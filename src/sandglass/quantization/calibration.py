@@ -40,14 +40,14 @@ def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None 
     return [_look(task, card, read(s.image_id), s, shape) for s in _samples(task, calibration)]
 
 
-def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look], list[Look]]:
+def calibration_looks(card: Card, calibration: Calibration, shape: Size | None = None) -> tuple[list[Look], list[Look]]:
     """The inputs that ranges are read on, and others of the same samples that fidelity has to be kept on as well.
 
     Where the task's samples are parts of images the first are the calibration set as it is and then with more around
     each sample, the second are the samples in few pixels; elsewhere they are the calibration set, and none.
     """
     task, read = load_task(card.task), calibration.dataset.read
-    first, second = calibration_inputs(card, calibration), list[Look]()
+    first, second = calibration_inputs(card, calibration, shape), list[Look]()
     if variants := task.VARIANTS:
         chosen = _samples(task, calibration)
         first += [_look(task, card, read(s.image_id), variants.wider(s)) for s in chosen]

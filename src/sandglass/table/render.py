@@ -105,7 +105,7 @@ def _conditions(line: Line) -> str:
         texts.append(
             f"int8: searched, at most {budget.max_drop:g} points and a fidelity of at least {budget.min_fidelity:g}"
             if budget
-            else "int8: every layer that can be, repaired"
+            else "int8: as deploy makes it by default"
         )
     return "; ".join(texts) or "nothing was measured"
 
