@@ -114,7 +114,7 @@ def test_every_failure_is_a_row(house: House) -> None:
     code, output, _ = house.run("deploy", "small.toml", "--to", *failing, "reference", "--out", "all")
     rows = house.rows(output)
     assert code == 2
-    assert rows["reference:fp32"]["check"].startswith("differs from the graph by ")
+    assert rows["reference:fp32"]["check"].startswith("relative difference to the graph ")
     assert sorted(path.name for path in (house.folder / "all").iterdir()) == ["reference-fp32"]
     said = {name: rows[f"{name}:fp32"]["check"].removeprefix("failed: ") for name in failing}
     assert said["absent"] == "it is not installed (pip install it)"
@@ -202,7 +202,7 @@ def test_rounded_artifact_needs_a_right_float_build(house: House) -> None:
         code, output, _ = house.run("deploy", "small.toml", "--to", *targets, "--out", "coarse", "--force", *SYNTHETIC)
         assert code == 2
         said = house.rows(output)["coarse:int8"]["check"]
-        assert said.startswith("failed: coarse computes this graph wrongly in float already: the artifact differs from")
+        assert said.startswith("failed: coarse computes this graph wrongly even in float: the artifact's outputs are")
 
 
 TABLE = """

@@ -172,7 +172,7 @@ def test_stored_settings_leave_the_artifact_what_it_is(artifact: Artifact, monke
         ("{", "is not JSON"),
         ("[]", "it is [], expected a table of fields"),
         ({"format": 9}, "format is 9, expected 1"),
-        ({"artifact": "0" * 64}, "made for another artifact: '000000000000'"),
+        ({"artifact": "0" * 64}, "belongs to another artifact, with the hash '000000000000'"),
         ({"processors": {"x": {"goal": "speed", "threads": 1}}}, "processors.x: goal is 'speed', expected one of"),
         ({"processors": {"x": {"goal": "latency", "threads": 0}}}, "processors.x.threads is 0, expected int >= 1"),
         ({"processors": {"a": {"goal": "latency", "threads": 1}, "x": {"goal": "latency"}}},
