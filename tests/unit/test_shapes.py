@@ -243,7 +243,7 @@ def test_what_is_no_shape_is_named(tmp_path: Path, capsys: pytest.CaptureFixture
     told = capsys.readouterr().err
     assert "the shape 192x300 has a side of 300" in told
     assert "multiples of 64" in told
-    assert "the nearest is 192x320" in told
+    assert "use 192x320" in told
     with pytest.raises(InputError, match="side of 0"):
         input_shapes.named_shapes(CARD, [(0, 64)])
 
