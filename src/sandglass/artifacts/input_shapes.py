@@ -58,7 +58,7 @@ def smallest_shape(shapes: Shapes, needed: Size, what: str) -> Size:
     fitting = [shape for shape in shapes if shape_choice.holds(shape, needed)]
     if not fitting:
         raise InputError(
-            f"{what} needs an input of {text(needed)}, which is larger than each of the {len(shapes)} input shapes; "
+            f"{what} needs an input of {text(needed)}, which does not fit into any of the {len(shapes)} shapes; "
             f"the nearest is {text(shape_choice.nearest(shapes, needed))}",
             "deploy with a larger shape, or with --shapes-from and a folder that contains such images",
         )
