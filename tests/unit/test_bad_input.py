@@ -242,7 +242,7 @@ def test_operator_that_a_backend_lacks_is_named_with_the_backends_that_have_it(
     said = house.refused_deploy(name)
     assert "lacks" in said
     assert operator in said
-    assert f"(backends that run this graph: {', '.join(other for other in others if usable(other))})" in said
+    assert f"(use a backend that runs this graph: {', '.join(other for other in others if usable(other))})" in said
     assert "reference" not in said
     assert "null" not in said
 

@@ -117,11 +117,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("command", "message", "fix"),
     [
-        ("", "there is no command", "see `sandglass --help`"),
-        ("explode", "unknown command 'explode'", "known: deploy, quantize, "),
+        ("", "the command is missing", "see `sandglass --help`"),
+        ("explode", "unknown command 'explode'", "known commands: deploy, quantize, "),
         ("deploy card", "--out is missing", "see `sandglass deploy --help`"),
         ("deploy all-of --out", "--out needs a value", "see `sandglass deploy all-of --help`"),
-        ("deploy card --out o", "there is no target", "give --to BACKEND[:PRECISION]"),
+        ("deploy card --out o", "the target is missing", "give --to BACKEND[:PRECISION]"),
         ("fetch a b", "unexpected argument 'b'", "see `sandglass fetch --help`"),
         ("benchmark", "ARTIFACT is missing", "see `sandglass benchmark --help`"),
         ("benchmark a --second 3", "unknown option: --second. Did you mean --seconds?", "see "),
@@ -133,7 +133,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("evaluate a --dataset x", 'invalid value "x" for --dataset', "see "),
         ("predict a i --out p --box 1,2,0,4", "'1,2,0,4' is not X,Y,W,H with a width and a height above 0", "see "),
         ("deploy c --out o --to null --for riscv", "unknown processor 'riscv'", "known: any, x86-avx2"),
-        ("models --json a --json b", "--json: may be given once", "run the command for each value"),
+        ("models --json a --json b", "--json may be given only once", "run the command once for each value"),
     ],
 )
 def test_usage_errors_are_a_line_and_a_fix(

@@ -159,4 +159,4 @@ def test_float_to_compare_with_must_be_float_and_of_the_same_graph(
     with pytest.raises(InputError, match="different graphs"):
         inspect(pair["int8"], against=other)
     assert main(["inspect", str(tmp_path)]) == 2
-    assert "none is an artifact" in capsys.readouterr().err
+    assert "not an artifact" in capsys.readouterr().err

@@ -56,7 +56,7 @@ def test_finished_targets_are_kept(card: Path, tmp_path: Path, capsys: pytest.Ca
         "onnxruntime-int8.plan.json",
         "reference-fp32",
     ]
-    assert said.err.count("made before from the same inputs") == 2
+    assert said.err.count("up to date, reused") == 2
     assert all(name in said.out for name in ("fp32", "int8", "reference"))
     assert run(card, out, *TARGETS) == 0
     assert marks(out).keys() - before.keys() == {"reference-fp32"}
