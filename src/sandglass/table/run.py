@@ -227,7 +227,7 @@ class _Work:
         return Cell(self.target, artifact, cell) if cell.artifact_sha256 == artifact.sha256 else None
 
     def fill(self, inputs: CellInputs, say: Say, progress: Progress) -> tuple[Artifact, MeasuredCell]:
-        """Build and measure the artifact: in float, in int8 by a search within the budget, or in int8 by the default plan."""
+        """Build and measure the artifact: in float, in int8 by a search within the budget or by the default plan."""
         card, weights, calibration = self.row.card, self.row.checkpoint, self.calibration
         images = calibration if self.integer and isinstance(calibration, Calibration) else None
         if images is None or self.row.budget is None:
