@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from documents import write_photo
 
 from sandglass.cli.main import main
 from sandglass.core.errors import BackendUnavailable, BudgetError
@@ -143,6 +144,15 @@ def test_only_changed_cells_are_made_again(table: Path, capsys: pytest.CaptureFi
     assert "2/2 small onnxruntime:int8: finished before" in told
 
 
+def test_calibration_by_a_folder_of_photos(table: Path) -> None:
+    """Calibration needs no labels, so it needs no dataset: `images` alone is a folder of photos, next to the table."""
+    for number in range(8):
+        write_photo(table.parent / "photos" / f"{number}.png", (48, 40), seed=number)
+    edit(table, ('[row.calibration]\ndataset = "synthetic-shapes"', '[row.calibration]\nimages = "photos"'))
+    assert run(table) == 0
+    assert cells(table)["onnxruntime:int8"]["reason"] == ""
+
+
 def test_holes_have_their_reasons(
     table: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,6 +230,8 @@ def test_search_under_a_budget(
         ("limit = 20", 'images = ["a"]', r"row\[0\].data.images is \['a'\], expected str"),
         ("limit = 20", "draw = 20", r"unknown field 'row\[0\].data.draw'"),
         ('"synthetic-shapes"', '"shapes"', r"row\[0\].data: dataset is 'shapes', expected one of "),
+        ('[row.calibration]\ndataset = "synthetic-shapes"', "[row.calibration]",
+         r"row\[0\].calibration: without a dataset it needs images, a folder of photos"),
         ("size = 8", 'method = "max"', r"row\[0\].calibration: method is 'max', expected one of auto"),
         ("size = 8", 'size = 8\n[[row]]\nmodel = "small.toml"\ndata = {dataset = "imagenet"}',
          "two rows have the model 'small'"),
