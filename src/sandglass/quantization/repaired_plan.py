@@ -99,12 +99,8 @@ def _network(graph: Path, batches: Batches, spec: Spec) -> Network:
     return Network(graph, frozenset(integer), offsets, batches)
 
 
-def repaired(graph: Path, plan: Plan, spec: Spec) -> tuple[onnx.ModelProto, Plan]:
-    """The graph with the plan's edits in it, for the layers that a target with `spec` runs in int8, and its plan.
-
-    That plan has the weights' scales of the graph as it is, where channels that were to be split are not.
-    """
+def repaired(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """The graph with the plan's edits in it, for the layers that a target with `spec` runs in int8."""
     model = load_graph(graph)
     integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
-    model = apply_edits(model, plan.edits, integer)
-    return model, plan.with_weights(SetWeights(plan.rounded).fitted(model).rounded)
+    return apply_edits(model, plan.edits, integer)
