@@ -23,7 +23,7 @@ from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.quantization.simulate import simulate
-from sandglass.search.fidelity_check import INPUTS, MARGIN
+from sandglass.search.fidelity_check import INPUTS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.layer_costs import measure_noises
 from sandglass.search.run import CHOICES, Run
@@ -68,10 +68,7 @@ def default_plan(source: Source, backend: str, calibration: Calibration, say: Sa
 
 
 def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> Plan:
-    """The repaired plan with as few layers in float as the task's agreement needs.
-
-    The agreement has to stay above the task's least fidelity by the margin that a search keeps for other images.
-    """
+    """The repaired plan with layers in float until the agreement reaches the task's least fidelity."""
     agreement = _simulation(inputs)
     full = agreement(repaired.plan)
     run.say(f"plan: all {len(repaired.integer_layers)} layers in int8: {full.text}")
@@ -120,8 +117,6 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
     feeds = [look.inputs for look in looks]
     expected = output_noise.run(GraphSession(inputs.source.graph), feeds)
     predictions, noise_of = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
-    measure, task_least = inputs.task.FIDELITY[0], inputs.task.LEAST_FIDELITY
-    least = task_least + MARGIN * (1 - task_least)
 
     def agreement(plan: Plan) -> Agreement:
         outputs = output_noise.run(simulate(inputs.source.graph, plan, inputs.spec), feeds)
@@ -129,6 +124,6 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
         if isnan(value):
             noise = output_noise.decibels(noise_of.noise(expected, outputs))
             return Agreement("signal over noise in dB", noise, LEAST_DECIBELS)
-        return Agreement(measure, value, least)
+        return Agreement(inputs.task.FIDELITY[0], value, inputs.task.LEAST_FIDELITY)
 
     return agreement
