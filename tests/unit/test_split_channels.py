@@ -23,7 +23,7 @@ from sandglass.quantization.edits import SplitChannels, apply_edits
 from sandglass.quantization.output_noise import noise, only, run, without
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.qdq import activation_scale
-from sandglass.quantization.repairs import split_channels
+from sandglass.quantization.repairs import repair_names, split_channels
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 from sandglass.sources.card import Card, Input
@@ -67,7 +67,7 @@ def images(count: int, seed: int = 0) -> list[dict[str, np.ndarray]]:
 
 def planned(graph: Path, spec: Spec, scratch: Path, *left_out: str) -> Plan:
     """Its plan, with all repairs but some."""
-    chosen = [name for name in repaired_plan.REPAIRS if name not in left_out]
+    chosen = [name for name in repair_names() if name not in left_out]
     return repaired_plan.repaired_plan(graph, images(12), spec, scratch, "minmax", chosen)[0]
 
 

@@ -21,6 +21,7 @@ from sandglass.cli.values import (
     PROCESSOR,
     SHARE,
     WHOLE,
+    DatasetName,
     Size,
     each,
     sizes,
@@ -78,7 +79,7 @@ class CalibrationOptions:
     """folder of the images that set the int8 ranges"""
     calibration_annotations: Annotated[Path | None, FILE] = None
     """ground truth of the calibration images (default: none is read)"""
-    calibration_dataset: Annotated[str | None, DATASET] = None
+    calibration_dataset: Annotated[DatasetName | None, DATASET] = None
     """format of the calibration set (default: coco-keypoints with annotations, a folder of photos without)"""
     calibration_size: Annotated[int, COUNT] = 64
     """number of calibration samples (default: 64)"""
@@ -111,7 +112,7 @@ class EvaluationOptions(Draw):
     """folder of the images that the result is measured on"""
     evaluation_annotations: Annotated[Path | None, FILE] = None
     """ground truth of the evaluation images (default: none is read)"""
-    evaluation_dataset: Annotated[str | None, DATASET] = None
+    evaluation_dataset: Annotated[DatasetName | None, DATASET] = None
     """format of the evaluation set (default: coco-keypoints with annotations, a folder of photos without)"""
 
     @property
@@ -138,7 +139,7 @@ class Samples(Draw):
 class KitSamples(Samples):
     """Evaluation samples of a build kit."""
 
-    dataset: Annotated[str | None, DATASET] = None
+    dataset: Annotated[DatasetName | None, DATASET] = None
     """format of the evaluation samples that a build kit takes along (default: it takes none)"""
 
 

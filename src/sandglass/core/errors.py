@@ -15,6 +15,7 @@ SandglassError
 │   ├── BackendUnavailable    its package is not installed here
 │   ├── UnsupportedOperator   it lacks an operator of the graph
 │   └── CrashError            its process crashed, hung, or met an error that nobody expected
+├── PluginError           an installed package adds a member of a seam that cannot be used: exit code 2
 ├── BudgetError           no artifact keeps the accuracy that was asked for: exit code 2
 └── ParityError           two stages that must agree do not: exit code 2
 """
@@ -113,6 +114,10 @@ class UnsupportedOperator(BackendError):
 
 class CrashError(BackendError):
     """The process of a runtime crashed, was killed, took too long, or raised an error that nobody expected."""
+
+
+class PluginError(SandglassError):
+    """An installed package adds a member of a seam that cannot be used."""
 
 
 class ParityError(SandglassError):

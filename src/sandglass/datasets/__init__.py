@@ -236,6 +236,9 @@ class DatasetModule(Protocol[DatasetT]):
         ...
 
 
+CONTRACT = DatasetModule  # a plugin is compared with it
+
+
 def load_dataset_module(name: str) -> DatasetModule[Dataset]:
     """The module of the dataset `name`. Raises InputError that lists the known ones."""
     return cast(DatasetModule[Dataset], discover.load("datasets", name))
@@ -262,5 +265,5 @@ def subset(count: int, total: int, images: str, drawn: str) -> JsonObject:
 
 
 def of_kind(kind: type[Dataset]) -> list[str]:
-    """Names of the datasets of a kind."""
-    return [name for name in discover.names("datasets") if load_dataset_module(name).KIND is kind]
+    """Names of the datasets of a kind; broken plugins are left out."""
+    return [name for name, module in discover.load_usable("datasets").items() if module.KIND is kind]

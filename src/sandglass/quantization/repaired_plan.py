@@ -35,8 +35,6 @@ from sandglass.quantization.repairs import (
 )
 from sandglass.quantization.spec import Spec, decide
 
-REPAIRS = tuple(repair.NAME for repair in load_repairs())
-
 
 def choices(graph: Path, spec: Spec, repairs: Sequence[str]) -> list[list[str]]:
     """The sets of repairs to compare, the surest first: those that never add noise, then with more that may.
@@ -61,18 +59,18 @@ def repaired_plan(
     spec: Spec,
     scratch: Path,
     method: str = "mse",
-    repairs: Sequence[str] = REPAIRS,
+    repairs: Sequence[str] | None = None,
     calibration: JsonObject | None = None,
     say: Say = lambda line: None,
     uneven: Plan | None = None,
 ) -> tuple[Plan, LayerData]:
     """A plan for a target with `spec`, and the data to round single layers again.
 
-    Equalization brings channels together as far as `uneven`, a plan made without it, clips them. Graphs are written
-    into the folder `scratch`. Raises DatasetError without batches, PlanError for activations that are not finite, and
-    InputError for an unknown repair.
+    `repairs` are names (default: all repairs). Equalization brings channels together as far as `uneven`, a plan made
+    without it, clips them. Graphs are written into the folder `scratch`. Raises DatasetError without batches, PlanError
+    for activations that are not finite, and InputError for an unknown repair.
     """
-    chosen = chosen_repairs(repairs)
+    chosen = load_repairs() if repairs is None else chosen_repairs(repairs)
     names, active = tuple(repair.NAME for repair in chosen), working(chosen)
     rounding = {name: step.round for name, step in steps_of(load_repairs(), WeightStep)}
     network = _network(graph, batches, spec, uneven)

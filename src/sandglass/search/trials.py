@@ -22,8 +22,8 @@ from sandglass.quantization.calibration import Calibration, drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
-from sandglass.quantization.repairs import UNSEEN, chosen_repairs
+from sandglass.quantization.repaired_plan import choices, repaired_plan
+from sandglass.quantization.repairs import UNSEEN, chosen_repairs, repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs, prepare_inputs
@@ -64,8 +64,8 @@ class RepairTrial:
 
 def repairs_without(names: Sequence[str]) -> list[str]:
     """All repairs but those in `names`; raises InputError for a name that is unknown."""
-    options = {name.replace(" ", "-"): name for name in REPAIRS}
-    if unknown := [name for name in names if name not in options and name not in REPAIRS]:
+    options = {name.replace(" ", "-"): name for name in repair_names()}
+    if unknown := [name for name in names if name not in {*options, *options.values()}]:
         raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(options)}")
     return [name for option, name in options.items() if option not in names and name not in names]
 
@@ -157,7 +157,7 @@ def plan_with(
 def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
     """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
     inputs = prepare_inputs(source, backend, calibration)
-    plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
+    plan = best_repaired_plan(inputs, repair_names(), Run.new(source.graph.parent, say)).plan
     artifact = build_exact(inputs, plan, out, say)
     plan.save(out / "plan.json")
     return artifact

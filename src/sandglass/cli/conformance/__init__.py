@@ -1,0 +1,57 @@
+"""`sandglass conformance`: the contract of each seam as tests, also for a plugin of another package.
+
+Each other file here is a module of pytest, with the tests of one seam. The command runs them on one member; the tests
+of this project run them on all.
+"""
+
+from __future__ import annotations
+
+import importlib.util
+import os
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from sandglass.core import discover
+from sandglass.core.errors import InputError
+
+MEMBER = "SANDGLASS_MEMBER"  # environment variable: the one member to test
+SEAMS = {seam.rpartition("/")[2]: seam for seam in discover.SEAMS}
+Seam = Literal["backends", "datasets", "models", "repairs", "rewrites", "tasks"]
+
+
+def conformance(
+    seam: Annotated[Seam, Parameter(metavar="SEAM")], name: Annotated[str, Parameter(metavar="NAME")], /
+) -> int:
+    """Test a member of a seam, also one of another package, against its contract; needs pytest.
+
+    Parameters
+    ----------
+    seam
+        what it is
+    name
+        name of the member, as `sandglass doctor` lists it: of a file, or of an entry point
+    """
+    check_usable(seam, name)
+    if importlib.util.find_spec("pytest") is None:
+        raise InputError("the conformance tests need pytest", "pip install pytest")
+    import pytest
+
+    os.environ[MEMBER] = name
+    tests = str(Path(__file__).with_name(f"{seam}.py"))
+    markers = "markers=slow: takes long"
+    return 2 if pytest.main([tests, "--no-header", "-p", "no:cacheprovider", "-o", markers, "-o", "addopts="]) else 0
+
+
+def check_usable(seam: Seam, name: str) -> None:
+    """Raise the error of a member that cannot be loaded, and BackendUnavailable for a runtime that is not here."""
+    member = discover.load(SEAMS[seam], name)
+    if seam == "backends" and not member.CAPABILITIES.make_kit:  # a kit is made without the runtime
+        member.available()
+
+
+def members(seam: str) -> list[str]:
+    """Names of the members of a seam that are tested: the one that the command names, else all."""
+    chosen = os.environ.get(MEMBER)
+    return [chosen] if chosen else discover.names(seam)
