@@ -33,14 +33,6 @@ SPEC = None
 SETTINGS: OfferedSettings = {}
 CAPABILITIES = Capabilities()
 
-FILE = "model.onnx"
-
-
-class Notes(BuildNotes, frozen=True):
-    """The names of the graph's outputs."""
-
-    outputs: tuple[str, ...]
-
 
 def available() -> str:
     """The version of OpenCV."""
@@ -49,6 +41,15 @@ def available() -> str:
     except ImportError as error:
         raise BackendUnavailable("OpenCV is not installed", INSTALL) from error
     return str(cv2.__version__)
+
+
+FILE = "model.onnx"
+
+
+class Notes(BuildNotes, frozen=True):
+    """The names of the graph's outputs."""
+
+    outputs: tuple[str, ...]
 
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
@@ -68,9 +69,7 @@ def read_net(folder: Path) -> Any:
         raise UnsupportedOperator(f"OpenCV cannot read the graph: {error}", "deploy to another backend") from error
 
 
-def open(
-    folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1
-) -> OpencvSession:
+def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> OpencvSession:
     """A session with one network for each caller: a network of OpenCV serves one thread at a time."""
     import cv2
 

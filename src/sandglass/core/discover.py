@@ -19,7 +19,7 @@ SEAMS = ("backends", "models", "tasks", "datasets", "quantization/repairs", "sou
 
 
 def names(seam: str) -> list[str]:
-    """Names of a seam's members as a user writes them (`coco-keypoints` for coco_keypoints.py), sorted."""
+    """The names of a seam's members as users write them (`coco-keypoints` for coco_keypoints.py), sorted."""
     return sorted({*own_names(seam), *(plugin.name for plugin in plugins_of(seam))})
 
 

@@ -93,7 +93,7 @@ def test_images_are_rgb_bytes_of_the_callers_own(source: DatasetModule[Dataset],
 def test_example_is_of_a_kind_that_a_task_reads(source: DatasetModule[Dataset], options: Options) -> None:
     """Some task finds samples in the example, by the same class of dataset as that of its embedded one."""
     dataset = source.load(**options)
-    tasks = [load_task(name) for name in discover.names("tasks")]
+    tasks = [load_task(name) for name in discover.own_names("tasks")]
     kinds = [(task, type(load_dataset(task.DATASET, limit=1))) for task in tasks]
     assert all(task.READS is kind for task, kind in kinds)
     assert load_dataset_module(dataset.name).KIND is source.KIND is type(dataset)

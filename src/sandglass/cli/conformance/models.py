@@ -25,9 +25,8 @@ RGB = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 def tiny(name: str) -> Card:
     """A card over the family's smallest member."""
     family = load_model(name)
-    return Card(
-        f"tiny-{name}", discover.names("tasks")[0], Input(family.TINY_SIZE, *RGB), name, cast(JsonObject, family.TINY)
-    )
+    task, arguments = discover.own_names("tasks")[0], cast(JsonObject, family.TINY)
+    return Card(f"tiny-{name}", task, Input(family.TINY_SIZE, *RGB), name, arguments)
 
 
 def family_of(card: Card) -> ModelModule:

@@ -44,7 +44,9 @@ class Case:
 def case(request: pytest.FixtureRequest) -> Case:
     """Each task."""
     task = load_task(request.param)
-    card = Card("a", request.param, Input((256, 192), (120, 115, 100), (60, 58, 57)), model=discover.names("models")[0])
+    card = Card(
+        "a", request.param, Input((256, 192), (120, 115, 100), (60, 58, 57)), model=discover.own_names("models")[0]
+    )
     dataset = load_dataset(task.DATASET, limit=IMAGES)
     samples, truths = task.samples(dataset), task.truths(dataset)
     prepared = [task.prepare(dataset.read(sample.image_id), sample, card) for sample in samples]
@@ -273,7 +275,7 @@ def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
 
 def test_dataset_of_another_kind_is_refused(case: Case) -> None:
     """The embedded dataset of every other kind is an error that names both."""
-    for name in discover.names("tasks"):
+    for name in discover.own_names("tasks"):
         other = load_task(name)
         dataset = load_dataset(other.DATASET, limit=2)
         if other.READS is case.task.READS:
