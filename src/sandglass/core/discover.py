@@ -76,7 +76,13 @@ def package_of(seam: str, name: str) -> dict[str, str]:
 def load_plugin(seam: str, plugin: Plugin) -> ModuleType:
     """Import a plugin. Raises PluginError where its name is taken, or its module lacks what the seam asks for."""
     check_name(plugin, own_names(seam))
-    return plugin.load(importlib.import_module(_path(seam)).CONTRACT)
+    return plugin.load(contract(seam))
+
+
+def contract(seam: str) -> type:
+    """The protocol that a member of a seam has."""
+    protocol: type = importlib.import_module(_path(seam)).CONTRACT
+    return protocol
 
 
 def _usable(seam: str, name: str) -> ModuleType | None:

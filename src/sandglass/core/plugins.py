@@ -44,7 +44,7 @@ class Plugin:
             module = importlib.import_module(self.module)
         except Exception as error:  # code of another project, which may raise anything
             raise self.error(f"importing {shown(self.module)} raised {type(error).__name__}: {error}") from error
-        if missing := [name for name in required(contract) if not hasattr(module, name)]:
+        if missing := missing_names(module, contract):
             raise self.error(f"{shown(self.module)} lacks {', '.join(missing)}")
         return module
 
@@ -84,7 +84,7 @@ def check_name(plugin: Plugin, taken: Collection[str]) -> None:
         raise plugin.error(f"the package {others[0].package} adds a member of the same name")
 
 
-def required(contract: type) -> list[str]:
-    """The names that a protocol asks for, sorted."""
+def missing_names(module: ModuleType, contract: type) -> list[str]:
+    """The names of the protocol `contract` that a module lacks, sorted."""
     names = {*vars(contract), *getattr(contract, "__annotations__", {})}
-    return sorted(name for name in names if not name.startswith("_"))
+    return sorted(name for name in names if not name.startswith("_") and not hasattr(module, name))

@@ -232,7 +232,7 @@ class DatasetModule(Protocol[DatasetT]):
 
     @property
     def class_names(self) -> Callable[[], Sequence[str]] | None:
-        """The names of its classes, in the order of labels; None where its images have no classes."""
+        """The names of its classes in the order of labels; None without classes, or if only its files name them."""
         ...
 
 

@@ -15,6 +15,7 @@ from cyclopts import Parameter
 
 from sandglass.core import discover
 from sandglass.core.errors import InputError
+from sandglass.core.plugins import missing_names
 
 MEMBER = "SANDGLASS_MEMBER"  # environment variable: the one member to test
 SEAMS = {seam.rpartition("/")[2]: seam for seam in discover.SEAMS}
@@ -45,8 +46,12 @@ def conformance(
 
 
 def check_usable(seam: Seam, name: str) -> None:
-    """Raise the error of a member that cannot be loaded, and BackendUnavailable for a runtime that is not here."""
+    """Raise the error of a member that cannot be loaded or is incomplete, and of a runtime that is not here."""
     member = discover.load(SEAMS[seam], name)
+    contract = discover.contract(SEAMS[seam])
+    if missing := missing_names(member, contract):
+        raise InputError(f"{member.__name__} lacks {', '.join(missing)}",
+                         f"define the names of the protocol {contract.__name__} in {contract.__module__}")  # fmt: skip
     if seam == "backends" and not member.CAPABILITIES.make_kit:  # a kit is made without the runtime
         member.available()
 
