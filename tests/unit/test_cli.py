@@ -27,7 +27,7 @@ size = [32, 24]
 mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
 """
-SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--calibration-size", "4", "--quick"]
+SYNTHETIC = ["--quick", "--calibration-dataset", "synthetic-people", "--calibration-size", "4"]
 
 
 @pytest.fixture
