@@ -173,6 +173,17 @@ def test_repair_of_a_plugin_is_in_every_plan(tmp_path: Path) -> None:
     assert "are repairs of the same NAME 'equalize'" in python(tmp_path / "same", "-c", names).stderr
 
 
+def test_conformance_tests_run_on_one_member(tmp_path: Path) -> None:
+    """The exit code says whether they pass: a copy of a dataset that has the name of the original does not."""
+    copy = "from sandglass.datasets.synthetic_shapes import *\nfrom sandglass.datasets.synthetic_shapes import KIND"
+    install(tmp_path, "sandglass-other", {"sandglass.datasets": {"copy": "other"}}, other=copy)
+    passed, failed = (sandglass(tmp_path, "conformance", "datasets", name) for name in ("synthetic-shapes", "copy"))
+    assert passed.returncode == 0
+    assert "17 passed" in passed.stdout
+    assert failed.returncode == 2
+    assert "FAILED" in failed.stdout
+
+
 def test_entry_points_are_not_read_for_help_or_for_files(tmp_path: Path) -> None:
     """Reading them would take a third of the time of `sandglass --help`."""
     code = """

@@ -14,6 +14,7 @@ from typing import Annotated, Literal
 from cyclopts import Parameter
 
 from sandglass.core import discover
+from sandglass.core.distribution import install_command
 from sandglass.core.errors import InputError
 from sandglass.core.plugins import missing_names
 
@@ -30,19 +31,26 @@ def conformance(
     Parameters
     ----------
     seam
-        what it is
+        kind of the member
     name
-        name of the member, as `sandglass doctor` lists it: of a file, or of an entry point
+        name of the member: of its file, with hyphens, or of its entry point
     """
+    for package, command in needs(seam).items():
+        if importlib.util.find_spec(package) is None:
+            raise InputError(f"the conformance tests of {seam} need {package}", command)
     check_usable(seam, name)
-    if importlib.util.find_spec("pytest") is None:
-        raise InputError("the conformance tests need pytest", "pip install pytest")
     import pytest
 
     os.environ[MEMBER] = name
     tests = str(Path(__file__).with_name(f"{seam}.py"))
     markers = "markers=slow: takes long"
     return 2 if pytest.main([tests, "--no-header", "-p", "no:cacheprovider", "-o", markers, "-o", "addopts="]) else 0
+
+
+def needs(seam: Seam) -> dict[str, str]:
+    """The packages that the tests of a seam need, and the commands that install them."""
+    torch = {"torch": install_command("torch")} if seam == "models" else {}
+    return {"pytest": "pip install pytest", **torch}
 
 
 def check_usable(seam: Seam, name: str) -> None:
