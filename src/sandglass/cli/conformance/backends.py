@@ -53,7 +53,7 @@ print(len(done))
 
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
-    """A card over the small graph."""
+    """A card of the small graph."""
     path = save_graph(tmp_path_factory.mktemp("graph") / "small.onnx")
     return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
 
@@ -68,7 +68,7 @@ def calibration() -> Calibration:
 def test_artifact_runs_alone_and_agrees_with_the_graph(
     name: str, precision: str, card: Card, calibration: Calibration, tmp_path: Path
 ) -> None:
-    """An artifact is loadable from its folder, answers for one image as for a batch, and agrees with the graph."""
+    """An artifact loads from its folder, computes a batch like single images, and agrees with the graph."""
     backend = load_backend(name)
     try:
         backend.available()
@@ -97,7 +97,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
 
 @pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.runs_graphs])
 def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
-    """Calls from as many threads as there are callers give what the same calls give one after the other."""
+    """Calls from as many threads as the session has callers return the same as calls one after the other."""
     backend = load_backend(name)
     try:
         backend.available()
@@ -115,7 +115,7 @@ def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -
 
 @pytest.mark.parametrize("name", NAMES)
 def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
-    """A graph that starts with arithmetic on the image runs, and leaves the caller's image alone."""
+    """A graph that begins with arithmetic on the image runs, and does not change the caller's image."""
     backend = load_backend(name)
     try:
         backend.available()
@@ -143,7 +143,7 @@ def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
 def deployed(
     name: str, precision: str, card: Card, calibration: Calibration, folder: Path
 ) -> tuple[Backend[BuildNotes], Artifact]:
-    """A backend with an artifact of the small graph, or of the embedded model where it takes no ONNX file."""
+    """A backend with an artifact of the small graph, or of the embedded model if the backend takes no ONNX file."""
     backend = load_backend(name)
     try:
         backend.available()
@@ -159,7 +159,7 @@ def deployed(
 def test_layers_are_those_of_the_graph(
     name: str, precision: str, card: Card, calibration: Calibration, tmp_path: Path
 ) -> None:
-    """Every layer with weights is found by the graph's name and with its work; one that fell back to float says why."""
+    """Layers with weights have the names and the work of the graph's; a layer in float of an int8 artifact says why."""
     backend, artifact = deployed(name, precision, card, calibration, tmp_path)
     runs = backend.layers(*artifact.files(), 1, artifact.noise())
     assert all(run.milliseconds is None or run.milliseconds >= 0 for run in runs)
@@ -186,7 +186,7 @@ def test_layers_are_those_of_the_graph(
 def test_every_setting_opens_and_computes_nearly_the_same(
     name: str, precision: str, card: Card, calibration: Calibration, tmp_path: Path
 ) -> None:
-    """The first value of a setting is the default, and no value breaks the result of a batch."""
+    """The first value of a setting is the default, and every value gives nearly the same results for a batch."""
     backend, artifact = deployed(name, precision, card, calibration, tmp_path)
     inputs = artifact.noise(5)
     expected = artifact.open(2, {}).run(inputs)
@@ -202,7 +202,7 @@ def test_every_setting_opens_and_computes_nearly_the_same(
 
 @pytest.mark.parametrize("name", NAMES)
 def test_first_calls_return(name: str, card: Card, calibration: Calibration, tmp_path: Path) -> None:
-    """The first calls of a session, by several threads at once, return: two cold starts, each in a new process."""
+    """The first calls of a session by several threads at once return, in two cold starts in new processes."""
     _, artifact = deployed(name, load_backend(name).PRECISIONS[0], card, calibration, tmp_path)
     for _ in range(2):
         cold_start(artifact.folder)
@@ -217,7 +217,7 @@ def cold_start(artifact: Path) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_backend_says_what_it_is(name: str) -> None:
-    """A backend names its install command, precisions and purpose, and has a spec where it writes int8."""
+    """A backend has an install command, precisions and a purpose, and a spec if it writes int8."""
     backend = load_backend(name)
     assert backend.INSTALL
     assert backend.PURPOSE in ("deploy", "test")
@@ -229,7 +229,7 @@ def test_backend_says_what_it_is(name: str) -> None:
 
 @pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.make_kit])
 def test_kit_stands_alone(name: str, card: Card, tmp_path: Path) -> None:
-    """A build kit has a script that is whole, and Python of 3.7 that imports numpy and the vendor's package only."""
+    """A build kit has a valid script, and code for Python 3.7 that imports only numpy and the vendor's package."""
     from sandglass.kit.build import build_kit
     from sandglass.sources.prepare import prepared_source
 

@@ -28,7 +28,7 @@ def source(request: pytest.FixtureRequest) -> DatasetModule[Dataset]:
 
 @pytest.fixture
 def options(source: DatasetModule[Dataset], tmp_path: Path) -> Options:
-    """What loads its example."""
+    """The options that load its example."""
     return source.example(tmp_path)
 
 
@@ -44,7 +44,7 @@ def load(source: DatasetModule[Dataset], options: Options, **changes: Any) -> Da
 
 
 def test_options_are_those_of_every_dataset(source: DatasetModule[Dataset]) -> None:
-    """`load` has the same options everywhere, each with a default, and says what it does with them."""
+    """`load` has the options of every dataset, each with a default, and its docstring describes the limit."""
     parameters = inspect.signature(source.load).parameters
     assert list(parameters) == OPTIONS
     assert all(parameter.default is not inspect.Parameter.empty for parameter in parameters.values())
@@ -52,7 +52,7 @@ def test_options_are_those_of_every_dataset(source: DatasetModule[Dataset]) -> N
 
 
 def test_loading_twice_gives_the_same(source: DatasetModule[Dataset], options: Options) -> None:
-    """Ids, protocol and fingerprint repeat, and all but the images themselves is JSON."""
+    """A second load gives the same ids, protocol and fingerprint, and the protocol is JSON."""
     first, second = source.load(**options), source.load(**options)
     assert load_dataset_module(first.name) is source
     assert first.image_ids == second.image_ids
@@ -74,13 +74,13 @@ def test_limit_is_the_number_of_images(source: DatasetModule[Dataset], options: 
 
 
 def test_fingerprint_tells_samples_apart(source: DatasetModule[Dataset], options: Options) -> None:
-    """No two subsets have the same fingerprint."""
+    """Different subsets have different fingerprints."""
     prints = {load(source, options, limit=limit).fingerprint for limit in (1, 2, 3)}
     assert len(prints) == 3
 
 
 def test_images_are_rgb_bytes_of_the_callers_own(source: DatasetModule[Dataset], options: Options) -> None:
-    """Every image is HWC uint8 with three channels, and what a caller does to it is not seen by the next."""
+    """Every image is (H, W, 3) uint8, and a caller may change it without an effect on the next read."""
     dataset = source.load(**options)
     for number in dataset.image_ids:
         image = dataset.read(number)
@@ -91,7 +91,7 @@ def test_images_are_rgb_bytes_of_the_callers_own(source: DatasetModule[Dataset],
 
 
 def test_example_is_of_a_kind_that_a_task_reads(source: DatasetModule[Dataset], options: Options) -> None:
-    """Some task finds samples in the example, by the same class of dataset as that of its embedded one."""
+    """A task reads this kind of dataset, and finds a sample or more for each image of the example."""
     dataset = source.load(**options)
     tasks = [load_task(name) for name in discover.own_names("tasks")]
     kinds = [(task, type(load_dataset(task.DATASET, limit=1))) for task in tasks]
@@ -104,7 +104,7 @@ def test_example_is_of_a_kind_that_a_task_reads(source: DatasetModule[Dataset], 
 
 
 def test_files_that_are_missing_are_named(source: DatasetModule[Dataset], options: Options, tmp_path: Path) -> None:
-    """Every path that does not exist is a DatasetError with the path in it."""
+    """Each path that does not exist is a DatasetError that names the path."""
     for name, path in files(options).items():
         gone = path.with_name(f"no-{path.name}")
         with pytest.raises(DatasetError, match=gone.name):
@@ -122,7 +122,7 @@ def test_folder_without_its_images_is_refused(source: DatasetModule[Dataset], op
 
 @pytest.mark.parametrize("content", [b"", b"{", b"[]", b"[1]", b'{"images": 3}', b"\xff\xfe\x00"])
 def test_files_of_other_content_are_refused(source: DatasetModule[Dataset], options: Options, content: bytes) -> None:
-    """A file with something else in it is a DatasetError with its path."""
+    """A file with other content is a DatasetError that names the file."""
     for path in files(options).values():
         if path.is_file():
             kept = path.read_bytes()
@@ -133,7 +133,7 @@ def test_files_of_other_content_are_refused(source: DatasetModule[Dataset], opti
 
 
 def test_image_that_breaks_later_is_named(source: DatasetModule[Dataset], options: Options) -> None:
-    """A file that is damaged later is a DatasetError with its name when it is read."""
+    """A file that is damaged after loading is a DatasetError that names the file when it is read."""
     dataset = source.load(**options)
     folder = options.get("images")
     if folder is None:
@@ -148,7 +148,7 @@ def test_image_that_breaks_later_is_named(source: DatasetModule[Dataset], option
 
 
 def test_limit_below_one_is_refused(source: DatasetModule[Dataset], options: Options) -> None:
-    """A subset of nothing would measure nothing."""
+    """A limit of 0 or less is a DatasetError."""
     for limit in (0, -1):
         with pytest.raises(DatasetError, match="limit"):
             load(source, options, limit=limit)

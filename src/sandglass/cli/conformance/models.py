@@ -23,7 +23,7 @@ RGB = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
 
 
 def tiny(name: str) -> Card:
-    """A card over the family's smallest member."""
+    """A card of the smallest member of a family."""
     family = load_model(name)
     task, arguments = discover.own_names("tasks")[0], cast(JsonObject, family.TINY)
     return Card(f"tiny-{name}", task, Input(family.TINY_SIZE, *RGB), name, arguments)
@@ -36,7 +36,7 @@ def family_of(card: Card) -> ModelModule:
 
 
 def shapes(card: Card) -> dict[str, tuple[int, ...]]:
-    """State-dict keys and shapes, in order, of a module that takes no memory."""
+    """The keys and shapes of the state dict, in order; the module takes no memory."""
     with torch.device("meta"):
         module = family_of(card).build(**card.arguments)
     return {key: tuple(value.shape) for key, value in module.state_dict().items()}
@@ -49,7 +49,7 @@ def card(request: pytest.FixtureRequest) -> Card:
 
 
 def trained(card: Card) -> dict[str, Any]:
-    """A state dict with weights, variances and counters that are not those of a fresh module."""
+    """A state dict whose means and variances differ from those of a new module."""
     torch.manual_seed(0)
     state = family_of(card).build(**card.arguments).state_dict()
     for key, value in state.items():
@@ -61,13 +61,13 @@ def trained(card: Card) -> dict[str, Any]:
 
 
 def outputs(card: Card, result: Any) -> dict[str, Any]:
-    """A module's result by its outputs' names."""
+    """The result of a module by the names of its outputs."""
     tensors = result if isinstance(result, tuple | list) else (result,)
     return dict(zip(family_of(card).OUTPUTS, tensors, strict=True))
 
 
 def test_build_is_ready_and_repeats(card: Card) -> None:
-    """A module is in evaluation mode, answers a batch as it answers one image, and has the same keys each time."""
+    """A module is in evaluation mode, computes a batch like single images, and has the same keys each time."""
     family = family_of(card)
     module = family.build(**card.arguments)
     assert not module.training
@@ -83,7 +83,7 @@ def test_build_is_ready_and_repeats(card: Card) -> None:
 
 @pytest.mark.parametrize("renamed", [False, True], ids=["new", "old"])
 def test_checkpoints_of_both_generations_load(card: Card, renamed: bool, tmp_path: Path) -> None:
-    """A published file under the names of OpenMMLab 1.x, or of 0.x, gives the same weights."""
+    """A checkpoint with the names of OpenMMLab 1.x or 0.x gives the same weights."""
     from sandglass.sources.export import read_weights
 
     state = trained(card)
@@ -98,7 +98,7 @@ def test_checkpoints_of_both_generations_load(card: Card, renamed: bool, tmp_pat
 
 
 def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, tmp_path: Path) -> None:
-    """One key missing, one that is a stranger and one of another shape are all named, and nothing is written."""
+    """The error names a missing key, an unexpected key and one of another shape, and no file is written."""
     from sandglass.sources.export import read_weights
 
     state = trained(card)
@@ -117,7 +117,7 @@ def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, 
 
 @pytest.mark.slow
 def test_export_is_static_and_equal_to_the_module(card: Card, tmp_path: Path) -> None:
-    """The graph has the family's outputs, no BatchNorm, fixed shapes, and the module's results."""
+    """The graph has the outputs of the family, fixed shapes and no BatchNorm, and computes the same as the module."""
     from sandglass.graph.io import load_graph, static_inputs, static_outputs
     from sandglass.sources.export import TOLERANCE, export_graph
 

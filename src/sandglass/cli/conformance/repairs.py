@@ -57,7 +57,7 @@ TEXTS = {"plain": PLAIN, "depthwise": DEPTHWISE, "residual": RESIDUAL, "pixels":
 
 
 def images(net: str, count: int, seed: int) -> list[dict[str, np.ndarray]]:
-    """Inputs of a network: normal values, or for `pixels` bytes as a camera gives them, normalized."""
+    """Inputs of a network: values of a normal distribution, or normalized bytes for `pixels`."""
     if net != "pixels":
         return [{"image": normal(seed + i, *SIZE)} for i in range(count)]
     random = np.random.default_rng(seed)
@@ -77,7 +77,7 @@ _FOLDER = TemporaryDirectory(prefix="sandglass-repairs-")
 
 
 def targets() -> dict[str, Spec]:
-    """The integer arithmetic of every backend that has one, on any processor."""
+    """The integer arithmetic of every backend with int8, for any processor."""
     return {name: backend.SPEC.on(ANY) for name, backend in usable_backends().items() if backend.SPEC is not None}
 
 
@@ -97,14 +97,14 @@ def planned(net: str, target: str, repairs: tuple[str, ...]) -> Plan:
 
 @cache
 def simulated_noise(net: str, target: str, repairs: tuple[str, ...]) -> float:
-    """Noise of the plan with these repairs, on images that it was not made with."""
+    """The noise of the plan with these repairs, on other images than those of its calibration."""
     batches = images(net, 8, 1000)
     plan = planned(net, target, repairs)
     return noise(run(GraphSession(graph(net)), batches), run(simulate(graph(net), plan, TARGETS[target]), batches))
 
 
 def foundation(name: str) -> tuple[str, ...]:
-    """The repairs that one builds upon, and those that they build upon."""
+    """The repairs that a repair builds on, directly or through others."""
     below: list[str] = []
     for base in REPAIRS[name].BUILDS_ON:
         below += [*foundation(base), base]
@@ -112,7 +112,7 @@ def foundation(name: str) -> tuple[str, ...]:
 
 
 def test_contract() -> None:
-    """Names are unique and those that others build on exist; each says its source and takes steps."""
+    """Names are unique, the repairs in BUILDS_ON exist, and each repair has a source and steps."""
     repairs = load_repairs()
     assert len(REPAIRS) == len(repairs) >= 5
     for repair in repairs:
@@ -127,7 +127,7 @@ def test_contract() -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", NAMES)
 def test_float_network_is_unchanged(name: str, target: str) -> None:
-    """With the edits of the repair and of what it builds upon, but with weights that nothing rounded."""
+    """The edits of the repair and of those that it builds on, with weights that are not rounded, keep the outputs."""
     for net in TEXTS:
         plan = unrounded(planned(net, target, (*foundation(name), name)))
         model = apply_edits(load_graph(graph(net)), plan.edits, plan.layers)
@@ -142,9 +142,9 @@ def test_float_network_is_unchanged(name: str, target: str) -> None:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", NAMES)
 def test_noise_does_not_grow(name: str, target: str) -> None:
-    """Added to what it builds upon, a repair leaves about as much noise or less: the mean in dB over the networks.
+    """A repair does not add noise to what the repairs that it builds on leave: the mean in dB over the networks.
 
-    Biases are corrected on both sides: a repair may leave a constant error in each channel to the correction.
+    Both plans correct biases, because a repair may leave a constant error in each channel to the bias correction.
     """
     base = tuple(dict.fromkeys((*foundation(name), *({bias_correction.NAME} - {name}))))
     ratios = [simulated_noise(net, target, (*base, name)) / simulated_noise(net, target, base) for net in TEXTS]
@@ -153,7 +153,7 @@ def test_noise_does_not_grow(name: str, target: str) -> None:
 
 @pytest.mark.parametrize("name", NAMES)
 def test_repair_can_be_left_out(name: str, tmp_path: Path) -> None:
-    """The plan without it is recorded so, survives its file, and runs; what builds upon it does nothing then."""
+    """A plan without it names the other repairs, survives its file, and runs; repairs that build on it do nothing."""
     rest = tuple(other for other in REPAIRS if other != name)
     for net, target in (("depthwise", SYMMETRIC), ("pixels", ASYMMETRIC)):
         plan = planned(net, target, rest)
@@ -166,7 +166,7 @@ def test_repair_can_be_left_out(name: str, tmp_path: Path) -> None:
 
 
 def loaded(plan: Plan, net: str, folder: Path) -> Plan:
-    """A plan after it was saved, read again and checked against its graph."""
+    """The plan, saved and read again."""
     plan.save(folder / "plan.json")
     return make_plan.load_plan(folder / "plan.json", graph(net))
 
@@ -174,7 +174,7 @@ def loaded(plan: Plan, net: str, folder: Path) -> Plan:
 @pytest.mark.parametrize("target", TARGETS)
 @pytest.mark.parametrize("name", NAMES)
 def test_plan_survives_save_and_load(name: str, target: str, tmp_path: Path) -> None:
-    """For every target the repair's plan reads back, to the last bit of its arrays, and names the repair."""
+    """For every target, a plan that is saved and read again has the same arrays, edits and repairs."""
     for net in TEXTS:
         plan = planned(net, target, (*foundation(name), name))
         again = loaded(plan, net, tmp_path)

@@ -66,14 +66,14 @@ NETWORKS = (*TEXTS, *FILES)
 
 
 def model_of(name: str) -> onnx.ModelProto:
-    """One of the networks. The nodes of one given as a file have no names."""
+    """One of the networks. Nodes of a network of FILES have no names."""
     if name in FILES:
         return onnx.parser.parse_model(FILES[name])
     return network(f"{IMAGE} => {RESULT} {{ {TEXTS[name]} }}", WEIGHTS)
 
 
 def before(rewrite: str, name: str) -> onnx.ModelProto:
-    """A network as a rewrite gets it: after the stages before its own, and after the rewrites that come first."""
+    """A network as the rewrite gets it: after the earlier stages, and after the earlier rewrites of its stage."""
     model = model_of(name)
     for stage in ("exported", "converted", "simplified", "requested"):
         for other, member in of_stage(stage).items():
@@ -89,7 +89,7 @@ def before(rewrite: str, name: str) -> onnx.ModelProto:
 @pytest.mark.parametrize("name", NETWORKS)
 @pytest.mark.parametrize("rewrite", REWRITES)
 def test_network_stays_the_same(rewrite: str, name: str, tmp_path: Path) -> None:
-    """What the network computes, image by image, is the same, and a second run changes nothing."""
+    """The network computes the same for each image, and a second run changes nothing."""
     model = before(rewrite, name)
     images, original = fixed_batch(model), model.SerializeToString()
     save_graph(model, tmp_path / "before.onnx")

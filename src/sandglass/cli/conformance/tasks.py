@@ -27,7 +27,7 @@ IMAGES = 8
 
 @dataclass
 class Case:
-    """A task with its embedded data, prepared, and what a perfect network gives for it."""
+    """A task, its embedded data, the prepared inputs, and the outputs of a perfect network for them."""
 
     name: str
     task: Task
@@ -56,12 +56,12 @@ def case(request: pytest.FixtureRequest) -> Case:
 
 
 def values(metrics: Mapping[str, Interval]) -> dict[str, float]:
-    """Metrics without their intervals; those of which the data has no example are left out."""
+    """The values of metrics, without those for which the data has no example."""
     return {name: entry["value"] for name, entry in metrics.items() if entry["value"] not in (None, -1)}
 
 
 def test_samples_are_in_a_stable_order(case: Case) -> None:
-    """Samples are numbered in order, those of an image are neighbours, and a second call gives equal ones."""
+    """Samples are numbered in order, the samples of an image follow each other, and a second call returns the same."""
     assert case.samples == case.task.samples(case.dataset)
     assert [sample.index for sample in case.samples] == list(range(len(case.samples)))
     images = [sample.image_id for sample in case.samples]
@@ -70,8 +70,8 @@ def test_samples_are_in_a_stable_order(case: Case) -> None:
     assert set(images) <= set(case.dataset.image_ids)
 
 
-def test_prepare_gives_what_the_network_eats(case: Case) -> None:
-    """Inputs are (3, H, W) float32 of the card's size, the image is left alone, and a second call gives the same."""
+def test_prepare_returns_inputs_of_the_network(case: Case) -> None:
+    """Inputs are (3, H, W) float32 in the card's size; the image does not change; a second call returns the same."""
     image = case.dataset.read(case.samples[0].image_id)
     before = image.copy()
     array, _ = case.task.prepare(image, case.samples[0], case.card)
@@ -83,7 +83,7 @@ def test_prepare_gives_what_the_network_eats(case: Case) -> None:
 
 
 def test_normalization_and_channels_are_the_cards(case: Case) -> None:
-    """On an image of one colour the middle of the input is (colour - mean) / std, in the card's order of channels."""
+    """For an image of one colour, the centre of the input is (colour - mean) / std, in the card's order of channels."""
     image = np.zeros((120, 90, 3), np.uint8) + np.array([10, 20, 30], np.uint8)
     (sample,) = case.task.samples_in_image(image, [])
     colours: dict[Literal["rgb", "bgr"], tuple[int, int, int]] = {"rgb": (10, 20, 30), "bgr": (30, 20, 10)}
@@ -94,7 +94,7 @@ def test_normalization_and_channels_are_the_cards(case: Case) -> None:
 
 
 def test_a_batch_is_decoded_as_its_parts(case: Case) -> None:
-    """Predictions do not depend on what else is in the batch, are JSON-able, and outputs are left alone."""
+    """Predictions do not depend on the rest of the batch and can be written as JSON; the outputs do not change."""
     before = {name: array.copy() for name, array in case.outputs.items()}
     together = case.task.decode(case.outputs, case.views, case.card)
     parts = [case.task.decode({name: array[i : i + 1] for name, array in case.outputs.items()}, [view], case.card)
@@ -106,7 +106,7 @@ def test_a_batch_is_decoded_as_its_parts(case: Case) -> None:
 
 
 def test_true_predictions_score_perfectly(case: Case) -> None:
-    """The truth, taken for predictions, has 1 in every metric of which there is an example; intervals hold it."""
+    """The ground truth as predictions has 1 in every metric for which there is an example, within its interval."""
     assert len(case.truths) == len(case.samples)
     metrics = case.task.score(case.truths, case.dataset)
     assert tuple(metrics) == tuple(case.task.METRICS)
@@ -118,7 +118,7 @@ def test_true_predictions_score_perfectly(case: Case) -> None:
 
 
 def test_decode_is_the_inverse_of_encode(case: Case) -> None:
-    """What a perfect network would give is decoded to nearly perfect predictions, which encode to the same outputs."""
+    """The outputs of a perfect network decode to nearly perfect predictions, which encode to nearly the same outputs."""
     found = case.task.decode(case.outputs, case.views, case.card)
     assert values(case.task.score(found, case.dataset))[case.task.METRICS[0]] > 0.9
     again = case.task.encode(found, case.views, case.card)
@@ -127,14 +127,14 @@ def test_decode_is_the_inverse_of_encode(case: Case) -> None:
 
 
 def test_predictions_belong_to_their_samples(case: Case) -> None:
-    """The same predictions in another order score worse: they are not matched to the truth by anything but place."""
+    """The same predictions in another order have a lower score: the order alone matches predictions and samples."""
     found = case.task.decode(case.outputs, case.views[::-1], case.card)
     first = case.task.METRICS[0]
     assert values(case.task.score(found, case.dataset))[first] < 0.5
 
 
 def test_equal_predictions_have_no_change(case: Case) -> None:
-    """The paired change of predictions from themselves is 0 with an interval of 0; from worse ones it is above 0."""
+    """The paired change between equal predictions is 0 with an interval of 0; from worse predictions it is above 0."""
     metrics = case.task.METRICS
     same = case.task.paired(case.truths, case.truths, case.dataset)
     assert tuple(same) == tuple(metrics)
@@ -146,15 +146,15 @@ def test_equal_predictions_have_no_change(case: Case) -> None:
 
 
 def test_score_repeats_for_a_seed(case: Case) -> None:
-    """Intervals are drawn by the seed: the same one gives the same numbers."""
+    """The same seed gives the same intervals."""
     found = case.task.decode(case.outputs, case.views, case.card)
     assert case.task.score(found, case.dataset, seed=3) == case.task.score(found, case.dataset, seed=3)
 
 
 def test_mirrored_images_come_after_the_plain_ones(case: Case) -> None:
-    """Twice as many inputs, the first half untouched and the second mirrored; outputs come back to one an image.
+    """The first half of the inputs is unchanged, the second half is mirrored; merging gives one output for each image.
 
-    They may have more channels than those of one image, and are decoded all the same.
+    The merged outputs may have more channels, and can still be decoded.
     """
     inputs = np.stack(case.arrays[:3])
     both = case.task.flip_inputs(inputs)
@@ -167,7 +167,7 @@ def test_mirrored_images_come_after_the_plain_ones(case: Case) -> None:
 
 
 def test_drawing_leaves_the_image_alone(case: Case) -> None:
-    """The picture has the image's shape and something in it, or nothing without predictions; the image is as it was."""
+    """The picture has the image's shape, and differs from it if there are predictions; the image does not change."""
     sample = case.samples[0]
     image = case.dataset.read(sample.image_id)
     before = image.copy()
@@ -181,7 +181,7 @@ def test_drawing_leaves_the_image_alone(case: Case) -> None:
 
 
 def test_one_image_is_looked_at_whole_or_by_boxes(case: Case) -> None:
-    """Without boxes an image is one sample; samples have the id 0 and can be prepared."""
+    """Without boxes an image is one sample; samples of one image have the id 0 and can be prepared."""
     image = case.dataset.read(case.samples[0].image_id)
     (whole,) = case.task.samples_in_image(image, [])
     for sample in (whole, *case.task.samples_in_image(image, [(10.0, 20.0, 60.0, 80.0)])):
@@ -190,7 +190,7 @@ def test_one_image_is_looked_at_whole_or_by_boxes(case: Case) -> None:
 
 
 def test_a_wider_sample_is_another_look_at_the_same(case: Case) -> None:
-    """Where samples are parts of images: a wider one is of the same image, looks different and can be decoded."""
+    """If samples are parts of images, a wider sample is of the same image, has another input, and can be decoded."""
     variants = case.task.VARIANTS
     if variants is None:
         pytest.skip(f"samples of {case.name} are whole images")
@@ -205,7 +205,7 @@ def test_a_wider_sample_is_another_look_at_the_same(case: Case) -> None:
 
 
 def test_a_smaller_sample_is_the_same_in_fewer_pixels(case: Case) -> None:
-    """Where samples are parts of images: it keeps its place and shape, is prepared, and shrinks once."""
+    """If samples are parts of images, a smaller one keeps its place and its input shape, and shrinks only once."""
     variants = case.task.VARIANTS
     if variants is None:
         pytest.skip(f"samples of {case.name} are whole images")
@@ -226,7 +226,7 @@ def test_a_smaller_sample_is_the_same_in_fewer_pixels(case: Case) -> None:
 
 @pytest.mark.parametrize("larger", [0, 1, 2])
 def test_an_input_may_follow_the_size_of_the_image(case: Case, larger: int) -> None:
-    """Where a task says which shape an image needs, that one and larger ones give the perfect network's predictions."""
+    """If a task names the input shape that an image needs, this shape and larger ones give the same predictions."""
     shapes = case.task.SHAPES
     if shapes is None:
         pytest.skip(f"inputs of {case.name} have one size")
@@ -243,7 +243,7 @@ def test_an_input_may_follow_the_size_of_the_image(case: Case, larger: int) -> N
 
 
 def test_results_in_cocos_format_are_json(case: Case) -> None:
-    """Where COCO's result format has something for predictions, it is JSON and names the images of samples."""
+    """If predictions have a form in COCO's result format, it is JSON and has the ids of the images."""
     if case.task.COCO_RESULTS is None:
         pytest.skip(f"COCO's result format has nothing for {case.name}")
     results = case.task.COCO_RESULTS(case.truths)
@@ -252,13 +252,13 @@ def test_results_in_cocos_format_are_json(case: Case) -> None:
 
 
 def test_decoding_has_defaults_and_known_fields(case: Case) -> None:
-    """Each field of `[decode]` is a type or a tuple of values; `flip_test` is one of them."""
+    """Each field of `[decode]` has a type or a tuple of values; `flip_test` is a field."""
     assert case.task.DECODE["flip_test"] is bool
     assert all(isinstance(field, type) or (isinstance(field, tuple) and field) for field in case.task.DECODE.values())
 
 
 def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
-    """Of a folder of photos every image is a sample that is prepared; nothing can be scored, and that is marked."""
+    """Each photo of a folder is a sample that can be prepared; without ground truth the metrics have no value."""
     for number in range(3):
         write_image(tmp_path / f"{number}.png", np.full((40 + number, 60, 3), 90, np.uint8))
     dataset = load_photos(case.task.READS, tmp_path)
@@ -274,7 +274,7 @@ def test_photos_without_truths_are_samples(case: Case, tmp_path: Path) -> None:
 
 
 def test_dataset_of_another_kind_is_refused(case: Case) -> None:
-    """The embedded dataset of every other kind is an error that names both."""
+    """A dataset of another kind is an error that names both kinds."""
     for name in discover.own_names("tasks"):
         other = load_task(name)
         dataset = load_dataset(other.DATASET, limit=2)
