@@ -118,7 +118,7 @@ def test_true_predictions_score_perfectly(case: Case) -> None:
 
 
 def test_decode_is_the_inverse_of_encode(case: Case) -> None:
-    """Outputs of a perfect network decode to nearly perfect predictions, and these encode to nearly the same outputs."""
+    """Outputs of a perfect network decode to nearly perfect predictions, and these encode to about the same outputs."""
     found = case.task.decode(case.outputs, case.views, case.card)
     assert values(case.task.score(found, case.dataset))[case.task.METRICS[0]] > 0.9
     again = case.task.encode(found, case.views, case.card)
