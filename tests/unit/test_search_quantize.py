@@ -19,7 +19,7 @@ from sandglass.graph.io import save_graph
 from sandglass.measure import benchmarking
 from sandglass.measure.benchmarking import Speed
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.search.attempts import Attempt, first_within_budget, is_full_faster
 from sandglass.search.budget import Verdict
 from sandglass.search.fidelity_check import FidelityResult
@@ -122,7 +122,7 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "openvino-int8.plan.json").read_text())
-    assert plan["repairs"] == list(REPAIRS)
+    assert plan["repairs"] == list(repair_names())
     chosen = [layer["name"] for layer in result["layers"] if layer["runs_in"] == "int8"]
     assert layers_in_int8(load_artifact(out / "openvino-int8")) == chosen
     assert load_artifact(out / "openvino-fp32").precision == "fp32"

@@ -232,8 +232,11 @@ class DatasetModule(Protocol[DatasetT]):
 
     @property
     def class_names(self) -> Callable[[], Sequence[str]] | None:
-        """The names of its classes, in the order of labels; None where its images have no classes."""
+        """The names of its classes in the order of labels; None without classes, or if only its files name them."""
         ...
+
+
+CONTRACT = DatasetModule  # a plugin is compared with it
 
 
 def load_dataset_module(name: str) -> DatasetModule[Dataset]:
@@ -262,5 +265,5 @@ def subset(count: int, total: int, images: str, drawn: str) -> JsonObject:
 
 
 def of_kind(kind: type[Dataset]) -> list[str]:
-    """Names of the datasets of a kind."""
-    return [name for name in discover.names("datasets") if load_dataset_module(name).KIND is kind]
+    """Names of the datasets of a kind; broken plugins are left out."""
+    return [name for name, module in discover.load_usable("datasets").items() if module.KIND is kind]

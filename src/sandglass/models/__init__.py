@@ -44,6 +44,9 @@ class ModelModule(Protocol):
         ...
 
 
+CONTRACT = ModelModule  # a plugin is compared with it
+
+
 def load_model(name: str) -> ModelModule:
     """The architecture family `name`. Raises InputError that lists the known ones."""
     return cast(ModelModule, discover.load("models", name))

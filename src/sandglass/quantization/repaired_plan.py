@@ -31,8 +31,6 @@ from sandglass.quantization.repairs import (
 )
 from sandglass.quantization.spec import Spec, decide
 
-REPAIRS = tuple(repair.NAME for repair in load_repairs())
-
 
 def repaired_plan(
     graph: Path,
@@ -40,17 +38,16 @@ def repaired_plan(
     spec: Spec,
     scratch: Path,
     method: str = "mse",
-    repairs: Sequence[str] = REPAIRS,
+    repairs: Sequence[str] | None = None,
     calibration: JsonObject | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Plan, LayerData]:
     """A plan for a target with `spec`, and the data to round single layers again.
 
-    Graphs are written
-    into the folder `scratch`. Raises DatasetError without batches, PlanError for activations that are not finite, and
-    InputError for an unknown repair.
+    `repairs` are names (default: all repairs). Graphs are written into the folder `scratch`. Raises DatasetError if
+    there are no batches, PlanError for activations that are not finite, and InputError for an unknown repair.
     """
-    chosen = chosen_repairs(repairs)
+    chosen = load_repairs() if repairs is None else chosen_repairs(repairs)
     names = tuple(repair.NAME for repair in chosen)
     rounding = {name: step.round for name, step in steps_of(load_repairs(), WeightStep)}
     network = _network(graph, batches, spec)

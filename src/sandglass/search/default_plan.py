@@ -21,7 +21,7 @@ from sandglass.quantization import output_noise
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.search.fidelity_check import INPUTS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
@@ -64,7 +64,7 @@ def default_plan(source: Source, backend: str, calibration: Calibration, say: Sa
     inputs = prepare_inputs(source, backend, calibration, shape)
     with TemporaryDirectory(dir=source.graph.parent) as scratch:
         run = Run.new(Path(scratch), say)
-        return acceptable_plan(inputs, full_int8_plan(inputs, REPAIRS, run), run)
+        return acceptable_plan(inputs, full_int8_plan(inputs, repair_names(), run), run)
 
 
 def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> Plan:

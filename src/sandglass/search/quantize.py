@@ -29,7 +29,6 @@ from sandglass.measure.evaluation import Evaluation, evaluate, fidelity
 from sandglass.metrics import Change, Interval
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.attempts import (
     Attempt,
     PreparedSearch,
@@ -130,7 +129,7 @@ def quantize(
         "model": card.name,
         "target": str(int8),
         **asdict(budget),
-        "without": [name for name in REPAIRS if name not in repairs],
+        "repairs": repairs,
         "gain": gain,
         "processor": processor.name,
         "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],

@@ -19,7 +19,8 @@ from sandglass.quantization.calibration import drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
+from sandglass.quantization.repaired_plan import repaired_plan
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.repairs.output_thresholds import NAME as OUTPUT_THRESHOLDS
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs
@@ -45,8 +46,8 @@ class RepairedPlan:
 
 def repairs_without(names: Sequence[str]) -> list[str]:
     """All repairs but those in `names`; raises InputError for a name that is unknown."""
-    options = {name.replace(" ", "-"): name for name in REPAIRS}
-    if unknown := [name for name in names if name not in options and name not in REPAIRS]:
+    options = {name.replace(" ", "-"): name for name in repair_names()}
+    if unknown := [name for name in names if name not in {*options, *options.values()}]:
         raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(options)}")
     return [name for option, name in options.items() if option not in names and name not in names]
 

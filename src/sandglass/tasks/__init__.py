@@ -201,6 +201,7 @@ class TaskModule(Protocol[DatasetT, SampleT, ViewT, PredictionT]):
         ...
 
 
+CONTRACT = TaskModule  # a plugin is compared with it
 Task = TaskModule[Dataset, Sample, View, Prediction]
 
 

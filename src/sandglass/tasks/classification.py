@@ -165,7 +165,7 @@ def _names(classes: object) -> tuple[str, ...]:
 def _names_of(dataset: str) -> tuple[str, ...]:
     names = load_dataset_module(dataset).class_names
     if names is None:
-        raise CardError(f"classes is {dataset!r}, a dataset without classes", "correct the card")
+        raise CardError(f"classes is {dataset!r}, a dataset without a list of class names", "correct the card")
     return tuple(names())
 
 
