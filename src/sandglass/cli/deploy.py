@@ -59,7 +59,7 @@ def deploy(
     tune_minutes
         time to search for fast kernels, in minutes for each target, for a runtime that compiles them (default: 0)
     soc
-        processor that the vendor's compiler compiles for, such as Ascend310P3 (needed for ascend only)
+        processor that the vendor's compiler compiles for, such as Ascend310P3 (default: none)
     flip_test
         add the mirrored evaluation images to a build kit (default: as the card says)
     dequantize

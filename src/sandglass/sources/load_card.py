@@ -1,4 +1,4 @@
-"""Cards by name or file: the zoo, TOML files, and configs of OpenMMLab."""
+"""Load model cards: by the name of a zoo model, from a TOML file, or from an OpenMMLab config."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from sandglass.sources.card import HELP, Card, zoo
 
 
 def load_card(source: str | Path) -> Card:
-    """Read a card from a zoo name, a `.toml` path, or an OpenMMLab config, a `.py` path.
+    """Load the card of a zoo model (its name), a model card (`.toml` path), or an OpenMMLab config (`.py` path).
 
-    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type, and
-    ConfigError for a config that does not make a card.
+    Raises CardError if there is no such model or file, if the file is not TOML, and if a field is missing, unknown or
+    of the wrong type. Raises ConfigError for a config that cannot become a card.
     """
     path = zoo().get(str(source), Path(source))
     if path.suffix == ".py":
@@ -22,7 +22,7 @@ def load_card(source: str | Path) -> Card:
         return config_card(path)
     if path.suffix != ".toml":
         raise CardError(
-            f"{source} is neither a zoo model nor a .toml model card nor a .py config of OpenMMLab",
+            f"{source} is not a zoo model, a model card (.toml) or an OpenMMLab config (.py)",
             f"zoo models: {', '.join(zoo()) or 'none'}",
         )
     data = read_toml(path, "model card", CardError, HELP)
