@@ -105,7 +105,7 @@ def test_a_tensor_that_needs_an_unknown_name_is_refused_by_it(zipped: bool, tmp_
     touch = Evil(Path.touch, tmp_path / "owned")
     for content in ({"state_dict": {**weights(), "x": touch}}, {**weights(), "x": touch}):
         torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match=r"names .*, which no tensor needs"):
+        with pytest.raises(CheckpointError, match=r"names .*, which tensors do not need"):
             read_checkpoint(tmp_path / "a.pth")
     torch.save({"state_dict": weights(), "x": touch}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     assert set(read_checkpoint(tmp_path / "a.pth")) == set(weights())
@@ -218,10 +218,10 @@ def test_a_small_file_does_not_become_large(tmp_path: Path) -> None:
     zeros = {"0": bytes(64 << 20)}
     vast = seeds.dictionary(w=T(S(count=16 << 20), 0, (16 << 20,), (1,)))
     path = written(tmp_path / "a.pth", vast, storages=zeros, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="over 8 times its own size"):
+    with pytest.raises(CheckpointError, match="more than 8 times the size"):
         read_checkpoint(path)
     many = seeds.dictionary(**{f"k{i}": T(S(count=1 << 20), 0, (1 << 20,), (1,)) for i in range(100)})
-    with pytest.raises(CheckpointError, match="over 8 times its own size"):
+    with pytest.raises(CheckpointError, match="more than 8 times the size"):
         read_checkpoint(written(tmp_path / "b.pth", many, storages={"0": bytes(4 << 20)}))
 
 
@@ -236,7 +236,7 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_other_compressions_are_refused(compression: int, tmp_path: Path) -> None:
     """Their memory is not bounded by the file's."""
     path = written(tmp_path / "a.pth", seeds.dictionary(w=T(S())), compression=compression)
-    with pytest.raises(CheckpointError, match="packed otherwise"):
+    with pytest.raises(CheckpointError, match="unsupported compression"):
         read_checkpoint(path)
 
 
@@ -246,7 +246,7 @@ def test_numbers_of_another_order_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth") as archive, zipfile.ZipFile(tmp_path / "b.pth", "w") as copy:
         for entry in archive.infolist():
             copy.writestr(entry, b"big" if entry.filename.endswith("byteorder") else archive.read(entry))
-    with pytest.raises(CheckpointError, match="another kind of processor"):
+    with pytest.raises(CheckpointError, match="big-endian"):
         read_checkpoint(tmp_path / "b.pth")
 
 

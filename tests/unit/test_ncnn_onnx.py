@@ -131,7 +131,7 @@ def test_missing_weights_are_told(tmp_path: Path) -> None:
     """A .param without its .bin."""
     source = write(tmp_path, [], {})
     source.with_suffix(".bin").unlink()
-    with pytest.raises(FormatError, match=r"model\.bin: there is no such file"):
+    with pytest.raises(FormatError, match=r"model\.bin: the file does not exist"):
         bring_up_file(source, tmp_path / "graph.onnx", SIZE)
 
 
