@@ -9,22 +9,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sandglass.artifacts import parity
-from sandglass.artifacts.build import BuildRequest, build_artifact, reuse_artifact
-from sandglass.artifacts.build_files import FLOAT
+from sandglass.artifacts.build import BuildRequest, build_artifact, failed, reuse_artifact
+from sandglass.artifacts.build_files import FLOAT, check_float
 from sandglass.artifacts.build_key import Samples, own_folder
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.input_shapes import Shapes
+from sandglass.artifacts.plan_file import kept_plan, plan_path, save_plan
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import Capabilities, load_backend
 from sandglass.core import discover
-from sandglass.core.errors import (
-    InputError,
-)
+from sandglass.core.errors import InputError, SandglassError
+from sandglass.core.files import sha256
+from sandglass.core.host import own_version
 from sandglass.core.processor import ANY, Processor
 from sandglass.core.progress import Say
+from sandglass.core.sizes import Size
 from sandglass.kit.build import build_kit, needs_kit
-from sandglass.quantization.calibrated_plan import calibrated_plan, save_plan
+from sandglass.quantization.calibrated_plan import calibrated_plan
 from sandglass.quantization.calibration import Calibration, calibration_arrays
+from sandglass.quantization.make_plan import load_plan
+from sandglass.quantization.plan import Plan
+from sandglass.search.default_plan import default_plan
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import is_quantized, prepared_source
 
@@ -42,6 +47,7 @@ def deploy(
     ema: bool = False,
     calibration: Calibration | None = None,
     plan: Path | None = None,
+    quick: bool = False,
     tune_minutes: float = 0.0,
     soc: str = "",
     samples: Samples | None = None,
@@ -51,14 +57,16 @@ def deploy(
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
-    """Write the artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` if a target is int8.
+    """Write the artifact folder `out/BACKEND-PRECISION` for each target, and for int8 `out/BACKEND-int8.plan.json`.
 
     Returns one Outcome for each target, in the order of `targets`. A target that fails, or whose runtime crashes or
     hangs, does not stop the others: its Outcome carries the error.
 
     `source` is the name of a zoo model, the path of a card, the folder of a float artifact (see `find_card`) or a Card.
     `targets` are texts such as "ncnn:int8". `checkpoint` replaces the card's; `ema` selects its averaged weights.
-    `calibration` is needed for int8: ranges are measured on it, unless `plan`, a file `plan.json`, gives them.
+    `calibration` is needed for int8: each target gets a plan with repairs from these images (see
+    `search.default_plan`). With `quick` all targets get the same plan of ranges and thresholds alone, in seconds; with
+    the file `plan` they get that one.
     `processor` is the kind of processor that int8 artifacts are for. The default gives exact sums on all of them, with
     weights of 7 bits where 8 bits would saturate on some.
     A file that is quantized already is deployed unchanged; with `dequantize` it is converted to float first.
@@ -82,7 +90,7 @@ def deploy(
     unique = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in unique if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):
-        raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
+        raise InputError(f"{integer[0]} needs calibration images", "give --calibration DIR, a folder of images")
     if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in unique):
         able = ", ".join(name for name in discover.names("backends") if _capabilities(name).tunes_kernels)
         raise InputError(f"{unique[0].backend} has no kernels to tune",
@@ -105,21 +113,48 @@ def deploy(
         if ready.quantized and plan is not None:
             raise InputError(f"{card.name} is quantized already, so {plan} does not apply to it",
                              "use --dequantize, or leave out --plan")  # fmt: skip
-        int8_plan = None
-        if integer and calibration and not ready.quantized:
-            int8_plan = calibrated_plan(ready, calibration, inputs, plan, say)
-        if int8_plan:
-            save_plan(int8_plan, out / "plan.json", force)
+        shape = next(iter(shapes), None)
         reference = parity.Reference(ready, inputs)
-        request = BuildRequest(ready, int8_plan, reference, out, say, force, shapes)
-        outcomes = {
-            target: build_kit(target, ready, reference, samples, out, force, say)
-            if needs_kit(target)
-            else reuse_artifact(target, request) or build_artifact(target, request)
-            # Float first: builds in other precisions need its result (see `check_float`).
-            for target in sorted(unique, key=lambda target: target.precision != FLOAT)
-        }
+        request = BuildRequest(ready, None, reference, out, say, force, shapes)
+        shared = None
+        if integer and calibration and not ready.quantized and (quick or plan is not None):
+            shared = load_plan(plan, ready.graph) if plan else calibrated_plan(ready, calibration, inputs, say)
+            for target in integer:
+                save_plan(shared, plan_path(out, target), force)
+
+        def build(target: Target) -> Outcome:
+            if needs_kit(target):
+                return build_kit(target, ready, reference, samples, out, force, say)
+            if target not in integer or ready.quantized or calibration is None:
+                return reuse_artifact(target, request) or build_artifact(target, request)
+            try:
+                planned = replace(request, plan=shared or _plan(target, request, calibration, shape))
+            except SandglassError as error:
+                return failed(target, error, say)
+            return reuse_artifact(target, planned) or build_artifact(target, planned)
+
+        # Float artifacts come first: an int8 one is built only if the float one of its runtime agrees with the graph.
+        outcomes = {target: build(target) for target in sorted(unique, key=lambda target: target.precision != FLOAT)}
         return [outcomes[target] for target in unique]
+
+
+def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape: Size | None) -> Plan:
+    """The default plan of an int8 target, from the file next to its artifact where the same call made it before."""
+    source, data = request.source, calibration.dataset.fingerprint
+    made_from = {
+        "target": str(target),
+        "version": own_version(),
+        "graph": sha256(source.graph),
+        "calibration": [data, calibration.size, calibration.method, calibration.seed],
+        "shape": shape,
+        "processor": source.processor.name,
+    }
+
+    def make() -> Plan:
+        check_float(target.backend, source, request.reference)  # no time goes into the plan of a runtime that fails
+        return default_plan(source, target.backend, calibration, lambda line: request.say(f"{target}: {line}"), shape)
+
+    return kept_plan(plan_path(request.out, target), made_from, request.force, make)
 
 
 def _capabilities(backend: str) -> Capabilities:

@@ -27,7 +27,7 @@ size = [32, 24]
 mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
 """
-SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--calibration-size", "4"]
+SYNTHETIC = ["--quick", "--calibration-dataset", "synthetic-people", "--calibration-size", "4"]
 
 
 @pytest.fixture
@@ -49,7 +49,11 @@ def test_deploy_evaluate_benchmark_and_predict(card: Path, tmp_path: Path, capsy
 
     out = tmp_path / "out"
     assert run("deploy", card, "--to", "onnxruntime:fp32", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["onnxruntime-fp32", "onnxruntime-int8", "plan.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "onnxruntime-fp32",
+        "onnxruntime-int8",
+        "onnxruntime-int8.plan.json",
+    ]
     assert [p.name for p in (out / "onnxruntime-int8").glob("*.onnx")] == ["model.onnx"]
     folders = [out / "onnxruntime-fp32", out / "onnxruntime-int8"]
     numbers = tmp_path / "numbers.json"
@@ -78,7 +82,7 @@ def test_plan_is_used_again_and_edits_count(card: Path, tmp_path: Path) -> None:
     """A plan edited by hand decides which layers are int8."""
     out = tmp_path / "out"
     assert run("deploy", card, "--to", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0
-    plan = json.loads((out / "plan.json").read_text())
+    plan = json.loads((out / "onnxruntime-int8.plan.json").read_text())
     plan["layers"]["three"].update(keep_float=True, reason="by hand")
     (tmp_path / "edited.json").write_text(json.dumps(plan))
     again = tmp_path / "again"

@@ -119,7 +119,7 @@ def test_what_is_not_an_artifact_is_skipped_with_a_line(
     numbers = tmp_path / "numbers.json"
     assert run(command, *sorted(out.iterdir()), *options, "--json", numbers) == 0
     told = capsys.readouterr().err
-    assert f"skipped {out / 'plan.json'}: it is not an artifact" in told
+    assert f"skipped {out / 'onnxruntime-int8.plan.json'}: it is not an artifact" in told
     assert f"skipped {out / 'notes'}: it is not an artifact" in told
     assert len(json.loads(numbers.read_text())) == 2
 
@@ -145,7 +145,7 @@ def test_error_of_one_of_several_is_said_and_stops_no_other(
 def test_nothing_left_is_an_error(command: str, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """Without any artifact the command fails; where artifacts lie in the folder, it names them."""
     options = ON_SYNTHETIC if command == "evaluate" else ()
-    assert run(command, out / "plan.json", out / "notes", *options) == 2
+    assert run(command, out / "onnxruntime-int8.plan.json", out / "notes", *options) == 2
     assert "not an artifact, which is a folder with sandglass.json" in capsys.readouterr().err
     assert run(command, out, *options) == 2
     assert f"give {out / 'onnxruntime-fp32'} {out / 'onnxruntime-int8'}" in capsys.readouterr().err
@@ -172,8 +172,8 @@ def test_folder_of_photos_calibrates_a_model_of_any_task(kind: str, photos: Path
     """`--calibration DIR` is enough: neither a dataset nor annotations are named."""
     out = tmp_path / "out"
     card = CARDS[kind](tmp_path)
-    assert run("deploy", card, "--to", "onnxruntime:int8", "--out", out, "--calibration", photos) == 0
-    assert Plan.load(out / "plan.json").calibration == {
+    assert run("deploy", card, "--to", "onnxruntime:int8", "--out", out, "--calibration", photos, "--quick") == 0
+    assert Plan.load(out / "onnxruntime-int8.plan.json").calibration == {
         "dataset": "photos, photos without annotations", "samples": 3, "seed": 0
     }  # fmt: skip
 

@@ -28,7 +28,7 @@ def pair(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Artifact]:
     folder = tmp_path_factory.mktemp("pair")
     card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=save_graph(folder / "g.onnx"))
     people = Calibration(synthetic_people.load(limit=4, split="train"), size=4)
-    outcomes = deploy(card, ["onnxruntime:fp32", "onnxruntime:int8"], folder / "out", calibration=people)
+    outcomes = deploy(card, ["onnxruntime:fp32", "onnxruntime:int8"], folder / "out", calibration=people, quick=True)
     return {outcome.target.precision: outcome.artifact for outcome in outcomes if outcome.artifact}
 
 

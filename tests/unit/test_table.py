@@ -12,6 +12,7 @@ from functools import partial
 from pathlib import Path
 
 import pytest
+from documents import write_photo
 
 from sandglass.cli.main import main
 from sandglass.core.errors import BackendUnavailable, BudgetError
@@ -94,7 +95,7 @@ def test_table_has_float_and_int8_side_by_side(table: Path, capsys: pytest.Captu
     assert int(row["int8 bytes"]) == int8["bytes"] != fp32["bytes"]
     assert fp32["change"] is None
     assert int8["protocol"]["partial"] is True
-    made = json.loads((out / "small/onnxruntime-int8/plan.json").read_text())["repairs"]
+    made = json.loads((out / "small/onnxruntime-int8/onnxruntime-int8.plan.json").read_text())["repairs"]
     assert [name for name in made if "equalize" not in name] == [name for name in REPAIRS if "equalize" not in name]
 
 
@@ -141,6 +142,15 @@ def test_only_changed_cells_are_made_again(table: Path, capsys: pytest.CaptureFi
     told = capsys.readouterr().err
     assert "1/2 small onnxruntime:fp32: building and evaluating" in told
     assert "2/2 small onnxruntime:int8: finished before" in told
+
+
+def test_calibration_by_a_folder_of_photos(table: Path) -> None:
+    """Calibration needs no labels, so it needs no dataset: `images` alone is a folder of photos, next to the table."""
+    for number in range(8):
+        write_photo(table.parent / "photos" / f"{number}.png", (48, 40), seed=number)
+    edit(table, ('[row.calibration]\ndataset = "synthetic-shapes"', '[row.calibration]\nimages = "photos"'))
+    assert run(table) == 0
+    assert cells(table)["onnxruntime:int8"]["reason"] == ""
 
 
 def test_holes_have_their_reasons(
@@ -220,6 +230,8 @@ def test_search_under_a_budget(
         ("limit = 20", 'images = ["a"]', r"row\[0\].data.images is \['a'\], expected str"),
         ("limit = 20", "draw = 20", r"unknown field 'row\[0\].data.draw'"),
         ('"synthetic-shapes"', '"shapes"', r"row\[0\].data: dataset is 'shapes', expected one of "),
+        ('[row.calibration]\ndataset = "synthetic-shapes"', "[row.calibration]",
+         r"row\[0\].calibration: without a dataset it needs images, a folder of photos"),
         ("size = 8", 'method = "max"', r"row\[0\].calibration: method is 'max', expected one of auto"),
         ("size = 8", 'size = 8\n[[row]]\nmodel = "small.toml"\ndata = {dataset = "imagenet"}',
          "two rows have the model 'small'"),

@@ -166,10 +166,10 @@ def _check(target: Target, source: Source, build: Build, say: Say) -> Check:
         return check
     integer = {name for name, decision in decisions.items() if decision.arithmetic == INT8}
     share = integer_share(load_graph(source.graph), integer)
-    if share >= LEAST_INT8_SHARE:
-        return msgspec.structs.replace(check, int8_share=share)
-    remark = f"only {share:.1%} of the multiply-accumulates run in int8"
-    say(f"{target}: warning: {remark}")
+    remark = f"{share:.1%} of the multiply-accumulates in int8, {len(decisions) - len(integer)} layers in float"
+    if share < LEAST_INT8_SHARE:
+        remark = f"only {remark}"
+        say(f"{target}: warning: {remark}")
     return msgspec.structs.replace(check, int8_share=share, summary=f"{check.summary}; {remark}")
 
 

@@ -57,13 +57,13 @@ class Reference:
         # optimization, integers of a quantized file are summed as the file defines, not as this processor's kernels do.
         session = self.session if self.shaped else GraphSession(source.graph, optimize=not source.quantized)
         self.expected = [session.run(feed) for feed in self.feeds]
-        for outputs in self.expected:
-            for name, values in outputs.items():
-                if values.dtype.kind == "f" and not np.isfinite(values).all():
-                    raise GraphError(
-                        f"the graph's output {name} is NaN or infinite on {self.kind}",
-                        "check the weights",
-                    )
+        for number, outputs in enumerate(self.expected):
+            if not all(map(_finite, outputs.values())):
+                tensor = _first_not_finite(source.graph, self.feeds[number])
+                raise GraphError(
+                    f"the tensor {tensor} is NaN or infinite on {self.kind}, input {number}",
+                    "check the weights and the input",
+                )
 
     def __getstate__(self) -> dict[str, object]:
         """The state without the session; another process opens it again when it needs it."""
@@ -125,6 +125,21 @@ class Reference:
             {name: generator.standard_normal(shape).astype(np.float32) for name, shape in self.inputs.items()}
             for _ in range(SAMPLES)
         ]
+
+
+def _finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; integers never are."""
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def _first_not_finite(graph: Path, feed: Mapping[str, np.ndarray]) -> str:
+    """The first tensor, in the graph's order, that is NaN or infinite on an input on which an output is."""
+    from sandglass.graph.io import load_graph
+    from sandglass.graph.session import GraphSession
+
+    names = [name for node in load_graph(graph).graph.node for name in node.output if name]
+    values = {**feed, **GraphSession(graph, outputs=names).run(feed)}
+    return next(name for name in (*feed, *names) if not _finite(values[name]))
 
 
 def _free(graph: Path) -> GraphSession:

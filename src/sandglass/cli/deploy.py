@@ -40,6 +40,7 @@ def deploy(
     calibration: CalibrationOptions = CalibrationOptions(),
     processor: ProcessorOptions = ProcessorOptions(),
     plan: Annotated[Path | None, FILE] = None,
+    quick: bool = False,
     tune_minutes: Annotated[float, MINUTES] = 0.0,
     shapes: ShapeOptions = ShapeOptions(),
     soc: Annotated[str, Parameter(metavar="NAME")] = "",
@@ -55,7 +56,9 @@ def deploy(
     Parameters
     ----------
     plan
-        plan.json to use for int8 (default: a new plan from the calibration images)
+        plan to use for int8, a BACKEND-int8.plan.json (default: a new plan from the calibration images)
+    quick
+        plan int8 in seconds, by ranges and thresholds alone (default: repair the network for each target)
     tune_minutes
         time to search for fast kernels, in minutes for each target, for a runtime that compiles them (default: 0)
     soc
@@ -76,6 +79,7 @@ def deploy(
         ema=weights.ema,
         calibration=load_calibration(calibration, card),
         plan=plan,
+        quick=quick,
         tune_minutes=tune_minutes,
         soc=soc,
         samples=kit_samples(samples, flip_test),

@@ -16,12 +16,13 @@ from sandglass.core.errors import InputError, shown
 from sandglass.core.files import is_plain_name
 from sandglass.core.records import Record, read_toml_record
 from sandglass.datasets import Dataset, load_dataset
+from sandglass.datasets._photos import load_photos
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.thresholds import AUTO, METHODS
 from sandglass.search.budget import Budget
 from sandglass.sources.card import Card, zoo
 from sandglass.sources.load_card import load_card
-from sandglass.tasks import load_task
+from sandglass.tasks import Task, load_task
 
 HELP = "see docs/table.md"
 
@@ -62,23 +63,28 @@ class DataEntry(Record, frozen=True):
 
 
 class CalibrationEntry(Record, frozen=True):
-    """The images for the calibration of int8."""
+    """The images for the calibration of int8: a dataset, or a folder of photos if no dataset is named."""
 
-    dataset: str
+    dataset: Annotated[str | None, Meta(description="format of the images (default: a folder of photos)")] = None
     images: Images = None
     annotations: Annotations = None
     size: Annotated[Positive, Meta(description="number of samples (default: 64)")] = 64
     method: Annotated[str, Meta(description="method for the thresholds (default: auto)")] = AUTO
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown dataset or method."""
-        _check_known("dataset is", self.dataset, discover.names("datasets"))
+        """Raises ValueError for an unknown dataset or method, and for annotations of no dataset."""
+        if self.dataset is not None:
+            _check_known("dataset is", self.dataset, discover.names("datasets"))
+        elif self.images is None or self.annotations is not None:
+            raise ValueError("without a dataset it needs images, a folder of photos, and no annotations")
         _check_known("method is", self.method, (AUTO, *METHODS))
 
-    def load(self) -> Calibration:
-        """Load the calibration set. Raises DatasetError for missing or damaged files."""
+    def load(self, task: Task) -> Calibration:
+        """Load the calibration set for a task. Raises DatasetError for missing or damaged files."""
+        if self.dataset is None and self.images is not None:
+            return Calibration(load_photos(task.READS, self.images, self.size), self.size, self.method)
         paths = {name: path for name in ("images", "annotations") if (path := getattr(self, name)) is not None}
-        dataset = load_dataset(self.dataset, **paths, split="train", limit=self.size)
+        dataset = load_dataset(str(self.dataset), **paths, split="train", limit=self.size)
         return Calibration(dataset, self.size, self.method)
 
 
@@ -133,7 +139,7 @@ class Row:
 
     def load_calibration(self) -> Calibration | None:
         """Load the calibration set; None if the row has none. Raises DatasetError for missing or damaged files."""
-        return self.calibration.load() if self.calibration else None
+        return self.calibration.load(load_task(self.card.task)) if self.calibration else None
 
 
 @dataclass(frozen=True)

@@ -106,7 +106,7 @@ def _conditions(line: Line) -> str:
             f"int8: search with a drop of at most {budget.max_drop:g} points and a fidelity of at least "
             f"{budget.min_fidelity:g}"
             if budget
-            else "int8: all layers that the runtime can run in int8, with all repairs"
+            else "int8: the default of `sandglass deploy`"
         )
     return "; ".join(texts) or "nothing was measured"
 

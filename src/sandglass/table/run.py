@@ -39,9 +39,7 @@ from sandglass.measure.evaluation import Progress, evaluate, has_truths
 from sandglass.metrics import Change
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.search.quantize import quantize
-from sandglass.search.trials import build_full_int8
-from sandglass.sources.card import Card
-from sandglass.sources.prepare import find_checkpoint, prepared_source
+from sandglass.sources.prepare import find_checkpoint
 from sandglass.table.cells import (
     SPEED,
     CellInputs,
@@ -229,27 +227,32 @@ class _Work:
         return Cell(self.target, artifact, cell) if cell.artifact_sha256 == artifact.sha256 else None
 
     def fill(self, inputs: CellInputs, say: Say, progress: Progress) -> tuple[Artifact, MeasuredCell]:
-        """Build and measure the artifact: in float, in int8 by a search within the budget, or fully in int8."""
+        """Build and measure the artifact: in float, in int8 by a search within the budget or by the default plan."""
         card, weights, calibration = self.row.card, self.row.checkpoint, self.calibration
-        if not (self.integer and isinstance(calibration, Calibration)):
+        images = calibration if self.integer and isinstance(calibration, Calibration) else None
+        if images is None or self.row.budget is None:
+            for line in shared_images(load_task(card.task), images.dataset, self.dataset) if images else []:
+                say(f"warning: {line}")
             (outcome,) = deployment.deploy(
-                card, [str(self.target)], self.folder, checkpoint=weights, ema=self.row.ema, force=True, say=say
+                card,
+                [str(self.target)],
+                self.folder,
+                checkpoint=weights,
+                ema=self.row.ema,
+                calibration=images,
+                force=True,  # what a run left there that was killed
+                say=say,
             )
             if outcome.artifact is None:
                 raise outcome.error or InputError(
                     f"{self.target} makes a build kit, not an artifact", "leave its backend out of the table"
                 )
             return outcome.artifact, measured_cell(inputs, evaluate(outcome.artifact, self.dataset, progress=progress))
-        if self.row.budget is None:
-            for line in shared_images(load_task(card.task), calibration.dataset, self.dataset):
-                say(f"warning: {line}")
-            artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
-            return artifact, measured_cell(inputs, evaluate(artifact, self.dataset, progress=progress))
         result = quantize(
             card,
             str(self.target),
             self.folder,
-            calibration=calibration,
+            calibration=images,
             evaluation=self.dataset,
             checkpoint=weights,
             ema=self.row.ema,
@@ -322,17 +325,3 @@ def _speeds(
     if len(timings) == len(speeds):
         write_timings(path, timings)
     return speeds
-
-
-def repaired(
-    card: Card,
-    target: Target,
-    out: Path,
-    calibration: Calibration,
-    checkpoint: Path | None,
-    say: Say,
-    ema: bool = False,
-) -> Artifact:
-    """Write `out/BACKEND-int8` with all repairs and all layers in int8 that can be, and `out/plan.json`."""
-    with prepared_source(card, checkpoint, say, ema=ema) as ready:
-        return build_full_int8(ready, target.backend, calibration, out, say)

@@ -2,7 +2,8 @@
 
 A config is a Python file of assignments (see `expressions`). It is merged over its `_base_` files like in mmengine
 0.10's `Config`, including `_delete_`. In the newer style, `with read_base():`, a config imports the names of other
-files instead. A base in another package cannot be read. It is skipped if it only describes the training.
+files instead. A base that does not exist (in another package, or not copied with the config) is skipped if it only
+describes the training.
 """
 
 from __future__ import annotations
@@ -141,11 +142,16 @@ class _Reader(Expressions):
             if not isinstance(name, str):
                 raise refusal(self.path, statement, f"_base_ is {shown(value)}", "name files relative to the config")
             package, _, inside = name.rpartition("::")
-            if package and _is_training_only(inside.removesuffix(".py").split("/")):
+            path = self.path.parent / name
+            missing = bool(package) or not os.path.exists(path)
+            if missing and _is_training_only(inside.removesuffix(".py").split("/")):
                 continue
             if package or not name.endswith(".py"):
                 raise refusal(self.path, statement, f"_base_ names {name}", "name .py files relative to the config")
-            config = _read(self.path.parent / name, self.readers, self.budget)
+            if missing:
+                raise refusal(self.path, statement, f"_base_ names {name}, which does not exist",
+                              "copy the _base_ files too, or give the config in its repository")  # fmt: skip
+            config = _read(path, self.readers, self.budget)
             if twice := sorted(set(self.base) & set(config)):
                 raise refusal(self.path, statement, f"two of its bases assign {twice[0]}", "remove one of them")
             self.base.update(config)
@@ -167,15 +173,16 @@ class _Reader(Expressions):
         if not isinstance(statement, ast.ImportFrom):
             raise refusal(self.path, statement, "only `from .file import ...` is allowed in `with read_base()`")
         parts = (statement.module or "").split(".")
-        if not statement.level:
-            if not _is_training_only(parts):
-                raise refusal(self.path, statement, f"the base {statement.module} is in another package",
-                              "copy its file next to the config, and import it from there")  # fmt: skip
-            return
         folder = self.path.parent
         for _ in range(statement.level - 1):
             folder = folder / ".."
-        config = _read(folder.joinpath(*parts).with_suffix(".py"), self.readers, self.budget)
+        path = folder.joinpath(*parts).with_suffix(".py")
+        if _is_training_only(parts) and (not statement.level or not os.path.exists(path)):
+            return
+        if not statement.level:
+            raise refusal(self.path, statement, f"the base {statement.module} is in another package",
+                          "copy its file next to the config, and import it from there")  # fmt: skip
+        config = _read(path, self.readers, self.budget)
         for entry in statement.names:
             if entry.name != "*" and entry.name not in config:
                 raise refusal(self.path, statement, f"{statement.module} has no {entry.name}", "correct the import")
