@@ -14,7 +14,7 @@ from sandglass.graph.shapes import inferred_shapes
 from sandglass.sources.rewrites import Stage
 
 STAGE: Stage = "simplified"
-AFTER: tuple[str, ...] = ("explicit_padding",)  # which corrects shapes
+AFTER: tuple[str, ...] = ("explicit_padding",)  # it corrects shapes
 SPATIAL = (2, 3)  # rows and columns
 
 
