@@ -84,7 +84,7 @@ def command(notes: Notes, soc: str) -> list[str]:
     """ATC's command line. Its image preprocessor (AIPP) is not used: inputs are normalized float32."""
     if not re.fullmatch(r"Ascend\w+", soc):
         raise InputError(
-            f"--soc is {soc!r}, expected the name of a processor such as {EXAMPLE_SOC}",
+            f"ATC needs the name of a processor such as {EXAMPLE_SOC}, but --soc is {soc or 'missing'}",
             "give --soc AscendNAME, with the name that `npu-smi info` prints on the host",
         )
     shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in notes.inputs.items())

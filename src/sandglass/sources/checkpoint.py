@@ -45,7 +45,9 @@ def read_checkpoint(path: Path, ema: bool = False) -> dict[str, np.ndarray]:
             state = _read_safetensors(path, ema) if path.suffix == ".safetensors" else _read(stream, path, ema)
     except MALFORMED as error:
         reason = str(error) or type(error).__name__
-        raise CheckpointError(f"{path} is not a complete checkpoint: {reason}", "download it again") from error
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint: {reason}", "give a .pth or .safetensors file, or download it again"
+        ) from error
     return rename_keys(state)
 
 

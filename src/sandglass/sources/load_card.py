@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from sandglass.core.errors import CardError
@@ -21,9 +22,10 @@ def load_card(source: str | Path) -> Card:
 
         return config_card(path)
     if path.suffix != ".toml":
+        similar = get_close_matches(str(source), zoo())
         raise CardError(
-            f"{source} is not a zoo model, a model card (.toml) or an OpenMMLab config (.py)",
-            f"zoo models: {', '.join(zoo()) or 'none'}",
+            f"{source} is not a zoo model, a model card (.toml), an OpenMMLab config (.py) or an artifact",
+            f"did you mean {' or '.join(similar)}?" if similar else "`sandglass models` lists the zoo models",
         )
     data = read_toml(path, "model card", CardError, HELP)
     return Card.from_dict(data, str(path), path.parent)

@@ -47,7 +47,7 @@ def prepared_source(
                 raise CheckpointError(f"{card.name} is an ONNX graph and has no averaged weights", "leave out --ema")
             from sandglass.sources import bring_up
 
-            say(f"graph: converting {card.graph.name}, and comparing the result with it")
+            say(f"graph: converting {card.graph.name} and comparing the result with it")
             has_integers = bring_up.bring_up_file(card.graph, graph, size, quantized)
             if has_integers:
                 say(f"graph: {card.graph.name} is quantized already; its operators do not change")
