@@ -95,7 +95,7 @@ RESNET_ONLY: dict[str, Only | Callable[[Arguments], object]] = {
     "backbone.base_channels": Only((64,)),
     "backbone.deep_stem": Only((False,)),
     "backbone.avg_down": Only((False,)),
-    "head.in_channels": lambda given: 512 if given["depth"] < 50 else 2048,
+    "head.in_channels": lambda arguments: 512 if arguments["depth"] < 50 else 2048,
 }
 
 FAMILIES = (
@@ -116,8 +116,8 @@ FAMILIES = (
             **NORM,
             **KEYPOINTS,
             "backbone.num_stacks": Only((1,), default=2),
-            "backbone.downsample_times": lambda given: len(given.get("stage_channels", range(6))) - 1,
-            "head.in_channels": lambda given: given.get("feature_channels", 256),
+            "backbone.downsample_times": lambda arguments: len(arguments.get("stage_channels", range(6))) - 1,
+            "head.in_channels": lambda arguments: arguments.get("feature_channels", 256),
             "head.num_stages": Only((1,), default=1),
         },
     ),
@@ -135,7 +135,7 @@ FAMILIES = (
             **KEYPOINTS,
             "backbone.in_channels": Only((3,)),
             "backbone.extra": _stages,
-            "head.in_channels": lambda given: given["width"],
+            "head.in_channels": lambda arguments: arguments["width"],
         },
     ),
     Family(
@@ -152,7 +152,7 @@ FAMILIES = (
             **ONE_CONVOLUTION,
             "backbone.in_channels": Only((3,)),
             "backbone.extra": _stages,
-            "head.in_channels": lambda given: given["width"],
+            "head.in_channels": lambda arguments: arguments["width"],
             "head.num_joints": Only((17,)),
             "head.num_keypoints": Only((17,)),
             "head.tag_dim": Only((1,)),
@@ -167,9 +167,9 @@ FAMILIES = (
         {"width": "neck.0.in_channels.0", "classes": "head.num_classes"},
         only={
             **NORM,
-            "backbone.arch": lambda given: f"w{given['width']}",
-            "neck": lambda given: [
-                {"type": "HRFuseScales", "in_channels": [given["width"] << level for level in range(4)]},
+            "backbone.arch": lambda arguments: f"w{arguments['width']}",
+            "neck": lambda arguments: [
+                {"type": "HRFuseScales", "in_channels": [arguments["width"] << level for level in range(4)]},
                 {"type": "GlobalAveragePooling"},
             ],
             "head.in_channels": Only((2048,)),
@@ -200,7 +200,7 @@ FAMILIES = (
         only={
             **NORM,
             "backbone.out_indices": Only(([7],)),
-            "head.in_channels": lambda given: round(1280 * max(1.0, given.get("width", 1.0))),
+            "head.in_channels": lambda arguments: round(1280 * max(1.0, arguments.get("width", 1.0))),
         },
     ),
     Family(
@@ -220,8 +220,8 @@ FAMILIES = (
             "backbone.style": Only(("pytorch", "caffe")),  # both are equal for blocks of two convolutions
             "backbone.deep_stem": Only((True,), default=False),
             "neck.in_channels": Only(([64, 128, 256, 512],)),
-            "det_head.in_channels": lambda given: [given.get("neck_channels", 128)] * 4,
-            "det_head.hidden_dim": lambda given: given.get("neck_channels", 128),
+            "det_head.in_channels": lambda arguments: [arguments.get("neck_channels", 128)] * 4,
+            "det_head.hidden_dim": lambda arguments: arguments.get("neck_channels", 128),
             "det_head.out_channel": Only((6,)),
             "det_head.out_channels": Only((6,)),
         },
@@ -238,7 +238,7 @@ FAMILIES = (
             "backbone.deep_stem": Only((False,)),
             "backbone.stem_channels": Only((64,)),
             "neck.in_channels": Only(([256, 512, 1024, 2048],)),
-            "det_head.in_channels": lambda given: given.get("neck_channels", 32),
+            "det_head.in_channels": lambda arguments: arguments.get("neck_channels", 32),
             "det_head.out_channels": Only((5,)),
         },
     ),
