@@ -24,7 +24,7 @@ def plan_path(out: Path, target: Target) -> Path:
     return out / f"{target.folder}.plan.json"
 
 
-def kept_plan(path: Path, inputs: Mapping[str, object], force: bool, make: Callable[[], Plan]) -> Plan:
+def load_or_make_plan(path: Path, inputs: Mapping[str, object], force: bool, make: Callable[[], Plan]) -> Plan:
     """The plan in the file `path` if it was made from `inputs` (JSON data); otherwise a new one, which is written.
 
     `make` returns the new plan. Raises ArtifactError if the file holds another plan and `force` is false.
