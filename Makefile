@@ -1,8 +1,12 @@
-# Two commands need nothing but Python 3.11 and pip:
-#   make demo   the main job on the embedded model and data
-#   make test   the tests, in under ten minutes on two cores
-# `make slow` runs the tests that take longer, as .ci/run does; `make stress` repeats cold starts and kills by the hundred.
-# `make site` builds the documentation into site/, and fails on a broken link.
+# Two commands need only Python 3.11 and pip; they install everything else into .venv:
+#   make demo    deploy the embedded model to every runtime, and measure it on the embedded data
+#   make test    run the tests without the slow ones; under ten minutes on two cores
+# More commands:
+#   make slow    run the slow tests, as .ci/run does
+#   make stress  repeat cold starts and kills several hundred times
+#   make check   run ruff and mypy
+#   make site    build the documentation in site/; a broken link is an error
+#   make schemas update the JSON schemas after a change of a record
 PYTHON ?= python3
 BIN := .venv/bin
 

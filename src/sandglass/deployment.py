@@ -14,7 +14,7 @@ from sandglass.artifacts.build_files import FLOAT, check_float
 from sandglass.artifacts.build_key import Samples, own_folder
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.input_shapes import Shapes
-from sandglass.artifacts.plan_file import kept_plan, plan_path, save_plan
+from sandglass.artifacts.plan_file import load_or_make_plan, plan_path, save_plan
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import Capabilities, load_backend, usable_backends
 from sandglass.core.errors import InputError, SandglassError
@@ -63,9 +63,9 @@ def deploy(
 
     `source` is the name of a zoo model, the path of a card, the folder of a float artifact (see `find_card`) or a Card.
     `targets` are texts such as "ncnn:int8". `checkpoint` replaces the card's; `ema` selects its averaged weights.
-    `calibration` is needed for int8: each target gets a plan with repairs from these images (see
-    `search.default_plan`). With `quick` all targets get the same plan of ranges and thresholds alone, in seconds; with
-    the file `plan` they get that one.
+    `calibration` is needed for int8: each target gets its own plan, with repairs, from these images (see
+    `search.default_plan`). With `quick`, all targets share one plan with ranges and thresholds only, which takes
+    seconds. With the file `plan`, all targets use the plan in this file.
     `processor` is the kind of processor that int8 artifacts are for. The default gives exact sums on all of them, with
     weights of 7 bits where 8 bits would saturate on some.
     A file that is quantized already is deployed unchanged; with `dequantize` it is converted to float first.
@@ -89,7 +89,7 @@ def deploy(
     unique = list(dict.fromkeys(Target.parse(target) for target in targets))
     integer = [target for target in unique if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):
-        raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
+        raise InputError(f"{integer[0]} needs calibration images", "give --calibration DIR, a folder of images")
     if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in unique):
         able = ", ".join(name for name, backend in usable_backends().items() if backend.CAPABILITIES.tunes_kernels)
         raise InputError(f"{unique[0].backend} has no kernels to tune",
@@ -138,9 +138,9 @@ def deploy(
 
 
 def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape: Size | None) -> Plan:
-    """The default plan of an int8 target, from the file next to its artifact where the same call made it before."""
+    """The default plan of an int8 target. If an earlier call stored it next to its artifact, it is read from there."""
     source, data = request.source, calibration.dataset.fingerprint
-    made_from = {
+    inputs = {
         "target": str(target),
         "version": own_version(),
         "graph": sha256(source.graph),
@@ -150,10 +150,10 @@ def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape
     }
 
     def make() -> Plan:
-        check_float(target.backend, source, request.reference)  # no time goes into the plan of a runtime that fails
+        check_float(target.backend, source, request.reference)  # a runtime that fails needs no plan
         return default_plan(source, target.backend, calibration, lambda line: request.say(f"{target}: {line}"), shape)
 
-    return kept_plan(plan_path(request.out, target), made_from, request.force, make)
+    return load_or_make_plan(plan_path(request.out, target), inputs, request.force, make)
 
 
 def _capabilities(backend: str) -> Capabilities:

@@ -148,12 +148,12 @@ def _nan(path: Path) -> None:
 @pytest.mark.parametrize(
     ("spoil", "message"),
     [
-        (_cut, "a.pth is not a whole checkpoint"),
-        (lambda path: path.write_bytes(b""), "a.pth is not a whole checkpoint"),
+        (_cut, "a.pth is not a complete checkpoint"),
+        (lambda path: path.write_bytes(b""), "a.pth is not a complete checkpoint"),
         (_hostile, "names posix.system"),
-        (_other, "a.pth holds another model: "),
+        (_other, "a.pth belongs to another model: "),
         (_nan, "tensor heatmaps is NaN or infinite"),
-        (lambda path: path.unlink(), "there is no checkpoint"),
+        (lambda path: path.unlink(), "a.pth does not exist"),
     ],
 )
 def test_checkpoint(house: House, spoil: Callable[[Path], object], message: str) -> None:

@@ -105,7 +105,7 @@ def test_a_tensor_that_needs_an_unknown_name_is_refused_by_it(zipped: bool, tmp_
     touch = Evil(Path.touch, tmp_path / "owned")
     for content in ({"state_dict": {**weights(), "x": touch}}, {**weights(), "x": touch}):
         torch.save(content, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
-        with pytest.raises(CheckpointError, match=r"names .*, which no tensor needs"):
+        with pytest.raises(CheckpointError, match=r"names .*, which tensors do not need"):
             read_checkpoint(tmp_path / "a.pth")
     torch.save({"state_dict": weights(), "x": touch}, tmp_path / "a.pth", _use_new_zipfile_serialization=zipped)
     assert set(read_checkpoint(tmp_path / "a.pth")) == set(weights())
@@ -199,7 +199,7 @@ NUMBERS = np.arange(100, dtype="<f4").tobytes()
 def test_a_tensor_outside_of_its_storage_is_refused(tensor: bytes, tmp_path: Path) -> None:
     """A tensor as another's storage, a stride of 0, sizes over 64 bits, negative offsets: no foreign memory is read."""
     path = written(tmp_path / "a.pth", seeds.dictionary(w=tensor), storages={"0": NUMBERS})
-    with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+    with pytest.raises(CheckpointError, match="not a complete checkpoint"):
         read_checkpoint(path)
 
 
@@ -209,7 +209,7 @@ def test_numbers_of_any_size_are_computed_with(tmp_path: Path) -> None:
     good = T(S(count=100), 0, (4,), (1,))
     for position in (seeds.number(0), seeds.number(4), seeds.number(1)):
         path = written(tmp_path / "a.pth", seeds.dictionary(w=good.replace(position, big)), storages={"0": NUMBERS})
-        with pytest.raises(CheckpointError, match="not a whole checkpoint"):
+        with pytest.raises(CheckpointError, match="not a complete checkpoint"):
             read_checkpoint(path)
 
 
@@ -218,17 +218,17 @@ def test_a_small_file_does_not_become_large(tmp_path: Path) -> None:
     zeros = {"0": bytes(64 << 20)}
     vast = seeds.dictionary(w=T(S(count=16 << 20), 0, (16 << 20,), (1,)))
     path = written(tmp_path / "a.pth", vast, storages=zeros, compression=zipfile.ZIP_DEFLATED)
-    with pytest.raises(CheckpointError, match="over 8 times its own size"):
+    with pytest.raises(CheckpointError, match="more than 8 times the size"):
         read_checkpoint(path)
     many = seeds.dictionary(**{f"k{i}": T(S(count=1 << 20), 0, (1 << 20,), (1,)) for i in range(100)})
-    with pytest.raises(CheckpointError, match="over 8 times its own size"):
+    with pytest.raises(CheckpointError, match="more than 8 times the size"):
         read_checkpoint(written(tmp_path / "b.pth", many, storages={"0": bytes(4 << 20)}))
 
 
 def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
     """Older and newer names of one tensor in one file: which of them is meant is not known."""
     torch.save({"keypoint_head.w": torch.ones(1), "head.w": torch.zeros(1)}, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError, match=r"two tensors of the checkpoint are head\.w"):
+    with pytest.raises(CheckpointError, match=r"two tensors of the checkpoint get the name head\.w"):
         read_checkpoint(tmp_path / "a.pth")
 
 
@@ -236,7 +236,7 @@ def test_two_tensors_of_one_name_are_refused(tmp_path: Path) -> None:
 def test_other_compressions_are_refused(compression: int, tmp_path: Path) -> None:
     """Their memory is not bounded by the file's."""
     path = written(tmp_path / "a.pth", seeds.dictionary(w=T(S())), compression=compression)
-    with pytest.raises(CheckpointError, match="packed otherwise"):
+    with pytest.raises(CheckpointError, match="unsupported compression"):
         read_checkpoint(path)
 
 
@@ -246,7 +246,7 @@ def test_numbers_of_another_order_are_refused(tmp_path: Path) -> None:
     with zipfile.ZipFile(tmp_path / "a.pth") as archive, zipfile.ZipFile(tmp_path / "b.pth", "w") as copy:
         for entry in archive.infolist():
             copy.writestr(entry, b"big" if entry.filename.endswith("byteorder") else archive.read(entry))
-    with pytest.raises(CheckpointError, match="another kind of processor"):
+    with pytest.raises(CheckpointError, match="big-endian"):
         read_checkpoint(tmp_path / "b.pth")
 
 

@@ -207,5 +207,5 @@ def test_arrays_that_unpack_to_more_than_a_dataset(tmp_path: Path, monkeypatch: 
         tmp_path / "a.npz", images=np.zeros((4000, 32, 32, 3), np.uint8), labels=np.zeros(4000, np.uint8)
     )
     monkeypatch.setattr("sandglass.formats.npz.read_npz.__defaults__", (1 << 20,))
-    with pytest.raises(DatasetError, match="its arrays take over 1 MiB"):
+    with pytest.raises(DatasetError, match="its arrays take more than 1 MiB"):
         cifar10.read_batch(tmp_path / "a.npz")

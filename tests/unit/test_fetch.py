@@ -259,7 +259,7 @@ def test_too_large_a_file_is_refused(server: str, tmp_path: Path, monkeypatch: p
     with pytest.raises(CheckpointError, match="at most"):
         fetch(checkpoint(f"{server}/huge/model.pth"), tmp_path)
     monkeypatch.setattr(download, "MOST_BYTES", 1000)
-    with pytest.raises(CheckpointError, match="at most 1000 are fetched"):
+    with pytest.raises(CheckpointError, match="at most 1000 are allowed"):
         fetch(checkpoint(f"{server}/good/model.pth"), tmp_path)
 
 

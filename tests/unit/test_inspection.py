@@ -81,7 +81,7 @@ def test_note_follows_the_decision_or_the_runtime() -> None:
     assert layer_note(notes, "a", FLOAT) == "it makes the output"
     assert layer_note(notes, "b", INT8) == "Winograd masked"
     assert layer_note(notes, "c", INT8) == ""
-    assert layer_note(notes, "c", FLOAT) == "the plan says int8, the runtime has no such kernel here"
+    assert layer_note(notes, "c", FLOAT) == "int8 in the plan, but the runtime has no int8 kernel for it here"
     assert layer_note(notes, "d", INT8) == "6-bit weights, Winograd"
     assert layer_note(BuildNotes(), "c", FLOAT) == ""
 

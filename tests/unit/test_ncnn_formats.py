@@ -55,7 +55,7 @@ def test_setting_a_parameter_changes_one_layer_only(text: str, value: int) -> No
     ("text", "message"),
     [
         ("", "does not start with 7767517"),
-        ("7767517\n2 1\nReLU a 0 1 x\n", "announces 2 1"),
+        ("7767517\n2 1\nReLU a 0 1 x\n", "but its header says 2 and 1"),
         ("7767517\n1 1\nReLU a 1 1 x\n", "fewer blobs"),
         ("7767517\n1 1\nReLU a\n", "is not a layer"),
         ("7767517\n1 1\nReLU a 0 1 x y z\n", "is not a layer"),

@@ -131,5 +131,5 @@ def test_a_kind_that_is_not_ncnns_is_named_where_the_bytes_do_not_fit() -> None:
     """Its weights are not known, so the file may be right."""
     param = ncnn_param.parse_param("7767517\n2 2\nInput in0 0 1 in0\nYoloV5Focus f 1 1 in0 x\n")
     assert ncnn_bin.split(param, memoryview(b"")) == [[], []]
-    with pytest.raises(FormatError, match="the weights of YoloV5Focus are not known"):
+    with pytest.raises(FormatError, match="the sizes of the weights of YoloV5Focus are unknown"):
         ncnn_bin.split(param, memoryview(bytes(64)))

@@ -160,5 +160,5 @@ def test_fixed_batch_is_opened(name: str, tmp_path: Path) -> None:
 def test_batch_that_cannot_be_opened_is_named(name: str, tmp_path: Path) -> None:
     """Where images of a batch are not independent, or not alike."""
     onnx.save(for_four(BROKEN[name]), tmp_path / "four.onnx")
-    with pytest.raises(GraphError, match=r"four.onnx is for a batch of 4 images.*batch of 1"):
+    with pytest.raises(GraphError, match=r"four.onnx has a fixed batch of 4 images.*batch of 1"):
         bring_up_file(tmp_path / "four.onnx", tmp_path / "one.onnx", (6, 5))

@@ -75,7 +75,7 @@ def test_notes_say_what_is_decided_otherwise(tmp_path: Path) -> None:
         opset=11,
     )
     assert found.dynamic == ("batch", "height", "width")
-    assert [line.partition(" is not used")[0] for line in found.notes if "is not used" in line] == [
+    assert [line.partition(" is ignored")[0] for line in found.notes if "is ignored" in line] == [
         "opset_version 11",
         "dynamic height and width",
         "output_names simcc_x, simcc_y",
@@ -93,7 +93,7 @@ def test_notes_say_what_is_decided_otherwise(tmp_path: Path) -> None:
         ("backend_config = dict(precision='INT4')", "ncnn has no precision 'int4'"),
         ("backend_config = dict(use_vulkan=True)", "use_vulkan is not supported"),
         ("backend_config = dict(convert_to='mlprogram')", "backend_config.convert_to is not supported"),
-        ("codebase_config = dict(task='TextRecognition')", "deploys TextRecognition, which Sandglass lacks"),
+        ("codebase_config = dict(task='TextRecognition')", "the task TextRecognition is not supported"),
         ("codebase_config = dict(model_type='sdk')", "model_type is 'sdk'"),
         ("codebase_config = dict(post_processing=dict(top=3))", "codebase_config.post_processing is not supported"),
         ("partition_config = dict(type='two_stage')", "partition_config is not supported"),
@@ -101,9 +101,9 @@ def test_notes_say_what_is_decided_otherwise(tmp_path: Path) -> None:
         (
             "onnx_config = dict(input_shape=[192, 256])\n"
             "backend_config = dict(model_inputs=[dict(opt_shapes=dict(input=[1, 3, 192, 256]))])",
-            "contradicts itself: onnx_config.input_shape says 256x192 and backend_config.model_inputs.opt_shapes says",
+            "contradicts itself: onnx_config.input_shape is 256x192 and backend_config.model_inputs.opt_shapes is",
         ),
-        ("backend_config = dict(model_inputs=3)", "is not of the form of a deploy config"),
+        ("backend_config = dict(model_inputs=3)", "does not have the form of a deploy config"),
         ("import os", "deploy.py:2: an import is refused"),
     ],
 )
@@ -123,9 +123,9 @@ def test_config_that_is_a_part_is_refused(tmp_path: Path) -> None:
 def test_model_that_does_not_fit_is_refused(tmp_path: Path) -> None:
     """Another task, and another shape where a network was trained for one; other networks take the shape."""
     found = read(tmp_path, "onnx_config = dict(input_shape=[192, 256])")
-    with pytest.raises(ConfigError, match=r"asks for an input of 256x192 .*, and it is made for 256x256"):
+    with pytest.raises(ConfigError, match=r"has an input of 256x192 .*, but it needs 256x256"):
         found.applied(card(size=(256, 256)))
-    with pytest.raises(ConfigError, match="deploys topdown-pose or bottomup-pose, and it is of classification"):
+    with pytest.raises(ConfigError, match="is for topdown-pose or bottomup-pose, but the task of it is classification"):
         found.applied(card("classification"))
     assert found.applied(card("bottomup-pose", (512, 512))).input.size == (256, 192)
 
@@ -151,7 +151,7 @@ def test_deploy_config_takes_the_place_of_to(tmp_path: Path, capsys: pytest.Capt
     ]
     assert main([*command, "--deploy-config", str(tmp_path / "deploy.py")]) == 0
     said = capsys.readouterr()
-    assert "deploy.py: opset_version 11 is not used" in said.err
+    assert "deploy.py: opset_version 11 is ignored" in said.err
     assert (tmp_path / "o/onnxruntime-fp32/sandglass.json").is_file()
     assert main([*command, "--deploy-config", str(tmp_path / "deploy.py"), "--to", "ncnn"]) == 2
     assert "--deploy-config and --to exclude each other" in capsys.readouterr().err

@@ -48,7 +48,7 @@ def test_an_input_without_an_answer_does_not_decide(tmp_path: Path) -> None:
     assert check.correlation > 0.99
     assert check.outputs["y"].snr_db > 20
     assert check.outputs["y"].cosine > 0.99
-    with pytest.raises(ParityError, match="dB signal over noise"):
+    with pytest.raises(ParityError, match="signal-to-noise ratio"):
         checked.check(backend(2.0), tmp_path, BuildNotes(), "int8")
 
 
@@ -75,5 +75,5 @@ def test_a_probability_that_hides_an_error_is_compared_before_the_softmax(tmp_pa
         return checked.check(runtime, tmp_path, BuildNotes(), "int8")
 
     assert check(0.0, -3.0).outputs["y"].snr_db > 60
-    with pytest.raises(ParityError, match=r"signal over noise.*correlation 1\.0000"):
+    with pytest.raises(ParityError, match=r"signal-to-noise ratio.*correlation 1\.0000"):
         check(-9.0, 6.0)

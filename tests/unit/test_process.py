@@ -70,7 +70,7 @@ def test_full_disk_is_one_line() -> None:
     """The system's errors have a fix that is the user's."""
     with pytest.raises(BackendError, match="No space left on device") as caught:
         run_isolated("target", faults.full_disk)
-    assert "make room" in caught.value.fix
+    assert "free disk space" in caught.value.fix
 
 
 def test_unexpected_error_is_a_line_and_a_log() -> None:

@@ -171,7 +171,11 @@ def test_weights_share_no_zero_point() -> None:
 
 @pytest.mark.parametrize(
     ("change", "message"),
-    [("scale", "reads q0 on another grid"), ("operator", "has no float form"), ("computed", "is computed")],
+    [
+        ("scale", "reads q0 with another scale"),
+        ("operator", "cannot be converted to float"),
+        ("computed", "at run time"),
+    ],
 )
 def test_what_has_no_float_form_is_named(change: str, message: str) -> None:
     """Integers read on another grid, integers that are computed with, and scales that are not constant."""

@@ -114,7 +114,7 @@ def test_second_run_in_the_folder_is_refused(card: Path, tmp_path: Path, capsys:
         assert run(card, out, TARGETS[0]) == 2
         said = capsys.readouterr().err
         assert "is in use by another run: process" in said
-        assert "bringing up" not in said
+        assert "graph: " not in said
         with pytest.raises(BusyError):
             main_table(tmp_path, out)
     assert not out.exists()

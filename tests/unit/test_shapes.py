@@ -276,7 +276,7 @@ def test_what_cannot_have_shapes_says_so(tmp_path: Path, capsys: pytest.CaptureF
     (plain,) = deployment.deploy(CARD, ["onnxruntime:fp32"], tmp_path)
     assert plain.artifact is not None
     graph = replace(CARD, model=None, arguments={}, checkpoint=None, graph=plain.artifact.folder / "model.onnx")
-    with pytest.raises(GraphError, match=r"does not hold for inputs of 192x256.*free height and width"):
+    with pytest.raises(GraphError, match=r"is wrong for inputs of 192x256.*dynamic height and width"):
         deployment.deploy(graph, ["onnxruntime:fp32"], tmp_path / "again", shapes=SHAPES)
 
 

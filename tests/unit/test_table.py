@@ -183,7 +183,7 @@ def test_holes_have_their_reasons(
     assert reasons["small", "reference"].startswith("int8: failed: reference does not support int8")
     assert reasons["no-data", "onnxruntime"].startswith("no data: imagenet needs images")
     assert reasons["no-calibration", "onnxruntime"].startswith("int8: no data: int8 needs calibration images")
-    assert reasons["resnet18-cifar10", "onnxruntime"].startswith("no checkpoint: resnet18-cifar10 needs its checkpoint")
+    assert reasons["resnet18-cifar10", "onnxruntime"].startswith("no checkpoint: the checkpoint resnet18_b16x8_cifar10")
     assert cells(table)["reference:fp32"]["reason"].startswith("no checkpoint")
 
 

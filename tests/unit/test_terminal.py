@@ -94,7 +94,7 @@ def test_error_is_a_panel_with_the_fix() -> None:
     folder = "/" + "folder" * 20
     code, shown = on_terminal(80, "-m", "sandglass", "evaluate", folder, "--dataset", "synthetic-people", NO_COLOR="1")
     assert code == 2
-    assert f"there is no {folder}\r\n" in ESCAPE.sub("", shown)
+    assert f"{folder} does not exist\r\n" in ESCAPE.sub("", shown)
 
 
 def test_no_color_is_respected() -> None:

@@ -9,7 +9,7 @@ import msgspec
 
 from sandglass.artifacts.artifact import LEAST_INT8_SHARE, load_artifact
 from sandglass.artifacts.build_files import FLOAT, Build, build_files, check_float
-from sandglass.artifacts.build_key import build_key, made_before
+from sandglass.artifacts.build_key import build_key, reusable_artifact
 from sandglass.artifacts.input_shapes import Shapes
 from sandglass.artifacts.manifest import Check, write_manifest
 from sandglass.artifacts.parity import Reference
@@ -78,7 +78,7 @@ def reuse_artifact(target: Target, request: BuildRequest) -> Outcome | None:
         version = load_backend(target.backend).available()
     except BackendUnavailable:
         return None
-    artifact = made_before(folder, request.key(target, version))
+    artifact = reusable_artifact(folder, request.key(target, version))
     if artifact is None:
         return None
     request.say(f"{target}: up to date, reused from {folder}")

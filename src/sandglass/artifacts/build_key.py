@@ -66,7 +66,7 @@ def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
-def made_before(folder: Path, key: str) -> Artifact | None:
+def reusable_artifact(folder: Path, key: str) -> Artifact | None:
     """The artifact in `folder` if it passes `load_artifact` and has the build key `key`; otherwise None."""
     try:
         artifact = load_artifact(folder)
@@ -75,7 +75,7 @@ def made_before(folder: Path, key: str) -> Artifact | None:
     return artifact if artifact.manifest.build_key == key else None
 
 
-def kit_made_before(folder: Path, key: str) -> bool:
+def is_reusable_kit(folder: Path, key: str) -> bool:
     """Whether `folder` holds a build kit with the build key `key`."""
     try:
         return read_kit_manifest(folder).build_key == key

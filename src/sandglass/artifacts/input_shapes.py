@@ -66,7 +66,7 @@ def smallest_shape(shapes: Shapes, needed: Size, what: str) -> Size:
 
 
 def _shapes(card: Card) -> tasks.Shapes[tasks.Sample, tasks.View]:
-    """How the card's task derives input shapes from image sizes. Raises InputError for a task with one fixed size."""
+    """The rules of the card's task for input shapes. Raises InputError for a task with a single fixed shape."""
     shapes = tasks.load_task(card.task).SHAPES
     if shapes is None:
         raise InputError(f"the task {card.task} has a single input shape", "leave out --shapes and --shapes-from")

@@ -76,4 +76,6 @@ class KitManifest(Record, frozen=True, kw_only=True):
 
 def read_kit_manifest(folder: Path) -> KitManifest:
     """Read the manifest of a build kit. Raises ArtifactError if it is missing or if a field is invalid."""
+    if not (folder / KIT).is_file():
+        raise ArtifactError(f"{folder} is not a build kit: it has no {KIT}", "give the folder of a build kit")
     return read_json_record(folder / KIT, KitManifest, ArtifactError, AGAIN, FORMAT)

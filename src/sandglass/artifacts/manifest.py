@@ -37,10 +37,11 @@ Notes = JsonObject  # the backend's record of its build; the fields are those of
 
 
 class OutputCheck(Record, frozen=True):
-    """How well one part of the outputs agrees with the graph's (see `graph.output_parts`).
+    """The comparison of one part of the outputs with that of the graph (see `graph.output_parts`).
 
-    `snr_db` is the power of the graph's values over the power of the difference, in dB, over all inputs together;
-    `worst_snr_db` is that of the worst input. `cosine` is the cosine of the angle between the two, -1 to 1.
+    `snr_db` is the signal-to-noise ratio in dB over all inputs together: the power of the graph's values over the power
+    of the difference. `worst_snr_db` is that of the worst input. `cosine` is the cosine of the angle between the values
+    of the artifact and of the graph, -1 to 1.
     """
 
     snr_db: float
@@ -54,7 +55,7 @@ class Check(Record, frozen=True, omit_defaults=True):
     `relative_difference` is the largest absolute difference of an output over the largest absolute value of this
     output; `correlation` is the smallest correlation of an output. Both are None if nothing was compared; `summary`
     gives the reason. `inputs` names the inputs of the comparison. `quantized` is true if the source file was quantized
-    before. `int8_share` is the share of the multiply-accumulates that run in int8, 0 to 1. `outputs` has the agreement
+    before. `int8_share` is the share of the multiply-accumulates that run in int8, 0 to 1. `outputs` has the comparison
     of each part of the outputs, by the name of its tensor.
     """
 

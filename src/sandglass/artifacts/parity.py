@@ -30,13 +30,14 @@ SAMPLES = 4  # inputs of the comparison
 FLOAT_TOLERANCE = 2e-3
 # Smallest correlation of an output. fp16 rounds every value to 11 bits.
 LEAST_CORRELATION = {"fp16": 0.999}
-LEAST_OF_QUANTIZED = 0.9  # the same of an fp32 artifact of a file that is quantized, which runtimes round elsewhere
-# Smallest signal over noise in dB of a part of the outputs. An int8 artifact differs by design, but where the noise has
-# a fifth of the power of the outputs, a correlation of 0.9, the network is broken and not only quantized.
+# Smallest correlation of an fp32 artifact of a quantized file: runtimes round its values at different places.
+LEAST_OF_QUANTIZED = 0.9
+# Smallest signal-to-noise ratio, in dB, of a part of the outputs. An int8 artifact differs by design. But if the noise
+# has a fifth of the power of the outputs (a correlation of 0.9), the network is broken and not only quantized.
 LEAST_DECIBELS = {"int8": 7.0}
-LENIENT = {"int8": -1000.0}  # decibels that every artifact has
-MOST_DECIBELS = 120.0  # reported for outputs that are equal but for their last bits
-NO_POWER = 1e-12  # power of an output of zeros, to divide by
+LENIENT = {"int8": -1000.0}  # dB; every artifact passes
+MOST_DECIBELS = 120.0  # dB, reported for outputs that differ only in their last bits
+NO_POWER = 1e-12  # smallest divisor, for outputs that are all zero
 
 
 class Reference:
@@ -181,9 +182,11 @@ def compare(
     """Compare an artifact's outputs, `results`, with the graph's outputs, `expected`, on the same inputs.
 
     Both have one dictionary of arrays by output name for each input. Each output is compared over all inputs together,
-    because it may be almost 0 on a single input (a detector that detects nothing). Raises ParityError if an output is
-    NaN or infinite; for a precision in `decibels`, if one of the `parts` has less signal over noise; for one in
-    `correlations`, if the correlation is lower; for others, if the relative difference is over FLOAT_TOLERANCE.
+    because it may be almost 0 on a single input (a detector that detects nothing).
+
+    Raises ParityError if an output is NaN or infinite. For a precision in `decibels`, it is also raised if the
+    signal-to-noise ratio of one of the `parts` is below the value there; for a precision in `correlations`, if the
+    correlation is below the value there; and for other precisions, if the relative difference is over FLOAT_TOLERANCE.
     """
     pairs = [
         tuple(np.concatenate([outputs[name].ravel() for outputs in side]) for side in (expected, results))
@@ -197,8 +200,8 @@ def compare(
         name = min(checks, key=lambda name: checks[name].snr_db)
         where = f" in {name}, the lowest of {len(checks)} outputs" if len(checks) > 1 else ""
         summary = (
-            f"{checks[name].snr_db:.1f} dB signal over noise{where} (worst input {checks[name].worst_snr_db:.1f} dB), "
-            f"correlation {agreement:.4f}"
+            f"signal-to-noise ratio {checks[name].snr_db:.1f} dB{where} (worst input "
+            f"{checks[name].worst_snr_db:.1f} dB), correlation {agreement:.4f}"
         )
         right, limit = checks[name].snr_db >= decibels[precision], f"at least {decibels[precision]:g} dB"
     else:
@@ -215,7 +218,7 @@ def compare(
 
 
 def _check_part(part: OutputPart, expected: Sequence[Arrays], results: Sequence[Arrays]) -> OutputCheck:
-    """The agreement of one part of the outputs over all inputs together, and on the worst of them."""
+    """The comparison of one part of the outputs over all inputs together, and on the worst input."""
     pairs = [(part.values(first), part.values(second)) for first, second in zip(expected, results, strict=True)]
     powers = np.array([(before**2).sum() for before, _ in pairs])  # (inputs,)
     changes = np.array([((after - before) ** 2).sum() for before, after in pairs])
@@ -228,5 +231,5 @@ def _check_part(part: OutputPart, expected: Sequence[Arrays], results: Sequence[
 
 
 def _decibels(noise: float) -> float:
-    """Signal over noise in dB from noise over signal; NaN for NaN."""
+    """The signal-to-noise ratio in dB, from the power of the noise over that of the signal; NaN for NaN."""
     return float(np.clip(-10 * np.log10(max(noise, 1e-300)), -MOST_DECIBELS, MOST_DECIBELS)) + 0 * noise

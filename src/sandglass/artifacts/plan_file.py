@@ -1,7 +1,7 @@
-"""The plan of an int8 artifact, in a file next to its folder: written once, and used again by the same command.
+"""The plan of an int8 artifact, in a file next to its folder. The same command reads it again.
 
-A plan takes a minute to make. It says what it was made from, as a hash that covers its content too: a plan that was
-edited by hand is not taken for the one that the command would make, and is not replaced either.
+Making a plan takes about a minute. The file holds a hash over the inputs and the content of the plan. So a plan that
+was edited by hand is recognized: it is not reused, and it is not replaced either.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sandglass.artifacts.target import Target
 from sandglass.core.errors import ArtifactError, PlanError
 from sandglass.quantization.plan import Plan
 
-MADE_FROM = "made_from"  # the field of a plan's record of its calibration that has the hash
+MADE_FROM = "made_from"  # field in the plan's record of its calibration, for the hash
 
 
 def plan_path(out: Path, target: Target) -> Path:
@@ -24,10 +24,10 @@ def plan_path(out: Path, target: Target) -> Path:
     return out / f"{target.folder}.plan.json"
 
 
-def kept_plan(path: Path, inputs: Mapping[str, object], force: bool, make: Callable[[], Plan]) -> Plan:
-    """The plan in the file `path` if it was made from `inputs`, which are JSON-able; else a new one, which is written.
+def load_or_make_plan(path: Path, inputs: Mapping[str, object], force: bool, make: Callable[[], Plan]) -> Plan:
+    """The plan in the file `path` if it was made from `inputs` (JSON data); otherwise a new one, which is written.
 
-    Raises ArtifactError if the file holds another plan, unless `force`.
+    `make` returns the new plan. Raises ArtifactError if the file holds another plan and `force` is false.
     """
     plan = _load(path)
     if plan is not None and plan.calibration.get(MADE_FROM) == _hash(plan, inputs):
@@ -41,7 +41,7 @@ def kept_plan(path: Path, inputs: Mapping[str, object], force: bool, make: Calla
 
 
 def save_plan(plan: Plan, path: Path, force: bool) -> None:
-    """Write a plan. Raises ArtifactError if the file holds another one, perhaps edited by hand, unless `force`."""
+    """Write a plan. Raises ArtifactError if the file holds another plan and `force` is false."""
     if path.exists() and not force:
         known = _load(path)
         if known is None or known.sha256 != plan.sha256:
@@ -58,12 +58,13 @@ def _load(path: Path) -> Plan | None:
 
 def _exists(path: Path) -> ArtifactError:
     return ArtifactError(
-        f"{path} exists already and is another plan", "give it as --plan, choose another folder, or use --force"
+        f"{path} exists already and is another plan",
+        "give it with --plan, choose another folder, or use --force to replace it",
     )
 
 
 def _hash(plan: Plan, inputs: Mapping[str, object]) -> str:
-    """Of what a plan was made from and of its content, apart from this hash itself: 64 hex digits."""
+    """The SHA-256, in hex digits, over the inputs of a plan and its content without this hash."""
     content = {name: value for name, value in plan.calibration.items() if name != MADE_FROM}
     data = [dict(inputs), replace(plan, calibration=content).sha256]
     return hashlib.sha256(json.dumps(data, sort_keys=True).encode()).hexdigest()

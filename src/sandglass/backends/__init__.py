@@ -1,7 +1,7 @@
-"""The seam of runtimes: one file is one backend. A backend never imports a task.
+"""The seam of runtimes: each file in this folder is one backend. A backend never imports a task.
 
-A backend is a module that defines what the protocol `Backend` says. Its last lines assign the module to a variable of
-that type, where mypy compares the two. `load_backend` finds it because its file is in this folder.
+A backend is a module that implements the protocol `Backend`. Its last lines assign the module to a variable of this
+type, so that mypy compares the two. `load_backend` finds it without any registration.
 """
 
 from __future__ import annotations
@@ -58,11 +58,11 @@ PROFILED_RUNS = 8
 class LayerRun:
     """One operation as a runtime executes it.
 
-    `name` is the graph's layer where it can be matched, else the runtime's own name; `operator` is the runtime's name
-    of what it does; `arithmetic` is INT8 or FLOAT. `macs` are multiply-accumulates for one image, 0 for an operation
-    without weights, and `terms` how many of them make one output. `milliseconds` is None where the runtime has no
-    timer. `note` says why it runs as it does. `steps` are the sizes of one integer step: of its input (first), then of
-    each channel of its weights, where they are rounded.
+    `name` is the graph's name of the layer if it is known, otherwise the runtime's own name. `operator` is the name of
+    the operation in the runtime. `arithmetic` is INT8 or FLOAT. `macs` are the multiply-accumulates for one image (0
+    without weights), and `terms` are those for one element of the output. `milliseconds` is None if the runtime has no
+    timer. `note` gives the reason for the arithmetic. `steps` are scales: of the quantized input, then of each channel
+    of the quantized weights; empty in float.
     """
 
     name: str
@@ -77,11 +77,11 @@ class LayerRun:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How a model is compiled and run on a host that has a vendor's tools.
+    """Instructions for compiling and running a model on a host with a vendor's tools.
 
-    `command` is a line of shell that makes `model` from the files in the kit's folder; `runtime` is a file that needs
-    only the vendor's tools and numpy, and defines `version()` and `Model(path, inputs, outputs, device)`; `needs` says
-    what the host must have. `inputs` and `outputs` are the graph's shapes by name.
+    `command` is a shell command that writes the file `model` from the files in the kit's folder. `runtime` is a Python
+    file that needs only the vendor's tools and numpy, and defines `version()` and `Model(path, inputs, outputs,
+    device)`. `needs` lists what the host must have. `inputs` and `outputs` are the graph's shapes by name.
     """
 
     command: str
@@ -94,16 +94,16 @@ class Recipe:
 
 @dataclass(frozen=True)
 class Capabilities:
-    """What a backend can do beyond building, opening and listing layers.
+    """The optional abilities of a backend.
 
-    `dynamic_shapes`: one build serves every input size; where `source.shapes` is not empty, `build` leaves the sides
-    open that the graph has fixed. Without it each shape is built by itself.
-    `runs_graphs`: it builds any ONNX graph that has operators of its runtime. Without it, only models of the zoo.
-    `tunes_kernels`: `build` may measure kernels for `source.tune_seconds`.
-    `computes`: outputs are results, which are compared with the graph's.
-    `compiles_for_soc`: an example of a processor's name where the compiler needs one in `source.soc`, else None.
-    `make_kit(source, precision, folder)`: for a compiler or device that is often on another host. Where `available`
-    raises, it writes into `folder` what the compiler there reads.
+    `dynamic_shapes`: one build serves all input sizes. If `source.shapes` is not empty, `build` makes height and width
+    dynamic. Without this ability, each shape is built separately.
+    `runs_graphs`: the backend builds any ONNX graph with supported operators. Without it, only models of the zoo.
+    `tunes_kernels`: `build` may search for fast kernels for `source.tune_seconds`.
+    `computes`: outputs are real results and are compared with those of the graph.
+    `compiles_for_soc`: an example of a processor's name if the compiler needs one in `source.soc`, otherwise None.
+    `make_kit(source, precision, folder)`: for a compiler or a device that is often on another host. It is called if
+    `available` raises, and writes the input files of that compiler to `folder`.
     """
 
     dynamic_shapes: bool = False
@@ -118,72 +118,72 @@ class Session(Protocol):
     """A loaded artifact."""
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by the graph's names, float32, batch first, for inputs by the graph's names, NCHW float32."""
+        """Run a batch. Inputs are NCHW float32, and outputs float32 with the batch first, both by the graph's names."""
         ...
 
 
 class Backend(Protocol[N]):
-    """What a file in this folder defines; `N` is the type of its notes."""
+    """The protocol of the files in this folder. `N` is the type of a backend's notes."""
 
     @property
     def INSTALL(self) -> str:
-        """The command that installs what it needs."""
+        """The command that installs the runtime."""
         ...
 
     @property
     def PRECISIONS(self) -> tuple[str, ...]:
-        """The precisions that it can write, for example ("fp32", "int8")."""
+        """The precisions that the backend can write, for example ("fp32", "int8"). The first one is the default."""
         ...
 
     @property
     def PURPOSE(self) -> Literal["deploy", "test"]:
-        """Either "deploy" for a runtime that users ship, "test" for one that only serves development."""
+        """The purpose: "deploy" for a runtime that users ship, "test" for one that only serves development."""
         ...
 
     @property
     def SPEC(self) -> Spec | None:
-        """Its integer arithmetic; None where it writes no int8."""
+        """The integer arithmetic of the runtime; None for a backend without int8."""
         ...
 
     @property
     def SETTINGS(self) -> OfferedSettings:
-        """What a user may set on this runtime besides threads: by name its values, the first one the default.
+        """The settings of the runtime except threads: the possible values by name; the first value is the default.
 
-        "streams" is how many images of a batch are in flight at once, on threads that they share.
+        "streams" is the number of images of a batch that run at the same time and share the threads.
         """
         ...
 
     @property
     def CAPABILITIES(self) -> Capabilities:
-        """What it can do besides."""
+        """The optional abilities of the backend."""
         ...
 
     @property
     def Notes(self) -> type[N]:
-        """The type of what `build` returns, `open` needs, and the artifact's manifest keeps as JSON."""
+        """The type of the notes that `build` returns and `open` needs. The artifact's manifest keeps them as JSON."""
         ...
 
     def available(self) -> str:
-        """The version of the runtime. Raises BackendUnavailable, with the command that installs it."""
+        """The version of the runtime. Raises BackendUnavailable, with the install command, if it is not installed."""
         ...
 
     def build(self, source: Source, precision: str, folder: Path, plan: Plan | None) -> N:
-        """Write the runtime's files into `folder`, for int8 by `plan`.
+        """Write the runtime's files to `folder`. `plan` is the quantization plan for int8, otherwise None.
 
-        Raises UnsupportedOperator, or another BackendError, where the runtime cannot build the graph.
+        Raises UnsupportedOperator, or another BackendError, if the runtime cannot build the graph.
         """
         ...
 
     def open(self, folder: Path, notes: N, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> Session:
         """Load the files in `folder`. `settings` maps names in SETTINGS to one of their values.
 
-        `callers` threads may call the session's `run` at once, each call computing on `threads` cores. Raises
+        Up to `callers` threads may call `run` of the session at the same time; each call uses `threads` cores. Raises
         BackendError for files that the runtime cannot load.
         """
         ...
 
     def layers(self, folder: Path, notes: N, threads: int, inputs: Arrays) -> list[LayerRun]:
-        """What the runtime executes, in order, measured on one image `inputs`, under default settings."""
+        """The operations that the runtime executes, in order, measured on one image `inputs` with default settings."""
         ...
 
 
@@ -191,7 +191,7 @@ CONTRACT = Backend  # a plugin is compared with it
 
 
 def load_backend(name: str) -> Backend[BuildNotes]:
-    """The backend `name`. Raises InputError that lists the known ones, and PluginError for a broken plugin."""
+    """The backend `name`. Raises InputError with the known names for an unknown one, PluginError for a broken plugin."""
     return cast("Backend[BuildNotes]", discover.load("backends", name))
 
 
@@ -201,5 +201,5 @@ def usable_backends() -> dict[str, Backend[BuildNotes]]:
 
 
 def all_settings(offered: OfferedSettings, settings: Settings) -> dict[str, SettingValue]:
-    """The value of every setting that a backend offers, its default where `settings` does not name it."""
+    """The values of all settings that a backend offers: those in `settings`, otherwise the defaults."""
     return {name: settings.get(name, values[0]) for name, values in offered.items()}

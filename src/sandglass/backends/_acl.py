@@ -1,7 +1,7 @@
-"""A compiled model (.om) on an accelerator of Huawei's, by the vendor's Python package `acl`.
+"""Run a compiled model (.om) on a Huawei accelerator with the vendor's Python package `acl`.
 
-A build kit takes this file along: it needs `acl`, numpy and Python 3.7 or newer, and nothing of Sandglass. Names, order
-and codes of the calls are those of CANN's pyACL reference.
+A build kit contains a copy of this file. It needs `acl`, numpy and Python 3.7 or newer, but not Sandglass. The names,
+the order and the codes of the calls follow CANN's pyACL reference.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ ALREADY_INITIALIZED = 100002
 
 
 def version() -> str:
-    """The version of `acl`, which is that of CANN."""
+    """The version of `acl`, which is the version of CANN."""
     major, minor, patch, code = acl.get_version()
     _check(code, "get_version")
     return f"acl {major}.{minor}.{patch}"
@@ -29,8 +29,8 @@ def version() -> str:
 class Model:
     """A loaded model, with memory on the device for its inputs and outputs, which are in the graph's order.
 
-    `inputs` are the graph's names of its inputs, `outputs` maps names to shapes. `run` may be called from several
-    threads; calls wait for one another. Raises RuntimeError for what the device refuses, with its code.
+    `inputs` are the graph's input names, and `outputs` maps output names to shapes. Several threads may call `run`; the
+    calls run one after the other. Raises RuntimeError, with the code of `acl`, if a call of the device fails.
     """
 
     def __init__(self, path: Path, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
@@ -45,13 +45,16 @@ class Model:
         _check(acl.mdl.get_desc(description, self.model), "mdl.get_desc")
         counts = acl.mdl.get_num_inputs(description), acl.mdl.get_num_outputs(description)
         if counts != (len(self.inputs), len(self.outputs)):
-            raise RuntimeError(f"{path} has {counts[0]} inputs and {counts[1]} outputs, which are not the graph's")
+            raise RuntimeError(
+                f"{path} has {counts[0]} inputs and {counts[1]} outputs, expected {len(self.inputs)} and "
+                f"{len(self.outputs)}"
+            )
         self.input_buffers = _Buffers([acl.mdl.get_input_size_by_index(description, i) for i in range(counts[0])])
         self.output_buffers = _Buffers([acl.mdl.get_output_size_by_index(description, i) for i in range(counts[1])])
         kinds = [acl.mdl.get_output_data_type(description, i) for i in range(counts[1])]
-        strange = [kind for kind in kinds if kind not in TYPES]
-        if strange:
-            raise RuntimeError(f"{path} has outputs of acl's data type {strange[0]}, expected float32 or float16")
+        unknown = [kind for kind in kinds if kind not in TYPES]
+        if unknown:
+            raise RuntimeError(f"{path} has outputs of acl's data type {unknown[0]}, expected float32 or float16")
         self.types = [TYPES[kind] for kind in kinds]
         weakref.finalize(self, _release, self.context, self.model, description, self.input_buffers, self.output_buffers)
 
@@ -69,7 +72,7 @@ class Model:
 
 
 class _Buffers:
-    """Memory on the device for each input, or for each output, of a model."""
+    """Memory on the device for all inputs, or for all outputs, of a model."""
 
     def __init__(self, sizes: list[int]) -> None:
         self.sizes, self.dataset = sizes, acl.mdl.create_dataset()
@@ -81,13 +84,13 @@ class _Buffers:
     def write(self, index: int, array: np.ndarray) -> None:
         size, place = array.nbytes, self.places[index]
         if size != self.sizes[index]:
-            raise RuntimeError(f"an input {list(array.shape)} has {size} bytes, the model takes {self.sizes[index]}")
+            raise RuntimeError(f"an input {list(array.shape)} has {size} bytes, expected {self.sizes[index]}")
         _check(acl.rt.memcpy(place, size, array.ctypes.data, size, TO_DEVICE), "rt.memcpy")
 
     def read(self, index: int, array: np.ndarray) -> np.ndarray:
         size, place = array.nbytes, self.places[index]
         if size > self.sizes[index]:
-            raise RuntimeError(f"an output {list(array.shape)} has {size} bytes, the model makes {self.sizes[index]}")
+            raise RuntimeError(f"an output {list(array.shape)} has {size} bytes, but the model has {self.sizes[index]}")
         _check(acl.rt.memcpy(array.ctypes.data, size, place, size, FROM_DEVICE), "rt.memcpy")
         return array
 

@@ -1,4 +1,4 @@
-"""Batches on runtimes that take one image at a time."""
+"""Batches for runtimes that run one image at a time."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def run_by_one(
 ) -> dict[str, np.ndarray]:
     """Run a batch image by image, and stack the outputs.
 
-    With `pool` images are in flight at once, as many as it has threads; `run` must then be safe to call from several.
+    With `pool`, its threads run several images at the same time; `run` must then be thread-safe.
     """
     count = len(next(iter(inputs.values())))
     images = [{name: array[i : i + 1] for name, array in inputs.items()} for i in range(count)]

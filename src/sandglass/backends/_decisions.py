@@ -1,4 +1,4 @@
-"""From a plan to the decision for each layer."""
+"""The decision for each layer, from a quantization plan."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandglass.quantization.spec import Spec, decide
 
 
 def layer_decisions(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, LayerDecision]:
-    """The decision for each layer of the graph on a target: its bits of weight, or why it stays in float."""
+    """The decision for each layer of the graph on a target: int8 with its weight bits, or float with a reason."""
     known = facts(model)
     return {
         name: LayerDecision(FLOAT, reason=reason)

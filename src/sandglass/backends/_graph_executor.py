@@ -1,6 +1,6 @@
-"""A compiled engine (.so) on an accelerator of Iluvatar's, by the TVM that comes with its software.
+"""Run a compiled engine (.so) on an Iluvatar accelerator with the TVM that comes with the vendor's software.
 
-A build kit takes this file along: it needs that TVM, numpy and Python 3.7 or newer, and nothing of Sandglass.
+A build kit contains a copy of this file. It needs that TVM, numpy and Python 3.7 or newer, but not Sandglass.
 """
 
 from __future__ import annotations
@@ -23,8 +23,8 @@ def version() -> str:
 class Model:
     """A loaded engine, whose outputs are in the graph's order.
 
-    `inputs` are the graph's names of its inputs, `outputs` maps names to shapes. `run` may be called from several
-    threads; calls wait for one another.
+    `inputs` are the graph's input names, and `outputs` maps output names to shapes. Several threads may call `run`; the
+    calls run one after the other.
     """
 
     def __init__(self, path: Path, inputs: list[str], outputs: dict[str, tuple[int, ...]], device: int = 0) -> None:
@@ -32,7 +32,7 @@ class Model:
         self.device = tvm.device(tvm.target.iluvatar(**TARGET).kind.name, device)
         self.module = graph_executor.GraphModule(tvm.runtime.load_module(str(path))["default"](self.device))
         if self.module.get_num_outputs() != len(self.outputs):
-            raise RuntimeError(f"{path} has {self.module.get_num_outputs()} outputs, which are not the graph's")
+            raise RuntimeError(f"{path} has {self.module.get_num_outputs()} outputs, expected {len(self.outputs)}")
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
         """Outputs by name, float32, for one image {input: (1, 3, H, W) float32}."""

@@ -1,4 +1,4 @@
-"""A graph as ncnn's `model.param` and `model.bin`, by pnnx, ncnn's converter."""
+"""Convert a graph to ncnn's `model.param` and `model.bin` with pnnx, the converter of ncnn."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ if TYPE_CHECKING:
 
 INSTALL = install_command("ncnn")
 PARAM, BIN, LOG = "model.param", "model.bin", "pnnx.log"
-MOST_LETTERS = 240  # of what pnnx prints, in a message
+MOST_LETTERS = 240  # letters of pnnx's output in an error message
 
 
 def pnnx() -> str | None:
-    """The converter's program: the one in its Python package, whose script would import PyTorch first, or another."""
+    """The path of the converter: the program in its Python package, otherwise the one on PATH; None without both.
+
+    The script of the Python package is not used, because it imports PyTorch first.
+    """
     package = importlib.util.find_spec("pnnx")
     folders = package.submodule_search_locations or [] if package else []
     programs = (Path(folder) / name for folder in folders for name in ("pnnx", "pnnx.exe"))
@@ -30,10 +33,10 @@ def pnnx() -> str | None:
 
 
 def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
-    """Write the graph as fp32 `model.param` and `model.bin` into `folder`, by pnnx, with what it said in `pnnx.log`.
+    """Convert the graph to fp32 `model.param` and `model.bin` in `folder`. `pnnx.log` has the output of pnnx.
 
-    With `any_size` nothing of the result may depend on the size of the graph's input. Raises BackendError where pnnx
-    fails, dies or takes too long, and UnsupportedOperator for what ncnn lacks.
+    With `any_size`, the result does not depend on the size of the graph's input. Raises BackendError if pnnx fails,
+    dies or takes too long, and UnsupportedOperator for an operator that ncnn lacks.
     """
     from sandglass.backends._ncnn_lowering import lower
     from sandglass.graph.io import load_graph, save_graph
@@ -41,7 +44,7 @@ def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
     program = pnnx()
     if program is None:
         raise BackendUnavailable("pnnx is not installed", INSTALL)
-    with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx leaves four more copies of the weights
+    with TemporaryDirectory(prefix="sandglass-") as scratch:  # pnnx also writes four more copies of the weights
         lower(model := load_graph(graph), any_size)
         save_graph(model, Path(scratch) / "graph.onnx")
         command = [program, "graph.onnx", "fp16=0", f"ncnnparam={folder / PARAM}", f"ncnnbin={folder / BIN}"]
@@ -53,17 +56,17 @@ def convert(graph: Path, folder: Path, any_size: bool = False) -> None:
 
 
 def _ending(code: int, folder: Path) -> str:
-    """How pnnx ended without a result: by which signal, or with which error."""
+    """The way pnnx ended without a result, as the end of a sentence: its error, or its exit code or signal."""
     lines = (folder / LOG).read_text(errors="replace").splitlines()
     errors = [line for line in lines if "failed" in line or "error" in line.lower()]
     if errors:
-        reason = re.sub(r"\x1b\[[\d;]*m|/\S+:\d+ .*\) (?=\w)", "", errors[-1])  # colours, and places in C++ files
+        reason = re.sub(r"\x1b\[[\d;]*m|/\S+:\d+ .*\) (?=\w)", "", errors[-1])  # removes colors and C++ file names
         return f"failed: {reason[:MOST_LETTERS]}"
     return ending(code)
 
 
 def refuse_unknown(param: Param, converted: Path) -> None:
-    """Raise UnsupportedOperator where pnnx left operators that ncnn does not have, with what pnnx knew of them."""
+    """Raise UnsupportedOperator, with the operator's parameters, if the model has operators that ncnn lacks."""
     import ncnn
 
     unknown = {layer.name: layer.kind for layer in param.layers if ncnn.layer_to_index(layer.kind) < 0}
@@ -82,5 +85,5 @@ def refuse_unknown(param: Param, converted: Path) -> None:
 
 
 def _plain(kind: str) -> str:
-    """The name of an operator without that of its library."""
+    """The name of an operator without the name of its library."""
     return re.split(r"[.:]+", kind)[-1]

@@ -1,7 +1,7 @@
-"""A graph in the forms that pnnx converts for ncnn without loss, and refusals of what ncnn would compute wrongly.
+"""Rewrite a graph so that pnnx converts it for ncnn correctly, and refuse operators that ncnn would compute wrongly.
 
-pnnx drops what a form of its own does not have: uneven padding of pools and transposed convolutions, axes of a Pad, the
-cubic mode of a GridSample. Each rewrite here gives the same values with operators that survive.
+pnnx silently drops some attributes: uneven padding of pools and transposed convolutions, axes of a Pad, and the cubic
+mode of a GridSample. Each rewrite here computes the same values with operators that pnnx converts correctly.
 """
 
 from __future__ import annotations
@@ -21,15 +21,15 @@ from sandglass.graph.shapes import known_shapes
 from sandglass.sources.rewrites.explicit_padding import pad
 
 Nodes = list[onnx.NodeProto]
-Step = tuple[str, ArrayLike | None]  # an operator, and its second input where it has one
+Step = tuple[str, ArrayLike | None]  # an operator, and its second input or None
 LOWEST = float(np.finfo(np.float32).min)
-CUBIC = 3  # ncnn's number for it, in parameter 0 of a GridSample
+CUBIC = 3  # ncnn's number for the cubic mode, in parameter 0 of a GridSample
 
 
 def lower(model: onnx.ModelProto, any_size: bool = False) -> None:
-    """Change a static graph so that pnnx can convert it; with `any_size` in a way that holds for other sizes as well.
+    """Change a static graph, in place, so that pnnx can convert it. With `any_size`, it stays valid for other sizes.
 
-    Raises UnsupportedOperator, naming node, operator and attribute, for what neither pnnx nor a rewrite can do.
+    Raises UnsupportedOperator, with node, operator and attribute, for a node that cannot be converted.
     """
     del model.graph.value_info[:]  # pnnx infers shapes by itself
     with _Graph(model, any_size) as graph:
@@ -40,7 +40,7 @@ def lower(model: onnx.ModelProto, any_size: bool = False) -> None:
 
 
 def restore(param: Param, model: onnx.ModelProto) -> None:
-    """Set in the `.param`, in place, what pnnx lost on the way from `model`."""
+    """Set attributes of `model` that pnnx dropped in the `.param`, in place."""
     modes = {attributes_of(node).get("mode") for node in model.graph.node if node.op_type == "GridSample"}
     if modes == {"cubic"}:
         for layer in param.layers:
@@ -49,7 +49,7 @@ def restore(param: Param, model: onnx.ModelProto) -> None:
 
 
 def refuse(node: onnx.NodeProto, what: str) -> UnsupportedOperator:
-    """The error that a node is one that ncnn lacks in this form."""
+    """The error for a node whose attribute or input `what` ncnn does not support."""
     return UnsupportedOperator(f"ncnn lacks {node.op_type} with {what} (node {node.name})", "choose another backend")
 
 
@@ -67,13 +67,16 @@ class _Graph(GraphIndex):
         return tensor in self.outputs or bool(self.consumers(tensor))
 
     def sizes(self, node: onnx.NodeProto, tensor: str, what: str) -> Sequence[int]:
-        """Height and width of a tensor, which a rewrite builds in; raises where they may change."""
+        """The height and width of a tensor, for a rewrite that depends on them.
+
+        Raises UnsupportedOperator if they are not fixed.
+        """
         if self.any_size or tensor not in self.shapes:
             raise refuse(node, f"{what}, for inputs of several sizes")
         return self.shapes[tensor][2:]
 
     def steps(self, start: str, operators: Iterable[Step]) -> Nodes:
-        """Elementwise operators one after the other, each with a constant as its second input, or None."""
+        """A chain of elementwise operators that begins at the tensor `start`; each may have a constant second input."""
         nodes: Nodes = []
         for operator, operand in operators:
             name = self.fresh(f"{start}.step")
@@ -107,7 +110,7 @@ def _pool(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
 
 
 def _shares(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> np.ndarray:
-    """What a window's mean with padding is multiplied with to be that of the image alone, (1, 1, height, width)."""
+    """The factor from a window's mean with padding to its mean over the image alone, (1, 1, height, width) float32."""
     sizes = graph.sizes(node, node.input[0], "uneven pads that do not count")
     outputs = graph.sizes(node, node.output[0], "uneven pads that do not count")
     strides, axes = attributes.get("strides", (1, 1)), []
@@ -120,7 +123,7 @@ def _shares(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> np.n
 
 
 def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
-    """Uneven padding of a transposed convolution is what is cut from its result."""
+    """A transposed convolution without padding, and a Slice that removes the uneven padding from its result."""
     pads = attributes.get("pads", ())
     if not _uneven(pads):
         return [node]
@@ -138,7 +141,7 @@ def _transposed_convolution(graph: _Graph, node: onnx.NodeProto, attributes: Att
 
 
 def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
-    """A Pad of all axes in place of one that names some."""
+    """A Pad with values for all axes, in place of one with the input `axes`."""
     rank = len(graph.shapes.get(node.input[0], ()))
     if attributes.get("mode") == "wrap":
         raise refuse(node, "mode = wrap")
@@ -146,7 +149,7 @@ def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nod
         return [node]
     pads, axes = graph.value(node.input[1]), graph.value(node.input[3])
     if pads is None or axes is None or pads.size != 2 * axes.size or not axes.size:
-        raise refuse(node, "axes or pads that are computed")
+        raise refuse(node, "axes or pads that are computed at run time")
     whole = np.zeros((2, rank), np.int64)
     whole[:, axes.astype(int)] = pads.reshape(2, -1)
     sizes = graph.add_constant(f"{node.output[0]}.pads", whole.ravel())
@@ -154,10 +157,10 @@ def _padding(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nod
 
 
 def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) -> Nodes:
-    """The grid with its places moved to where ncnn takes the value that ONNX means."""
+    """A GridSample whose grid is changed such that ncnn reads the pixels that ONNX defines."""
     mode, grid = attributes.get("mode", "linear"), node.input[1]
     if graph.mixed:
-        raise refuse(node, f"mode = {mode} next to one of another mode")
+        raise refuse(node, f"mode = {mode}, while another GridSample has another mode")
     if len(graph.shapes.get(node.input[0], (0,) * 4)) != 4:
         raise refuse(node, "an input that is not an image")
     moved: Nodes = []
@@ -170,7 +173,7 @@ def _grid_sample(graph: _Graph, node: onnx.NodeProto, attributes: Attributes) ->
 
 
 def _rounded(graph: _Graph, grid: str, sizes: Sequence[int], corners: bool) -> Nodes:
-    """Places at the middle of their nearest pixel, which is the even one where two are as near; ncnn takes another."""
+    """A grid moved to the centers of the nearest pixels. Halves are rounded to even as in ONNX; ncnn rounds them up."""
     across = np.array(sizes[::-1], np.float32)
     if corners:
         half = np.maximum(across - 1, 1) / 2
@@ -186,9 +189,9 @@ def _rounded(graph: _Graph, grid: str, sizes: Sequence[int], corners: bool) -> N
 
 
 def _folded(graph: _Graph, grid: str) -> Nodes:
-    """Places within the image, -1 to 1: ncnn mirrors the image once at each side, ONNX again and again.
+    """A grid folded into the image, -1 to 1: ncnn mirrors the image once at each side, ONNX repeatedly.
 
-    1 - |(g + 1) mod 4 - 2|
+    The folded value of g is 1 - |(g + 1) mod 4 - 2|.
     """
     turns = graph.steps(grid, [("Add", 1), ("Mul", 0.25), ("Floor", None), ("Mul", 4)])
     rest = graph.fresh(f"{grid}.rest")

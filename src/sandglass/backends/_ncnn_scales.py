@@ -1,4 +1,4 @@
-"""The layers of a plan in an ncnn model, and their scales."""
+"""Find the layers of a plan in an ncnn model, and compute their scales."""
 
 from __future__ import annotations
 
@@ -28,38 +28,38 @@ def plan_scales(
     decisions: Mapping[str, LayerDecision],
     places: Mapping[str, int],
 ) -> tuple[dict[str, Scales], dict[str, LayerDecision]]:
-    """Scales by ncnn layer, and the decision for each layer of the plan with the kernel that it leads to.
+    """The scales by ncnn layer, and the decision for each layer of the plan with its kernel.
 
-    `places` are the layers' places in the `.param`, which has names of pnnx's own. A layer whose weights are not in
-    the ncnn model stays in float, with that as its reason.
+    `places` has the index of each layer in the `.param`, in which layers have pnnx's own names. A layer whose weights
+    are not in the ncnn model stays in float, with this as its reason.
     """
     from sandglass.formats import ncnn_int8
     from sandglass.formats.ncnn_bin import float_weights
     from sandglass.formats.ncnn_table import Scales
 
     scales: dict[str, Scales] = {}
-    built: dict[str, LayerDecision] = {}
+    final: dict[str, LayerDecision] = {}
     for name, decision in decisions.items():
         if decision.weight_bits is None or name not in places:
-            built[name] = LayerDecision(FLOAT, reason=decision.reason or "its weights are not in the converted model")
+            final[name] = LayerDecision(FLOAT, reason=decision.reason or "its weights are not in the converted model")
             continue
         bits = decision.weight_bits
         layer, weights = param.layers[places[name]], float_weights(parts[places[name]][0])
         assert weights is not None
-        built[name] = msgspec.structs.replace(decision, kernel=_kernel(layer, bits))
+        final[name] = msgspec.structs.replace(decision, kernel=_kernel(layer, bits))
         steps = plan.weight_scales(name, bits)
         factors = ncnn_int8.weight_scales(weights, layer, largest_integer(bits)) if steps is None else 1 / steps
         scales[layer.name] = Scales(factors, 127 / plan.tensors[plan.layers[name].input].threshold)
-    return scales, built
+    return scales, final
 
 
 def largest_integer(bits: int) -> int:
-    """The largest weight of so many bits, as a signed integer."""
+    """The largest signed integer with this number of bits."""
     return int(2 ** (bits - 1) - 1)
 
 
 def _kernel(layer: Layer, bits: int) -> str:
-    """Which of ncnn's two int8 kernels a layer runs by; "" where it has one."""
+    """The int8 kernel of a layer that has two in ncnn; "" for a layer with a single kernel."""
     from sandglass.formats import ncnn_int8
 
     if not ncnn_int8.runs_winograd(layer):
@@ -68,9 +68,9 @@ def _kernel(layer: Layer, bits: int) -> str:
 
 
 def weight_digests(model: onnx.ModelProto) -> dict[str, tuple[bytes, ...]]:
-    """Hashes of each layer's weights, as they are and with inputs and outputs exchanged.
+    """Hashes of each layer's weights, unchanged and with the axes of inputs and outputs exchanged.
 
-    Matrices and transposed convolutions may be stored either way.
+    Matrices and transposed convolutions may be stored in both forms.
     """
     from onnx import numpy_helper
 
@@ -88,7 +88,10 @@ def weight_digests(model: onnx.ModelProto) -> dict[str, tuple[bytes, ...]]:
 def match_layers(
     param: Param, parts: list[list[memoryview]], digests: Mapping[str, tuple[bytes, ...]]
 ) -> dict[str, int]:
-    """Layers of the graph to places in the `.param`, by equal weights; equal ones in the order they come in."""
+    """The index in the `.param` of each layer of the graph, found by equal weights.
+
+    Layers with the same weights are matched in their order.
+    """
     from sandglass.formats.ncnn_bin import float_weights
 
     stored: dict[bytes, list[int]] = {}

@@ -1,4 +1,4 @@
-"""ncnn's networks, opened and run."""
+"""Open and run ncnn networks."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ if TYPE_CHECKING:
 
 
 class Notes(BuildNotes, frozen=True):
-    """Names in the ncnn model, which has names of pnnx's own.
+    """Names in the ncnn model, in which pnnx gives its own names.
 
-    `inputs` are blobs by the graph's inputs, `outputs` blobs and shapes by the graph's outputs, with -1 for a side that
-    was left open. `names` are the graph's layers by ncnn's. `storage` is the type of weights and activations of an fp16
-    artifact.
+    `inputs` has the blob of each input of the graph. `outputs` has the blob and the shape of each output of the graph,
+    with -1 for a dynamic side. `names` has the graph's name of each ncnn layer. `storage` is the type of weights and
+    activations of an fp16 artifact.
     """
 
     inputs: dict[str, str]
@@ -32,7 +32,7 @@ class Notes(BuildNotes, frozen=True):
 
 
 class NcnnSession:
-    """The model in `folder`, with the settings `values`."""
+    """A session of the model in `folder`, with the settings `values`."""
 
     def __init__(self, folder: Path, notes: Notes, threads: int, values: Settings) -> None:
         import ncnn
@@ -43,10 +43,10 @@ class NcnnSession:
             raise BackendError(f"ncnn cannot load {folder}", "deploy the model again")
 
     def walk(self, inputs: Arrays, blobs: list[str]) -> tuple[list[ncnn.Mat], list[float]]:
-        """Results of blobs in the order they are computed, as stored, and the seconds each took after the last one."""
+        """Compute blobs in order. Returns their values, in ncnn's storage, and the seconds that each one took."""
         images = {name: np.ascontiguousarray(array[0], np.float32) for name, array in inputs.items()}
         extractor = self.net.create_extractor()
-        extractor.set_light_mode(False)  # it would free what the next layers read
+        extractor.set_light_mode(False)  # light mode would free blobs that the next layers read
         for name, array in images.items():
             extractor.input(self.notes.inputs[name], self.ncnn.Mat(array))
         mats, seconds = [], []
@@ -60,13 +60,13 @@ class NcnnSession:
         return mats, seconds
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name; ncnn takes one image at a time."""
+        """Outputs by name, float32, batch first. ncnn runs one image at a time."""
         return run_by_one(self._one, inputs)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         extractor = self.net.create_extractor()
         for name, array in inputs.items():
-            # A Mat over an array's memory counts no references, which a first layer that works in place dies of.
+            # A Mat over an array's memory has no reference count; a first layer that works in place then crashes.
             image = np.ascontiguousarray(array[0], np.float32)
             extractor.input(self.notes.inputs[name], self.ncnn.Mat(image).clone())
         results = {}
@@ -76,8 +76,9 @@ class NcnnSession:
                 raise BackendError(f"ncnn failed to compute {name}", "deploy the model again")
             values = np.array(mat, np.float32)
             if -1 not in shape and values.size != np.prod(shape):
-                raise BackendError(f"ncnn computes {values.shape} for the output {name}, the graph has {shape}",
-                                   "choose another backend")  # fmt: skip
+                raise BackendError(
+                    f"ncnn's output {name} has the shape {values.shape}, expected {shape}", "choose another backend"
+                )
             results[name] = values[np.newaxis] if -1 in shape else values.reshape(shape)
         return results
 

@@ -1,4 +1,4 @@
-"""What a backend records of a build: typed in Python, JSON in the artifact's manifest."""
+"""The notes of a build: typed records in Python, JSON in the artifact's manifest."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ FLOAT: Final = "float"
 
 
 class LayerDecision(Record, frozen=True, omit_defaults=True):
-    """How one layer of the graph is built.
+    """The decision for one layer of the graph.
 
-    `weight_bits` are those of an int8 layer's weights. `kernel` names the kernel where the runtime has several for the
-    layer, and `reason` says why a layer stays in float.
+    `weight_bits` is the number of bits of an int8 layer's weights. `kernel` names the kernel if the runtime has several
+    for the layer. `reason` says why a layer stays in float.
     """
 
     arithmetic: ArithmeticName
@@ -27,16 +27,16 @@ class LayerDecision(Record, frozen=True, omit_defaults=True):
 
     @property
     def text(self) -> str:
-        """The reason, or the kernel with its bits where they are fewer than 8, or ""."""
+        """The reason, or the kernel with the weight bits if they are fewer than 8, or ""."""
         bits = f"{self.weight_bits}-bit weights, " if self.kernel and (self.weight_bits or 8) < 8 else ""
         return self.reason or bits + self.kernel
 
 
 class BuildNotes(Record, frozen=True, omit_defaults=True, kw_only=True):
-    """What every backend may record; a backend that needs more to open its files derives its own `Notes`.
+    """The notes of every backend. A backend that needs more to open its files derives its own `Notes`.
 
-    `layers` are the decisions by the graph's layer names, in artifacts built from a plan. `float_layers` name the
-    layers of an fp16 artifact that stay in float32, because half precision cannot hold their values.
+    `layers` has the decisions by the graph's layer names, for artifacts built from a plan. `float_layers` names the
+    layers of an fp16 artifact that stay in float32, because their values are too large for float16.
     """
 
     layers: dict[str, LayerDecision] | None = None
@@ -47,9 +47,9 @@ N = TypeVar("N", bound=BuildNotes)
 
 
 def read_notes(kind: type[N], notes: Mapping[str, object], where: str = "backend_notes") -> N:
-    """Notes of a manifest as the record `kind`.
+    """Convert the notes of a manifest to the record `kind`.
 
-    Decisions that earlier versions wrote as text are read too. Raises ArtifactError naming the field that is wrong.
+    Decisions in the text form of earlier versions are supported. Raises ArtifactError with the name of a wrong field.
     """
     layers = notes.get("layers")
     if isinstance(layers, dict):
@@ -68,10 +68,10 @@ def _from_text(text: str) -> dict[str, object]:
 
 
 def layer_note(notes: BuildNotes, name: str, arithmetic: ArithmeticName) -> str:
-    """Why the layer `name` runs as it does, in a report: by its decision, or because the runtime chose otherwise."""
+    """The note on the layer `name` in a report: its decision, or that the runtime chose another arithmetic."""
     decision = (notes.layers or {}).get(name)
     if decision is None:
         return ""
     if decision.arithmetic == INT8 and arithmetic == FLOAT:
-        return "the plan says int8, the runtime has no such kernel here"
+        return "int8 in the plan, but the runtime has no int8 kernel for it here"
     return decision.text

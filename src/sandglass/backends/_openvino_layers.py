@@ -1,4 +1,4 @@
-"""Layers of an OpenVINO model: the graph's names, the work, and the sizes of integer steps."""
+"""Layers of an OpenVINO model, with the graph's names, the multiply-accumulates, and the scales."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandglass.graph.work import multiply_accumulates
 if TYPE_CHECKING:
     import openvino
 
-# Nodes that multiply by weights: the graph's operator, and how many axes the weight has before those of the graph's.
+# Nodes with weights: the graph's operator, and the number of leading axes that the weight has only in OpenVINO.
 LAYERS = {
     "Convolution": ("Conv", 0),
     "GroupConvolution": ("Conv", 1),
@@ -23,9 +23,10 @@ LAYERS = {
 
 @dataclass(frozen=True)
 class ModelLayer:
-    """A layer with the name that the graph has for it, or for its output.
+    """A layer with the graph's name of the layer or of its output.
 
-    `macs` are multiply-accumulates for one image, `terms` how many of them make one output; `steps` as in LayerRun.
+    `macs` are the multiply-accumulates for one image, and `terms` those for one element of the output. For `steps` see
+    LayerRun.
     """
 
     name: str
@@ -49,7 +50,7 @@ def _layer(node: openvino.Node) -> ModelLayer:
 
 
 def _layer_name(node: openvino.Node) -> str:
-    """The graph's name of a layer: that of the addition of its bias, where it has one."""
+    """The graph's name of a layer. For a layer with a bias, the node that adds the bias has this name."""
     readers = list(node.output(0).get_target_inputs())
     after = readers[0].get_node() if len(readers) == 1 else node
     bias = after.get_type_name() == "Add" and after.input_value(1).get_node().get_type_name() == "Constant"
@@ -57,11 +58,11 @@ def _layer_name(node: openvino.Node) -> str:
 
 
 def _steps(node: openvino.Node) -> tuple[float, ...]:
-    """Steps of a layer's input and of its weights' channels; empty where one of them is not rounded."""
+    """The scales of a layer's input and of the channels of its weights; empty unless both are quantized."""
     rounded, weight = (node.input_value(i).get_node() for i in (0, 1))
     while weight.get_type_name() in ("Reshape", "Transpose"):
         weight = weight.input_value(0).get_node()
-    while rounded.get_type_name() in ("MaxPool", "Interpolate"):  # rounded early
+    while rounded.get_type_name() in ("MaxPool", "Interpolate"):  # the input is quantized before these
         rounded = rounded.input_value(0).get_node()
     if rounded.get_type_name() != "FakeQuantize" or weight.get_type_name() != "Multiply":
         return ()

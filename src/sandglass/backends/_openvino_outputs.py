@@ -1,7 +1,8 @@
-"""Outputs written back as planes faster than OpenVINO does it: (N, C, H, W) from the (N, H, W, C) of its kernels.
+"""A faster conversion of outputs from (N, H, W, C), the layout of OpenVINO's kernels, to (N, C, H, W).
 
-Its conversion of a few channels goes value by value, a thirteenth of SimplePose's time in int8. A transposition
-does the same in a third of that, if it is hidden from the optimizer, which would merge it with the conversion.
+OpenVINO's own conversion of a few channels works value by value and takes a thirteenth of SimplePose's time in int8. A
+Transpose takes a third of that time. It is hidden behind reshapes, because the optimizer would otherwise merge it with
+the conversion.
 """
 
 from __future__ import annotations
@@ -13,14 +14,14 @@ import numpy as np
 if TYPE_CHECKING:
     import openvino
 
-CHANNELS = range(9, 65)  # with fewer both take no time; with more it has a faster way of its own
+CHANNELS = range(9, 65)  # with fewer channels both take no time; for more channels OpenVINO has a faster conversion
 LAYERS = ("Convolution", "GroupConvolution")
 
 
 def transpose_outputs(model: openvino.Model) -> openvino.Model:
-    """The model, changed in place: layers that make an output of CHANNELS and a known size end transposed.
+    """Add transpositions after layers that produce an output of CHANNELS and static size, in place.
 
-    Names and values of outputs stay as they were.
+    Returns the model. Names and values of outputs do not change.
     """
     for result in model.get_results():
         source = result.input_value(0)
@@ -33,7 +34,7 @@ def transpose_outputs(model: openvino.Model) -> openvino.Model:
 
 
 def _is_layer(node: openvino.Node) -> bool:
-    """Whether a node is a convolution, or adds the bias of one."""
+    """Whether a node is a convolution, or adds the bias of a convolution."""
     layer = node.input_value(0).get_node() if node.get_type_name() == "Add" else node
     return layer.get_type_name() in LAYERS
 

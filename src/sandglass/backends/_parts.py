@@ -1,4 +1,4 @@
-"""Reports on layers that a runtime runs in parts (see `lowering.transposed_conv`)."""
+"""Join the parts of layers in reports, for layers that a lowering splits (see `lowering.transposed_conv`)."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ from sandglass.lowering.transposed_conv import layer_of
 
 
 def join_parts(runs: Sequence[LayerRun]) -> list[LayerRun]:
-    """One run for each layer, at the place of its first part, with all its parts and the operators that join them."""
+    """One run for each layer, in the place of its first part, with the sum of the work and the time of its parts.
+
+    Operators that join the parts count as parts too.
+    """
     layers: list[LayerRun] = []
     places: dict[str, int] = {}
     for run in runs:

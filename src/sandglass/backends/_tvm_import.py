@@ -1,6 +1,6 @@
-"""From a graph to TVM's kernels without schedules: import, layout, fusion.
+"""Convert a graph to TVM kernels without schedules: import, layout, fusion.
 
-Channels come last in memory (NHWC, weights HWIO), as the schedules of `_tvm_kernels` need them.
+Channels are the last axis (NHWC, weights HWIO), as the schedules of `_tvm_kernels` need.
 """
 
 from __future__ import annotations
@@ -26,14 +26,14 @@ if TYPE_CHECKING:
 
 LAYOUT = {"relax.nn.conv2d": ["NHWC", "HWIO"], "relax.nn.conv2d_transpose": ["NHWC", "IOHW"]}
 CLAMPS = ("maximum", "minimum")
-# What TVM raises has no common base class but Exception.
+# TVM's exceptions have no common base class except Exception.
 ERRORS = (RuntimeError, ValueError, TypeError, NotImplementedError, AssertionError, LookupError, AttributeError)
 
 
 def kernels(model: onnx.ModelProto, target: Target) -> IRModule:
     """The graph as a Relax module: fused kernels without schedules, and the function that calls them.
 
-    Raises UnsupportedOperator naming the operators that TVM's importer lacks, BackendError for any other refusal.
+    Raises UnsupportedOperator with the operators that TVM's importer lacks, and BackendError for any other error.
     """
     import tvm
     from tvm.relax import transform
@@ -63,9 +63,9 @@ def kernels(model: onnx.ModelProto, target: Target) -> IRModule:
 
 
 def _whole_vectors(model: onnx.ModelProto, lanes: int) -> onnx.ModelProto:
-    """The graph with convolutions to an odd number of channels computing whole vectors, of which a part is cut off.
+    """A copy of the graph in which convolutions have a multiple of `lanes` output channels; a Slice removes the rest.
 
-    Heads have as many channels as there are keypoints or classes. 17 of them would be computed one by one.
+    Heads have one channel for each keypoint or class. Without this change, 17 channels are computed one by one.
     """
     changed = onnx.ModelProto()
     changed.CopyFrom(model)
@@ -79,7 +79,7 @@ def _whole_vectors(model: onnx.ModelProto, lanes: int) -> onnx.ModelProto:
 
 
 def _compute_whole(graph: GraphIndex, node: onnx.NodeProto, weights: Sequence[np.ndarray], lanes: int) -> None:
-    """Give a convolution zero filters up to a multiple of `lanes` channels, and cut their results off."""
+    """Add zero filters to a convolution, up to a multiple of `lanes` channels, and a Slice to remove their results."""
     channels, output = len(weights[0]), node.output[0]
     for i, values in enumerate(weights, 1):
         zeros = np.zeros((-channels % lanes, *values.shape[1:]), values.dtype)
@@ -94,12 +94,12 @@ def _compute_whole(graph: GraphIndex, node: onnx.NodeProto, weights: Sequence[np
 
 
 def reason(error: Exception) -> str:
-    """The last line of an exception's message, which says what was wrong."""
+    """The last line of an exception's message, which has the reason."""
     return (str(error).strip().splitlines() or [type(error).__name__])[-1]
 
 
 def _named_clamps(module: IRModule) -> IRModule:
-    """Clips as operators that layout conversion knows: the importer writes them as kernels, which are opaque to it."""
+    """Replace clips by operators that the layout conversion supports; the importer writes them as opaque kernels."""
     import tvm
     from tvm import relax
     from tvm.relax.expr_functor import PyExprMutator, mutator
@@ -120,10 +120,10 @@ def _named_clamps(module: IRModule) -> IRModule:
 
 
 def _transposed(builder: BlockBuilder, call: Call) -> Expr:
-    """A transposed convolution, NHWC, as a sum over the pixels that really reach an output.
+    """A transposed convolution, NHWC, as a sum over only those pixels that contribute to an output.
 
-    TVM's own writes zeros between the pixels and multiplies by them: 3 of 4 products at stride 2. Here output y takes
-    the weights y + pad, modulo the stride, and every stride-th after it.
+    TVM's own version inserts zeros between the pixels and multiplies by them: 3 of 4 products at stride 2. Here, output
+    y uses the weights at (y + pad) mod stride and every stride-th weight after it.
     """
     from tvm import te, topi
 
@@ -132,10 +132,10 @@ def _transposed(builder: BlockBuilder, call: Call) -> Expr:
     top, left = (int(pad) for pad in attributes.padding[:2])
     groups, holes = int(attributes.groups), [int(hole) for hole in attributes.dilation]
     _, height, width, channels = (int(size) for size in call.ty.shape)
-    into, out, *_ = (int(size) for size in call.args[1].ty.shape)  # of the weight: all inputs, a group's outputs
+    into, out, *_ = (int(size) for size in call.args[1].ty.shape)  # of the weight: all inputs, outputs of a group
 
     def arranged(weight: Tensor) -> Tensor:
-        """HWIO, with zeros behind so that the stride divides it."""
+        """The weight as HWIO, padded with zeros at the end to multiples of the stride."""
         weight = topi.nn.dilate(weight, [1, 1, *holes]) if holes != [1, 1] else weight
         rows, columns = (int(size) for size in weight.shape[2:])
         weight = topi.nn.pad(weight, (0, 0, 0, 0), (0, 0, -rows % down, -columns % right))

@@ -1,9 +1,9 @@
-"""A schedule for each kernel, for TVM's LLVM code generator.
+"""Schedules of kernels for TVM's LLVM code generator.
 
-TVM runs a kernel that nobody scheduled as one scalar loop on one core. Every kernel here gets the same form, with a
-tile of its result in vector registers: rows of pixels by vectors of channels, which therefore come last in memory
-(NHWC, weights HWIO; see `_tvm_import`). Which tile is best depends on the processor: `tiles` ranks them by a count of
-loads, and the search in `_tvm_search` measures the first of them.
+TVM runs a kernel without a schedule as one scalar loop on one core. Here, all kernels get the same kind of schedule: a
+tile of the result is in vector registers, with rows of pixels and vectors of channels. For this, channels are the last
+axis (NHWC, weights HWIO; see `_tvm_import`). The best tile depends on the processor: `tiles` ranks the tiles by the
+number of loads, and the search in `_tvm_search` measures the first of them.
 """
 
 from __future__ import annotations
@@ -20,14 +20,14 @@ if TYPE_CHECKING:
     from tvm.tirx import PrimFunc
 
 TRANSPOSED = "conv2d_transpose"  # name of a transposed convolution's reduction
-UNROLLED = 16  # steps of a reduction written out
-FEWEST_LANES = 4  # with fewer in use, more channels are faster
+UNROLLED = 16  # largest number of steps of a reduction that are unrolled
+FEWEST_LANES = 4  # smallest number of used lanes; with fewer, added channels of zeros are faster
 FLAT = 64  # elements of the innermost loop of a kernel that only moves or maps values
 REDUCTION = 2  # tvm.tirx.IterVar.CommReduce
 
 
 class Tile(NamedTuple):
-    """How much of a result is in registers at once: `pixels` of a row, for each `vectors` of `lanes` channels."""
+    """The part of a result in registers: `pixels` of a row, and for each pixel `vectors` of `lanes` channels."""
 
     pixels: int
     vectors: int
@@ -35,14 +35,14 @@ class Tile(NamedTuple):
 
 
 class Registers(NamedTuple):
-    """Vector registers of a processor: float32 in each, and how many hold results while others hold operands."""
+    """The vector registers of a processor: float32 lanes of each, and the number that is available for results."""
 
     lanes: int
     results: int
 
 
 def registers(target: Target) -> Registers:
-    """Those of a TVM target. AVX-512 and Arm have 32 registers, what came before has 16."""
+    """The registers of a TVM target. AVX-512 and ARM have 32 registers, older x86 processors have 16."""
     from tvm.target import codegen
 
     lanes = int(codegen.llvm_get_vector_width(target)) // 32
@@ -50,7 +50,7 @@ def registers(target: Target) -> Registers:
 
 
 def functions(module: IRModule) -> list[tuple[GlobalVar, PrimFunc]]:
-    """Kernels of a module with the variables that name them, in a fixed order."""
+    """The kernels of a module with the variables that name them, sorted by name."""
     from tvm.tirx import PrimFunc
 
     kernels = [(name, function) for name, function in module.functions_items() if isinstance(function, PrimFunc)]
@@ -58,28 +58,28 @@ def functions(module: IRModule) -> list[tuple[GlobalVar, PrimFunc]]:
 
 
 def tiles(pixels: int, channels: int, have: Registers) -> list[Tile]:
-    """Tiles of a row of `pixels` with `channels` that fit the registers, what should be fastest first.
+    """The tiles of a row of `pixels` with `channels` that fit into the registers, the probably fastest first.
 
-    Lanes are a power of two: LLVM takes vectors of any other length apart.
+    Lanes are a power of two, because LLVM splits vectors of other lengths.
     """
     lanes = gcd(channels, have.lanes)
     ranked = []
     for vectors in _divisors(channels // lanes):
         for long in _divisors(pixels):
             if vectors * long <= have.results:
-                loads = (long + vectors) / (long * vectors)  # for one product of vectors
+                loads = (long + vectors) / (long * vectors)  # loads for one product of vectors
                 ranked.append((loads, Tile(long, vectors, lanes)))
     return [tile for _, tile in sorted(ranked)]
 
 
 def tile_space(function: PrimFunc, have: Registers) -> list[Tile]:
-    """Tiles that a kernel can be scheduled with, ranked; empty where it has no single reduction."""
+    """The possible tiles of a kernel, ranked; empty for a kernel without exactly one reduction."""
     shape, reductions = _core(_schedule(function))
     return tiles(shape[-2] if len(shape) > 1 else 1, shape[-1], have) if shape and reductions == 1 else []
 
 
 def scheduled(function: PrimFunc, have: Registers, tile: Tile | None = None) -> PrimFunc:
-    """The kernel with a schedule, with `tile` or the tile ranked first; as it was where none of the forms fits it."""
+    """The kernel with a schedule that uses `tile` or the first ranked tile; unchanged if no schedule fits."""
     from tvm import s_tir
 
     ranked, schedule = tile_space(function, have), _schedule(function)
@@ -90,7 +90,7 @@ def scheduled(function: PrimFunc, have: Registers, tile: Tile | None = None) -> 
             _map(schedule)
         else:
             return function
-    except s_tir.ScheduleError:  # it is not of the form: scalar, and right
+    except s_tir.ScheduleError:  # the schedule does not fit: the unchanged kernel is slow but correct
         return function
     return schedule.mod["main"].with_attr("tirx.is_scheduled", True)
 
@@ -103,9 +103,9 @@ def _schedule(function: PrimFunc) -> Schedule:
 
 
 def _core(schedule: Schedule) -> tuple[list[int], int]:
-    """Shape of what a kernel reduces to, or computes last where it reduces nothing, and how many of its blocks reduce.
+    """The shape of a kernel's reduction, or of its last block if it has no reduction, and the number of reductions.
 
-    The shape is empty where it is not static.
+    The shape is empty if it is not static.
     """
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     cores = [block for block in blocks if _reduces(schedule, block)]
@@ -122,13 +122,13 @@ def _reduces(schedule: Schedule, block: SBlockRV) -> bool:
 
 
 def _tile(schedule: Schedule, tile: Tile) -> None:
-    """One reduction: tiles in parallel; in each the sums stay in registers, and what follows is done to them there."""
+    """Schedule a kernel with one reduction: tiles run in parallel, and sums and later operations stay in registers."""
     blocks = schedule.get_child_blocks(schedule.get_sblock("root"))
     place = next(i for i, block in enumerate(blocks) if _reduces(schedule, block))
     before, core, after = blocks[:place], blocks[place], blocks[place + 1 :]
     shape = _shape(schedule, core)
     same = list(takewhile(lambda block: _shape(schedule, block) == shape, after))
-    other = after[len(same) :]  # a part of the result, cut off: done to the whole of it
+    other = after[len(same) :]  # blocks that read a part of the result, after all of it is computed
     for block in (*before[:-1], *same[:-1], *other[:-1]):
         schedule.compute_inline(block)
     last = same[-1] if same else schedule.cache_write(core, 0, "global")
@@ -140,7 +140,7 @@ def _tile(schedule: Schedule, tile: Tile) -> None:
     channels, vector, lane = schedule.split(channels, [None, tile.vectors, tile.lanes])
     schedule.reorder(row, channels, pixel, vector, lane)
     if TRANSPOSED in schedule.get(core).name_hint:
-        # In one loop over both, TVM 0.27 takes the phase of a row for that of a column: wrong results.
+        # With one loop over both, TVM 0.27 confuses the phases of rows and columns and gives wrong results.
         outer = [schedule.fuse(*rows), schedule.fuse(row, channels)]
     else:
         outer = [schedule.fuse(*rows, row, channels)]
@@ -162,7 +162,7 @@ def _tile(schedule: Schedule, tile: Tile) -> None:
 
 
 def _inner(schedule: Schedule, loops: Sequence[LoopRV]) -> list[LoopRV]:
-    """The inner loops that together have few enough steps to be written out."""
+    """The inner loops that together have at most UNROLLED steps."""
     inner: list[LoopRV] = []
     for loop in reversed(loops):
         inner.append(loop)
@@ -172,7 +172,7 @@ def _inner(schedule: Schedule, loops: Sequence[LoopRV]) -> list[LoopRV]:
 
 
 def _map(schedule: Schedule) -> None:
-    """No reduction: one pass over the result, everything before it done on the way."""
+    """Schedule a kernel without a reduction: one pass over the result, with all earlier blocks inlined."""
     *before, last = schedule.get_child_blocks(schedule.get_sblock("root"))
     for block in before:
         schedule.compute_inline(block)
@@ -180,7 +180,7 @@ def _map(schedule: Schedule) -> None:
 
 
 def _flatten(schedule: Schedule, block: SBlockRV) -> None:
-    """Rows in parallel, a piece of the last axis as vectors where it has enough elements."""
+    """Run rows in parallel, and vectorize a part of the last axis if it has enough elements."""
     loops = schedule.get_loops(block)
     piece = gcd(int(schedule.get(loops[-1]).extent), FLAT)
     outer, inner = schedule.split(loops[-1], [None, piece])

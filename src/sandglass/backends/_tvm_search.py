@@ -1,7 +1,6 @@
-"""The tile of each kernel by measurement: candidates timed in turn, results kept for the next run.
+"""Find the fastest tile of each kernel by timing candidates in turns. Results are stored for the next run.
 
-TVM has a search of its own (MetaSchedule); in the packages of 0.27 it crashes as soon as it is given its rules for
-processors.
+TVM's own search (MetaSchedule) is not used, because it crashes with its rules for CPUs in the packages of TVM 0.27.
 """
 
 from __future__ import annotations
@@ -29,10 +28,10 @@ BURST_MILLISECONDS = 4
 
 
 def best_tiles(module: IRModule, target: Target, source: Source) -> dict[str, Tile]:
-    """Tiles by kernel: of earlier runs for this graph, target and version of TVM, and those there is time to measure.
+    """The fastest tile by kernel: from earlier runs for this graph, target and version of TVM, and from this one.
 
-    A kernel is measured for `source.tune_seconds` of the whole, those with the most to compute first. Each is on disk
-    before the next begins, so that a run that is killed goes on where it was.
+    Kernels are measured until `source.tune_seconds` are over, those with the most products first. Each result is
+    written to disk before the next measurement, so that a killed run can continue.
     """
     import tvm
 
@@ -52,7 +51,7 @@ def best_tiles(module: IRModule, target: Target, source: Source) -> dict[str, Ti
 
 
 def _fastest(function: PrimFunc, target: Target, have: Registers) -> Tile | None:
-    """The fastest of the tiles ranked first, None where there is no choice; ties go to the one ranked first."""
+    """The fastest of the first CANDIDATES tiles; None if there are fewer than two. A tie goes to the higher rank."""
     import tvm
 
     space = tile_space(function, have)[:CANDIDATES]
@@ -71,7 +70,7 @@ def _fastest(function: PrimFunc, target: Target, have: Registers) -> Tile | None
 
 
 def _products(function: PrimFunc) -> int:
-    """Products of a kernel's reduction, by which the most expensive kernels are found."""
+    """The number of products in a kernel's largest block, as a measure of its cost."""
     import tvm
     from tvm import s_tir
 

@@ -1,7 +1,7 @@
-"""What backends of vendors' accelerators share: a compiler on the command line, and a runtime in one file.
+"""Common parts of the backends for vendors' accelerators: a command-line compiler, and a runtime in one file.
 
-The runtime's file defines `version()` and `Model(path, inputs, outputs, device)`, whose `run` takes and gives one image
-by name; it stands alone, so that a build kit can take it along.
+The file of the runtime defines `version()` and `Model(path, inputs, outputs, device)`, whose `run` processes one image.
+It does not import Sandglass, so that a build kit can contain a copy.
 """
 
 from __future__ import annotations
@@ -22,9 +22,9 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Notes(BuildNotes, frozen=True):
-    """Shapes of the graph's inputs and outputs, in its order, and the work of its layers.
+    """The shapes of the graph's inputs and outputs, in its order, and the work of its layers.
 
-    The work of a layer is its operator, its multiply-accumulates, and how many of them make one output.
+    The work of a layer is its operator, its multiply-accumulates, and those for one element of the output.
     """
 
     inputs: Shapes
@@ -33,18 +33,18 @@ class Notes(BuildNotes, frozen=True):
 
 
 class Model(Protocol):
-    """A compiled model on its device, as a vendor's file loads it."""
+    """A compiled model on its device, loaded by the file of a vendor's runtime."""
 
     def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name for one image by name. Raises RuntimeError for what the device refuses."""
+        """Outputs by name for one image by name, float32. Raises RuntimeError if the device fails."""
         ...
 
 
 class Runtime(Protocol):
-    """A vendor's file: a module that stands alone."""
+    """The file of a vendor's runtime, as a module."""
 
     def Model(self, path: Path, inputs: list[str], outputs: Shapes) -> Model:
-        """The model in `path` on its device. Raises RuntimeError for what the device refuses."""
+        """Load the model in `path` on its device. Raises RuntimeError if the device fails."""
         ...
 
 
@@ -60,7 +60,7 @@ def graph_notes(source: Source) -> Notes:
 
 
 def graph_layers(notes: Notes) -> list[LayerRun]:
-    """The graph's layers, not timed: the compiler fuses them, and its runtime shows none of them."""
+    """The graph's layers without times: the compiler fuses them, and its runtime does not report them."""
     return [
         LayerRun(name, operator, FLOAT, macs, terms=terms, note="compiled as a whole")
         for name, (operator, macs, terms) in notes.work.items()
@@ -68,15 +68,16 @@ def graph_layers(notes: Notes) -> list[LayerRun]:
 
 
 def run_compiler(command: Sequence[str], folder: Path, model: str) -> None:
-    """Run a compiler in `folder`; raises BackendError with its last line where it fails or writes no `model`."""
+    """Run a compiler in `folder`. Raises BackendError with its last line if it fails or does not write `model`."""
     result = run_program(command, folder)
     if result.returncode or not (folder / model).is_file():
         lines = (result.stdout + result.stderr).strip().splitlines()
-        raise BackendError(f"{command[0]} failed: {lines[-1] if lines else result.returncode}", "see its log")
+        reason = lines[-1] if lines else f"exit code {result.returncode}"
+        raise BackendError(f"{command[0]} failed: {reason}", f"see the documentation of {command[0]}")
 
 
 class DeviceSession:
-    """A compiled model on its device; `runtime` is the vendor's file."""
+    """A session of a compiled model on its device. `runtime` is the file of the vendor's runtime."""
 
     def __init__(self, runtime: Runtime, path: Path, notes: Notes) -> None:
         try:
@@ -85,11 +86,11 @@ class DeviceSession:
             raise BackendError(f"{path} cannot be loaded: {error}", "deploy the model again for this device") from error
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name; the model takes one image at a time."""
+        """Outputs by name, float32, batch first. The model runs one image at a time."""
         return run_by_one(self._one, inputs)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         try:
             return self.model.run(dict(inputs))
         except RuntimeError as error:
-            raise BackendError(f"the device failed: {error}", "check the input's shape") from error
+            raise BackendError(f"the device failed: {error}", "check the shape of the input") from error

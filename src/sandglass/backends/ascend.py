@@ -1,7 +1,7 @@
-"""Accelerators of Huawei's Ascend line: compiled by ATC and run by `acl`, or run by ONNX Runtime's CANN provider.
+"""Huawei Ascend accelerators: compiled with ATC and run with `acl`, or run with ONNX Runtime's CANN provider.
 
-Either rounds weights and activations to half precision and keeps float32 inputs and outputs. Where neither is here,
-`make_kit` writes what a host needs that has the compiler.
+Both use half precision for weights and activations, with float32 inputs and outputs. If neither is installed,
+`make_kit` writes the files for a host that has the compiler.
 """
 
 from __future__ import annotations
@@ -39,7 +39,7 @@ PROVIDER = "CANNExecutionProvider"
 
 
 def available() -> str:
-    """The version of what compiles and runs here; raises BackendUnavailable where nothing does."""
+    """The version of `acl` or of ONNX Runtime with CANN. Raises BackendUnavailable if neither is installed."""
     import onnxruntime
 
     if _has_atc():
@@ -49,14 +49,14 @@ def available() -> str:
     if PROVIDER in onnxruntime.get_available_providers():
         return f"onnxruntime {onnxruntime.__version__} with CANN"
     raise BackendUnavailable(
-        "neither ATC with acl nor ONNX Runtime with CANN is here; `deploy` makes a build kit", INSTALL
+        "neither ATC with acl nor ONNX Runtime with CANN is installed; `deploy` writes a build kit instead", INSTALL
     )
 
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Write `model.om`, or `graph.onnx` for ONNX Runtime.
 
-    Raises InputError where `source.soc` is no name of a processor, and BackendError with ATC's last line.
+    Raises InputError if `source.soc` is not the name of a processor, and BackendError with ATC's last line if it fails.
     """
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
@@ -67,7 +67,7 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
 
 
 def make_kit(source: Source, precision: str, folder: Path) -> Recipe:
-    """Write the graph; raises InputError where `source.soc` is no name of a processor."""
+    """Write the graph. Raises InputError if `source.soc` is not the name of a processor."""
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
     return Recipe(
@@ -84,8 +84,8 @@ def command(notes: Notes, soc: str) -> list[str]:
     """ATC's command line. Its image preprocessor (AIPP) is not used: inputs are normalized float32."""
     if not re.fullmatch(r"Ascend\w+", soc):
         raise InputError(
-            f"the processor is {soc!r}, expected a name such as {EXAMPLE_SOC}",
-            "give --soc NAME: Ascend, and the name that `npu-smi info` prints on that host",
+            f"ATC needs the name of a processor such as {EXAMPLE_SOC}, but --soc is {soc or 'missing'}",
+            "give --soc AscendNAME, with the name that `npu-smi info` prints on the host",
         )
     shapes = ";".join(f"{name}:{','.join(map(str, shape))}" for name, shape in notes.inputs.items())
     return [
@@ -102,7 +102,7 @@ def command(notes: Notes, soc: str) -> list[str]:
 
 
 def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> Session:
-    """A session on the device; `threads` have no effect."""
+    """A session on the device. `threads`, `settings` and `callers` have no effect."""
     if not (folder / MODEL).is_file():
         return _provided(folder / GRAPH)
     from sandglass.backends import _acl
@@ -111,7 +111,7 @@ def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS
 
 
 def _provided(path: Path) -> Session:
-    """ONNX Runtime with CANN. A layer that CANN lacks must not run on the processor unseen, and be timed with it."""
+    """A session of ONNX Runtime with CANN. It fails if CANN lacks a layer, which would otherwise run on the CPU."""
     from sandglass.backends.onnxruntime import RuntimeSession
     from sandglass.graph.session import session_options
 

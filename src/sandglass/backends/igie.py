@@ -1,7 +1,7 @@
-"""Accelerators of Iluvatar's, through IGIE, the vendor's inference engine made from TVM.
+"""Iluvatar accelerators with IGIE, the vendor's inference engine, which is based on TVM.
 
-`igie-exec` compiles the graph to half precision with float32 inputs and outputs; the TVM that comes with it runs the
-engine. Where they are not here, `make_kit` writes what a host needs that has them.
+`igie-exec` compiles the graph to half precision with float32 inputs and outputs, and the vendor's TVM runs the engine.
+If they are not installed, `make_kit` writes the files for a host that has them.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from sandglass.backends._vendor import DeviceSession, Notes, graph_layers, graph
 from sandglass.core.errors import BackendUnavailable
 from sandglass.sources.source import Source
 
-INSTALL = "install IGIE of the IXUCA SDK, which has igie-exec and a TVM of its own"
+INSTALL = "install IGIE of the IXUCA SDK, which contains igie-exec and its own TVM"
 PRECISIONS = ("fp16",)
 PURPOSE: Final = "deploy"
 SPEC = None
@@ -36,16 +36,16 @@ GRAPH, MODEL = "graph.onnx", "model.so"
 
 
 def available() -> str:
-    """The version of its TVM; raises BackendUnavailable where it, or the compiler, is missing."""
+    """The version of the vendor's TVM. Raises BackendUnavailable if it or the compiler is not installed."""
     if shutil.which("igie-exec") is None or importlib.util.find_spec("tvm") is None:
-        raise BackendUnavailable("igie-exec is not here; `deploy` makes a build kit", INSTALL)
+        raise BackendUnavailable("igie-exec is not installed; `deploy` writes a build kit instead", INSTALL)
     from sandglass.backends import _graph_executor
 
     return _graph_executor.version()
 
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
-    """Write `model.so`; raises BackendError with the compiler's last line."""
+    """Write `model.so`. Raises BackendError with the compiler's last line if it fails."""
     notes = graph_notes(source)
     shutil.copyfile(source.graph, folder / GRAPH)
     run_compiler(command(notes, precision), folder, MODEL)
@@ -61,7 +61,7 @@ def make_kit(source: Source, precision: str, folder: Path) -> Recipe:
         command=shlex.join(command(notes, precision)),
         model=MODEL,
         runtime=Path(__file__).with_name("_graph_executor.py"),
-        needs="an accelerator of Iluvatar's, and IGIE of the IXUCA SDK: `igie-exec` on PATH and its own `tvm`",
+        needs="an Iluvatar accelerator, and IGIE of the IXUCA SDK: `igie-exec` on PATH and its own `tvm`",
         inputs=notes.inputs,
         outputs=notes.outputs,
     )
@@ -86,7 +86,7 @@ def command(notes: Notes, precision: str) -> list[str]:
 
 
 def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> Session:
-    """A session on the device; `threads` have no effect."""
+    """A session on the device. `threads`, `settings` and `callers` have no effect."""
     from sandglass.backends import _graph_executor
 
     return DeviceSession(_graph_executor, folder / MODEL, notes)

@@ -1,8 +1,8 @@
-"""ncnn on the CPU. pnnx turns the graph into `.param` and `.bin`; int8 is written here from the plan.
+"""ncnn on the CPU. pnnx converts the graph to `.param` and `.bin`; the int8 files are written here from the plan.
 
-Depthwise layers stay in float: their int8 kernels are no faster and cost most of the accuracy. The layer that makes
-the output stays in float too. A 3x3 layer of stride 1 keeps to 6 bits and runs by Winograd, or uses all 8 bits with
-Winograd masked, as the plan's `weight_bits` says (8 unless edited).
+Depthwise layers stay in float: their int8 kernels are not faster and lose most of the accuracy. The layer that produces
+the output stays in float too. A 3x3 layer of stride 1 has 6-bit weights and runs with Winograd, or has 8-bit weights
+without Winograd, depending on `weight_bits` in the plan (default: 8).
 """
 
 from __future__ import annotations
@@ -52,21 +52,21 @@ SETTINGS: OfferedSettings = {
     "sgemm": (True, False),
     "packing": (True, False),
     "storage": ("float32", "float16", "bfloat16"),
-    "blocktime": (20, 0),  # milliseconds that a thread without work spins before it sleeps
+    "blocktime": (20, 0),  # milliseconds that an idle thread spins before it sleeps
 }
 
 
 def exception(layer: Facts) -> str:
-    """Why a layer stays in float on ncnn."""
+    """The reason why a layer stays in float on ncnn; "" for int8."""
     if layer.depthwise:
-        return "depthwise: int8 is no faster in ncnn and costs accuracy"
+        return "depthwise: int8 is not faster in ncnn and costs accuracy"
     if layer.group > 1:
         return "grouped: ncnn has no fast int8 kernel"
-    return "it makes the output" if layer.makes_output else ""
+    return "it produces the output" if layer.makes_output else ""
 
 
 def bits(layer: Facts) -> tuple[int, ...]:
-    """8-bit weights, or 6 bits where that lets Winograd's sums fit."""
+    """The possible bits of a layer's weights: 8, and 6 for a layer whose Winograd sums then fit into 16 bits."""
     plain = layer.layer.operator == "Conv" and layer.shape[2:] == (3, 3) and layer.group == 1
     return (8, 6) if plain and set(layer.stride) == set(layer.dilation) == {1} else (8,)
 
@@ -74,7 +74,7 @@ def bits(layer: Facts) -> tuple[int, ...]:
 SPEC = Spec(
     ("Conv", "Gemm", "MatMul"),
     asymmetric=False,
-    timed_converting=True,  # each result is asked for, in floats, even of the few layers that hand on integers
+    timed_converting=True,  # `layers` reads each result in float, even if the layer passes on integers
     pads=True,
     exception=exception,
     bits=bits,
@@ -83,7 +83,7 @@ SPEC = Spec(
 
 
 def available() -> str:
-    """The version of ncnn; raises BackendUnavailable when it or pnnx is missing."""
+    """The version of ncnn. Raises BackendUnavailable if ncnn or pnnx is not installed."""
     try:
         import ncnn
     except ImportError as error:
@@ -94,9 +94,9 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> Notes:
-    """Write `model.param` and `model.bin`, and for int8 the `model.table` of its scales, as ncnn's own tools use it.
+    """Write `model.param` and `model.bin`, and for int8 also `model.table`, the scales in the format of ncnn's tools.
 
-    Raises UnsupportedOperator naming what ncnn lacks.
+    Raises UnsupportedOperator with the name of an operator that ncnn lacks.
     """
     from sandglass.backends._decisions import layer_decisions
     from sandglass.backends._ncnn_scales import match_layers, plan_scales, weight_digests
@@ -113,7 +113,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
         for i, (name, shape) in enumerate(static_outputs(model).items())
     }
     digests = weight_digests(model)
-    drop_weights(model)  # its weights and the converted ones are never in memory together
+    drop_weights(model)  # saves memory: the graph's weights and the converted ones are never in memory together
     param, parts = _converted(source, model)
     places = match_layers(param, parts, digests)
     names = {param.layers[i].name: name for name, i in places.items()}
@@ -136,9 +136,9 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
 
 
 def _converted(source: Source, model: onnx.ModelProto) -> tuple[Param, list[list[memoryview]]]:
-    """The source's graph `model` as ncnn's layers, and the blobs of weights of each, in float32.
+    """The source's graph `model` as ncnn layers, and the float32 weights of each layer as blobs.
 
-    Raises UnsupportedOperator, naming it, for an operator that ncnn does not have.
+    Raises UnsupportedOperator with the name of an operator that ncnn lacks.
     """
     from sandglass.backends._ncnn_lowering import restore
     from sandglass.formats import ncnn_bin, ncnn_param
@@ -150,18 +150,18 @@ def _converted(source: Source, model: onnx.ModelProto) -> tuple[Param, list[list
         refuse_unknown(param, folder)
         return param, ncnn_bin.read_bin(param, folder / BIN)
     except FormatError as error:
-        raise BackendError(f"the files that pnnx wrote are not understood: {error.message}",
+        raise BackendError(f"the files that pnnx wrote cannot be read: {error.message}",
                            "report the model") from error  # fmt: skip
 
 
 def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> NcnnSession:
-    """A network, by default with float32 arithmetic outside int8 layers.
+    """A session; the default arithmetic outside int8 layers is float32.
 
-    Raises FormatError where the two files do not fit.
+    Raises FormatError if the two files do not fit together.
     """
     from sandglass.formats import ncnn_bin, ncnn_param
 
-    # ncnn takes any bytes for weights, and dies of some. This reads lengths only.
+    # ncnn accepts any bytes as weights and crashes with some. This check reads only lengths.
     try:
         ncnn_bin.read_bin(ncnn_param.read_param(folder / PARAM), folder / BIN)
     except FormatError as error:
@@ -197,7 +197,7 @@ def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[Lay
 def _layer_run(
     layer: Layer, blobs: list[memoryview], notes: Notes, mats: Mapping[str, ncnn.Mat], milliseconds: float
 ) -> LayerRun:
-    """One layer with its blobs of weights; `mats` are the results of all layers by blob."""
+    """The report on one layer. `blobs` are its weights, and `mats` the results of all layers by blob."""
     from sandglass.formats import ncnn_int8
 
     integer = layer.kind in ncnn_int8.KINDS and layer.integer(ncnn_int8.SCALE_TERM, 0) > 0
@@ -217,7 +217,10 @@ def _layer_run(
 
 
 def _macs(layer: Layer, mats: Mapping[str, ncnn.Mat]) -> int:
-    """Every weight is used once for each place of the output, or of the input of a transposed convolution."""
+    """The multiply-accumulates of a layer: each weight counts once for each pixel of the output.
+
+    For a transposed convolution, it counts once for each pixel of the input.
+    """
     if layer.kind == "InnerProduct":
         return layer.integer(2, 0)
     if not layer.kind.startswith(("Convolution", "Deconvolution")):
@@ -227,7 +230,7 @@ def _macs(layer: Layer, mats: Mapping[str, ncnn.Mat]) -> int:
 
 
 def _steps(layer: Layer, blobs: list[memoryview]) -> tuple[float, ...]:
-    """Steps of an int8 layer, whose file holds their inverses, and 0 for a channel of zeros."""
+    """The scales of an int8 layer. The file holds their inverses, and 0 for a channel of zeros."""
     last = -2 if layer.integer(8, 0) > 100 else -1
     weight, activation = (np.frombuffer(blobs[i], np.float32) for i in (last - 1, last))
     factors = np.concatenate([activation, weight])

@@ -1,4 +1,4 @@
-"""Computes nothing: outputs are zeros of the right shape. Shows what the loop around a runtime costs by itself."""
+"""A backend that computes nothing: outputs are zeros of the right shape. It shows the overhead around a runtime."""
 
 from __future__ import annotations
 
@@ -31,13 +31,13 @@ Shapes = dict[str, tuple[int, ...]]
 
 
 class Notes(BuildNotes, frozen=True):
-    """Shapes of the graph's outputs by name."""
+    """The shapes of the graph's outputs by name."""
 
     outputs: Shapes
 
 
 def available() -> str:
-    """Always there."""
+    """Always available."""
     return "built in"
 
 
@@ -49,12 +49,12 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
 
 
 def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> NullSession:
-    """A session that answers with zeros."""
+    """A session that returns zeros."""
     return NullSession(notes.outputs)
 
 
 def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """Nothing is executed."""
+    """An empty list, because nothing is executed."""
     return []
 
 
@@ -63,7 +63,7 @@ class NullSession:
         self.shapes = shapes
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Zeros, one row for each row of the input."""
+        """Zeros by name, float32, one row for each row of the input."""
         batch = len(next(iter(inputs.values())))
         return {name: np.zeros((batch, *shape[1:]), np.float32) for name, shape in self.shapes.items()}
 

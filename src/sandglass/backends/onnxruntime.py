@@ -1,12 +1,12 @@
-"""ONNX Runtime on the CPU: the graph as it is, or in QDQ form, which its optimizer turns into integer kernels.
+"""ONNX Runtime on the CPU: the graph unchanged, or in QDQ form, which its optimizer converts to integer kernels.
 
-Integers flow from layer to layer only where outputs are rounded too, so sums, products, joins, resizing and what is
-looked up in a table between them are rounded as well. Not so what makes the output: 256 levels are too few for the peak
-of a heatmap. Its sums stay in float where there is a kernel for that, for 1x1 convolutions and products of matrices;
-other layers stay in float there.
+Integers pass from layer to layer only if outputs are quantized too. So sums, products, concatenations, resizing and
+functions computed by a table are quantized as well. The layer that produces the output is an exception: 256 levels are
+too few for the peak of a heatmap. A 1x1 convolution or a matrix product there has int8 inputs and a float output; other
+layers stay in float.
 
-Its transposed convolutions know no integers, and depthwise ones take as long as a dense layer of seventy times their
-work. They are written as convolutions, one for each phase of the stride, in float artifacts as well.
+ONNX Runtime has no int8 kernel for transposed convolutions, and its depthwise ones take as long as a dense layer with
+seventy times their work. They are replaced by convolutions, one for each phase of the stride, also in float artifacts.
 """
 
 from __future__ import annotations
@@ -57,23 +57,23 @@ Notes = BuildNotes
 MODEL = "model.onnx"
 SETTINGS: OfferedSettings = {
     "streams": (1, 2, 4),
-    "spinning": (True, False),  # threads that wait keep their cores busy: faster alone, slower next to other work
+    "spinning": (True, False),  # waiting threads keep their cores busy: faster alone, slower next to other programs
     "optimization": ("all", "extended", "basic"),
     "execution": ("sequential", "parallel"),
 }
-INTEGER = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")  # what its integer kernels' names begin with
-DECORATION = r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|_quant|/MatMulAddFusion)+$"  # what it adds to names
-# Nodes that its optimizer fuses into the layer before them, whose name the fused kernel may then bear.
+INTEGER = ("QLinear", "QGemm", "ConvInteger", "MatMulInteger")  # prefixes of the names of integer kernels
+DECORATION = r"^InsertedPrecisionFreeCast_|(_token_\d+|_nchwc|_quant|/MatMulAddFusion)+$"  # additions to names
+# Nodes that the optimizer fuses into the layer before them. The fused kernel may have the name of such a node.
 ACTIVATIONS = ("Relu", "Clip", "Sigmoid", "LeakyRelu", "HardSigmoid", "Tanh")
 FUSED = (*ACTIVATIONS, "Add", "BatchNormalization")
 
 
 def exception(layer: Facts) -> str:
-    """Why a layer stays in float on ONNX Runtime."""
+    """The reason why a layer stays in float on ONNX Runtime; "" for int8."""
     if layer.makes_output and not (layer.pointwise or layer.layer.operator in ("Gemm", "MatMul")):
-        return "it makes the output, which would be rounded to 256 levels"
+        return "it produces the output, which would be rounded to 256 levels"
     if layer.layer.operator == "ConvTranspose" and not can_be_split(layer):
-        return "no int8 kernel for a ConvTranspose like this one"
+        return "no int8 kernel for this kind of ConvTranspose"
     return ""
 
 
@@ -144,7 +144,7 @@ def _options(threads: int, settings: Settings) -> onnxruntime.SessionOptions:
 
 
 def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """The kernels in its profile, with the median of several runs. The operator of a kernel shows its arithmetic."""
+    """The kernels in the profile, with the median time of several runs. A kernel's operator shows its arithmetic."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work
@@ -164,7 +164,7 @@ def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> lis
         layer = name in work and not operator.startswith(("Dequantize", "Quantize", "Transpose", "Reorder"))
         milliseconds = float(np.median(calls))
         if not layer:
-            # What floats are fused with, and integers not, is a part of the layer.
+            # An activation after a layer counts as part of it: it is fused in float, but not always in int8.
             follows = name in layered and operator.removeprefix("QLinear") in ACTIVATIONS
             runs.append(
                 LayerRun(f"{name}{MARK}" if follows else kernel, operator, arithmetic, milliseconds=milliseconds)
@@ -176,7 +176,7 @@ def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> lis
 
 
 def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, float]]:
-    """Name, operator and milliseconds of every kernel call after a first run, in order."""
+    """The name, operator and milliseconds of each kernel call after the first run, in order."""
     options = _options(threads, DEFAULTS)
     options.enable_profiling = True
     with TemporaryDirectory(prefix="sandglass-") as scratch:
@@ -193,7 +193,7 @@ def _profile(path: Path, threads: int, inputs: Arrays) -> list[tuple[str, str, f
 
 
 def _aliases(model: onnx.ModelProto) -> dict[str, str]:
-    """Layers by the names that a kernel may bear: of the node, of one fused into it, or of the tensor it makes."""
+    """Layers by the possible names of their kernels: of the node, of a node fused into it, or of its output."""
     from sandglass.graph.layers import OPERATORS
 
     readers: dict[str, list[onnx.NodeProto]] = {}
@@ -214,7 +214,7 @@ def _aliases(model: onnx.ModelProto) -> dict[str, str]:
 
 
 def _steps(model: onnx.ModelProto) -> dict[str, tuple[float, ...]]:
-    """Steps of each layer whose weights are integers: of its input, then of its weights' channels."""
+    """The scales of each layer with integer weights: of its input, then of the channels of its weights."""
     from onnx import numpy_helper
 
     values = {entry.name: entry for entry in model.graph.initializer}
@@ -228,7 +228,10 @@ def _steps(model: onnx.ModelProto) -> dict[str, tuple[float, ...]]:
 
 
 class RuntimeSession:
-    """The model at `path`, run by ONNX Runtime's `provider`, a name or a name with its options."""
+    """A session of the model at `path` with ONNX Runtime's `provider`, a name or a name with its options.
+
+    With several `streams`, images of a batch run at the same time. Raises BackendError if the model cannot be loaded.
+    """
 
     def __init__(
         self,
@@ -246,20 +249,22 @@ class RuntimeSession:
             self.session = onnxruntime.InferenceSession(str(path), options, providers=[provider])
         except RUNTIME_ERRORS as error:
             raise BackendError(
-                f"{path} cannot be run: {str(error).splitlines()[0]}", "deploy the model again"
+                f"{path} cannot be loaded: {str(error).splitlines()[0]}", "deploy the model again"
             ) from error
         self.outputs = [value.name for value in self.session.get_outputs()]
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name; the graph takes one image at a time."""
+        """Outputs by name, float32, batch first. The graph runs one image at a time."""
         return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
         try:
             values = self.session.run(self.outputs, dict(inputs))
         except self.errors as error:
-            raise BackendError(f"an input does not fit: {str(error).splitlines()[0]}", "check its shape") from error
+            raise BackendError(
+                f"the input is invalid: {str(error).splitlines()[0]}", "check the shape of the input"
+            ) from error
         return dict(zip(self.outputs, values, strict=True))
 
 

@@ -1,8 +1,8 @@
-"""OpenVINO on the CPU. Its int8 comes from the same QDQ graph: it reads the rounding as its own FakeQuantize.
+"""OpenVINO on the CPU. For int8 it reads a QDQ graph, whose QuantizeLinear nodes become its own FakeQuantize.
 
-Only the inputs of layers are rounded: a layer's sum is kept in float registers, where what follows is fused into it.
+Only the inputs of layers are quantized. A layer's sum stays in float registers, where the next operators are fused.
 
-On x86 without VNNI the kernels of dense layers add pairs of products in saturating 16 bits.
+On x86 without VNNI, the kernels of dense layers add pairs of products in 16 bits with saturation.
 """
 
 from __future__ import annotations
@@ -53,18 +53,19 @@ INSTALL = install_command("openvino")
 PRECISIONS = ("fp32", "fp16", "int8")
 PURPOSE: Final = "deploy"
 CAPABILITIES = Capabilities(dynamic_shapes=True)
-MIDDLE = 128  # the zero point of uint8 that is none of int8
+MIDDLE = 128  # the zero point of uint8 that becomes 0 in int8
 
 
-def grid(seen: TensorRange, of_layer: bool) -> Grid:
-    """The integers of an activation, as OpenVINO's FakeQuantize rounds.
+def grid(tensor_range: TensorRange, of_layer: bool) -> Grid:
+    """The integers of an activation, rounded as by OpenVINO's FakeQuantize.
 
-    A zero point of 128 is none where kernels take int8. Another one is added apart; where the layer before makes the
-    integers it is a quotient of its own, which the multiplying instruction adds.
+    With a zero point of 128, kernels that support signed activations use int8 without a zero point. Otherwise a shift
+    is added before rounding. If the layer before writes the integers (`of_layer`), the shift is a quotient of its own,
+    because one instruction multiplies and adds.
     """
     from sandglass.quantization.qdq import byte_ends
 
-    low, high, zero = byte_ends(seen)
+    low, high, zero = byte_ends(tensor_range)
     factor = np.float32(255) / (high - low)
     if zero == MIDDLE and host.multiplies_signed():
         return Grid(factor, None, 0, -128, 127, of_layer)
@@ -86,11 +87,11 @@ SETTINGS: OfferedSettings = {
     "pinning": (False, True),
     "hyper_threading": (True, False),
 }
-MOST_BYTES = 1 << 28  # of weights in all copies of a model
+MOST_BYTES = 1 << 28  # bytes of weights in all copies of a model
 
 
 class Notes(BuildNotes, frozen=True):
-    """The graph's outputs in order, and its layers' names by what OpenVINO calls them, where the two differ."""
+    """The graph's outputs in order, and the graph's names of layers by OpenVINO's names, if they differ."""
 
     outputs: list[str]
     names: dict[str, str] = {}
@@ -106,7 +107,10 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> Notes:
-    """Write `model.xml` and `model.bin`, with weights as they are in the graph of this precision."""
+    """Write `model.xml` and `model.bin`, with the weights of the graph in this precision.
+
+    Raises UnsupportedOperator for an operator that OpenVINO lacks, and BackendError for another error of OpenVINO.
+    """
     from sandglass.backends._decisions import layer_decisions
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.layers import find_layers
@@ -120,7 +124,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
     if source.shapes:
         free_sides(model)
     outputs = {value.name for value in model.graph.output}
-    # OpenVINO names a layer that makes an output by that output.
+    # OpenVINO gives a layer that produces an output the name of this output.
     names = {layer.output: name for name, layer in find_layers(model).items() if layer.output in outputs}
     notes = Notes(outputs=[value.name for value in model.graph.output], names=names)
     with TemporaryDirectory(prefix="sandglass-") as scratch:
@@ -132,7 +136,7 @@ def build(source: Source, precision: str, folder: Path, plan: Plan | None) -> No
         if precision == "fp16":
             notes = msgspec.structs.replace(notes, float_layers=tuple(float_layers(model, source.wide)))
             half_precision(model, source.wide)
-        # Its depthwise transposed convolutions take three times as long, and have no integer kernel.
+        # OpenVINO's depthwise transposed convolutions take three times as long and have no integer kernel.
         graph = Path(scratch) / "graph.onnx"
         split_depthwise(model)
         save_graph(model, graph)
@@ -147,7 +151,7 @@ def _convert(graph: Path, out: Path) -> None:
 
     from sandglass.backends._openvino_outputs import transpose_outputs
 
-    # The front end's own exceptions derive from Exception alone.
+    # The exceptions of the front end have no common base class except Exception.
     failures = (RuntimeError, GeneralFailure, NotImplementedFailure, OpConversionFailure, OpValidationFailure)
     try:
         openvino.save_model(transpose_outputs(openvino.convert_model(graph)), out, compress_to_fp16=False)
@@ -163,9 +167,9 @@ def _convert(graph: Path, out: Path) -> None:
 
 
 def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> OpenVinoSession:
-    """A compiled model, by default with float32 arithmetic outside int8 layers and tuned for latency."""
-    # A model for each caller computes in the caller's thread; streams of one model hand over to threads of their own,
-    # which is a tenth slower and takes the memory of one.
+    """A session; by default, the arithmetic outside int8 layers is float32, and the model is tuned for latency."""
+    # With one copy of the model for each caller, a call computes in the caller's thread. With one stream for each
+    # caller, it computes in a thread of the stream, which is a tenth slower but needs the memory of one copy only.
     copies = callers if callers * (folder / MODEL).with_suffix(".bin").stat().st_size <= MOST_BYTES else 1
     sharing = callers // copies
     streams = max(sharing, int(all_settings(SETTINGS, settings)["streams"]))
@@ -182,9 +186,9 @@ def _properties(threads: int, settings: Settings, streams: int = 1, callers: int
     }
     if streams > 1:
         properties["NUM_STREAMS"] = streams
-    # Its own choices for these depend on the machine: they are left to it unless they are to change.
+    # OpenVINO chooses these by the machine. They are set only if they must change.
     if values["pinning"] or callers > 1:
-        # The callers have work of their own, which would wait for the core of a stream while another core is idle.
+        # Other work of a caller would wait for the core of a pinned stream while another core is idle.
         properties["ENABLE_CPU_PINNING"] = callers == 1
     if not values["hyper_threading"]:
         properties["ENABLE_HYPER_THREADING"] = False
@@ -192,13 +196,13 @@ def _properties(threads: int, settings: Settings, streams: int = 1, callers: int
 
 
 def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """The nodes in its performance counters, the mean of several runs. The name of a kernel has its arithmetic."""
+    """The nodes in the performance counters, with the mean time of several runs. A kernel's name has its arithmetic."""
     import openvino
 
     from sandglass.backends._openvino_layers import model_layers
 
     model = openvino.Core().read_model(folder / MODEL)
-    model.reshape({name: list(array.shape) for name, array in inputs.items()})  # its sides may have been left open
+    model.reshape({name: list(array.shape) for name, array in inputs.items()})  # height and width may be dynamic
     properties = {**_properties(threads, DEFAULTS), "PERF_COUNT": True}
     request = openvino.Core().compile_model(model, "CPU", properties).create_infer_request()
     for _ in range(1 + PROFILED_RUNS):
@@ -209,7 +213,7 @@ def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[Lay
 
 
 def _is_run(entry: openvino.ProfilingInfo, known: Mapping[str, ModelLayer]) -> bool:
-    """Whether a node has a kernel. One that takes less than a microsecond on average is reported as not run."""
+    """Whether a node runs a kernel. OpenVINO reports kernels below a microsecond on average as not executed."""
     return entry.status == entry.Status.EXECUTED or (_node(entry) in known and entry.exec_type != "undef")
 
 
@@ -231,7 +235,10 @@ def _layer_run(entry: openvino.ProfilingInfo, known: Mapping[str, ModelLayer], n
 
 
 class OpenVinoSession:
-    """The model at `path`, whose results are the graph's `outputs` in order: a tensor may have other names too."""
+    """A session of the model at `path`. Its results are the graph's `outputs` in order; a tensor may have more names.
+
+    Raises BackendError if OpenVINO cannot load the model.
+    """
 
     def __init__(
         self,
@@ -248,14 +255,16 @@ class OpenVinoSession:
             try:
                 self.compiled = openvino.Core().compile_model(path, "CPU", dict(properties))
             except RuntimeError as error:
-                raise BackendError(f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}") from error
+                raise BackendError(
+                    f"OpenVINO cannot load {path}: {str(error).strip().splitlines()[-1]}", "deploy the model again"
+                ) from error
             for _ in range(streams):
                 self.requests.put(self.compiled.create_infer_request())
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
         self.outputs = list(outputs)
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name; the graph takes one image at a time."""
+        """Outputs by name, float32, batch first. The graph runs one image at a time."""
         return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -263,7 +272,7 @@ class OpenVinoSession:
         try:
             arrays = {name: np.ascontiguousarray(array) for name, array in inputs.items()}
             result = request.infer(arrays, share_inputs=True, share_outputs=True)
-            # Copied while the request is ours.
+            # The results are copied before the request is returned.
             return {name: np.array(result[i]) for i, name in enumerate(self.outputs)}
         finally:
             self.requests.put(request)

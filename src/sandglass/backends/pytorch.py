@@ -1,7 +1,7 @@
-"""PyTorch: the architecture itself with its trained weights. Runs zoo models only.
+"""PyTorch: the architecture itself with its trained weights. It runs zoo models only.
 
-Eager on the processor; on a CUDA device, where there is one, in CUDA graphs, one for each shape of a batch. fp16 stores
-half of the bytes; its arithmetic is half precision in channels-last layout on CUDA, and float32 on a processor.
+It runs in eager mode on the CPU. On a CUDA device it uses CUDA graphs, one for each shape of a batch. An fp16 artifact
+has half of the bytes. Its arithmetic is half precision in channels-last layout on CUDA, and float32 on the CPU.
 """
 
 from __future__ import annotations
@@ -38,7 +38,7 @@ if TYPE_CHECKING:
     import torch
 
     Tensors = tuple[torch.Tensor, ...]
-    Capture = tuple[torch.cuda.CUDAGraph, torch.Tensor, Tensors]  # a graph, and what it reads and writes
+    Capture = tuple[torch.cuda.CUDAGraph, torch.Tensor, Tensors]  # a graph, its input and its outputs
 
 INSTALL = install_command("torch")
 PRECISIONS = ("fp32", "fp16")
@@ -47,13 +47,13 @@ SPEC = None
 SETTINGS: OfferedSettings = {"channels_last": (False, True)}
 CAPABILITIES = Capabilities(dynamic_shapes=True, runs_graphs=False)
 WEIGHTS = "weights.safetensors"
-LARGEST = 65504.0  # of half precision
+LARGEST = 65504.0  # largest float16
 
 
 class Notes(BuildNotes, frozen=True):
     """The architecture in models/ and its arguments.
 
-    `half` says whether an fp16 artifact computes in half precision; None for other precisions.
+    `half` is true if an fp16 artifact computes in half precision, and None for other precisions.
     """
 
     model: str
@@ -71,15 +71,15 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
-    """Copy the weights, halved for fp16 where they fit.
+    """Copy the weights. For fp16, tensors whose values fit are stored in float16.
 
-    Raises BackendError for a model that came as an ONNX file: it has no module to run.
+    Raises BackendError for a model from an ONNX file, which has no PyTorch module.
     """
     from safetensors.numpy import load_file, save_file
 
     if source.card.model is None or source.weights is None:
         raise BackendError(
-            f"{source.card.name} is an ONNX file, and PyTorch runs zoo models only", "choose another backend"
+            f"{source.card.name} is an ONNX file, but PyTorch runs only zoo models", "choose another backend"
         )
     if precision == "fp16":
         state = load_file(source.weights)
@@ -97,7 +97,7 @@ def open(
 ) -> TorchSession | CudaSession:
     """The module in evaluation mode with the artifact's weights, on the CUDA device if there is one.
 
-    Where half precision cannot hold all values, an fp16 artifact computes in float32 there too.
+    An fp16 artifact with values that are too large for float16 computes in float32 on CUDA too.
     """
     import torch
 
@@ -112,7 +112,7 @@ def open(
 
 
 def _module(folder: Path, notes: Notes) -> tuple[torch.nn.Module, tuple[str, ...]]:
-    """The module in evaluation mode, in float32 on the processor, and the names of its outputs."""
+    """The module in evaluation mode, in float32 on the CPU, and the names of its outputs."""
     import torch
     from safetensors.numpy import load_file
 
@@ -123,7 +123,7 @@ def _module(folder: Path, notes: Notes) -> tuple[torch.nn.Module, tuple[str, ...
 
 
 def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """Every module without modules in it, in the order it is called, timed around its call, on the processor."""
+    """All modules without child modules, in the order of their calls, with the time of each call on the CPU."""
     import torch
 
     torch.set_num_threads(threads)
@@ -167,9 +167,9 @@ class TorchSession:
 
 
 class CudaSession:
-    """Runs a module on a CUDA device by replaying a graph of its kernels, captured when a shape first comes.
+    """Runs a module on a CUDA device by replaying a CUDA graph, which is captured at the first input of a shape.
 
-    Calls of several threads wait for one another: a graph has one set of buffers.
+    Calls of several threads run one after the other, because a graph has one set of buffers.
     """
 
     def __init__(self, module: torch.nn.Module, outputs: tuple[str, ...]) -> None:
@@ -190,7 +190,7 @@ class CudaSession:
             return {name: result.float().cpu().numpy() for name, result in zip(self.outputs, results, strict=True)}
 
     def _capture(self, shape: tuple[int, ...]) -> Capture:
-        """The graph of one run, and the tensors on the device that it reads and writes."""
+        """The CUDA graph of one run, its input and its outputs on the device."""
         import torch
 
         dtype = next(self.module.parameters()).dtype
@@ -200,9 +200,9 @@ class CudaSession:
 
 
 def capture(module: torch.nn.Module, image: torch.Tensor) -> tuple[torch.cuda.CUDAGraph, Tensors]:
-    """A CUDA graph of the module's run on `image`, a tensor on the device, and the tensors that it writes.
+    """A CUDA graph of the module's run on `image`, a tensor on the device, and the tensors of its outputs.
 
-    Three runs go before, in which kernels are chosen and their memory is taken.
+    Three runs before the capture choose kernels and allocate memory.
     """
     import torch
 

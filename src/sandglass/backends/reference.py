@@ -1,4 +1,4 @@
-"""The graph run by onnx's own reference evaluator: slow, in plain numpy, and right."""
+"""The reference evaluator of the onnx package: it runs the graph in plain numpy, slowly but correctly."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def available() -> str:
 
 
 def build(source: Source, precision: str, folder: Path, plan: object) -> BuildNotes:
-    """Copy the graph."""
+    """Copy the graph to `model.onnx`, with dynamic height and width if the source has several shapes."""
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import free_sides
 
@@ -54,12 +54,12 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> BuildNo
 def open(
     folder: Path, notes: BuildNotes, threads: int, settings: Settings = DEFAULTS, callers: int = 1
 ) -> ReferenceSession:
-    """A session over the copied graph; `threads` has no effect."""
+    """A session of the copied graph. `threads`, `settings` and `callers` have no effect."""
     return ReferenceSession(folder / "model.onnx")
 
 
 def layers(folder: Path, notes: BuildNotes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """The graph's own nodes, which the evaluator runs one by one in float; it has no timer."""
+    """The nodes of the graph, which the evaluator runs one by one in float, without times."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.shapes import closed
     from sandglass.graph.work import layer_work
@@ -80,7 +80,7 @@ class ReferenceSession:
         self.evaluator = ReferenceEvaluator(str(path))
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name."""
+        """Outputs by name, float32, batch first."""
         return run_by_one(self._one, inputs)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:

@@ -1,7 +1,7 @@
-"""TVM on the CPU: the graph is compiled by Relax and LLVM into a library for the processor that builds it.
+"""TVM on the CPU: Relax and LLVM compile the graph to a library for the processor of this machine.
 
-Kernels are scheduled here (`_tvm_kernels`), because TVM has no schedules of its own for this processor; with
-`--tune-minutes` the tile of each is chosen by measurement (`_tvm_search`).
+The schedules of kernels come from `_tvm_kernels`, because TVM has no schedules of its own for CPUs. With
+`--tune-minutes`, `_tvm_search` finds the tile of each kernel by measurement.
 """
 
 from __future__ import annotations
@@ -51,14 +51,14 @@ SPEC = None
 SETTINGS: OfferedSettings = {"streams": (1, 2, 4)}
 CAPABILITIES = Capabilities(tunes_kernels=True)
 LIBRARY = "model.so"
-SHARE_CORES = -3  # affinity of runtime.config_threadpool: no thread has a core of its own
+SHARE_CORES = -3  # affinity mode of runtime.config_threadpool in which threads are not bound to cores
 
 
 class Notes(BuildNotes, frozen=True):
-    """The graph's inputs and outputs in order, the processor that the library is for, and its kernels.
+    """The graph's inputs and outputs in order, the processor of the library, and its kernels.
 
-    `calls` are kernel and layer of every call in order, `work` is by layer its multiply-accumulates, and how many of
-    them make one output.
+    `calls` has the kernel and the layer of each call, in order. `work` has, for each layer, its multiply-accumulates,
+    and those for one element of the output.
     """
 
     inputs: list[str]
@@ -71,7 +71,7 @@ class Notes(BuildNotes, frozen=True):
 
 
 def available() -> str:
-    """The version of TVM; a vendor's own one may lack Relax."""
+    """The version of TVM. Raises BackendUnavailable if it is missing or has no Relax, as in some vendors' versions."""
     try:
         import tvm.relax
     except ImportError as error:
@@ -82,7 +82,8 @@ def available() -> str:
 def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
     """Compile `model.so`.
 
-    Raises UnsupportedOperator, and BackendError for a graph that TVM refuses or where no C compiler is there to link.
+    Raises UnsupportedOperator for an operator that TVM lacks, and BackendError for a graph that TVM cannot compile or
+    if there is no C compiler for linking.
     """
     import tvm
     from tvm.relax.backend.cpu_generic import pipeline
@@ -122,17 +123,17 @@ def build(source: Source, precision: str, folder: Path, plan: object) -> Notes:
 
 
 def host_target() -> Target:
-    """LLVM for the processor of this machine, with all that it can do."""
+    """The LLVM target for the processor of this machine, with all its instruction sets."""
     from tvm.target import Target, codegen
 
     return Target({"kind": "llvm", "mcpu": codegen.llvm_get_system_cpu(), "num-cores": host.threads()})
 
 
 def _calls(module: IRModule, model: onnx.ModelProto) -> list[tuple[str, str]]:
-    """Kernel and layer of every call in order; the layer is "" where a kernel has no weights.
+    """The kernel and the layer of each call, in order. The layer is "" for a kernel without weights.
 
-    The importer drops the names of nodes. A layer is known by its weights: by their sum as integers, which no change of
-    layout or padding with zeros alters.
+    The importer drops the names of nodes, so layers are found by their weights: by the sum of their bits as integers,
+    which does not depend on the layout or on padding with zeros.
     """
     from tvm import relax
     from tvm.ir import GenericConst, Op
@@ -156,19 +157,19 @@ def _fingerprint(weights: np.ndarray) -> int:
 
 
 def open(folder: Path, notes: Notes, threads: int, settings: Settings = DEFAULTS, callers: int = 1) -> TvmSession:
-    """The loaded library. Raises BackendError on a processor that lacks instructions it was compiled for."""
+    """A session of the library. Raises BackendError on a processor without the instruction sets of the library."""
     missing = sorted(set(notes.instruction_sets) - set(host.instruction_sets()))
     if missing or notes.machine != platform.machine():
         raise BackendError(
             f"{folder / LIBRARY} was compiled for a processor with {', '.join(missing) or notes.machine}",
-            "deploy the model on this machine",
+            "deploy the model again on this machine",
         )
     streams = int(all_settings(SETTINGS, settings)["streams"])
     return TvmSession(folder / LIBRARY, notes, max(1, threads // streams), streams)
 
 
 def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[LayerRun]:
-    """Every kernel call, timed around it, the median of several runs."""
+    """All kernel calls in order, with the median time of several runs."""
     session = open(folder, notes, threads)
     kernels = {kernel for kernel, _ in notes.calls}
     times: list[float] = []
@@ -177,7 +178,7 @@ def layers(folder: Path, notes: Notes, threads: int, inputs: Arrays) -> list[Lay
         if symbol in kernels:
             now = time.perf_counter()
             times.append(now) if before else times.append(now - times.pop())
-        return 0  # go on
+        return 0  # means: continue
 
     session.machine().set_instrument(instrument)
     for _ in range(1 + PROFILED_RUNS):
@@ -195,22 +196,25 @@ _pools = threading.local()
 
 
 def _use_threads(count: int) -> None:
-    """Compute on `count` threads whatever the calling thread calls next; its pool is made on its first call."""
+    """Use `count` threads for the next calls of this thread. Its pool of threads is created at the first call."""
     import tvm
 
     if getattr(_pools, "count", 0) == count:
         return
-    # Bound to cores in a fixed order, the threads of one caller would meet those of all others on the same cores.
+    # TVM binds threads to cores in a fixed order, so the threads of all callers would share the same cores.
     os.environ["TVM_BIND_THREADS"] = "0"
     configure = tvm.get_global_func("runtime.config_threadpool")
     if not hasattr(_pools, "count"):
-        configure(SHARE_CORES, 0, [str(core) for core in range(max(count, host.threads()))])  # no pool grows later
+        configure(SHARE_CORES, 0, [str(core) for core in range(max(count, host.threads()))])  # a pool cannot grow later
     configure(SHARE_CORES, 0, [str(core) for core in range(count)])
     _pools.count = count
 
 
 class TvmSession:
-    """Its machines are one for each calling thread, as are TVM's pools of worker threads."""
+    """A session with one virtual machine for each calling thread, like TVM's pools of worker threads.
+
+    Raises BackendError if the library cannot be loaded.
+    """
 
     def __init__(self, path: Path, notes: Notes, threads: int, streams: int = 1) -> None:
         import tvm
@@ -220,7 +224,7 @@ class TvmSession:
             self.library = tvm.runtime.load_module(str(path))
         except (RuntimeError, ValueError, OSError) as error:
             raise BackendError(
-                f"{path} cannot be loaded: {str(error).splitlines()[0]}", "deploy the model on this machine"
+                f"{path} cannot be loaded: {str(error).splitlines()[0]}", "deploy the model again on this machine"
             ) from error
         self.local = threading.local()
         self.pool = ThreadPoolExecutor(streams) if streams > 1 else None
@@ -234,7 +238,7 @@ class TvmSession:
         return self.local.machine
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name; the graph takes one image at a time."""
+        """Outputs by name, float32, batch first. The graph runs one image at a time."""
         return run_by_one(self._one, inputs, self.pool)
 
     def _one(self, inputs: Arrays) -> dict[str, np.ndarray]:
@@ -246,7 +250,7 @@ class TvmSession:
             result = self.machine()["main"](*tensors)
         except (RuntimeError, ValueError, TypeError) as error:
             raise BackendError(
-                f"an input does not fit: {str(error).strip().splitlines()[-1]}", "check its shape"
+                f"the input is invalid: {str(error).strip().splitlines()[-1]}", "check the shape of the input"
             ) from error
         values = [result] if len(self.outputs) == 1 else list(result)
         return {name: value.numpy() for name, value in zip(self.outputs, values, strict=True)}

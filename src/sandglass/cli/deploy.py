@@ -58,11 +58,11 @@ def deploy(
     plan
         plan to use for int8, a BACKEND-int8.plan.json (default: a new plan from the calibration images)
     quick
-        plan int8 in seconds, by ranges and thresholds alone (default: repair the network for each target)
+        make the int8 plan in seconds, with ranges and thresholds only (default: also repair the network)
     tune_minutes
         time to search for fast kernels, in minutes for each target, for a runtime that compiles them (default: 0)
     soc
-        processor that the vendor's compiler compiles for, such as Ascend310P3 (needed for ascend only)
+        processor that the vendor's compiler compiles for, such as Ascend310P3 (default: none)
     flip_test
         add the mirrored evaluation images to a build kit (default: as the card says)
     dequantize

@@ -34,7 +34,7 @@ def collect(
     Parameters
     ----------
     kit
-        folder of the build kit, with the results that its `run.sh` wrote
+        folder of the build kit, with the results that its `run.py` wrote
     against
         float artifact for a comparison of the accuracy (default: none)
     """

@@ -39,7 +39,7 @@ Source = Annotated[
     ),
 ]
 Target = Annotated[
-    str, Parameter(name="--to", metavar="BACKEND:int8", help="runtime to quantize for, such as onnxruntime:int8")
+    str, Parameter(name="--to", metavar="BACKEND:int8", help="runtime to quantize for, such as ncnn:int8")
 ]
 ArtifactPath = Annotated[
     Path,
@@ -178,7 +178,7 @@ class BudgetOptions:
     min_int8_share: Annotated[float, SHARE] = 0.0
     """smallest share of multiply-accumulates in int8, 0 to 1, even where it makes a layer slower (default: 0)"""
     gain: Gain = "time"
-    """what int8 saves: measured time on this machine, or work, which is multiply-accumulates (default: time)"""
+    """quantity that int8 saves: measured time on this machine, or work (multiply-accumulates) (default: time)"""
     best_effort: bool = False
     """publish the best artifact even if it is over the budget (default: publish nothing then)"""
 

@@ -12,5 +12,5 @@ else:
     JsonValue = Any  # msgspec, which converts records, does not support recursive aliases
 
 JsonObject = dict[str, JsonValue]
-# A JSON object that contains typed dictionaries. Their values are JSON values, but their type does not say so.
+# A JSON object that contains typed dictionaries, whose type does not show that their values are JSON values.
 JsonRecord = dict[str, object]

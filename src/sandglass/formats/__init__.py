@@ -1,1 +1,1 @@
-"""Readers and writers of the files of other programs."""
+"""Readers and writers for file formats of other programs."""

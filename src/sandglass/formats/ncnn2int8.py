@@ -1,8 +1,8 @@
-"""ncnn2int8 without a C++ toolchain: a converted fp32 model and a `.table` to an int8 model.
+"""ncnn2int8 without a C++ toolchain: convert an fp32 ncnn model with a calibration `.table` to an int8 model.
 
     python -m sandglass.formats.ncnn2int8 in.param in.bin out.param out.bin in.table
 
-The arguments are those of ncnn's tool. A layer whose scales would overflow in Winograd gets it masked.
+The arguments are those of ncnn's own tool. Winograd is disabled for layers whose weights would overflow in it.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from sandglass.formats import ncnn_bin, ncnn_int8, ncnn_param, ncnn_table
 
 
 def ncnn2int8(param: Path, weights: Path, out_param: Path, out_weights: Path, table: Path) -> None:
-    """Write the int8 model. Raises FormatError for files that do not fit each other."""
+    """Write the int8 model to `out_param` and `out_weights`. Raises FormatError for files that do not fit together."""
     model = ncnn_param.read_param(param)
     parts = ncnn_bin.read_bin(model, weights)
     ncnn_int8.quantize(model, parts, ncnn_table.read_table(table))
@@ -27,7 +27,7 @@ def ncnn2int8(param: Path, weights: Path, out_param: Path, out_weights: Path, ta
 
 
 def main(arguments: list[str]) -> int:
-    """Run the command; 2 after a clear line on standard error."""
+    """Run the command. Returns the exit code: 0, or 2 after an error, which is printed on standard error."""
     if len(arguments) != 5:
         print((__doc__ or "").splitlines()[2].strip(), file=sys.stderr)
         return 2

@@ -1,7 +1,7 @@
-"""ncnn's `.bin`: the weights of a `.param`'s layers, one after the other, without names or lengths.
+"""ncnn's `.bin` file: the weights of all layers of a `.param` file in order, without names or lengths.
 
-Where a layer's weights end follows from its parameters (`ncnn_weights`). Bytes are referenced, never copied: a model of
-any size can be split and joined again.
+The length of a layer's weights follows from its parameters (see `ncnn_weights`). Bytes are referenced and not copied,
+so that even a large model can be split and joined again.
 """
 
 from __future__ import annotations
@@ -18,39 +18,39 @@ FLOAT16, INT8, RAW_SCALED = 0x01306B47, 0x000D4B38, 0x0002C056
 
 
 def read_bin(param: Param, path: Path) -> list[list[memoryview]]:
-    """For each layer of `param` its blobs, tags included, as views into the mapped file.
+    """The blobs of each layer of `param`, with their storage tags, as views of the memory-mapped file.
 
-    Raises FormatError, naming the layer and the bytes, when the file does not fit.
+    Raises FormatError, with the layer and the number of bytes, if the file does not fit to `param`.
     """
     size = path.stat().st_size if path.is_file() else -1
     if size < 0:
-        raise FormatError(f"cannot read {path}: there is no such file", "check the path")
+        raise FormatError(f"cannot read {path}: the file does not exist", "check the path")
     data = memoryview(np.memmap(path, np.uint8, "r").data) if size else memoryview(b"")
     return split(param, data, str(path))
 
 
 def split(param: Param, data: memoryview, where: str = "bin") -> list[list[memoryview]]:
-    """Cut the bytes of a `.bin` into the blobs of each layer."""
+    """Split the bytes of a `.bin` file into the blobs of each layer. `where` names the file in errors."""
     position, parts = 0, []
     for layer in param.layers:
         blobs = []
         for count, has_tag in blobs_of(layer):
             length = _tagged_length(data, position, count) if has_tag else 4 * count
             if count < 0 or position + length > len(data):
-                needed = f"{position + length} bytes needed, it has {len(data)}"
+                needed = f"it has {len(data)} bytes, but {position + length} are needed"
                 raise FormatError(f"{where} ends in layer {layer.name}: {needed}", _fix(param))
             blobs.append(data[position : position + length])
             position += length
         parts.append(blobs)
     if position != len(data):
-        raise FormatError(f"{where} has {len(data)} bytes, the layers of its .param take {position}", _fix(param))
+        raise FormatError(f"{where} has {len(data)} bytes, but the layers of its .param need {position}", _fix(param))
     return parts
 
 
 def _fix(param: Param) -> str:
     unknown = unknown_kinds(param.layers)
     if unknown:
-        return f"the weights of {', '.join(unknown)} are not known; use layers of ncnn's own"
+        return f"the sizes of the weights of {', '.join(unknown)} are unknown; use only layers of ncnn"
     return "give the .bin that belongs to the .param"
 
 
@@ -64,11 +64,11 @@ def _tagged_length(data: memoryview, position: int, count: int) -> int:
         return 4 + (count + 3) // 4 * 4
     if tag in (0, RAW_SCALED):
         return 4 + 4 * count
-    return 4 + 4 * 256 + (count + 3) // 4 * 4  # a table of 256 values and an index for each weight
+    return 4 + 4 * 256 + (count + 3) // 4 * 4  # a table of 256 values, and an index for each weight
 
 
 def float_weights(blob: memoryview) -> np.ndarray | None:
-    """The float32 weights of a tagged blob, without a copy where they are stored as such; None for other storage."""
+    """The float32 weights of a tagged blob; None for int8 and table storage. Weights in float32 are not copied."""
     tag = int.from_bytes(blob[:4], "little")
     if tag == 0:
         return np.frombuffer(blob[4:], np.float32)
@@ -78,22 +78,22 @@ def float_weights(blob: memoryview) -> np.ndarray | None:
 
 
 def int8_blob(weights: np.ndarray) -> memoryview:
-    """Signed bytes with their tag, padded to four."""
+    """A tagged blob of signed bytes, padded to a multiple of four bytes."""
     data = weights.astype(np.int8).tobytes()
     return memoryview(INT8.to_bytes(4, "little") + data + bytes(-len(data) % 4))
 
 
 def halved(layer: Layer, blobs: list[memoryview]) -> list[memoryview]:
-    """A layer's blobs with its weights in half precision, where they are float32 and fit it.
+    """A layer's blobs with its weights in float16, if they are in float32 and not too large.
 
-    What has no tag stays: biases, and the parameters of normalizations.
+    Blobs without a tag do not change: biases, and the parameters of normalizations.
     """
-    found = []
+    results = []
     for blob, (_, has_tag) in zip(blobs, blobs_of(layer), strict=True):
         weights = float_weights(blob) if has_tag else None
         fits = weights is not None and float(np.abs(weights).max(initial=0)) <= float(np.finfo(np.float16).max)
-        found.append(_half_blob(weights) if weights is not None and fits else blob)
-    return found
+        results.append(_half_blob(weights) if weights is not None and fits else blob)
+    return results
 
 
 def _half_blob(weights: np.ndarray) -> memoryview:
@@ -102,12 +102,12 @@ def _half_blob(weights: np.ndarray) -> memoryview:
 
 
 def floats_blob(values: np.ndarray) -> memoryview:
-    """Untagged float32 values."""
+    """A blob of float32 values without a tag."""
     return memoryview(np.asarray(values, np.float32).tobytes())
 
 
 def write_bin(parts: list[list[memoryview]], path: Path) -> None:
-    """Write the blobs one after the other."""
+    """Write the blobs of all layers to a `.bin` file."""
     with path.open("wb") as stream:
         for blobs in parts:
             for blob in blobs:

@@ -1,8 +1,8 @@
-"""From an fp32 ncnn model and scales to an int8 one: what ncnn2int8 does, without a C++ toolchain.
+"""Convert an fp32 ncnn model to int8 with given scales, like ncnn2int8 but without a C++ toolchain.
 
-ncnn runs an int8 3x3 convolution of stride 1 by Winograd F(4,3), whose transform of the weights overflows 16 bits
-unless they keep to 6 bits. Parameter 31 with bit 64 masks Winograd for one layer; then all 8 bits may be used. It is
-set here wherever scales lead to larger weights.
+ncnn runs an int8 3x3 convolution of stride 1 with Winograd F(4,3). The transform of the weights overflows 16 bits
+unless the weights have at most 6 bits. Bit 64 of parameter 31 disables Winograd for one layer, which can then use all 8
+bits. The bit is set here for each layer whose scales lead to larger weights.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from sandglass.formats.ncnn_bin import float_weights, floats_blob, int8_blob
 from sandglass.formats.ncnn_param import Layer, Param
 from sandglass.formats.ncnn_table import Scales
 
-KINDS = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # ncnn has no other int8 kernels for these weights
-SCALE_TERM, PAD_VALUE, FEATURE_MASK, NO_WINOGRAD = 8, 18, 31, 64
-REQUANTIZE = 100  # added to the scale term of a layer whose result stays int8
-TERMS = {"Convolution": 2, "ConvolutionDepthWise": 1, "InnerProduct": 2}
-WINOGRAD_LEVELS, ALL_LEVELS = 31, 127
-SMALLEST = 1e-12  # weights that have a scale: a factor for smaller ones might be more than a float32 holds
+KINDS = ("Convolution", "ConvolutionDepthWise", "InnerProduct")  # the layers for which ncnn has int8 kernels
+SCALE_TERM, PAD_VALUE, FEATURE_MASK, NO_WINOGRAD = 8, 18, 31, 64  # three parameters, and a bit of the last one
+REQUANTIZE = 100  # added to the scale term of a layer whose result stays in int8
+TERMS = {"Convolution": 2, "ConvolutionDepthWise": 1, "InnerProduct": 2}  # scale terms
+WINOGRAD_LEVELS, ALL_LEVELS = 31, 127  # largest integer weight with Winograd (6 bits), and in general (8 bits)
+SMALLEST = 1e-12  # smallest weight with a scale of its own: the factor for a smaller one may exceed float32
 
 
 def runs_winograd(layer: Layer) -> bool:
-    """Whether ncnn would run this layer, in int8, by Winograd."""
+    """Whether ncnn would run this layer with Winograd in int8."""
     if layer.kind != "Convolution" or layer.integer(FEATURE_MASK, 0) & NO_WINOGRAD:
         return False
     kernel, stride, dilation = (layer.integer(key, default) for key, default in ((1, 0), (3, 1), (2, 1)))
@@ -36,30 +36,30 @@ def runs_winograd(layer: Layer) -> bool:
 
 
 def channels(layer: Layer) -> int:
-    """How many weight scales a layer has: one for each group of a depthwise layer, else for each output."""
+    """The number of a layer's weight scales: one for each group of a depthwise layer, otherwise one for each output."""
     return layer.integer(7, 1) if layer.kind == "ConvolutionDepthWise" else layer.integer(0, 0)
 
 
 def weight_scales(weights: np.ndarray, layer: Layer, levels: int) -> np.ndarray:
-    """Factors that bring each channel's largest weight to `levels`; 0 for a channel of zeros, as in ncnn2table.
+    """The factors that scale each channel's largest weight to `levels`; 0 for a channel of zeros, as in ncnn2table.
 
-    ncnn adds the bias in float, so that a factor is bounded by float32 alone.
+    ncnn adds the bias in float, so a factor is limited only by float32.
     """
     largest = np.abs(weights.reshape(channels(layer), -1)).max(axis=1)
     return np.divide(levels, np.maximum(largest, SMALLEST), out=np.zeros_like(largest), where=largest > 0)
 
 
 def quantize(param: Param, parts: list[list[memoryview]], scales: Mapping[str, Scales], chain: bool = True) -> None:
-    """Turn the layers named in `scales` to int8, in place.
+    """Convert the layers named in `scales` to int8, in place.
 
-    With `chain` a layer whose result goes only to int8 convolutions hands on integers, as ncnn2int8 arranges it.
-    Raises FormatError for a layer that is not there, has no int8 form, or has another number of channels.
+    With `chain`, a layer whose result goes only to int8 convolutions passes on integers, as with ncnn2int8. Raises
+    FormatError for a layer that does not exist, has no int8 kernel, or has another number of channels.
     """
     by_name = {layer.name: i for i, layer in enumerate(param.layers)}
     for name, entry in scales.items():
         if name not in by_name:
             raise FormatError(
-                f"the scales name layer {name}, which is not in the .param", "use the table of this model"
+                f"the table has scales for layer {name}, which is not in the .param", "use the table of this model"
             )
         _quantize(param.layers[by_name[name]], parts[by_name[name]], entry)
     if chain:
@@ -71,11 +71,13 @@ def quantize(param: Param, parts: list[list[memoryview]], scales: Mapping[str, S
 
 def _quantize(layer: Layer, blobs: list[memoryview], scales: Scales) -> None:
     if layer.kind not in KINDS:
-        raise FormatError(f"layer {layer.name} is a {layer.kind}, which has no int8 form in ncnn", "leave it in float")
+        raise FormatError(
+            f"layer {layer.name} is a {layer.kind}, for which ncnn has no int8 kernel", "remove it from the table"
+        )
     weights = float_weights(blobs[0]) if blobs else None
     if weights is None or len(scales.weight) != channels(layer):
-        raise FormatError(f"layer {layer.name} has {channels(layer)} channels of float weights, the scales are for "
-                          f"{len(scales.weight)}", "use the table of this model")  # fmt: skip
+        raise FormatError(f"layer {layer.name} has {channels(layer)} channels of float weights, but the table has "
+                          f"{len(scales.weight)} scales", "use the table of this model")  # fmt: skip
     weights = weights[: layer.integer(2 if layer.kind == "InnerProduct" else 6, 0)]
     scaled = weights.reshape(channels(layer), -1) * scales.weight.astype(np.float32)[:, None]
     integers = _integers(scaled)
@@ -85,35 +87,35 @@ def _quantize(layer: Layer, blobs: list[memoryview], scales: Scales) -> None:
     blobs += [floats_blob(scales.weight), floats_blob(np.array([scales.activation]))]
     layer.set(SCALE_TERM, TERMS[layer.kind])
     if layer.kind != "InnerProduct" and (value := layer.number(PAD_VALUE)):
-        # It pads after rounding, with this number as a byte: one below 0 is written as that byte without its sign,
-        # because ncnn's kernels for eight channels at a time would spread a sign over the other seven.
+        # ncnn pads after quantization, with this number as a byte. A negative value is written as an unsigned byte,
+        # because ncnn's kernels for eight channels would otherwise extend the sign into the other seven.
         layer.set(PAD_VALUE, float(int(_integers(np.float32(value * scales.activation))) % 256))
 
 
 def _integers(scaled: np.ndarray | np.float32) -> np.ndarray:
-    """Scaled values as ncnn rounds them: halves away from 0."""
+    """Round scaled values as ncnn does, with halves away from 0, and clip them to -127 .. 127."""
     return np.asarray(np.clip(np.trunc(scaled + np.copysign(np.float32(0.5), scaled)), -127, 127))
 
 
 def chained(param: Param, scales: Mapping[str, Scales]) -> dict[str, float]:
-    """Layers that can hand on integers, with the scale that all their readers share."""
+    """Layers that can pass on integers, with the common activation scale of all layers that read their result."""
     readers: dict[str, list[Layer]] = {}
     for layer in param.layers:
         for blob in layer.bottoms:
             readers.setdefault(blob, []).append(layer)
-    found = {}
+    chains = {}
     for layer in param.layers:
         if layer.name in scales and layer.kind in ("Convolution", "ConvolutionDepthWise"):
             final = _final_readers(readers, layer.tops[0])
             integer = all(r.name in scales and r.kind in ("Convolution", "ConvolutionDepthWise") for r in final)
             shared = {scales[r.name].activation for r in final} if integer else set()
             if len(shared) == 1:
-                found[layer.name] = shared.pop()
-    return found
+                chains[layer.name] = shared.pop()
+    return chains
 
 
 def _final_readers(readers: Mapping[str, list[Layer]], blob: str) -> list[Layer]:
-    """What reads a blob, looking through Split."""
+    """The layers that read a blob, directly or through a Split."""
     direct = readers.get(blob, [])
     return [
         r

@@ -1,4 +1,4 @@
-"""ncnn's `.param` text: read and written so that what is not touched stays the same to the byte."""
+"""ncnn's `.param` text file. Parts that are not changed are written back byte for byte."""
 
 from __future__ import annotations
 
@@ -10,12 +10,16 @@ from sandglass.core.errors import FormatError
 from sandglass.core.reading import read_bytes
 
 MAGIC = "7767517"
-ARRAY = 23300  # array parameter k is written under the key -(23300 + k)
+DAMAGED = "the file is truncated or was edited; convert the model again"
+ARRAY = 23300  # array parameter k has the key -(23300 + k)
 
 
 @dataclass
 class Layer:
-    """One line. `text` is the line as read; setting a parameter changes it in place."""
+    """One line of the file. `text` is the line; `set` changes a parameter in it.
+
+    `bottoms` and `tops` are the names of the input and output blobs.
+    """
 
     text: str
     kind: str
@@ -25,7 +29,7 @@ class Layer:
     parameters: dict[int, str]
 
     def integer(self, key: int, default: int) -> int:
-        """An integer parameter, or its default. Raises FormatError when it is something else."""
+        """An integer parameter, or `default` if it is not set. Raises FormatError for another value."""
         value = self.parameters.get(key, str(default))
         try:
             return int(value)
@@ -33,7 +37,7 @@ class Layer:
             raise FormatError(f"layer {self.name}: parameter {key} is {value!r}, expected an integer") from error
 
     def number(self, key: int) -> float:
-        """A number, 0 where it is not given. Raises FormatError when it is something else."""
+        """A number parameter, or 0 if it is not set. Raises FormatError for another value."""
         value = self.parameters.get(key, "0")
         try:
             return float(value)
@@ -41,7 +45,7 @@ class Layer:
             raise FormatError(f"layer {self.name}: parameter {key} is {value!r}, expected a number") from error
 
     def set(self, key: int, value: int | float) -> None:
-        """Set a parameter, behind the others when it is new. ncnn tells a float by its form."""
+        """Set a parameter. A new one is added at the end. A float is written in exponent form, as ncnn expects."""
         written = f"{value:e}" if isinstance(value, float) else str(value)
         if key in self.parameters:
             self.text = re.sub(rf"(?<=\s){key}=\S+", f"{key}={written}", self.text)
@@ -53,26 +57,26 @@ class Layer:
 
 @dataclass
 class Param:
-    """A whole file: the two header lines as read, and the layers."""
+    """A `.param` file: its two header lines and its layers."""
 
     header: tuple[str, str]
     layers: list[Layer]
 
     def text(self) -> str:
-        """The file's text."""
+        """The text of the file."""
         return "".join([*self.header, *(layer.text for layer in self.layers)])
 
 
 def read_param(path: Path) -> Param:
-    """Read a `.param` file. Raises FormatError, naming the line, when it is malformed."""
+    """Read a `.param` file. Raises FormatError, with the number of the line, if it is malformed."""
     try:
         return parse_param(read_bytes(path, FormatError).decode(), str(path))
     except UnicodeDecodeError as error:
-        raise FormatError(f"{path} is not text", "binary .param.bin files are not read") from error
+        raise FormatError(f"{path} is not text", "give a text .param file; .param.bin is not supported") from error
 
 
 def parse_param(text: str, where: str = "param") -> Param:
-    """Parse the text of a `.param` file; `where` names it in errors."""
+    """Parse the text of a `.param` file. `where` names the file in errors. Raises FormatError if it is malformed."""
     lines = re.findall(r"[^\n]*\n|[^\n]+", text)
     if len(lines) < 2 or lines[0].strip() != MAGIC:
         raise FormatError(f"{where} does not start with {MAGIC}", "give an ncnn .param file")
@@ -80,8 +84,8 @@ def parse_param(text: str, where: str = "param") -> Param:
     counts = lines[1].split()
     blobs = sum(len(layer.tops) for layer in layers)
     if counts != [str(len(layers)), str(blobs)]:
-        raise FormatError(f"{where} announces {' '.join(counts)} layers and blobs and has {len(layers)} {blobs}",
-                          "the file is cut off or was edited")  # fmt: skip
+        raise FormatError(f"{where} has {len(layers)} layers and {blobs} blobs, but its header says "
+                          f"{' and '.join(counts)}", DAMAGED)  # fmt: skip
     return Param((lines[0], lines[1]), layers)
 
 
@@ -93,7 +97,7 @@ def _parse(line: str, where: str) -> Layer:
         pairs = [word.split("=", 1) for word in rest]
         parameters = {int(key): value for key, value in pairs}
     except (IndexError, ValueError) as error:
-        raise FormatError(f"{where}: {line.strip()!r} is not a layer", "the file is cut off or was edited") from error
+        raise FormatError(f"{where}: {line.strip()!r} is not a layer", DAMAGED) from error
     if len(blobs) != inputs + outputs or min(inputs, outputs) < 0:
-        raise FormatError(f"{where}: {name} has fewer blobs than it announces", "the file is cut off or was edited")
+        raise FormatError(f"{where}: {name} has fewer blobs than its line says", DAMAGED)
     return Layer(line, kind, name, tuple(blobs[:inputs]), tuple(blobs[inputs:]), parameters)

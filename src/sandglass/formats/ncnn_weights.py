@@ -1,6 +1,6 @@
-"""Which weights a layer of ncnn has in the `.bin`: for each kind the blobs, in the order in which ncnn loads them.
+"""The weights of ncnn layers in the `.bin` file: the blobs of each kind of layer, in the order of loading.
 
-The sizes follow from the layer's parameters. A test compares them with what the installed ncnn loads.
+The sizes follow from the layer's parameters. A test compares them with the sizes that the installed ncnn loads.
 """
 
 from __future__ import annotations
@@ -11,19 +11,19 @@ from math import prod
 from sandglass.core.errors import FormatError
 from sandglass.formats.ncnn_param import Layer
 
-# A blob is (number of elements, has it a storage tag in front).
+# A blob is (number of elements, whether a storage tag comes before them).
 Blobs = list[tuple[int, bool]]
-DYNAMIC, DYNAMIC_TRANSPOSED = 19, 28  # parameters that say that the weights come as an input
-BLOCK_SIZES = (32, 64, 128)  # of block-wise weights, by the last digit of the quantize term
+DYNAMIC, DYNAMIC_TRANSPOSED = 19, 28  # parameters of layers whose weights are an input
+BLOCK_SIZES = (32, 64, 128)  # weights in a block, by the last digit of the quantize term
 
 
 def tagged(*counts: int) -> Blobs:
-    """Blobs with a storage tag: what ncnn loads as type 0."""
+    """Blobs with a storage tag, which ncnn loads as type 0."""
     return [(count, True) for count in counts]
 
 
 def plain(*counts: int) -> Blobs:
-    """Blobs of float32 values alone: what ncnn loads as type 1."""
+    """Blobs of float32 values without a tag, which ncnn loads as type 1."""
     return [(count, False) for count in counts]
 
 
@@ -81,7 +81,7 @@ def _gemm(layer: Layer) -> Blobs:
 def _attention(layer: Layer) -> Blobs:
     width, term = layer.integer(0, 0), layer.integer(18, 0)
     queries = _quotient(layer, layer.integer(2, 0), width)
-    depths = (queries, layer.integer(3, width), layer.integer(4, width), width)  # of q, k, v and the projection
+    depths = (queries, layer.integer(3, width), layer.integer(4, width), width)  # for q, k, v and the projection
     outputs = (width, width, width, queries)
     blocks = _block_size(term)
     blobs: Blobs = []
@@ -95,13 +95,13 @@ def _attention(layer: Layer) -> Blobs:
 
 
 def _block_size(term: int) -> int:
-    """Weights that share a scale, where the quantize term says that they are stored in blocks; else 0."""
+    """The number of weights in a block with one scale, from the quantize term; 0 for weights without blocks."""
     bits, form, code = term // 100, term % 100 // 10, term % 10
     return BLOCK_SIZES[code] if bits in (4, 6, 8) and form in (0, 1) and code < len(BLOCK_SIZES) else 0
 
 
 def _packed(depth: int, rows: int, term: int) -> int:
-    """Words of four bytes that hold `rows` of `depth` weights of 4, 6 or 8 bits; each row begins with a byte."""
+    """The number of 4-byte words for `rows` of `depth` weights of 4, 6 or 8 bits; each row starts at a byte."""
     row = (depth * (term // 100) + 7) // 8
     return (row * rows + 3) // 4
 
@@ -111,7 +111,7 @@ def _scales_inputs(term: int) -> bool:
 
 
 def _recurrent(gates: int, biases: int) -> Callable[[Layer], Blobs]:
-    """GRU and RNN: the input's weights, the biases, and the state's weights, for each direction."""
+    """GRU and RNN: for each direction, the weights of the input, the biases, and the weights of the state."""
 
     def blobs(layer: Layer) -> Blobs:
         outputs, directions = layer.integer(0, 0), _directions(layer)
@@ -157,7 +157,7 @@ def _scale(layer: Layer) -> Blobs:
 
 
 def _affine(size: int, switch: int, blobs: int = 2) -> Callable[[Layer], Blobs]:
-    """A normalization's factors and terms: how many, and whether there are any, by these parameters."""
+    """The scales and shifts of a normalization. `size` is the parameter for their number, `switch` turns them off."""
     return lambda layer: plain(layer.integer(size, 0)) * (blobs if layer.integer(switch, 1) else 0)
 
 
@@ -226,10 +226,10 @@ WITHOUT_WEIGHTS = frozenset({
 
 
 def blobs_of(layer: Layer) -> Blobs:
-    """The blobs of a layer; none for a kind that is not in BLOBS. Raises FormatError for parameters that do not fit."""
+    """The blobs of a layer; none for a kind that is not in BLOBS. Raises FormatError for invalid parameters."""
     return BLOBS.get(layer.kind, lambda _: [])(layer)
 
 
 def unknown_kinds(layers: list[Layer]) -> list[str]:
-    """Kinds that are not ncnn's, of which it is not known whether they have weights."""
+    """The kinds that ncnn does not have, for which it is unknown whether they have weights."""
     return sorted({layer.kind for layer in layers} - BLOBS.keys() - WITHOUT_WEIGHTS)

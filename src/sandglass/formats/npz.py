@@ -1,4 +1,4 @@
-"""NumPy's `.npz` archives of arrays, unpacked no further than their reader expects."""
+"""Read NumPy's `.npz` archives of arrays, with a limit on their unpacked size."""
 
 from __future__ import annotations
 
@@ -13,22 +13,22 @@ MOST_UNPACKED = 512 << 20  # bytes of all arrays together: 160,000 images of CIF
 
 
 def read_npz(stream: IO[bytes], most: int = MOST_UNPACKED) -> dict[str, np.ndarray]:
-    """The arrays of an archive by name. Objects are refused, because they would be pickles.
+    """The arrays of an archive by name. Arrays of Python objects are refused, because they are pickles.
 
-    Raises ValueError, zipfile.BadZipFile and the other errors of MALFORMED for anything else, and for arrays of over
-    `most` bytes together.
+    Raises ValueError, zipfile.BadZipFile and the other errors of MALFORMED for a malformed file, and for arrays of more
+    than `most` bytes together.
     """
     with zipfile.ZipFile(stream) as archive:
         entries = archive.infolist()
         if sum(entry.file_size for entry in entries) > most:
-            raise ValueError(f"its arrays take over {most >> 20} MiB")
+            raise ValueError(f"its arrays take more than {most >> 20} MiB")
         return dict(_arrays(archive, entries))
 
 
 def _arrays(archive: zipfile.ZipFile, entries: list[zipfile.ZipInfo]) -> Iterator[tuple[str, np.ndarray]]:
     for entry in entries:
         if entry.flag_bits & 1 or entry.compress_type not in (zipfile.ZIP_STORED, zipfile.ZIP_DEFLATED):
-            raise ValueError(f"{entry.filename} in it is encrypted, or packed otherwise than zip does")
+            raise ValueError(f"its entry {entry.filename} is encrypted or has an unsupported compression")
         if entry.filename.endswith(".npy"):
             data = io.BytesIO(archive.read(entry))
             yield entry.filename.removesuffix(".npy"), np.lib.format.read_array(data, allow_pickle=False)

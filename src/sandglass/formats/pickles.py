@@ -1,12 +1,11 @@
-"""Pickles, read as data: what a pickle would call is recorded and never called.
+"""Read pickles as data: calls in a pickle are recorded and never executed.
 
-A pickle is a program for a small machine with a stack. Here its opcodes are carried out on plain values alone: numbers,
-texts, lists, tuples, dictionaries, and records of the names that it refers to (`Global`) and of the calls that it asks
-for (`Call`). No name is looked up and nothing is imported. The reader of a format takes from the records what it knows
-and leaves the rest.
+A pickle is a program for a small stack machine. Here, its opcodes work only on plain values: numbers, texts, lists,
+tuples, dictionaries, records of names (`Global`), and records of calls (`Call`). No name is looked up and nothing is
+imported. The reader of a file format uses the records that it knows and ignores the rest.
 
-Opcodes are decoded by `pickletools` of the standard library. A file cannot make the machine grow: every value costs an
-opcode, their number is limited, and no opcode copies a value.
+`pickletools` of the standard library decodes the opcodes. The memory is limited: each value needs an opcode, the number
+of opcodes is limited, and no opcode copies a value.
 """
 
 from __future__ import annotations
@@ -17,17 +16,17 @@ from dataclasses import dataclass
 from functools import partial
 from typing import IO, Any
 
-MOST_OPCODES = 600_000  # 1 to 3 s; the checkpoint of a training of 2,000 tensors has 200,000
-MOST_BITS = 64  # of a whole number as a key: numbers of any size can be made to have one hash
+MOST_OPCODES = 600_000  # these take 1 to 3 s; a training's checkpoint with 2,000 tensors has 200,000
+MOST_BITS = 64  # bits of a whole number as a key; larger numbers can be chosen to have equal hashes, which is slow
 
 
 class PickleError(ValueError):
-    """The bytes are not a pickle, or one that goes beyond the limits here."""
+    """The bytes are not a pickle, or the pickle exceeds a limit."""
 
 
 @dataclass(frozen=True)
 class Global:
-    """A name that a pickle refers to."""
+    """A name in a pickle, such as that of a class."""
 
     module: str
     name: str
@@ -37,7 +36,7 @@ class Global:
 
 
 class Call:
-    """What a pickle asks to be made: by which function, of which arguments, with which state and elements."""
+    """A call in a pickle: the function and its arguments, and the state, elements and entries of the new object."""
 
     __slots__ = ("arguments", "elements", "entries", "function", "state")
 
@@ -50,7 +49,7 @@ class Call:
 
 
 def _no_persistent(identity: object) -> object:
-    raise PickleError("it refers to an object outside of the pickle")
+    raise PickleError("it refers to an object outside the pickle")
 
 
 def read_pickle(
@@ -58,11 +57,11 @@ def read_pickle(
     refuse: Callable[[Global], None] = lambda name: None,
     persistent: Callable[[object], object] = _no_persistent,
 ) -> object:
-    """The value of the pickle at the stream's position, which is then behind it. Texts of Python 2 are bytes.
+    """The value of the pickle at the stream's position, which then is after the pickle. Texts of Python 2 are bytes.
 
-    `refuse` is called with each name that the pickle refers to, and may raise. `persistent` gives the value for an
-    object that lies outside of the pickle, from its identity. Raises PickleError for other bytes, for a pickle of over
-    MOST_OPCODES opcodes, and for keys of a dictionary that are nested.
+    `refuse` is called with each name in the pickle and may raise. `persistent` returns the value for an object outside
+    the pickle, from its id. Raises PickleError for other bytes, for a pickle with more than MOST_OPCODES opcodes, and
+    for nested keys of a dictionary.
     """
     start = stream.tell()
     _scan(stream)
@@ -73,25 +72,25 @@ def read_pickle(
             STEPS[opcode.name](machine, argument)
         return machine.pop()
     except IndexError:
-        raise PickleError("it takes a value that is not there") from None
+        raise PickleError("it uses a value that does not exist") from None
 
 
 def _scan(stream: IO[bytes]) -> None:
-    """Look at all opcodes before the first is carried out: their number, and whether they are known."""
+    """Check all opcodes before the first one is executed. Raises PickleError for an unknown one or too many."""
     for count, (opcode, _, _) in enumerate(pickletools.genops(stream)):
         if opcode.name not in STEPS:
-            raise PickleError(f"it has the opcode {opcode.name}, which no file of tensors needs")
+            raise PickleError(f"it has the opcode {opcode.name}, which files of tensors do not need")
         if count >= MOST_OPCODES:
-            raise PickleError(f"it has over {MOST_OPCODES} opcodes")
+            raise PickleError(f"it has more than {MOST_OPCODES} opcodes")
 
 
 def text(value: object) -> object:
-    """A text of Python 2, which is bytes here, as text; other values as they are."""
+    """A text of Python 2, which is bytes here, as text; other values unchanged."""
     return value.decode("utf-8", "surrogateescape") if isinstance(value, bytes) else value
 
 
 class _Mark:
-    """Where a group of values begins on the stack."""
+    """The start of a group of values on the stack."""
 
 
 MARK = _Mark()
@@ -106,17 +105,17 @@ class _Machine:
     def pop(self) -> object:
         value = self.stack.pop()
         if value is MARK:
-            raise PickleError("it takes a value that is not there")
+            raise PickleError("it uses a value that does not exist")
         return value
 
     def top(self) -> object:
         value = self.stack[-1]
         if value is MARK:
-            raise PickleError("it takes a value that is not there")
+            raise PickleError("it uses a value that does not exist")
         return value
 
     def group(self) -> list[object]:
-        """The values above the last mark, taken off with it."""
+        """Remove the values above the last mark, and the mark, from the stack. Returns the values."""
         values: list[object] = []
         while (value := self.stack.pop()) is not MARK:
             values.append(value)
@@ -125,28 +124,28 @@ class _Machine:
     def named(self, module: object, name: object) -> Global:
         if not isinstance(module, str) or not isinstance(name, str):
             raise PickleError("it refers to something without a name")
-        found = Global(module, name)
-        self.refuse(found)
-        return found
+        reference = Global(module, name)
+        self.refuse(reference)
+        return reference
 
     def push(self, argument: object) -> None:
         self.stack.append(argument)
 
     def push_text(self, argument: str) -> None:
-        self.stack.append(argument.encode("latin-1"))  # of Python 2; pickletools reads it as Latin-1
+        self.stack.append(argument.encode("latin-1"))  # a text of Python 2, which pickletools decodes as Latin-1
 
     def put(self, place: int) -> None:
         self.memo[place] = self.top()
 
     def get(self, place: int) -> None:
         if place not in self.memo:
-            raise PickleError(f"it recalls the value {place}, which it did not store")
+            raise PickleError(f"it reads the value {place}, which it did not store")
         self.stack.append(self.memo[place])
 
     def small_tuple(self, _: object, count: int) -> None:
         values = tuple(self.stack[-count:])
         if len(values) < count or MARK in values:
-            raise PickleError("it takes a value that is not there")
+            raise PickleError("it uses a value that does not exist")
         self.stack[-count:] = [values]
 
     def do_mark(self, _: object) -> None:
@@ -260,14 +259,14 @@ class _Machine:
 
 
 def _is_flat(key: object) -> bool:
-    """Whether a key is a tuple of simple values: its entry is left out, because tuples can be made to have one hash."""
+    """Whether a key is a tuple of simple values. Its entry is skipped: tuples can be chosen to have equal hashes."""
     return isinstance(key, tuple) and not any(isinstance(part, tuple | Call) for part in key)
 
 
 def _key(value: object) -> str | float | Call | None:
-    """A key that costs no more than its opcode; raises PickleError for any other."""
+    """A key whose hash takes little time. Raises PickleError for other keys."""
     if isinstance(value, int) and value.bit_length() > MOST_BITS:
-        raise PickleError(f"a key is a number of over {MOST_BITS} bits")
+        raise PickleError(f"a key is a number of more than {MOST_BITS} bits")
     value = text(value)
     if value is None or isinstance(value, str | int | float | Call):
         return value
@@ -285,7 +284,7 @@ def _each(names: str, step: Step) -> dict[str, Step]:
     return dict.fromkeys(names.split(), step)
 
 
-# Opcodes by their names in pickletools; one that is not here (extension registry, buffers outside) is refused.
+# Opcodes by their names in pickletools. Others (extension registry, out-of-band buffers) are refused.
 STEPS: dict[str, Step] = {
     **_each("PROTO FRAME STOP", lambda machine, _: None),
     **_each("INT BININT BININT1 BININT2 LONG LONG1 LONG4 FLOAT BINFLOAT", _Machine.push),

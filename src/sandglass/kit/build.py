@@ -6,7 +6,7 @@ from pathlib import Path
 
 from sandglass.artifacts import parity
 from sandglass.artifacts.build import failed
-from sandglass.artifacts.build_key import Samples, build_key, kit_made_before
+from sandglass.artifacts.build_key import Samples, build_key, is_reusable_kit
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import load_backend
 from sandglass.core.errors import BackendUnavailable, SandglassError
@@ -38,7 +38,7 @@ def build_kit(
 ) -> Outcome:
     """Write one target's build kit to `out`. If this fails, the Outcome carries the error."""
     kit, key = out / target.folder, build_key(target.folder, "", source, None, reference, samples=samples)
-    if not force and kit_made_before(kit, key):
+    if not force and is_reusable_kit(kit, key):
         say(f"{target}: up to date, reused from {kit}")
         return Outcome(target, kit=kit)
     say(f"{target}: its vendor tools are not installed here; writing a build kit")

@@ -1,1 +1,1 @@
-"""From what a user names (a card, an ONNX or ncnn file, a checkpoint) to a checked float graph."""
+"""Sources: from a card, an ONNX or ncnn file or a checkpoint to a checked float graph."""

@@ -1,6 +1,6 @@
-"""Any ONNX file to a graph: float32, a current opset, static shapes, BatchNorm folded, simplified, and proved equal.
+"""Convert an ONNX file to a checked graph: float32, current opset, static shapes, BatchNorm folded, simplified.
 
-A file that is quantized already may be kept as it is: then only its shapes are fixed.
+The graph is compared with the file. A quantized file may keep its operators; then only its shapes are fixed.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ from sandglass.sources.unknown_operators import foreign_operators
 OPSET = 17
 IR_VERSION = 8
 
-# onnxslim documents no exceptions; these come out of it for graphs that it does not understand.
+# onnxslim does not document its exceptions. It raises these for graphs that it does not understand.
 SLIM_ERRORS = (
     ArithmeticError,
     AttributeError,
@@ -52,36 +52,38 @@ SLIM_ERRORS = (
     ValueError,
 )
 
-Quantized = Literal["refuse", "keep", "float"]  # what is done with a file that is quantized already
+Quantized = Literal["refuse", "keep", "float"]  # for a quantized file: refuse it, keep its integers, convert to float
 
 
 def bring_up_file(source: Path, out: Path, size: tuple[int, int], quantized: Quantized = "refuse") -> bool:
-    """Bring up the file `source`, ONNX or of another format that is read, and write the graph to `out`.
+    """Convert the file `source`, ONNX or another supported format, to a graph for one image of `size` (height, width).
 
-    Returns whether the graph is quantized; `quantized` says what to do with a file that is. Raises GraphError when the
-    file cannot be brought up, and ParityError when the result differs from it on random inputs (see `compare`).
+    The graph is written to `out`. Returns whether it has integers; `quantized` says how to treat a quantized file.
+    Raises GraphError if the file cannot be converted, and ParityError if the graph and the file differ on random inputs
+    (see `compare`).
     """
     with TemporaryDirectory(prefix="sandglass-") as folder:
         original, model = _whole_graph(source, size, Path(folder))
         if is_quantized(model) and quantized == "refuse":
             raise GraphError(
-                f"{source.name} is quantized already, and a float model is needed here",
-                "run `sandglass deploy --dequantize` to fp32, and give that artifact's folder in place of the card",
+                f"{source.name} is quantized already, but this command needs a float model",
+                "run `sandglass deploy --dequantize` to fp32, and give the folder of this artifact as the source",
             )
         with _opened_for_one(source, batch := fixed_batch(model)):
             plain = _in_float(original, model, Path(folder) / "float.onnx", size, quantized == "float")
             model = model if plain == original else load_graph(plain)
-            kept = is_quantized(model)
-            brought = as_it_is(model, size) if kept else bring_up(model, size)
-            save_graph(brought, out)
-            compare(plain, out, static_inputs(brought), batch)
-    return kept
+            has_integers = is_quantized(model)
+            graph = with_integers(model, size) if has_integers else bring_up(model, size)
+            save_graph(graph, out)
+            compare(plain, out, static_inputs(graph), batch)
+    return has_integers
 
 
 def _whole_graph(source: Path, size: tuple[int, int], folder: Path) -> tuple[Path, onnx.ModelProto]:
-    """An ONNX file that ONNX Runtime loads, which what follows relies on, and its graph: `source` or one in `folder`.
+    """The ONNX file `source`, or a converted one in `folder`, and its graph. ONNX Runtime can load the file.
 
-    ONNX Runtime does not take two nodes of one name, which ONNX allows. Foreign operators are named elsewhere.
+    ONNX allows two nodes of one name, but ONNX Runtime does not, so such nodes get new names. Files with unknown
+    operators are not loaded here, because `bring_up` has a better error for them.
     """
     path = foreign.as_onnx(source, size, folder)
     model = load_graph(path)
@@ -96,7 +98,10 @@ def _whole_graph(source: Path, size: tuple[int, int], folder: Path) -> tuple[Pat
 
 
 def _in_float(original: Path, model: onnx.ModelProto, out: Path, size: tuple[int, int], requested: bool) -> Path:
-    """The file itself, or `out`, which is compared with it: the network in float32, without integers if requested."""
+    """The file in float32: the file itself, or a converted one in `out`, which is compared with the file.
+
+    If `requested`, a quantized file is converted to float too.
+    """
     integers = requested and is_quantized(model)
     if is_float32(model) and not integers:
         return original
@@ -114,20 +119,20 @@ def _in_float(original: Path, model: onnx.ModelProto, out: Path, size: tuple[int
 
 @contextmanager
 def _opened_for_one(source: Path, batch: int) -> Iterator[None]:
-    """Errors of a file for a fixed batch name it."""
+    """Add to errors that the file has a fixed batch of several images."""
     try:
         yield
     except (GraphError, ParityError) as error:
         if batch == 1:
             raise
         raise GraphError(
-            f"{source.name} is for a batch of {batch} images, and is not right for one: {error.message}",
-            "export it with a batch of 1, or with a free one",
+            f"{source.name} has a fixed batch of {batch} images, and is wrong for one image: {error.message}",
+            "export it with a batch of 1, or with a dynamic batch",
         ) from error
 
 
 def check_size(source: Path, graph: Path, size: tuple[int, int]) -> None:
-    """Compare a graph, brought up at another size, with the file `source` at `size`; raises as `compare` does."""
+    """Compare a graph that was converted at another size with the file `source` at `size`. Raises like `compare`."""
     with TemporaryDirectory(prefix="sandglass-") as folder:
         original, before = _whole_graph(source, size, Path(folder))
         after = load_graph(graph)
@@ -138,13 +143,13 @@ def check_size(source: Path, graph: Path, size: tuple[int, int]) -> None:
 
 
 def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
-    """The graph of an ONNX model, for one image of `size` (height, width).
+    """Convert an ONNX model to a graph for one image of `size` (height, width).
 
-    Raises GraphError when it cannot be; where operators that ONNX does not define are in the way, it names them.
+    Raises GraphError if this fails. If the model has operators that ONNX does not define, the error names them.
     """
     foreign = foreign_operators(model)
     try:
-        run_stage("exported", model)  # without what the converter refuses
+        run_stage("exported", model)  # removes attributes that the version converter refuses
         model = convert(model)
         one_image(model, size)
         return simplify(model)
@@ -153,12 +158,12 @@ def bring_up(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
             raise
         raise GraphError(
             f"the graph has {', '.join(foreign)}, which ONNX does not define: {error.message}",
-            "export the model with standard operators: no backend takes others",
+            "export the model with standard operators; backends do not support others",
         ) from error
 
 
-def as_it_is(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
-    """A quantized model for one image of `size` (height, width), with its operators as they are.
+def with_integers(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
+    """A quantized model for one image of `size` (height, width), with its operators unchanged.
 
     Raises GraphError for an input of another shape or type.
     """
@@ -174,13 +179,13 @@ def as_it_is(model: onnx.ModelProto, size: tuple[int, int]) -> onnx.ModelProto:
 
 
 def one_image(model: onnx.ModelProto, size: tuple[int, int]) -> None:
-    """Fix the input to one image of `size` (height, width), in place, and divide what is fixed to a batch."""
+    """Fix the input to one image of `size` (height, width), in place, and divide constants that depend on the batch."""
     run_stage("converted", model)
     fix_input(model, size)
 
 
 def convert(model: onnx.ModelProto) -> onnx.ModelProto:
-    """To OPSET, where the model is older; IR version to match. A newer model keeps its opset."""
+    """Convert an older model to OPSET and a matching IR version. A newer model keeps its opset."""
     model.ir_version = max(IR_VERSION, min(model.ir_version, 10))  # before IR 4 weights had to be inputs
     version = next((entry.version for entry in model.opset_import if entry.domain in ("", "ai.onnx")), 0)
     if version < OPSET:
@@ -188,14 +193,17 @@ def convert(model: onnx.ModelProto) -> onnx.ModelProto:
             model = version_converter.convert_version(model, OPSET)
         except (RuntimeError, version_converter.ConvertError) as error:
             reason = str(error).strip().splitlines()[0]
-            raise GraphError(f"opset {version} cannot be brought to {OPSET}: {reason}", "export it newer") from error
+            raise GraphError(
+                f"opset {version} cannot be converted to {OPSET}: {reason}", "export the model with a newer opset"
+            ) from error
     return model
 
 
 def simplify(model: onnx.ModelProto) -> onnx.ModelProto:
-    """Constants folded, shapes inferred, BatchNorm merged into convolutions (onnxslim); GraphError if it fails.
+    """Fold constants, infer shapes, merge BatchNorm into convolutions (with onnxslim), and run the rewrites.
 
-    What some runtimes lack and others can say as well is then rewritten.
+    The rewrites replace operators that some runtimes do not support by equivalent ones. Raises GraphError if onnxslim
+    fails.
     """
     try:
         slim = onnxslim.slim(model)

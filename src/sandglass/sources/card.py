@@ -1,6 +1,6 @@
-"""Model cards: TOML files that say what a model is. Zoo models and a user's own ONNX files share one format.
+"""Model cards: TOML files that describe a model. Zoo models and a user's own ONNX files share one format.
 
-The fields are described in docs/model-card.md.
+docs/model-card.md describes the fields.
 """
 
 from __future__ import annotations
@@ -20,22 +20,22 @@ from sandglass.core.records import Record, to_data, to_record
 from sandglass.core.toml_files import excess
 
 ZOO = Path(__file__).parent / "cards"
-MOST_PIXELS = 1 << 26  # of an input: as float32 it takes 0.8 GB
+MOST_PIXELS = 1 << 26  # pixels of an input, which takes 0.8 GB in float32
 HELP = "see docs/model-card.md"
 
 Side = Annotated[int, Meta(ge=1)]
 Number = int | float
 Triple = tuple[Number, Number, Number]
-Settings = dict[str, Any]  # of a task, which says what types they have
+Settings = dict[str, Any]  # settings of a task, which defines their types
 
 
 class Input(Record, frozen=True):
-    """What the network eats: RGB or BGR pixels of 0..255, `(pixel - mean) / std`, resized to `size`."""
+    """The input of the network: RGB or BGR pixels of 0 to 255, resized to `size`, then `(pixel - mean) / std`."""
 
-    size: Annotated[tuple[Side, Side], Meta(description="height, width in pixels")]
-    mean: Annotated[Triple, Meta(description="subtracted from each channel, of 0..255")]
-    std: Annotated[Triple, Meta(description="each channel is divided by it, of 0..255")]
-    channels: Annotated[Literal["rgb", "bgr"], Meta(description="their order")] = "rgb"
+    size: Annotated[tuple[Side, Side], Meta(description="height and width in pixels")]
+    mean: Annotated[Triple, Meta(description="mean of each channel, for pixels of 0 to 255; it is subtracted")]
+    std: Annotated[Triple, Meta(description="standard deviation of each channel, for pixels of 0 to 255; a divisor")]
+    channels: Annotated[Literal["rgb", "bgr"], Meta(description="order of the channels")] = "rgb"
 
     def __post_init__(self) -> None:
         """Raises ValueError for too many pixels, and for numbers that are not finite or not positive."""
@@ -48,11 +48,11 @@ class Input(Record, frozen=True):
 
 
 class Checkpoint(Record, frozen=True):
-    """Where trained weights are published: file name, addresses, and SHA-256 (or its first hex digits)."""
+    """The published weights: file name, addresses, and SHA-256 or its first hex digits."""
 
     file: Annotated[str, Meta(description="a plain file name")]
-    urls: Annotated[tuple[str, ...], Meta(description="addresses of that file")] = ()
-    sha256: Annotated[str, Meta(description="its hash, or how it begins")] = ""
+    urls: Annotated[tuple[str, ...], Meta(description="addresses of the file")] = ()
+    sha256: Annotated[str, Meta(description="SHA-256 of the file, or its first hex digits")] = ""
 
     def __post_init__(self) -> None:
         """Raises ValueError for a file name with a path."""
@@ -63,38 +63,41 @@ class Checkpoint(Record, frozen=True):
 class Card(Record, frozen=True, omit_defaults=True):
     """A model card. Exactly one of `model` (an architecture of Sandglass) and `graph` (an ONNX file) is set."""
 
-    name: Annotated[str, Meta(description="how tables call the model")]
-    task: Annotated[str, Meta(description="what inputs and outputs mean, for example topdown-pose")]
+    name: Annotated[str, Meta(description="name of the model in tables")]
+    task: Annotated[str, Meta(description="task of the model, for example topdown-pose")]
     input: Input
     model: Annotated[str | None, Meta(description="an architecture of Sandglass, in place of `graph`")] = None
-    arguments: Annotated[dict[str, JsonValue], Meta(description="of the architecture")] = field(default_factory=dict)
+    arguments: Annotated[dict[str, JsonValue], Meta(description="arguments of the architecture")] = field(
+        default_factory=dict
+    )
     graph: Annotated[Path | None, Meta(description="an ONNX file, relative to the card")] = None
     decode: Annotated[Settings, Meta(description="settings of the task")] = field(default_factory=dict)
     checkpoint: Checkpoint | None = None
-    published: Annotated[dict[str, JsonValue], Meta(description="what the publisher reports")] = field(
+    published: Annotated[dict[str, JsonValue], Meta(description="metrics that the publisher reports")] = field(
         default_factory=dict
     )
 
     def __post_init__(self) -> None:
-        """Raises ValueError for a name with slashes, an unknown task, model or setting, and two sources or none."""
+        """Raises ValueError for a name with slashes, for an unknown task, model or setting, and unless there is
+        exactly one of `model` and `graph`."""
         if not self.name.strip(". ") or any(letter in "/\\" or not letter.isprintable() for letter in self.name):
             raise ValueError(f"name is {shown(self.name)}, expected letters without slashes")
         if (self.model is None) == (self.graph is None):
-            raise ValueError("a card has either `model` (an architecture) or `graph` (an ONNX file)")
+            raise ValueError("expected exactly one of `model` (an architecture) and `graph` (an ONNX file)")
         _check_known("tasks", self.task)
         if self.model is not None:
             _check_known("models", self.model)
         _check_settings(self.decode, discover.load("tasks", self.task).DECODE)
 
     def to_dict(self) -> JsonObject:
-        """The card as JSON-able data, its graph as the name of the file; `from_dict` reads it back."""
+        """The card as JSON data, with the file name of its graph. `from_dict` reads it back."""
         return to_data(self)
 
     @staticmethod
     def from_dict(data: object, where: str, folder: Path | None = None) -> Card:
-        """Convert the fields of a card; `where` names the file in errors, and paths are relative to `folder`.
+        """Convert the fields of a card. `where` names the file in errors, and paths are relative to `folder`.
 
-        Raises CardError naming the field, its value and what is expected.
+        Raises CardError with the field, its value and the expected value.
         """
         if problem := excess(data):
             raise CardError(f"{where}: the card {problem}", HELP)
@@ -102,7 +105,7 @@ class Card(Record, frozen=True, omit_defaults=True):
 
 
 def zoo() -> dict[str, Path]:
-    """Cards shipped with Sandglass: name to path."""
+    """The paths of the cards that come with Sandglass, by name."""
     return {path.stem: path for path in sorted(ZOO.glob("*.toml"))}
 
 
@@ -112,7 +115,7 @@ def _check_known(seam: str, name: str) -> None:
 
 
 def _check_settings(decode: Settings, known: Mapping[str, type | tuple[JsonValue, ...]]) -> None:
-    """Raise ValueError unless a task has these settings: `known` has the type of each, or the values to choose from."""
+    """Raise ValueError for an unknown or wrong setting. `known` has the type of each setting or its possible values."""
     for key, value in decode.items():
         kind = known.get(key)
         if kind is None:

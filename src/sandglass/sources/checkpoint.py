@@ -1,8 +1,8 @@
-"""Reading trained weights without running anything that is in the file.
+"""Read trained weights without running any code from the file.
 
-A `.pth` file is a pickle, and a pickle is a program. Here it is read as data (see `pickles`): the weights are taken
-from it, and what a training saves besides them (optimizer, logs, settings) is left unseen. Neither PyTorch nor the
-modules that a pickle names are imported.
+A `.pth` file is a pickle, and a pickle is a program. Here it is read as data (see `pickles`). Only the weights are
+read; other data of the training (optimizer, logs, settings) are skipped. Neither PyTorch nor the modules that a pickle
+names are imported.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ import numpy as np
 from sandglass.core.errors import CheckpointError
 from sandglass.core.reading import MALFORMED, open_file
 from sandglass.formats.pickles import Call, text
-from sandglass.formats.torch_files import LEGACY_MAGIC as LEGACY_MAGIC  # a part of the public format
+from sandglass.formats.torch_files import LEGACY_MAGIC as LEGACY_MAGIC  # part of the public format
 from sandglass.formats.torch_files import open_torch
 
 # Names of OpenMMLab 0.x checkpoints -> names of 1.x.
@@ -26,31 +26,33 @@ RENAMES = (
     (r"^keypoint_head\.", "head."),
     (r"^bbox_head\.", "det_head."),
 )
-STATES = ("state_dict", "model")  # where the weights are, inside one another or at the top level
+STATES = ("state_dict", "model")  # keys of the weights, which may be nested; otherwise they are at the top level
 MMENGINE_EMA = "ema_state_dict"
 EMA_STATES = (MMENGINE_EMA, "state_dict_ema", "model_ema", "ema_model", "ema")
 T = TypeVar("T")
-COUNTERS = ("steps", "n_averaged")  # of averaging, not of the network
+COUNTERS = ("steps", "n_averaged")  # entries of the averaging that are not weights
 
 
 def read_checkpoint(path: Path, ema: bool = False) -> dict[str, np.ndarray]:
-    """The state dict of a `.pth` (zip or legacy) or `.safetensors` file under 1.x names; floats are float32.
+    """The state dict of a `.pth` (zip or legacy) or `.safetensors` file, with OpenMMLab 1.x names; floats are float32.
 
-    It is taken from under `state_dict`, `model` or the top level; with `ema`, the averaged weights that a training
-    keeps next to them. Raises CheckpointError when the file is missing, truncated, not a checkpoint, has no averaged
-    weights though they are asked for, or when a tensor needs a global that is not known.
+    It is read from the key `state_dict` or `model`, or from the top level. With `ema`, the averaged weights are read.
+    Raises CheckpointError if the file is missing, truncated or not a checkpoint, if `ema` is set and it has no averaged
+    weights, and if a tensor needs an unknown class.
     """
     try:
         with open_file(path, CheckpointError) as stream:
             state = _read_safetensors(path, ema) if path.suffix == ".safetensors" else _read(stream, path, ema)
     except MALFORMED as error:
         reason = str(error) or type(error).__name__
-        raise CheckpointError(f"{path} is not a whole checkpoint: {reason}", "download it again") from error
+        raise CheckpointError(
+            f"{path} is not a complete checkpoint: {reason}", "give a .pth or .safetensors file, or download it again"
+        ) from error
     return rename_keys(state)
 
 
 def rename_keys(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Keys as OpenMMLab 1.x writes them. Raises CheckpointError where two become one."""
+    """The state dict with OpenMMLab 1.x keys. Raises CheckpointError if two keys get the same name."""
     renamed: dict[str, np.ndarray] = {}
     for key, value in state.items():
         name = key
@@ -58,16 +60,16 @@ def rename_keys(state: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
             name = re.sub(pattern, replacement, name)
         if name in renamed:
             raise CheckpointError(
-                f"two tensors of the checkpoint are {name}: {key} is the second", "remove one of them"
+                f"two tensors of the checkpoint get the name {name}; the second one is {key}", "remove one of them"
             )
         renamed[name] = value
     return renamed
 
 
 def match_state(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[int, ...]], path: Path) -> None:
-    """Raise CheckpointError with the missing, unexpected and wrongly shaped keys, if there are any.
+    """Raise CheckpointError for missing and unexpected keys and wrong shapes.
 
-    Counters of BatchNorm (`num_batches_tracked`) may be missing: they do not matter for inference.
+    Counters of BatchNorm (`num_batches_tracked`) may be missing, because inference does not use them.
     """
     counters = {key for key in expected if key.endswith("num_batches_tracked")}
     problems = {
@@ -81,7 +83,9 @@ def match_state(state: Mapping[str, np.ndarray], expected: Mapping[str, tuple[in
     }
     lines = [f"{len(keys)} {kind} ({_some(keys)})" for kind, keys in problems.items() if keys]
     if lines:
-        raise CheckpointError(f"{path} holds another model: {'; '.join(lines)}", "give the checkpoint of this model")
+        raise CheckpointError(
+            f"{path} belongs to another model: {'; '.join(lines)}", "give the checkpoint of this model"
+        )
 
 
 def _some(keys: list[str], limit: int = 5) -> str:
@@ -94,7 +98,7 @@ def _read(stream: IO[bytes], path: Path, ema: bool) -> dict[str, np.ndarray]:
     values = {key: file.value(entry) for key, entry in entries.items() if not key.endswith("_extra_state")}
     tensors = {key: _as_float32(value) for key, value in values.items() if value is not None}
     if not tensors:
-        raise ValueError("there is no state dict in it")
+        raise ValueError("it has no state dict")
     return tensors
 
 
@@ -110,22 +114,22 @@ def _read_safetensors(path: Path, ema: bool) -> dict[str, np.ndarray]:
 
 
 def _weights(content: object, path: Path, ema: bool) -> dict[str, object]:
-    """The entries of the state dict that is asked for."""
+    """The entries of the plain or the averaged state dict."""
     whole = _entries(content)
-    averaged = next((found for name in EMA_STATES if (found := _entries(whole.get(name)))), None) if ema else None
+    averaged = next((entries for name in EMA_STATES if (entries := _entries(whole.get(name)))), None) if ema else None
     state = whole
     for name in STATES:
         state = _entries(state.get(name)) or state
     if averaged is None:
         return _chosen(state, path, ema)
-    # mmengine saves the averaged weights as `state_dict`, and those of the last step, with a count of steps, as EMA.
+    # mmengine saves the averaged weights as `state_dict`, and the weights of the last step, with `steps`, as EMA.
     if whole.get(MMENGINE_EMA) is not None and COUNTERS[0] in averaged:
         return _chosen(state, path, ema=False)
     return {key: entry for key, entry in averaged.items() if key not in COUNTERS}
 
 
 def _chosen(state: Mapping[str, T], path: Path, ema: bool) -> dict[str, T]:
-    """A state dict without its averaged twins, or with them in place of the others; mmcv keeps both side by side."""
+    """A state dict without averaged weights, or with the averaged in place of the plain ones. mmcv stores both."""
     twins = {key: twin for key in state if (twin := _twin(key, state))}
     if ema and not twins:
         raise CheckpointError(f"{path} has no averaged (EMA) weights", "leave out --ema")
@@ -134,21 +138,21 @@ def _chosen(state: Mapping[str, T], path: Path, ema: bool) -> dict[str, T]:
 
 
 def _twin(key: str, state: Mapping[str, object]) -> str | None:
-    """The key of a tensor's average: mmcv's `ema_backbone_conv1_weight` for `backbone.conv1.weight`, and the like."""
+    """The key of a tensor's average, such as mmcv's `ema_backbone_conv1_weight` for `backbone.conv1.weight`."""
     plain = key.removeprefix("module.")
     names = (f"ema_{plain.replace('.', '_')}", f"ema_{plain}", f"ema.{plain}", f"model_ema.{plain}")
     return next((name for name in (*names, *(f"module.{name}" for name in names)) if name in state), None)
 
 
 def _entries(value: object) -> dict[str, object]:
-    """The entries of a dictionary by text, whatever its class is; none for anything else."""
+    """The entries of a dictionary of any class whose keys are texts; empty for other values."""
     pairs: Iterable[tuple[object, object]] = ()
     if isinstance(value, dict):
         pairs = value.items()
     elif isinstance(value, Call) and value.entries is not None:
         pairs = value.entries.items()
     elif isinstance(value, Call) and value.function == "collections.OrderedDict" and value.arguments:
-        pairs = _pairs(value.arguments[0])  # Python 2
+        pairs = _pairs(value.arguments[0])  # written by Python 2
     return {name: entry for key, entry in pairs if isinstance(name := text(key), str)}
 
 

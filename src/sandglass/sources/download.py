@@ -1,7 +1,7 @@
-"""One file over HTTP, within limits of time and size; a download that broke off goes on where it stopped.
+"""Download one file over HTTP, with limits of time and size. An interrupted download continues where it stopped.
 
-Next to the unfinished file lies a note of what it is a part of. Only a download of the same file goes on: one that
-changed on the server since (by its ETag, its date or its size) starts from the beginning.
+A note next to the unfinished file names its address and version. Only a download of the same version continues. If the
+file has changed on the server (another ETag, date or size), the download starts from the beginning.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ from sandglass.core.errors import CheckpointError
 from sandglass.core.files import read_json, write_json
 
 BLOCK = 1 << 18  # bytes
-SILENCE_SECONDS = 20.0  # the longest wait for the next byte, and the span over which a rate is measured
-LEAST_BYTES_A_SECOND = 1024  # a tenth of what a modem line brought: what is slower would take weeks
-START_SECONDS = 60.0  # for the answer's header, redirections included
-MOST_BYTES = 8 << 30  # twice the largest checkpoint that OpenMMLab publishes
+SILENCE_SECONDS = 20.0  # longest wait for the next byte, and the time over which the rate is measured
+LEAST_BYTES_A_SECOND = 1024  # a slower download would take weeks
+START_SECONDS = 60.0  # limit for the header of the answer, redirections included
+MOST_BYTES = 8 << 30  # twice the size of the largest checkpoint that OpenMMLab publishes
 Progress = Callable[[int, int], None]
 
 
 @dataclass(frozen=True)
 class Version:
-    """What an address served: `size` in bytes, and what tells one version of the file from another; "" if unknown."""
+    """A version of a file at an address: its size in bytes, ETag and date; None or "" if unknown."""
 
     address: str
     size: int | None = None
@@ -42,13 +42,13 @@ class Version:
     modified: str = ""
 
     def request(self, address: str, have: int) -> dict[str, str]:
-        """Headers that ask `address` for what comes after the first `have` bytes of this version."""
+        """Headers that request the bytes after the first `have` bytes of this version from `address`."""
         strong = self.etag if not self.etag.startswith("W/") else ""
         unchanged = (strong or self.modified) if address == self.address else ""
         return {"Range": f"bytes={have}-"} | ({"If-Range": unchanged} if unchanged else {})
 
     def is_continued_by(self, other: Version) -> bool:
-        """Whether `other` may be the same file: a mirror has its own ETag and date, but the size is the same."""
+        """Whether `other` may be the same file. A mirror has another ETag and date, but the same size."""
         if self.size is None or self.size != other.size:
             return False
         pairs = ((self.etag, other.etag), (self.modified, other.modified))
@@ -56,11 +56,11 @@ class Version:
 
 
 def download(address: str, file: Path, seconds: float, progress: Progress) -> bool:
-    """Fetch `address` into `file` within `seconds`; returns whether the first bytes are of an earlier download.
+    """Download `address` to `file` within `seconds`. Returns whether it continued an earlier download.
 
-    Raises OSError, HTTPException or ValueError for an address that is not http or https or does not answer, a file
-    larger than MOST_BYTES or than the disk has room for, a connection that breaks off or is too slow. What has arrived
-    is then kept.
+    Raises OSError, HTTPException or ValueError for an address that is not http or https or does not answer, a file that
+    is larger than MOST_BYTES or does not fit on the disk, and a connection that breaks or is too slow. The bytes so far
+    then stay in `file`.
     """
     if urlsplit(address).scheme not in ("http", "https"):
         raise ValueError("only http and https are fetched")
@@ -69,7 +69,7 @@ def download(address: str, file: Path, seconds: float, progress: Progress) -> bo
     for start in (have, 0) if have else (0,):
         headers = before.request(address, start) if before and start else {}
         with _answer(address, headers, end) as answer:
-            if answer is None:  # nothing comes after what is there
+            if answer is None:  # the server has no bytes after those in the file
                 if before and before.size == start:
                     return True
                 continue
@@ -78,15 +78,15 @@ def download(address: str, file: Path, seconds: float, progress: Progress) -> bo
                 continue
             _receive(answer, file, version, begins, progress)
             return begins > 0
-    raise OSError("the server sends another part than the one that was asked for")
+    raise OSError("the server sends another part of the file than the requested one")
 
 
 def known_version(file: Path) -> Version | None:
-    """What an unfinished file is a part of, as noted next to it; None where that is not known."""
+    """The version in the note next to an unfinished file; None if there is no valid note."""
     note = _note(file)
     try:
         return Version(**read_json(note, CheckpointError)) if note.is_file() else None
-    except (CheckpointError, TypeError):  # damaged: the download starts from the beginning
+    except (CheckpointError, TypeError):  # the note is damaged: the download starts from the beginning
         return None
 
 
@@ -101,7 +101,7 @@ def _note(file: Path) -> Path:
 
 
 def _version(address: str, answer: HTTPResponse) -> tuple[Version, int]:
-    """The version that an answer is of, and the place in the file of the answer's first byte."""
+    """The version of the file in an answer, and the offset of the answer's first byte in the file."""
     begins, size = 0, _number(answer.headers.get("Content-Length", ""))
     if answer.status == 206:
         part, _, whole = answer.headers.get("Content-Range", "").removeprefix("bytes ").partition("/")
@@ -118,7 +118,7 @@ def _receive(answer: HTTPResponse, file: Path, version: Version, have: int, prog
     if version.size is not None:
         _refuse_large(version.size)
         if version.size - have > (free := shutil.disk_usage(file.parent).free):
-            raise OSError(f"{version.size - have} bytes are to come, and the disk has room for {free}")
+            raise OSError(f"the disk has {free} free bytes, but the download needs {version.size - have}")
     with file.open("ab" if have else "wb") as stream:
         write_json(_note(file), asdict(version))
         span, had = time.monotonic(), have
@@ -129,7 +129,7 @@ def _receive(answer: HTTPResponse, file: Path, version: Version, have: int, prog
             progress(have, max(version.size or 0, have))
             if (passed := time.monotonic() - span) > SILENCE_SECONDS:
                 if have - had < LEAST_BYTES_A_SECOND * passed:
-                    raise OSError(f"fewer than {LEAST_BYTES_A_SECOND} bytes a second arrive")
+                    raise OSError(f"the connection is too slow: less than {LEAST_BYTES_A_SECOND} bytes per second")
                 span, had = time.monotonic(), have
     if version.size is not None and have < version.size:
         raise OSError(f"the connection ended after {have} of {version.size} bytes")
@@ -137,12 +137,12 @@ def _receive(answer: HTTPResponse, file: Path, version: Version, have: int, prog
 
 def _refuse_large(size: int) -> None:
     if size > MOST_BYTES:
-        raise OSError(f"the file has {size} bytes or more, and at most {MOST_BYTES} are fetched")
+        raise OSError(f"the file has {size} bytes or more, but at most {MOST_BYTES} are allowed")
 
 
 @contextmanager
 def _answer(address: str, headers: dict[str, str], end: float) -> Iterator[HTTPResponse | None]:
-    """The answer to a request; None where the file has nothing after what is there. Both end at the time `end`."""
+    """The answer to a request; None if the file has no bytes in the requested range. It ends at the time `end`."""
     watch, request = _Watch(), urllib.request.Request(address, headers=headers)
     try:
         with watch.until(min(end, time.monotonic() + START_SECONDS)):
@@ -158,7 +158,7 @@ def _answer(address: str, headers: dict[str, str], end: float) -> Iterator[HTTPR
 
 
 class _Watch:
-    """Ends connections when their time is over: where a byte arrives now and then, no single read times out."""
+    """Ends connections at a time limit. Timeouts of reads do not: a byte now and then keeps each read alive."""
 
     def __init__(self) -> None:
         self.sockets: list[socket.socket] = []
@@ -166,7 +166,7 @@ class _Watch:
 
     @contextmanager
     def until(self, end: float) -> Iterator[None]:
-        """Raises TimeoutError for whatever goes wrong after the time `end`."""
+        """End connections at the time `end`. Raises TimeoutError for errors after this time."""
         if time.monotonic() >= end:
             raise TimeoutError("the time limit is over")
         timer = threading.Timer(max(0.0, end - time.monotonic()), self._close)
@@ -179,7 +179,7 @@ class _Watch:
             HTTPException,
             ValueError,
             AttributeError,
-        ) as error:  # what a read raises whose connection ends under it
+        ) as error:  # the errors of a read whose connection is closed
             if time.monotonic() < end:
                 raise
             raise TimeoutError("the time limit is over") from error
@@ -187,7 +187,7 @@ class _Watch:
             timer.cancel()
 
     def add(self, connected: socket.socket) -> None:
-        """Watch a connection; it ends at once where the time is over."""
+        """Watch a connection. It is ended at once if the time is over."""
         self.sockets.append(connected)
         if self.over:
             self._close()
@@ -195,11 +195,11 @@ class _Watch:
     def _close(self) -> None:
         self.over = True
         for each in self.sockets:
-            with suppress(OSError):  # it has ended
-                socket.socket.shutdown(each, socket.SHUT_RDWR)  # of the connection itself, below its encryption
+            with suppress(OSError):  # the connection has ended already
+                socket.socket.shutdown(each, socket.SHUT_RDWR)  # the connection itself, below its encryption
 
     def opener(self) -> urllib.request.OpenerDirector:
-        """Opens http and https through the system's proxies, and nothing else, wherever an address redirects to."""
+        """An opener for http and https only, through the system's proxies, also after redirections."""
         opener = urllib.request.OpenerDirector()
         for handler in (
             urllib.request.ProxyHandler(),
@@ -215,7 +215,7 @@ class _Watch:
 
 
 def _watched(kind: Callable[..., HTTPConnection], watch: _Watch, *args: object, **options: object) -> HTTPConnection:
-    """A connection that is watched as soon as it is made."""
+    """A connection that is watched as soon as it is open."""
     connection = kind(*args, **options)
     connect = connection.connect
 

@@ -1,4 +1,4 @@
-"""Architecture and weights to a graph that is proved equal to the module before it is kept."""
+"""Export an architecture with its weights to a graph, and compare the graph with the PyTorch module."""
 
 from __future__ import annotations
 
@@ -26,22 +26,22 @@ if TYPE_CHECKING:
     import torch
 
 INPUT = "input"
-TOLERANCE = 1e-4  # of the largest output
+TOLERANCE = 1e-4  # relative difference
 
 
 @dataclass(frozen=True)
 class ExportReport:
-    """How the graph compares with its module: largest difference relative to the largest output, and the opset."""
+    """The relative difference between the graph and its module, and the opset of the graph."""
 
     difference: float
     opset: int
 
 
 def read_weights(card: Card, checkpoint: Path, out: Path, ema: bool = False) -> dict[str, np.ndarray]:
-    """Read a checkpoint, check its keys against the card's architecture, and write them to `out` as safetensors.
+    """Read a checkpoint, check its keys against the card's architecture, and write it to `out` as safetensors.
 
-    `ema` takes the averaged weights in it. Raises CheckpointError when the file cannot be read, has none, or belongs to
-    another model.
+    Returns the state dict. `ema` selects the averaged weights. Raises CheckpointError if the file cannot be read, has
+    no averaged weights, or belongs to another model.
     """
     from safetensors.numpy import save_file
 
@@ -56,9 +56,9 @@ def read_weights(card: Card, checkpoint: Path, out: Path, ema: bool = False) -> 
 
 
 def build_module(card: Card) -> torch.nn.Module:
-    """The card's architecture, untrained.
+    """The card's architecture with untrained weights.
 
-    Raises BackendUnavailable where PyTorch is not installed, and CardError for arguments that it does not take.
+    Raises BackendUnavailable if PyTorch is not installed, and CardError for wrong arguments.
     """
     try:
         import torch  # noqa: F401
@@ -69,15 +69,15 @@ def build_module(card: Card) -> torch.nn.Module:
     try:
         module: torch.nn.Module = build(**card.arguments)
     except (ArithmeticError, AssertionError, LookupError, MemoryError, RuntimeError, TypeError, ValueError) as error:
-        raise CardError(f"{card.name}: {card.model} cannot be built with its arguments: {error}", HELP) from error
+        raise CardError(f"{card.name}: {card.model} does not accept the arguments: {error}", HELP) from error
     return module
 
 
 def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> ExportReport:
     """Export the card's architecture with the weights `state` to the graph `out`.
 
-    The graph has one input, `input` (1, 3, H, W), the architecture's named outputs, opset 17, and no BatchNorm. Raises
-    ParityError when it differs from the module by more than 1e-4 of the largest output on three inputs.
+    The graph has one input, `input` (1, 3, H, W) float32, the architecture's named outputs, opset 17, and no BatchNorm.
+    Raises ParityError if the relative difference to the module on three inputs is over 1e-4.
     """
     import torch
 
@@ -85,7 +85,7 @@ def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> Expo
     outputs = list(load_model(card.model or "").OUTPUTS)
     example = torch.zeros(1, 3, *card.input.size)
     with TemporaryDirectory(prefix="sandglass-") as folder, warnings.catch_warnings(), torch.inference_mode():
-        warnings.simplefilter("ignore")  # tracing and deprecation notices are for developers of PyTorch
+        warnings.simplefilter("ignore")  # warnings about tracing and deprecation do not concern the user
         raw = Path(folder) / "raw.onnx"
         torch.onnx.export(
             module, (example,), str(raw), input_names=[INPUT], output_names=outputs, opset_version=OPSET, dynamo=False
@@ -94,18 +94,19 @@ def export_graph(card: Card, state: Mapping[str, np.ndarray], out: Path) -> Expo
     difference = compare(module, out, (1, 3, *card.input.size), outputs)
     if not difference <= TOLERANCE:
         out.unlink()
-        raise ParityError(f"the exported graph differs from the module by {difference:.1e} of its largest value",
-                          f"allowed is {TOLERANCE:g}")  # fmt: skip
+        raise ParityError(f"the exported graph has a relative difference of {difference:.1e} to the module, over the "
+                          f"limit of {TOLERANCE:g}", "report the model")  # fmt: skip
     return ExportReport(difference, OPSET)
 
 
 def check_size(card: Card, state: Mapping[str, np.ndarray], graph: Path, size: tuple[int, int]) -> None:
-    """Compare a graph that was exported at another size with the module at `size`; raises as `export_graph` does."""
+    """Compare a graph that was exported at another size with the module at `size`. Raises like `export_graph`."""
     outputs = list(load_model(card.model or "").OUTPUTS)
     difference = compare(_trained(card, state), graph, (1, 3, *size), outputs)
     if not difference <= TOLERANCE:
         raise ParityError(
-            f"it differs from the module by {difference:.1e} of its largest value", f"allowed is {TOLERANCE:g}"
+            f"its relative difference to the module is {difference:.1e}, over the limit of {TOLERANCE:g}",
+            "report the model",
         )
 
 
@@ -118,7 +119,7 @@ def _trained(card: Card, state: Mapping[str, np.ndarray]) -> torch.nn.Module:
 
 
 def compare(module: torch.nn.Module, graph: Path, shape: tuple[int, ...], outputs: list[str]) -> float:
-    """Largest difference between module and graph over three random inputs, relative to the largest output."""
+    """The largest relative difference between module and graph on three random inputs of `shape`."""
     import torch
 
     session, random, worst = GraphSession(graph), np.random.default_rng(0), 0.0
@@ -127,7 +128,7 @@ def compare(module: torch.nn.Module, graph: Path, shape: tuple[int, ...], output
         with torch.inference_mode():
             result = module(torch.from_numpy(image))
         tensors = result if isinstance(result, tuple | list) else (result,)
-        found = session.run({INPUT: image})
+        arrays = session.run({INPUT: image})
         for name, tensor in zip(outputs, tensors, strict=True):
-            worst = max(worst, relative_difference(tensor.numpy(), found[name]))
+            worst = max(worst, relative_difference(tensor.numpy(), arrays[name]))
     return worst

@@ -1,4 +1,4 @@
-"""Models in other formats than ONNX as sources: rewritten as ONNX and compared with their own runtime."""
+"""Source models in other formats than ONNX. They are converted to ONNX and compared with their own runtime."""
 
 from __future__ import annotations
 
@@ -10,7 +10,10 @@ READERS = {".param": ncnn_onnx.rewrite}
 
 
 def as_onnx(source: Path, size: tuple[int, int], folder: Path) -> Path:
-    """The ONNX file of a model for images of `size`: `source` itself, or what is written into `folder` for it."""
+    """The ONNX file of a model for images of `size` (height, width): `source` itself, or a converted file in `folder`.
+
+    Raises the errors of the conversion (see `ncnn_onnx.rewrite`).
+    """
     if source.suffix not in READERS:
         return source
     out = folder / f"{source.name}.onnx"

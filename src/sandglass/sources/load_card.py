@@ -1,7 +1,8 @@
-"""Cards by name or file: the zoo, TOML files, and configs of OpenMMLab."""
+"""Load model cards: by the name of a zoo model, from a TOML file, or from an OpenMMLab config."""
 
 from __future__ import annotations
 
+from difflib import get_close_matches
 from pathlib import Path
 
 from sandglass.core.errors import CardError
@@ -10,10 +11,10 @@ from sandglass.sources.card import HELP, Card, zoo
 
 
 def load_card(source: str | Path) -> Card:
-    """Read a card from a zoo name, a `.toml` path, or an OpenMMLab config, a `.py` path.
+    """Load the card of a zoo model (its name), a model card (`.toml` path), or an OpenMMLab config (`.py` path).
 
-    Raises CardError when there is none, it is not TOML, a field is missing, unknown or of the wrong type, and
-    ConfigError for a config that does not make a card.
+    Raises CardError if there is no such model or file, if the file is not TOML, and if a field is missing, unknown or
+    of the wrong type. Raises ConfigError for a config that cannot become a card.
     """
     path = zoo().get(str(source), Path(source))
     if path.suffix == ".py":
@@ -21,9 +22,10 @@ def load_card(source: str | Path) -> Card:
 
         return config_card(path)
     if path.suffix != ".toml":
+        similar = get_close_matches(str(source), zoo())
         raise CardError(
-            f"{source} is neither a zoo model nor a .toml model card nor a .py config of OpenMMLab",
-            f"zoo models: {', '.join(zoo()) or 'none'}",
+            f"{source} is not a zoo model, a model card (.toml), an OpenMMLab config (.py) or an artifact",
+            f"did you mean {' or '.join(similar)}?" if similar else "`sandglass models` lists the zoo models",
         )
     data = read_toml(path, "model card", CardError, HELP)
     return Card.from_dict(data, str(path), path.parent)

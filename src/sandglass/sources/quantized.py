@@ -1,4 +1,4 @@
-"""Graphs that are quantized already: recognized, and made loadable everywhere."""
+"""Graphs that are quantized already: find them, and change them so that all runtimes can load them."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import onnx
 
 from sandglass.graph.index import GraphIndex
 
-PARTS = ("quantize", "qlinear", "integer", "qgemm", "qattention", "nbits")  # of operators' names, in lower case
+PARTS = ("quantize", "qlinear", "integer", "qgemm", "qattention", "nbits")  # in lower-case names of operators
 
 
 def is_quantized(model: onnx.ModelProto) -> bool:
-    """Whether an operator of the graph reads or makes quantized integers."""
+    """Whether an operator of the graph reads or writes quantized integers."""
     return any(map(reads_integers, model.graph.node))
 
 
 def reads_integers(node: onnx.NodeProto) -> bool:
-    """Whether a node reads or makes quantized integers."""
+    """Whether a node reads or writes quantized integers."""
     return any(part in node.op_type.lower() for part in PARTS)
 
 
 def own_grids(model: onnx.ModelProto) -> None:
-    """Give each node that reads integer weights constants that no other node reads, in place.
+    """Give each node that reads integer weights its own constants, in place.
 
-    ONNX Runtime may rewrite signed weights as unsigned ones, with their zero points, and does not load a graph in which
-    others read these.
+    ONNX Runtime may convert signed weights and their zero points to unsigned ones. It does not load a graph in which
+    other nodes read the same constants.
     """
     with GraphIndex(model) as graph:
         for node in filter(reads_integers, graph):

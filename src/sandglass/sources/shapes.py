@@ -1,4 +1,4 @@
-"""Graphs that have to hold for inputs of several sizes."""
+"""Check that a graph is valid for inputs of several sizes."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from sandglass.core.sizes import Size, extremes, text
 
 
 def hold_for(graph: Path, shapes: Sequence[Size], check: Callable[[Path, Size], object]) -> None:
-    """Make a static graph one that holds for all of `shapes`, the first of which is its own; without any do nothing.
+    """Give the graph the first of `shapes`, in place, and check it for all of them; without shapes do nothing.
 
-    `check` compares the graph, its sides left open, with what it was made from at the most extreme of them. Raises
-    GraphError where they differ.
+    `check(graph, size)` compares a version of the graph with dynamic height and width with its source, at the most
+    extreme shapes. Raises GraphError if they differ.
     """
     if not shapes:
         return
@@ -31,6 +31,6 @@ def hold_for(graph: Path, shapes: Sequence[Size], check: Callable[[Path, Size], 
                 check(free, size)
             except (GraphError, ParityError) as error:
                 raise GraphError(
-                    f"the graph does not hold for inputs of {text(size)}: {error.message}",
-                    "export it with a free height and width, or leave the shapes out",
+                    f"the graph is wrong for inputs of {text(size)}: {error.message}",
+                    "export it with dynamic height and width, or leave out --shapes and --shapes-from",
                 ) from error

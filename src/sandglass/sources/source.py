@@ -1,4 +1,4 @@
-"""What artifacts are made from: a card, a checked graph, and how it is to be built."""
+"""The source of artifacts: a card, a checked graph, and the options of the build."""
 
 from __future__ import annotations
 
@@ -13,15 +13,14 @@ from sandglass.sources.card import Card
 
 @dataclass(frozen=True)
 class Source:
-    """What every artifact is made from: the card, the fp32 graph, and the weights where the model is a zoo one.
+    """The inputs of a build: the card, the fp32 graph, and the weights of a zoo model.
 
-    The graph lies in a folder that is Sandglass's own while artifacts are made. `soc` names the processor to compile
-    for, where a backend's compiler needs that. A backend that has `TUNES = True` may measure ways to compile the graph
-    for `tune_seconds`. `wide` are tensors that half precision cannot hold: what makes and reads them stays in float32.
-    `shapes` are the input sizes (height, width) that a backend with DYNAMIC is to serve, the graph's own first; empty
-    where that is the only one. `processor` is the kind of processor that int8 arithmetic has to be exact on.
-    `quantized` says that the graph holds integers as its file did: then no plan is made, and artifacts of any precision
-    compute what the file says.
+    The graph is in a temporary folder, to which builds may add files. `soc` names the processor to compile for, if the
+    backend's compiler needs it. A backend with the capability `tunes_kernels` may search for fast kernels for
+    `tune_seconds`. `wide` are tensors whose values are too large for float16: the nodes that write or read them stay in
+    float32. `shapes` are the input sizes (height, width), the graph's own first; empty for a single size. `processor`
+    is the kind of processor on which int8 sums must be exact. `quantized` says that the source file is quantized and
+    the graph keeps its integers: there is no plan, and artifacts of any precision compute what the file defines.
     """
 
     card: Card
@@ -35,7 +34,7 @@ class Source:
     quantized: bool = False
 
     def once(self, name: str, make: Callable[[Path], None]) -> Path:
-        """The folder `name` beside the graph, filled by `make` the first time that an artifact needs it."""
+        """The folder `name` next to the graph. `make` fills it at the first call."""
         folder = self.graph.parent / name
         if not folder.exists():
             with atomic_folder(folder) as temporary:

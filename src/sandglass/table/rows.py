@@ -54,7 +54,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
     return {
         **identity(evaluation.artifact),
         **metric_cells(evaluation.metrics, names[:1]),
-        f"{names[0]} 95 %": f"{first['low']:.3f} .. {first['high']:.3f}",
+        f"{names[0]} 95 %": "n/a" if first["value"] < 0 else f"{first['low']:.3f} .. {first['high']:.3f}",
         **({"score threshold": f"{first['threshold']:.2f}"} if "threshold" in first else {}),
         **metric_cells(evaluation.metrics, names[1:]),
         **part(evaluation.protocol),

@@ -240,7 +240,7 @@ class _Work:
                 checkpoint=weights,
                 ema=self.row.ema,
                 calibration=images,
-                force=True,  # what a run left there that was killed
+                force=True,  # replaces the files of a killed run
                 say=say,
             )
             if outcome.artifact is None:

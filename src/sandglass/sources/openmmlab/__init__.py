@@ -1,5 +1,5 @@
-"""OpenMMLab's own config files as a source: what a config of mmpose, mmpretrain or mmocr says becomes a model card.
+"""OpenMMLab's config files as a source: a config of mmpose, mmpretrain or mmocr becomes a model card.
 
-Configs are read as data and never run: `config` is the reader, `families` says how an architecture of Sandglass is
-written there, and `cards` and `deploy` turn what was read into a card, and into targets.
+Configs are read as data and never run. `config` reads them, `families` describes how the architectures of Sandglass
+appear in configs, `cards` converts a config to a card, and `deploy` converts a deploy config to a target.
 """

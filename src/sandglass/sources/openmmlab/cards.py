@@ -1,4 +1,4 @@
-"""A config of mmpose, mmpretrain or mmocr as a model card."""
+"""Convert a config of mmpose, mmpretrain or mmocr to a model card."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from sandglass.sources.openmmlab.config import MISSHAPEN, Config, read_config
 from sandglass.sources.openmmlab.match import family_of, newer_names
 
 Reader = Callable[[Config, Path], tuple[dict[str, object], dict[str, object]]]
-# By task: from a config to a card's `[input]` and `[decode]`.
+# For each task, the function from a config to a card's `[input]` and `[decode]`.
 READERS: dict[str, Reader] = {
     "topdown-pose": pose.topdown,
     "bottomup-pose": pose.bottomup,
@@ -22,22 +22,22 @@ READERS: dict[str, Reader] = {
 
 
 def config_card(path: Path) -> Card:
-    """The card of a config, named as the file; it has no checkpoint.
+    """The card of a config. Its name is that of the file, and it has no checkpoint.
 
-    Raises ConfigError, naming file and value, for a config that is no data, of a family that Sandglass lacks, or of a
-    member that differs from what it computes.
+    Raises ConfigError, with the file and the value, for a config that is not plain data, for a family of models that
+    Sandglass does not support, and for a model of a known family with unsupported settings.
     """
     config = read_config(path)
     model = config.get("model")
     if not isinstance(model, dict):
-        raise ConfigError(f"{path} has no model", "give the config of a model")
+        raise ConfigError(f"{path} has no model", "give the config file of a model")
     try:
         config["model"] = newer = newer_names(model)
         family, arguments = family_of(newer, path)
         image, decode = READERS[family.task](config, path)
     except MISSHAPEN as error:
         raise ConfigError(
-            f"{path} is not of the form of OpenMMLab's configs: {error}", "give a whole config"
+            f"{path} does not have the form of an OpenMMLab config: {error}", "give a complete config"
         ) from error
     data: dict[str, object] = {"name": path.stem, "task": family.task, "model": family.model, "input": image}
     return Card.from_dict({**data, "arguments": arguments, "decode": decode}, str(path))

@@ -1,4 +1,4 @@
-"""What configs of mmcls 0.x and mmpretrain 1.x say besides the network: how an image becomes the input, and classes."""
+"""Read the preprocessing and the names of classes from configs of mmcls 0.x and mmpretrain 1.x."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ STEPS: dict[str, Collection[str] | None] = {
     "Collect": None,
 }
 LIBRARIES = {"cv2": "opencv", "pillow": "pillow"}
-NAMED = {"ImageNet": ("imagenet", 1000), "CIFAR10": ("cifar10", 10)}  # datasets whose classes have names here
-CIFAR, CIFAR_SIDE = ("CIFAR10", "CIFAR100"), 32  # read as RGB, and not resized
+NAMED = {"ImageNet": ("imagenet", 1000), "CIFAR10": ("cifar10", 10)}  # datasets with known names of classes
+CIFAR, CIFAR_SIDE = ("CIFAR10", "CIFAR100"), 32  # these images are read as RGB and not resized
 
 
 def classification(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass does otherwise."""
+    """A card's `[input]` and `[decode]`. Raises ConfigError for a setting that Sandglass does not support."""
     dataset = tested_on(config, path)
     steps, kind = of_type(dataset, path, STEPS), dataset.get("type")
     decode: dict[str, object] = {}
@@ -47,7 +47,7 @@ def classification(config: Config, path: Path) -> tuple[dict[str, object], dict[
 
 
 def _sides(resize: Config, path: Path) -> tuple[object, object]:
-    """The shorter side where the proportions are kept, else the whole size."""
+    """(short side, None) if the aspect ratio is kept, otherwise (None, size)."""
     scale = resize.get("scale", resize.get("size"))
     if resize["type"] == "ResizeEdge":
         expected(path, "the edge of ResizeEdge", resize.get("edge", "short"), ("short",))

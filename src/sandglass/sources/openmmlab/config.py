@@ -1,9 +1,9 @@
-"""OpenMMLab's config files, read as data: parsed with `ast` and never run.
+"""Read OpenMMLab's config files as data: they are parsed with `ast` and never run.
 
-A config is a Python file of assignments (see `expressions`). Its `_base_` files are merged under it as mmengine 0.10's
-`Config` does, `_delete_` included. In the newer style, `with read_base():`, the names of other files are imported
-instead. A base that is not there (in another package, or not copied with the config) is left out if it concerns only
-training.
+A config is a Python file of assignments (see `expressions`). It is merged over its `_base_` files like in mmengine
+0.10's `Config`, including `_delete_`. In the newer style, `with read_base():`, a config imports the names of other
+files instead. A base that does not exist (in another package, or not copied with the config) is skipped if it only
+describes the training.
 """
 
 from __future__ import annotations
@@ -20,28 +20,28 @@ from sandglass.core.toml_files import excess
 from sandglass.sources.openmmlab.expressions import Expressions, assigned, refusal
 from sandglass.sources.openmmlab.limits import Budget
 
-Config = Mapping[str, object]  # what a config assigns, or one of the dictionaries in it
+Config = Mapping[str, object]  # the assignments of a config, or one of its dictionaries
 BASE, DELETE = "_base_", "_delete_"
-MOST_LEVELS = 50  # of dictionaries in one another
-# What OpenMMLab calls the folders and files of its packages that say how a model is trained, and not what it is.
+MOST_LEVELS = 50  # nested dictionaries
+# Folders and files in OpenMMLab's packages that describe the training and not the model.
 TRAINING_ONLY = ("schedules", "default_runtime")
-MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError)  # of an unexpected shape
+MISSHAPEN = (AttributeError, KeyError, TypeError, ValueError, IndexError, RecursionError)  # of an unexpected structure
 
 
 def read_config(path: Path) -> dict[str, object]:
-    """What a config assigns, merged into what its `_base_` files assign.
+    """The assignments of a config, merged over those of its `_base_` files.
 
-    Raises ConfigError, with file and line, for anything but data, for a file that is missing, not Python, or its own
-    base, and for what is larger than any config.
+    Raises ConfigError, with the file and the line, for code other than plain data, for a file that is missing, not
+    Python, or its own base, and for values that exceed a limit.
     """
-    found = _read(path, (), Budget())
-    if problem := excess(found):
-        raise ConfigError(f"{path}: what it describes {problem}", "give the config of a model")
-    return found
+    config = _read(path, (), Budget())
+    if problem := excess(config):
+        raise ConfigError(f"{path}: the config {problem}", "give the config of a model")
+    return config
 
 
 def at(tree: object, place: str, default: object = None) -> object:
-    """The value at a dotted place such as `model.head.type` or `stages.0.width`; `default` where there is none."""
+    """The value at a dotted path such as `model.head.type` or `stages.0.width`; `default` if there is none."""
     for part in place.split("."):
         if isinstance(tree, dict) and part in tree:
             tree = tree[part]
@@ -53,7 +53,7 @@ def at(tree: object, place: str, default: object = None) -> object:
 
 
 def settings_at(tree: object, place: str) -> Config:
-    """The dictionary at a dotted place, an empty one where there is none. Raises TypeError for another value."""
+    """The dictionary at a dotted path; empty if there is none. Raises TypeError for another value."""
     value = at(tree, place)
     if value is None:
         return {}
@@ -63,7 +63,7 @@ def settings_at(tree: object, place: str) -> Config:
 
 
 def number_at(tree: object, place: str, default: int | None = None) -> int:
-    """The whole number at a dotted place. Raises TypeError for another value."""
+    """The whole number at a dotted path. Raises TypeError for another value."""
     value = at(tree, place, default)
     if not isinstance(value, int):
         raise TypeError(f"{place} is {shown(value)}, expected a whole number")
@@ -74,7 +74,7 @@ def _read(path: Path, readers: tuple[str, ...], budget: Budget) -> dict[str, obj
     tree = _parse(path, budget)
     place = os.path.realpath(path)
     if place in readers:
-        raise ConfigError(f"{path} is a _base_ of itself", "break the circle")
+        raise ConfigError(f"{path} is a _base_ of itself", "remove one of the `_base_` entries")
     reader = _Reader(path, (*readers, place), budget)
     for statement in tree.body:
         if assigned(statement) == BASE and isinstance(statement, ast.Assign):
@@ -91,19 +91,21 @@ def _parse(path: Path, budget: Budget) -> ast.Module:
     budget.read(len(data))
     try:
         with warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of Python's, for the author of the file
+            warnings.simplefilter("ignore")  # Python's warnings are for the author of the config
             return ast.parse(data, str(path))
     except SyntaxError as error:
-        raise ConfigError(f"{path}:{error.lineno}: this is not Python: {error.msg}", "give a config") from error
+        raise ConfigError(f"{path}:{error.lineno}: this is not Python: {error.msg}", "give a config file") from error
     except (ValueError, RecursionError, MemoryError) as error:
-        raise ConfigError(f"{path} is not Python: {error}", "give a config") from error
+        raise ConfigError(f"{path} is not Python: {error}", "give a config file") from error
 
 
 def merged(base: Config, new: Config, path: Path, budget: Budget, where: str = "", level: int = 0) -> dict[str, object]:
-    """`new` over `base`: dicts are merged key by key unless the new one says `_delete_`, the rest is replaced."""
+    """Merge `new` over `base`: dictionaries key by key, unless they have `_delete_`; other values are replaced."""
     budget.make(len(base) + len(new), path)
     if level > MOST_LEVELS:
-        raise ConfigError(f"{path}: {where[:60]}... is nested over {MOST_LEVELS} levels deep", "give a config")
+        raise ConfigError(
+            f"{path}: {where[:60]}... is nested more than {MOST_LEVELS} levels deep", "give the config of a model"
+        )
     result = dict(base)
     for key, value in new.items():
         below = base.get(key)
@@ -115,8 +117,8 @@ def merged(base: Config, new: Config, path: Path, budget: Budget, where: str = "
             result[key] = merged(below, value, path, budget, f"{where}{key}.", level + 1)
         else:
             raise ConfigError(
-                f"{path}: {where}{key} is a dict, and in its _base_ it is {shown(below)}",
-                "give it `_delete_=True` to replace that",
+                f"{path}: {where}{key} is a dict, but in the _base_ it is {shown(below)}",
+                "add `_delete_=True` to the dict to replace the base's value",
             )
     return result
 
@@ -126,7 +128,7 @@ def _is_training_only(parts: list[str]) -> bool:
 
 
 class _Reader(Expressions):
-    """The statements of one file, and the files that it is based on."""
+    """Reads the statements of one file and its bases."""
 
     def __init__(self, path: Path, readers: tuple[str, ...], budget: Budget) -> None:
         self.base: dict[str, object] = {}
@@ -138,24 +140,24 @@ class _Reader(Expressions):
         value = self.value(statement.value)
         for name in value if isinstance(value, list | tuple) else [value]:
             if not isinstance(name, str):
-                raise refusal(self.path, statement, f"_base_ is {shown(value)}", "name files beside the config")
+                raise refusal(self.path, statement, f"_base_ is {shown(value)}", "name files relative to the config")
             package, _, inside = name.rpartition("::")
             path = self.path.parent / name
             missing = bool(package) or not os.path.exists(path)
             if missing and _is_training_only(inside.removesuffix(".py").split("/")):
                 continue
             if package or not name.endswith(".py"):
-                raise refusal(self.path, statement, f"_base_ names {name}", "only .py files beside the config are read")
+                raise refusal(self.path, statement, f"_base_ names {name}", "name .py files relative to the config")
             if missing:
-                raise refusal(self.path, statement, f"_base_ names {name}, and there is no such file",
+                raise refusal(self.path, statement, f"_base_ names {name}, which does not exist",
                               "copy the _base_ files too, or give the config in its repository")  # fmt: skip
-            found = _read(path, self.readers, self.budget)
-            if twice := sorted(set(self.base) & set(found)):
+            config = _read(path, self.readers, self.budget)
+            if twice := sorted(set(self.base) & set(config)):
                 raise refusal(self.path, statement, f"two of its bases assign {twice[0]}", "remove one of them")
-            self.base.update(found)
+            self.base.update(config)
 
     def run(self, statement: ast.stmt) -> None:
-        """Carry out one statement."""
+        """Evaluate one statement."""
         if isinstance(statement, ast.With) and _reads_base(statement):
             for inner in statement.body:
                 self.take_names(inner)
@@ -165,11 +167,11 @@ class _Reader(Expressions):
             super().run(statement)
 
     def take_names(self, statement: ast.stmt) -> None:
-        """`from .x import *` in `with read_base():` gives this file the names of another."""
+        """Evaluate `from .x import *` in `with read_base():`, which imports the names of another file."""
         if isinstance(statement, ast.Pass):
             return
         if not isinstance(statement, ast.ImportFrom):
-            raise refusal(self.path, statement, "only `from .file import ...` belongs into `with read_base()`")
+            raise refusal(self.path, statement, "only `from .file import ...` is allowed in `with read_base()`")
         parts = (statement.module or "").split(".")
         folder = self.path.parent
         for _ in range(statement.level - 1):
@@ -179,16 +181,16 @@ class _Reader(Expressions):
             return
         if not statement.level:
             raise refusal(self.path, statement, f"the base {statement.module} is in another package",
-                          "copy its file beside the config, and import it from there")  # fmt: skip
-        found = _read(path, self.readers, self.budget)
+                          "copy its file next to the config, and import it from there")  # fmt: skip
+        config = _read(path, self.readers, self.budget)
         for entry in statement.names:
-            if entry.name != "*" and entry.name not in found:
-                raise refusal(self.path, statement, f"{statement.module} has no {entry.name}", "import what exists")
-            own = found.items() if entry.name == "*" else [(entry.asname or entry.name, found[entry.name])]
+            if entry.name != "*" and entry.name not in config:
+                raise refusal(self.path, statement, f"{statement.module} has no {entry.name}", "correct the import")
+            own = config.items() if entry.name == "*" else [(entry.asname or entry.name, config[entry.name])]
             self.names |= {name: value for name, value in own if not name.startswith("_")}
 
     def change(self, call: ast.Call) -> None:
-        """`model.update(...)` and `model.merge(...)`, by which configs of the newer style change what they imported."""
+        """Evaluate `model.update(...)` or `model.merge(...)`, with which newer configs change imported dictionaries."""
         method = call.func
         if not isinstance(method, ast.Attribute) or method.attr not in ("update", "merge") or len(call.args) > 1:
             raise refusal(self.path, call, f"a call of {self.source(call.func)} is refused")

@@ -1,6 +1,7 @@
-"""The Python of a config: literals, names, arithmetic on numbers, joined sequences. Everything else is refused.
+"""Evaluate the Python expressions of a config: literals, names, arithmetic on numbers, joined sequences.
 
-Nothing is run: each kind of node has a method that computes its value from the values of its parts, within a budget.
+All other code is refused, and nothing is run: for each kind of node, a method computes the value from the values of its
+parts, within a budget.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ from pathlib import Path
 from sandglass.core.errors import ConfigError, shown
 from sandglass.sources.openmmlab.limits import LONGEST, MOST_BITS, Budget
 
-READ_NOT_RUN = "configs are parsed and never run; write the value itself"
+READ_NOT_RUN = "configs are parsed and never run; write the value itself in the config"
 CORRECT = "correct the config"
 OPERATIONS: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.Add: operator.add,
@@ -26,7 +27,7 @@ OPERATIONS: dict[type[ast.operator], Callable[[object, object], object]] = {
     ast.Pow: operator.pow,
     ast.LShift: operator.lshift,
 }
-# Conversions, and what they take.
+# Conversions, and the types that they accept.
 CONVERSIONS: dict[str, tuple[type, tuple[type, ...]]] = {
     "float": (float, (int, float, str)),
     "int": (int, (int, float, str)),
@@ -55,29 +56,29 @@ REFUSED: dict[type[ast.AST], str] = {
 
 
 class Reference(str):
-    """An imported class by its name, as configs of the older style write it; nothing is imported."""
+    """The name of an imported class, in the form of older configs. Nothing is imported."""
 
 
 def refusal(path: Path, node: ast.AST, message: str, fix: str = READ_NOT_RUN) -> ConfigError:
-    """The error for a piece of a config, with file and line."""
+    """The error for a node of a config, with file and line."""
     return ConfigError(f"{path}:{getattr(node, 'lineno', 0)}: {message}", fix)
 
 
 def assigned(statement: ast.stmt) -> str:
-    """The name that an assignment assigns; "" for other statements."""
+    """The name on the left of an assignment; "" for other statements."""
     target = statement.targets[0] if isinstance(statement, ast.Assign) and len(statement.targets) == 1 else None
     return target.id if isinstance(target, ast.Name) else ""
 
 
 class Expressions:
-    """The assignments of one file; `names` is what was assigned so far."""
+    """Evaluates the assignments of one file. `names` has the assigned values so far."""
 
     def __init__(self, path: Path, names: dict[str, object], budget: Budget) -> None:
         self.path, self.names, self.budget = path, names, budget
         self.references: dict[str, Reference] = {}
 
     def run(self, statement: ast.stmt) -> None:
-        """Assign, or note an imported name; a text that stands alone is a comment."""
+        """Evaluate an assignment or an import. A text alone is a comment. Raises ConfigError for other statements."""
         if isinstance(statement, ast.Assign):
             value = self.value(statement.value)
             for target in statement.targets:
@@ -96,18 +97,18 @@ class Expressions:
         return refusal(self.path, node, message, fix)
 
     def refer(self, statement: ast.Import | ast.ImportFrom) -> None:
-        """Classes that a config of the newer style imports are known by their names; Python's own modules act."""
+        """Record the names of classes that a newer config imports. Raises ConfigError for Python's own modules."""
         module = statement.module or "" if isinstance(statement, ast.ImportFrom) else statement.names[0].name
         package = module.partition(".")[0]
         if not package or package in sys.stdlib_module_names or any(entry.name == "*" for entry in statement.names):
             raise self.refusal(statement, "an import is refused")
-        scope = "mmdet." if package == "mmdet" else ""  # as configs of other packages call its classes
+        scope = "mmdet." if package == "mmdet" else ""  # configs of other packages use this prefix for its classes
         for entry in statement.names:
             name = entry.name.rpartition(".")[2]
             self.references[entry.asname or entry.name.partition(".")[0]] = Reference(scope + name)
 
     def assign(self, target: ast.expr, value: object) -> None:
-        """To a name, or into a dict that a name refers to."""
+        """Assign a value to a name, or to a key of a dict or a list."""
         if isinstance(target, ast.Name):
             self.names[target.id] = value
         elif isinstance(target, ast.Attribute | ast.Subscript):
@@ -121,7 +122,7 @@ class Expressions:
             raise self.refusal(target, f"an assignment to {self.source(target)} is refused")
 
     def add(self, statement: ast.AugAssign) -> None:
-        """`x += y`; a list is extended, also under its other names, as in Python."""
+        """Evaluate `x += y`. A list is extended in place, so its other names see the change, as in Python."""
         left, right = self.value(statement.target), self.value(statement.value)
         result = self.operation(statement, statement.op, left, right)
         if isinstance(left, list) and isinstance(result, list):
@@ -130,7 +131,7 @@ class Expressions:
             self.assign(statement.target, result)
 
     def value(self, node: ast.expr) -> object:
-        """The value of an expression; each kind that configs use has a method, by the name of its node."""
+        """The value of an expression. Each supported kind of node has a method with its name."""
         read = getattr(self, f"_{type(node).__name__.lower()}", None)
         if read is None:
             raise self.refusal(node, f"{self.called(node)} is refused")
@@ -141,7 +142,7 @@ class Expressions:
         return value if isinstance(node, ast.Name | ast.Attribute) else self.counted(node, value)
 
     def counted(self, node: ast.AST, value: object) -> object:
-        """A value that was made, when it is plain and within the budget."""
+        """Count a new value. Raises ConfigError if it is not plain data or exceeds the budget."""
         if not isinstance(value, PLAIN):
             raise self.refusal(node, f"{self.source(node)} is refused: it is not a text, a number, a list or a dict")
         if isinstance(value, int) and value.bit_length() > MOST_BITS:
@@ -152,7 +153,7 @@ class Expressions:
         return value
 
     def fits(self, node: ast.AST, length: int) -> None:
-        """Raise ConfigError for a sequence that is too long, before it is made."""
+        """Raise ConfigError for a sequence that would be too long, before it is created."""
         if length > LONGEST:
             raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
 
@@ -166,33 +167,33 @@ class Expressions:
         return tuple(self._elements(node.elts))
 
     def _elements(self, nodes: list[ast.expr]) -> list[object]:
-        found: list[object] = []
+        elements: list[object] = []
         for node in nodes:
             if isinstance(node, ast.Starred):
-                found.extend(self._sequence(node, self.value(node.value)))
-                self.fits(node, len(found))
+                elements.extend(self._sequence(node, self.value(node.value)))
+                self.fits(node, len(elements))
             else:
-                found.append(self.value(node))
-        return found
+                elements.append(self.value(node))
+        return elements
 
     def _dict(self, node: ast.Dict) -> dict[str | float, object]:
-        found: dict[str | float, object] = {}
+        entries: dict[str | float, object] = {}
         for key, value in zip(node.keys, node.values, strict=True):
             if key is None:
-                found.update(self._dictionary(value, self.value(value)).items())
+                entries.update(self._dictionary(value, self.value(value)).items())
             else:
-                found[self._scalar(key, self.value(key))] = self.value(value)
-        return found
+                entries[self._scalar(key, self.value(key))] = self.value(value)
+        return entries
 
     def _set(self, node: ast.Set) -> object:
-        """`{{_base_.name}}`, which Python reads as a set in a set, is a reference."""
+        """The value of `{{_base_.name}}`, a reference, which Python parses as a set in a set."""
         inner = node.elts[0]
         if len(node.elts) != 1 or not isinstance(inner, ast.Set) or len(inner.elts) != 1:
             raise self.refusal(node, "a set is refused")
         return self.value(inner.elts[0])
 
     def _call(self, node: ast.Call) -> object:
-        """`dict(...)`, or a conversion such as `float(1e-3)`."""
+        """The value of `dict(...)`, or of a conversion such as `float(1e-3)`."""
         name = node.func.id if isinstance(node.func, ast.Name) else ""
         if name == "dict" and len(node.args) <= 1:
             return self.dictionary(node)
@@ -208,20 +209,20 @@ class Expressions:
             raise self.refusal(node, f"{self.source(node)}: {error}", CORRECT) from error
 
     def dictionary(self, node: ast.Call) -> dict[str, object]:
-        """The arguments of a call as a dict: another dict, and keywords."""
-        found: dict[str, object] = {}
+        """The arguments of a call as a dict: the entries of another dict, and keywords."""
+        entries: dict[str, object] = {}
         for argument in node.args:
-            found |= self._dictionary(argument, self.value(argument))
+            entries |= self._dictionary(argument, self.value(argument))
         for keyword in node.keywords:
             value = self.value(keyword.value)
-            found |= {keyword.arg: value} if keyword.arg else self._dictionary(keyword.value, value)
-        return found
+            entries |= {keyword.arg: value} if keyword.arg else self._dictionary(keyword.value, value)
+        return entries
 
     def _name(self, node: ast.Name) -> object:
         if node.id in self.names:
             return self.names[node.id]
         if node.id not in self.references:
-            raise self.refusal(node, f"{node.id} is not assigned before", "assign it above, or refer to _base_")
+            raise self.refusal(node, f"{node.id} is not assigned before", "assign it first, or refer to _base_")
         return self.references[node.id]
 
     def _attribute(self, node: ast.Attribute) -> object:
@@ -244,7 +245,7 @@ class Expressions:
             return _get_member(owner, key)
         except (KeyError, IndexError, TypeError, ValueError) as error:
             raise self.refusal(
-                node, f"{self.source(node)}: there is no {shown(key)}", "refer to what exists"
+                node, f"{self.source(node)}: there is no {shown(key)}", "use an existing name"
             ) from error
 
     def _unaryop(self, node: ast.UnaryOp) -> object:
@@ -261,17 +262,17 @@ class Expressions:
         return self.operation(node, node.op, self.value(node.left), self.value(node.right))
 
     def operation(self, node: ast.AST, kind: ast.operator, left: object, right: object) -> object:
-        """Arithmetic on numbers; texts and sequences may be joined, and repeated by a number."""
+        """The result of an arithmetic operation on numbers, or of joining or repeating texts and sequences."""
         operate = OPERATIONS.get(type(kind))
         if operate is None or not self._fits_operation(node, kind, left, right):
-            raise self.refusal(node, f"{self.source(node)} is refused: it is no arithmetic on numbers")
+            raise self.refusal(node, f"{self.source(node)} is refused: it is not arithmetic on numbers")
         try:
             return self.counted(node, operate(left, right))
         except (ArithmeticError, ValueError, TypeError) as error:
             raise self.refusal(node, f"{self.source(node)}: {error}", CORRECT) from error
 
     def _fits_operation(self, node: ast.AST, kind: ast.operator, left: object, right: object) -> bool:
-        """Whether an operation takes these values; raises ConfigError where its result would be too large."""
+        """Whether an operation supports these values. Raises ConfigError if its result would be too large."""
         if isinstance(left, int | float) and isinstance(right, int | float):
             if isinstance(kind, ast.Pow | ast.LShift) and not abs(right) <= MOST_BITS:
                 raise self.refusal(node, f"{self.source(node)} is too large", CORRECT)
@@ -314,24 +315,24 @@ class Expressions:
 
     def _other_type(self, node: ast.AST, value: object, *kinds: type) -> ConfigError:
         names = " or ".join(kind.__name__ for kind in kinds)
-        return self.refusal(node, f"{type(value).__name__} where {names} is expected", CORRECT)
+        return self.refusal(node, f"the value has the type {type(value).__name__}, expected {names}", CORRECT)
 
     def source(self, node: ast.AST) -> str:
-        """The beginning of a piece of Python, for a message."""
+        """The first characters of a node's source, for a message."""
         try:
             return ast.unparse(node)[:60]
         except RecursionError:
             return "this"
 
     def called(self, node: ast.AST) -> str:
-        """What a refused piece of Python is called."""
+        """The name of a refused piece of Python, for a message."""
         if isinstance(node, ast.Expr) and isinstance(node.value, ast.Call):
             return f"a call of {self.source(node.value.func)}"
         return REFUSED.get(type(node), f"`{self.source(node)}`")
 
 
 def _get_member(owner: object, key: object) -> object:
-    """`owner[key]`, which raises what Python raises."""
+    """`owner[key]`, with the errors of Python."""
     if isinstance(owner, dict):
         return owner[key]
     if isinstance(owner, list | tuple | str) and isinstance(key, int | slice):
@@ -340,7 +341,7 @@ def _get_member(owner: object, key: object) -> object:
 
 
 def _set_member(owner: object, key: object, value: object) -> None:
-    """`owner[key] = value`, which raises what Python raises."""
+    """`owner[key] = value`, with the errors of Python."""
     if isinstance(owner, dict):
         owner[key] = value
         return

@@ -1,6 +1,6 @@
-"""How the architectures of Sandglass are written in OpenMMLab's configs: one entry a family, as data.
+"""Descriptions of the architectures of Sandglass in OpenMMLab's configs, one for each family.
 
-Places are dotted and below the config's `model`, under the names of the 1.x generation (see match.py).
+Places are dotted paths below the config's `model`, with the names of the 1.x generation (see `match`).
 """
 
 from __future__ import annotations
@@ -9,12 +9,12 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-Arguments = Mapping[str, Any]  # of an architecture: each family knows the types of its own
+Arguments = Mapping[str, Any]  # arguments of an architecture; their types depend on the family
 
 
 @dataclass(frozen=True)
 class Only:
-    """What an architecture has at a place: one of some values. `default` is OpenMMLab's where the config is silent."""
+    """The supported values at a place. `default` is OpenMMLab's value if the config does not set it."""
 
     values: tuple[object, ...]
     default: object = ...
@@ -22,12 +22,12 @@ class Only:
 
 @dataclass(frozen=True)
 class Family:
-    """One kind of network.
+    """One family of networks.
 
-    `model` and `task` are a card's. `types` are the names that make a config one of the family, by part, in both
-    generations. `arguments` are those of the architecture, each from a place, or a list from several, and `defaults`
-    those that the config need not say. `only` says what the architecture has besides: values, or what follows from the
-    arguments.
+    `model` and `task` are the fields of the card. `types` has, for each part of the model, the names of its type in
+    both generations. `arguments` has, for each argument of the architecture, its place in the config, or several places
+    for a list. `defaults` are arguments that the config may leave out. `only` has rules for other places: supported
+    values, or a function from the arguments to the single supported value.
     """
 
     model: str
@@ -38,7 +38,7 @@ class Family:
     only: Mapping[str, Only | Callable[[Arguments], object]] = field(default_factory=dict)
 
 
-# A head of one 1x1 convolution, of the older and of the newer generation; for COCO's keypoints.
+# A head with a single 1x1 convolution, in both generations; and one for the keypoints of COCO.
 ONE_CONVOLUTION = {
     "head.num_deconv_layers": Only((0,)),
     "head.extra.final_conv_kernel": Only((1,)),
@@ -49,7 +49,7 @@ NORM = {"backbone.norm_cfg.type": Only(("BN", "SyncBN"))}
 
 
 def _stages(arguments: Arguments) -> dict[str, object]:
-    """An HRNet's `extra`."""
+    """The `extra` of an HRNet with these arguments."""
     width, modules, blocks = arguments["width"], arguments["modules"], arguments["blocks"]
     stem = {"num_modules": 1, "num_branches": 1, "block": "BOTTLENECK"}
     stages: dict[str, object] = {
@@ -76,7 +76,7 @@ HRNET: dict[str, str | tuple[str, ...]] = {
 CLASSIFIER = {
     "": ("ImageClassifier",),
     "neck": ("GlobalAveragePooling",),
-    "head": ("LinearClsHead", "MultiLabelLinearClsHead"),  # they differ in how classes are trained, and share logits
+    "head": ("LinearClsHead", "MultiLabelLinearClsHead"),  # they differ in the training only
 }
 STAGES_OF_RESNET = {
     **NORM,
@@ -95,7 +95,7 @@ RESNET_ONLY: dict[str, Only | Callable[[Arguments], object]] = {
     "backbone.base_channels": Only((64,)),
     "backbone.deep_stem": Only((False,)),
     "backbone.avg_down": Only((False,)),
-    "head.in_channels": lambda given: 512 if given["depth"] < 50 else 2048,
+    "head.in_channels": lambda arguments: 512 if arguments["depth"] < 50 else 2048,
 }
 
 FAMILIES = (
@@ -116,8 +116,8 @@ FAMILIES = (
             **NORM,
             **KEYPOINTS,
             "backbone.num_stacks": Only((1,), default=2),
-            "backbone.downsample_times": lambda given: len(given.get("stage_channels", range(6))) - 1,
-            "head.in_channels": lambda given: given.get("feature_channels", 256),
+            "backbone.downsample_times": lambda arguments: len(arguments.get("stage_channels", range(6))) - 1,
+            "head.in_channels": lambda arguments: arguments.get("feature_channels", 256),
             "head.num_stages": Only((1,), default=1),
         },
     ),
@@ -135,7 +135,7 @@ FAMILIES = (
             **KEYPOINTS,
             "backbone.in_channels": Only((3,)),
             "backbone.extra": _stages,
-            "head.in_channels": lambda given: given["width"],
+            "head.in_channels": lambda arguments: arguments["width"],
         },
     ),
     Family(
@@ -152,7 +152,7 @@ FAMILIES = (
             **ONE_CONVOLUTION,
             "backbone.in_channels": Only((3,)),
             "backbone.extra": _stages,
-            "head.in_channels": lambda given: given["width"],
+            "head.in_channels": lambda arguments: arguments["width"],
             "head.num_joints": Only((17,)),
             "head.num_keypoints": Only((17,)),
             "head.tag_dim": Only((1,)),
@@ -167,9 +167,9 @@ FAMILIES = (
         {"width": "neck.0.in_channels.0", "classes": "head.num_classes"},
         only={
             **NORM,
-            "backbone.arch": lambda given: f"w{given['width']}",
-            "neck": lambda given: [
-                {"type": "HRFuseScales", "in_channels": [given["width"] << level for level in range(4)]},
+            "backbone.arch": lambda arguments: f"w{arguments['width']}",
+            "neck": lambda arguments: [
+                {"type": "HRFuseScales", "in_channels": [arguments["width"] << level for level in range(4)]},
                 {"type": "GlobalAveragePooling"},
             ],
             "head.in_channels": Only((2048,)),
@@ -200,7 +200,7 @@ FAMILIES = (
         only={
             **NORM,
             "backbone.out_indices": Only(([7],)),
-            "head.in_channels": lambda given: round(1280 * max(1.0, given.get("width", 1.0))),
+            "head.in_channels": lambda arguments: round(1280 * max(1.0, arguments.get("width", 1.0))),
         },
     ),
     Family(
@@ -217,11 +217,11 @@ FAMILIES = (
         {
             **STAGES_OF_RESNET,
             "backbone.depth": Only((18, 34)),
-            "backbone.style": Only(("pytorch", "caffe")),  # the same for blocks of two convolutions
+            "backbone.style": Only(("pytorch", "caffe")),  # both are equal for blocks of two convolutions
             "backbone.deep_stem": Only((True,), default=False),
             "neck.in_channels": Only(([64, 128, 256, 512],)),
-            "det_head.in_channels": lambda given: [given.get("neck_channels", 128)] * 4,
-            "det_head.hidden_dim": lambda given: given.get("neck_channels", 128),
+            "det_head.in_channels": lambda arguments: [arguments.get("neck_channels", 128)] * 4,
+            "det_head.hidden_dim": lambda arguments: arguments.get("neck_channels", 128),
             "det_head.out_channel": Only((6,)),
             "det_head.out_channels": Only((6,)),
         },
@@ -238,7 +238,7 @@ FAMILIES = (
             "backbone.deep_stem": Only((False,)),
             "backbone.stem_channels": Only((64,)),
             "neck.in_channels": Only(([256, 512, 1024, 2048],)),
-            "det_head.in_channels": lambda given: given.get("neck_channels", 32),
+            "det_head.in_channels": lambda arguments: arguments.get("neck_channels", 32),
             "det_head.out_channels": Only((5,)),
         },
     ),

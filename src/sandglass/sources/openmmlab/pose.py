@@ -1,7 +1,7 @@
-"""What mmpose's configs say besides the network: the input, and from heatmaps to keypoints.
+"""Read the preprocessing and the decoding of heatmaps into keypoints from mmpose's configs.
 
-0.x says it in `data_cfg`, `test_cfg` and the test pipeline; 1.x in the head's codec, the model's data preprocessor,
-`test_cfg` and the test pipeline. Defaults are those of mmpose 0.29 and 1.3.
+In 0.x they are in `data_cfg`, `test_cfg` and the test pipeline. In 1.x they are in the head's codec, the model's data
+preprocessor, `test_cfg` and the test pipeline. Defaults are those of mmpose 0.29 and 1.3.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from sandglass.core.errors import ConfigError
 from sandglass.sources.openmmlab.config import Config, at, settings_at
 from sandglass.sources.openmmlab.pipeline import expected, image_input, of_type, only, tested_on
 
-# Datasets whose keypoints are COCO's seventeen, in its order.
+# Datasets with the 17 keypoints of COCO, in the order of COCO.
 COCO = ("CocoDataset", "HumanArtDataset", "TopDownCocoDataset", "TopDownOCHumanDataset", "BottomUpCocoDataset")
 STEPS: dict[str, Collection[str] | None] = {
     "LoadImage": None,
@@ -35,7 +35,8 @@ BOTTOM_UP_STEPS: dict[str, Collection[str] | None] = {
     "BottomUpResizeAlign": ("transforms",),
     "PackPoseInputs": None,
 }
-# Grouping as Sandglass does it. The order is that in which keypoints join people: from the head down, hips before arms.
+# The grouping of Sandglass. ORDER is the order in which keypoints are assigned to people: from the head down, hips
+# before arms.
 ORDER = [0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16]
 GROUPING = {
     "type": "AssociativeEmbedding",
@@ -80,7 +81,7 @@ OLDER_TEST = {
 
 
 def topdown(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass decodes otherwise."""
+    """A card's `[input]` and `[decode]`. Raises ConfigError for a decoding that Sandglass does not support."""
     dataset = tested_on(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
     steps = of_type(dataset, path, STEPS)
@@ -89,8 +90,8 @@ def topdown(config: Config, path: Path) -> tuple[dict[str, object], dict[str, ob
     cut = steps.get("TopdownAffine") or steps.get("TopDownAffine") or {}
     if bool(cut.get("use_udp", False)) != (method == "udp"):
         raise ConfigError(
-            f"{path}: boxes are cut out and heatmaps decoded by different rules, UDP and plain",
-            "use UDP for both, or for neither",
+            f"{path}: only one of the affine crop and the decoding of heatmaps uses UDP",
+            "use UDP for both or for neither",
         )
     box = steps.get("GetBBoxCenterScale") or steps.get("TopDownGetBboxCenterScale") or {}
     decode: dict[str, object] = {"padding": box.get("padding", PADDING), "method": method}
@@ -105,7 +106,7 @@ def topdown(config: Config, path: Path) -> tuple[dict[str, object], dict[str, ob
 
 
 def _codec(config: Config, path: Path) -> tuple[object, str, object]:
-    """Input (width, height), method and blur of 1.x."""
+    """The input's (width, height), the decoding method, and the blur kernel in pixels, from a config of 1.x."""
     place, codec = "model.head.decoder", settings_at(config, "model.head.decoder")
     kind = codec.get("type")
     expected(path, f"{place}.type", kind, ("MSRAHeatmap", "UDPHeatmap"))
@@ -115,7 +116,7 @@ def _codec(config: Config, path: Path) -> tuple[object, str, object]:
 
 
 def _post_process(config: Config, path: Path) -> tuple[object, str, object]:
-    """Input (width, height), method and blur of 0.x."""
+    """The input's (width, height), the decoding method, and the blur kernel in pixels, from a config of 0.x."""
     test = settings_at(config, "model.test_cfg")
     expected(path, "model.test_cfg.target_type", test.get("target_type", "GaussianHeatmap"), ("GaussianHeatmap",))
     process = test.get("post_process", "default")
@@ -125,7 +126,7 @@ def _post_process(config: Config, path: Path) -> tuple[object, str, object]:
 
 
 def bottomup(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass groups otherwise."""
+    """A card's `[input]` and `[decode]`. Raises ConfigError for a grouping that Sandglass does not support."""
     dataset = tested_on(config, path)
     expected(path, "the test dataset", dataset.get("type"), COCO, "keypoints of another order are not decoded")
     steps = of_type(dataset, path, BOTTOM_UP_STEPS)

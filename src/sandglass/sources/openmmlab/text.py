@@ -1,4 +1,4 @@
-"""What mmocr's configs say besides the network: how large a page becomes, and from maps to texts."""
+"""Read the preprocessing (the size of a page) and the decoding of maps into texts from mmocr's configs."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandglass.sources.openmmlab.config import Config, at, number_at, settings_a
 from sandglass.sources.openmmlab.pipeline import FIX, expected, image_input, of_type, only, tested_on
 
 MULTIPLE = 32
-WIDEST = 16 / 9  # of pages whose long side is free: an input has one shape
+WIDEST = 16 / 9  # aspect ratio of the input for pages whose long side is not limited
 STEPS: dict[str, Collection[str] | None] = {
     "LoadImageFromFile": None,
     "LoadOCRAnnotations": None,
@@ -24,7 +24,7 @@ STEPS: dict[str, Collection[str] | None] = {
     "PackTextDetInputs": None,
     "Collect": None,
 }
-# By type: the decoder of Sandglass, what its settings are called in configs, and what it has besides.
+# By type: the decoder of Sandglass, its settings by their name in configs, and the settings with a fixed value.
 POSTPROCESSORS: dict[str, tuple[str, dict[str, str], dict[str, object]]] = {
     "PANPostprocessor": (
         "panet",
@@ -53,7 +53,7 @@ OUTLINES = {"quad": "quad", "poly": "polygon"}
 
 
 def detection(config: Config, path: Path) -> tuple[dict[str, object], dict[str, object]]:
-    """A card's `[input]` and `[decode]`; raises ConfigError naming what Sandglass does otherwise."""
+    """A card's `[input]` and `[decode]`. Raises ConfigError for a setting that Sandglass does not support."""
     steps = of_type(tested_on(config, path), path, STEPS)
     expected(path, "Pad.size_divisor", at(steps, "Pad.size_divisor", MULTIPLE), (MULTIPLE,))
     divisor = at(config, "model.data_preprocessor.pad_size_divisor", MULTIPLE)
@@ -69,7 +69,7 @@ def detection(config: Config, path: Path) -> tuple[dict[str, object], dict[str, 
 
 
 def _by_short_side(step: Config, path: Path) -> tuple[tuple[int, int], int]:
-    """The input's (width, height), and the longest side of a page, where its long side is free."""
+    """The input's (width, height), and the longest side of a page, for pages with a fixed short side."""
     for name in ("ratio_range", "aspect_ratio_range"):
         value = step.get(name)
         ratios = tuple(value) if isinstance(value, list) else value
@@ -81,10 +81,10 @@ def _by_short_side(step: Config, path: Path) -> tuple[tuple[int, int], int]:
 
 
 def _by_both_sides(steps: Mapping[str, Config], path: Path) -> tuple[tuple[int, int], int]:
-    """The same where a page fits into a scale (long side, short side)."""
+    """The input's (width, height), and the longest side of a page, for pages that fit into (long side, short side)."""
     scale = at(steps, "Resize.scale") or at(steps, "MultiScaleFlipAug.img_scale")
     if not isinstance(scale, list | tuple) or len(scale) != 2:
-        raise ConfigError(f"{path} does not say how large a page becomes", FIX)
+        raise ConfigError(f"{path} does not define the size of a page", FIX)
     expected(path, "Resize.keep_ratio", at(steps, "Resize.keep_ratio"), (True,))
     expected(path, "MultiScaleFlipAug.flip", at(steps, "MultiScaleFlipAug.flip", False), (False,))
     return (_padded(max(scale)), _padded(min(scale))), max(scale)

@@ -1,14 +1,14 @@
-"""Rewrites of a network as it was exported, so that every runtime can run what is left. This folder is a seam.
+"""Rewrites of an exported network into operators that every runtime supports. This folder is a seam.
 
 One file is one rewrite. It has
 
 - `STAGE`: when it runs. "exported": before the conversion to the current opset. "converted": after it. "simplified":
-  after constants were folded. "requested": only where the user asks for it.
+  after constants were folded. "requested": only if the user asks for it.
 - `AFTER`: names of the rewrites of its stage that run before it.
-- `rewrite(model)`: changes the model in place and returns nothing. The network computes the same, and a second call
-  changes nothing.
+- `rewrite(model)`: changes the model in place and returns nothing. The network computes the same function, and a second
+  call changes nothing.
 
-A new file is found and tested because it is here.
+A new file in this folder is found and tested without any registration.
 """
 
 from __future__ import annotations
@@ -49,6 +49,6 @@ def of_stage(stage: Stage) -> dict[str, Rewrite]:
 
 
 def run_stage(stage: Stage, model: onnx.ModelProto) -> None:
-    """Run the rewrites of a stage on a model, in place. Raises GraphError where one refuses the graph."""
+    """Run the rewrites of a stage on a model, in place. Raises GraphError if one of them refuses the graph."""
     for entry in of_stage(stage).values():
         entry.rewrite(model)

@@ -1,4 +1,4 @@
-"""Constants in one form: initializers in place of Constant nodes."""
+"""Replace Constant nodes by initializers, so that constants have a single form."""
 
 from __future__ import annotations
 

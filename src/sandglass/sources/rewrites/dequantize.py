@@ -1,6 +1,7 @@
-"""A quantized graph taken back to float.
+"""Convert a quantized graph to float.
 
-A tensor that was rounded keeps the ends of its range: quantizers drop a ReLU whose work the range does.
+A tensor that was quantized is still clipped to its range, because quantizers remove a ReLU if the range has the same
+effect.
 """
 
 from __future__ import annotations
@@ -22,7 +23,7 @@ from sandglass.sources.rewrites import Stage
 STAGE: Stage = "requested"
 AFTER: tuple[str, ...] = ()
 
-# Operators that move integers and compute nothing: results lie on the grid of their first input.
+# Operators that only move integers. Their results have the grid (scale and zero point) of their first input.
 MOVES = (
     "Concat", "DepthToSpace", "Expand", "Flatten", "Gather", "Identity", "MaxPool", "Reshape", "Resize", "Slice",
     "SpaceToDepth", "Split", "Squeeze", "Tile", "Transpose", "Unsqueeze",
@@ -30,10 +31,10 @@ MOVES = (
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Turn a quantized graph into the float network that it stands for.
+    """Convert a quantized graph to the float network that it represents, in place.
 
-    Weights are the values that their integers stand for. Raises GraphError, naming the node, for an operator on
-    integers that is not known here, or a scale that is computed.
+    Weights become the values that their integers represent. Raises GraphError with the name of the node for an unknown
+    operator on integers, and for a scale that is computed at run time.
     """
     with GraphIndex(model) as graph:
         writer = _Floats(graph)
@@ -44,53 +45,56 @@ def rewrite(model: onnx.ModelProto) -> None:
                 WRITERS[node.op_type](writer, node)
                 graph.replace(node, writer.written())
             else:
-                raise GraphError(f"{node.op_type} {node.name!r} cannot be taken back to float",
+                raise GraphError(f"{node.op_type} {node.name!r} cannot be converted to float",
                                  "leave out --dequantize, or give the float model")  # fmt: skip
 
 
 @dataclass(frozen=True)
 class Grid:
-    """How integers stand for values, (integer - zero) * scale, and the range of the integers."""
+    """The values that integers represent: value = (integer - zero) * scale. The type of `zero` gives their range.
+
+    `scale` and `zero` have one element, or one for each channel along `axis`.
+    """
 
     scale: np.ndarray
     zero: np.ndarray
     axis: int = 1
 
     def shaped(self, values: np.ndarray, rank: int) -> np.ndarray:
-        """A scale or zero point, of one channel or of each along the axis, to be broadcast over a tensor."""
+        """A scale or zero point, reshaped for broadcasting over a tensor of rank `rank`, float64."""
         values = np.asarray(values, np.float64)
         if values.size == 1 or not rank:
             return values.reshape(())
         return values.reshape([-1 if i == self.axis % rank else 1 for i in range(rank)])
 
     def values(self, integers: np.ndarray) -> np.ndarray:
-        """What integers stand for, float32."""
+        """The values that integers represent, float32."""
         scale, zero = (self.shaped(part, integers.ndim) for part in (self.scale, self.zero))
         return ((integers.astype(np.float64) - zero) * scale).astype(np.float32)
 
     def integers(self, values: np.ndarray) -> np.ndarray:
-        """The integers that stand for values, nearest to them."""
+        """The integers whose values are nearest to `values`, in the type of `zero`."""
         scale, zero = (self.shaped(part, values.ndim) for part in (self.scale, self.zero))
         limits = np.iinfo(self.zero.dtype)
         return np.clip(np.round(values / scale) + zero, limits.min, limits.max).astype(self.zero.dtype)
 
     def ends(self) -> list[np.ndarray]:
-        """The smallest and the largest value, where one scale holds for all, float32."""
+        """The smallest and the largest value of a grid with a single scale, float32."""
         limits = np.iinfo(self.zero.dtype)
         return [np.array((end - self.zero.item()) * self.scale.item(), np.float32) for end in (limits.min, limits.max)]
 
     def same(self, other: Grid) -> bool:
-        """Whether integers stand for the same values on another grid."""
+        """Whether integers represent the same values on another grid."""
         return np.array_equal(self.scale, other.scale) and np.array_equal(self.zero, other.zero)
 
 
 class _Floats:
-    """The grid of each tensor that held integers, and the float nodes that replace the node at hand."""
+    """The grid of each tensor of integers, and the float nodes that replace the current node."""
 
     def __init__(self, graph: GraphIndex) -> None:
         self.graph = graph
         self.grids: dict[str, Grid] = {}
-        self.rounded_constants: dict[str, np.ndarray] = {}  # by the tensor of a QuantizeLinear
+        self.rounded_constants: dict[str, np.ndarray] = {}  # integers of constants, by the output of QuantizeLinear
         self._nodes: list[onnx.NodeProto] = []
 
     def written(self) -> list[onnx.NodeProto]:
@@ -99,60 +103,68 @@ class _Floats:
         return nodes
 
     def follow(self, node: onnx.NodeProto) -> None:
-        """Take note of a node that stays: if it moves integers, its results lie on the grid of its inputs."""
+        """Record the grid of the results of a node that does not change: if it moves integers, the grid of its inputs.
+
+        Raises GraphError for a node that computes with integers.
+        """
         grids = [self.grids[name] for name in node.input if name in self.grids]
         if grids and node.op_type in MOVES and all(grid.same(grids[0]) for grid in grids):
             self.grids.update(dict.fromkeys(node.output, grids[0]))
         elif grids and node.op_type != "Cast":
-            raise GraphError(f"{node.op_type} {node.name!r} computes with integers, which has no float form here",
+            raise GraphError(f"{node.op_type} {node.name!r} computes with integers and cannot be converted to float",
                              "leave out --dequantize, or give the float model")  # fmt: skip
 
     def value(self, tensor: str) -> np.ndarray | None:
-        """The values of a constant, also of one that the graph rounds; None for a tensor that is computed."""
+        """The values of a constant, or the integers of a constant that the graph quantizes; None for other tensors."""
         values = self.rounded_constants.get(tensor)
         return self.graph.value(tensor) if values is None else values
 
-    def write(self, operator: str, inputs: Sequence[str], made: str, name: str, **attributes: Any) -> None:
+    def write(self, operator: str, inputs: Sequence[str], output: str, name: str, **attributes: Any) -> None:
         """Add a node."""
-        self._nodes.append(helper.make_node(operator, list(inputs), [made], name, **attributes))
+        self._nodes.append(helper.make_node(operator, list(inputs), [output], name, **attributes))
 
     def grid(self, node: onnx.NodeProto, scale: int, zero: int, axis: int = 1) -> Grid:
-        """The grid that inputs of a node give."""
+        """The grid in the inputs of a node with the indices `scale` and `zero`.
+
+        Raises GraphError if the scale is computed at run time or has blocks.
+        """
         names = [node.input[i] if i < len(node.input) else "" for i in (scale, zero)]
         scales, zeros = map(self.value, names)
         if scales is None or (names[1] and zeros is None):
-            raise GraphError(f"the scale of {node.op_type} {node.name!r} is computed", "give the float model")
+            raise GraphError(
+                f"the scale of {node.op_type} {node.name!r} is computed at run time", "give the float model"
+            )
         if scales.ndim > 1:
             raise GraphError(f"{node.op_type} {node.name!r} has scales in blocks", "give the float model")
         return Grid(scales, np.zeros_like(scales, np.uint8) if zeros is None else zeros, axis)
 
     def operand(self, node: onnx.NodeProto, place: int, grid: Grid) -> str:
-        """An input of a node in float: a constant of what its integers stand for, or the tensor itself."""
+        """An input of a node in float: a constant with the values of its integers, or the tensor itself."""
         name = node.input[place]
         integers = self.value(name)
         if integers is not None:
             return self.graph.add_constant(f"{name}.float", grid.values(integers))
         if name not in self.grids or not self.grids[name].same(grid):
-            raise GraphError(f"{node.op_type} {node.name!r} reads {name} on another grid than it was rounded to",
+            raise GraphError(f"{node.op_type} {node.name!r} reads {name} with another scale or zero point than it has",
                              "give the float model")  # fmt: skip
         return name
 
-    def rounded(self, source: str, made: str, grid: Grid) -> None:
-        """Clip a tensor to the ends of a grid, without rounding it."""
+    def rounded(self, source: str, output: str, grid: Grid) -> None:
+        """Clip a tensor to the range of a grid, without rounding it."""
         if grid.scale.size != 1 or grid.zero.size != 1:
-            raise GraphError(f"{made} has a scale for each channel, expected one for all", "give the float model")
-        self.grids[made] = grid
+            raise GraphError(f"{output} has a scale for each channel, expected a single one", "give the float model")
+        self.grids[output] = grid
         ends = zip(("low", "high"), grid.ends(), strict=True)
-        names = [self.graph.add_constant(f"{made}.{name}", end) for name, end in ends]
-        self.write("Clip", [source, *names], made, self.graph.fresh(f"{made}.clip"))
+        names = [self.graph.add_constant(f"{output}.{name}", end) for name, end in ends]
+        self.write("Clip", [source, *names], output, self.graph.fresh(f"{output}.clip"))
 
     def layer(self, node: onnx.NodeProto, operator: str, inputs: Sequence[str], grid: Grid | None) -> None:
-        """A node's float form with its name and attributes, clipped to a grid where there is one."""
-        made = node.output[0] if grid is None else self.graph.fresh(f"{node.output[0]}.sum")
-        kept = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ATTRIBUTES}
-        self.write(operator, inputs, made, node.name, **kept)
+        """Add the float form of a node, with its name and attributes, clipped to the range of `grid` if it is given."""
+        output = node.output[0] if grid is None else self.graph.fresh(f"{node.output[0]}.sum")
+        attributes = {a.name: helper.get_attribute_value(a) for a in node.attribute if a.name in ATTRIBUTES}
+        self.write(operator, inputs, output, node.name, **attributes)
         if grid is not None:
-            self.rounded(made, node.output[0], grid)
+            self.rounded(output, node.output[0], grid)
 
 
 ATTRIBUTES = (
@@ -178,7 +190,7 @@ def _dequantize(writer: _Floats, node: onnx.NodeProto) -> None:
 
 
 def _dynamic(writer: _Floats, node: onnx.NodeProto) -> None:
-    """A grid that follows from the values: the values themselves, with 1 as their scale."""
+    """DynamicQuantizeLinear, whose scale is computed at run time: the float values themselves, with the scale 1."""
     integers, scale, zero = node.output
     writer.grids[integers] = Grid(np.ones((), np.float32), np.zeros((), np.uint8))
     writer.write("Identity", [node.input[0]], integers, node.name)
@@ -188,14 +200,14 @@ def _dynamic(writer: _Floats, node: onnx.NodeProto) -> None:
 
 
 def _read_constant(graph: GraphIndex, tensor: str, value: np.ndarray) -> None:
-    """Let the nodes that read a tensor read a constant."""
+    """Make the nodes that read a tensor read a constant instead."""
     constant = graph.add_constant(tensor, value)
     for node in graph.consumers(tensor):
         graph.set_inputs(node, [constant if name == tensor else name for name in node.input])
 
 
 def _sums(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
-    """Sums of products of integers: those of values in units of the inputs' scales."""
+    """A writer for sums of products of integers. Their values are in units of the product of the inputs' scales."""
 
     def write(writer: _Floats, node: onnx.NodeProto) -> None:
         inputs = []
@@ -218,11 +230,11 @@ def _sums(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
 
 
 def _convolution(writer: _Floats, node: onnx.NodeProto) -> None:
-    data, weight, made = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=0), writer.grid(node, 6, 7)
+    data, weight, output = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=0), writer.grid(node, 6, 7)
     inputs = [writer.operand(node, 0, data), writer.operand(node, 3, weight)]
     if len(node.input) > 8 and node.input[8]:
         inputs.append(_bias(writer, node, 8, data, weight))
-    writer.layer(node, "Conv", inputs, made)
+    writer.layer(node, "Conv", inputs, output)
 
 
 def _bias(writer: _Floats, node: onnx.NodeProto, place: int, data: Grid, weight: Grid) -> str:
@@ -230,14 +242,14 @@ def _bias(writer: _Floats, node: onnx.NodeProto, place: int, data: Grid, weight:
     name = node.input[place]
     integers = writer.value(name)
     if integers is None:
-        raise GraphError(f"the bias of {node.op_type} {node.name!r} is computed", "give the float model")
+        raise GraphError(f"the bias of {node.op_type} {node.name!r} is computed at run time", "give the float model")
     step = (factor * data.scale.astype(np.float64) * weight.scale).ravel()
     return writer.graph.add_constant(f"{name}.float", (integers * step).astype(np.float32))
 
 
 def _product(writer: _Floats, node: onnx.NodeProto) -> None:
-    first, second, made = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=-1), writer.grid(node, 6, 7)
-    writer.layer(node, "MatMul", [writer.operand(node, 0, first), writer.operand(node, 3, second)], made)
+    first, second, output = writer.grid(node, 1, 2), writer.grid(node, 4, 5, axis=-1), writer.grid(node, 6, 7)
+    writer.layer(node, "MatMul", [writer.operand(node, 0, first), writer.operand(node, 3, second)], output)
 
 
 def _gemm(writer: _Floats, node: onnx.NodeProto) -> None:
@@ -260,7 +272,9 @@ def _binary(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
 def _unary(operator: str) -> Callable[[_Floats, onnx.NodeProto], None]:
     def write(writer: _Floats, node: onnx.NodeProto) -> None:
         if attributes_of(node).get("channels_last", 0):
-            raise GraphError(f"{node.op_type} {node.name!r} has channels last", "give the float model")
+            raise GraphError(
+                f"{node.op_type} {node.name!r} has channels last, which is not supported", "give the float model"
+            )
         writer.layer(node, operator, [writer.operand(node, 0, writer.grid(node, 1, 2))], writer.grid(node, 3, 4))
 
     return write

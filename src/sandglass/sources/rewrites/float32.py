@@ -1,4 +1,4 @@
-"""Networks in half, bfloat16 or double precision as networks in float32, the only type that quantization reads."""
+"""Convert networks in half, bfloat16 or double precision to float32, the only type that quantization supports."""
 
 from __future__ import annotations
 
@@ -15,33 +15,33 @@ STAGE: Stage = "exported"
 AFTER: tuple[str, ...] = ()
 NARROW = (TensorProto.FLOAT16, TensorProto.BFLOAT16)
 OTHERS = (*NARROW, TensorProto.DOUBLE)
-TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")  # they hold an element type
+TYPE_ATTRIBUTES = ("to", "dtype", "stash_type")  # attributes whose value is an element type
 
 
 def is_float32(model: onnx.ModelProto) -> bool:
-    """Whether no weight, input or cast is of another floating-point type."""
+    """Whether all weights, inputs and casts with a floating-point type are in float32."""
     return not _types(model.graph) & {*OTHERS}
 
 
 def is_narrow(model: onnx.ModelProto) -> bool:
-    """Whether a weight, an input or the result of a cast has 16 bits: results are then coarser than in float32."""
+    """Whether a weight, an input or a cast has a 16-bit floating-point type, so that results are less precise."""
     return bool(_types(model.graph) & {*NARROW})
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Replace each element type in OTHERS by float32: of weights, constants, casts, inputs and outputs."""
+    """Change the types in OTHERS of weights, constants, casts, inputs and outputs to float32, in place."""
     _change_graph(model.graph)
     for function in model.functions:
         _change_nodes(function.node)
 
 
 def _types(graph: onnx.GraphProto) -> set[int]:
-    """Element types of what a graph holds and reads."""
-    found = {entry.data_type for entry in graph.initializer}
-    found |= {value.type.tensor_type.elem_type for value in graph.input}
+    """The element types of a graph's weights, inputs, casts and constants."""
+    types = {entry.data_type for entry in graph.initializer}
+    types |= {value.type.tensor_type.elem_type for value in graph.input}
     for attribute in (attribute for node in graph.node for attribute in node.attribute):
-        found.add(attribute.i if attribute.name in TYPE_ATTRIBUTES else attribute.t.data_type)
-    return found.union(*map(_types, subgraphs(graph.node)))
+        types.add(attribute.i if attribute.name in TYPE_ATTRIBUTES else attribute.t.data_type)
+    return types.union(*map(_types, subgraphs(graph.node)))
 
 
 def _change_graph(graph: onnx.GraphProto) -> None:

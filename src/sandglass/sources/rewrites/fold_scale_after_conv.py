@@ -1,7 +1,7 @@
-"""Factors and terms after a convolution, one for all channels or one for each, folded into its weights and bias.
+"""Fold a scale and a shift after a convolution, for all channels or for each, into its weights and bias.
 
-PaddleOCR's networks have one of each after every convolution. What is left of them costs as much time as a small
-convolution, and keeps a runtime from joining the convolution with its activation.
+PaddleOCR's networks have both after every convolution. They cost as much time as a small convolution, and they keep a
+runtime from fusing the convolution with its activation.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ AFTER: tuple[str, ...] = ()
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Fold every Mul and Add by constants that alone reads a convolution's result."""
+    """Fold each Mul and Add of a constant that is the only reader of a convolution's result, in place."""
     with GraphIndex(model) as graph:
         for node in graph:
             if _has_constant_weights(graph, node):
@@ -26,13 +26,13 @@ def rewrite(model: onnx.ModelProto) -> None:
 
 
 def _has_constant_weights(graph: GraphIndex, node: onnx.NodeProto) -> bool:
-    """Whether a node is a convolution with constant weights, transposed only without groups."""
+    """Whether a node is a convolution with constant weights. A transposed convolution must have a single group."""
     plain = node.op_type == "ConvTranspose" and attributes_of(node).get("group", 1) == 1
     return (node.op_type == "Conv" or plain) and all(name in graph.constants for name in node.input[1:] if name)
 
 
 def _fold(graph: GraphIndex, convolution: onnx.NodeProto) -> None:
-    axis = 0 if convolution.op_type == "Conv" else 1  # of the output channels
+    axis = 0 if convolution.op_type == "Conv" else 1  # axis of the output channels
     weight, *biases = (graph.constant(name).astype(np.float64) for name in convolution.input[1:] if name)
     bias = biases[0] if biases else np.zeros(weight.shape[axis])
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
@@ -48,20 +48,20 @@ def _fold(graph: GraphIndex, convolution: onnx.NodeProto) -> None:
         graph.remove(node)
         graph.set_output(convolution, 0, node.output[0])
         folded = True
-    if folded:  # new constants, because others may read the old ones
-        made = convolution.output[0]
+    if folded:  # add new constants, because other nodes may read the old ones
+        output = convolution.output[0]
         parts = (("weight", weight), ("bias", bias))
-        names = [graph.add_constant(f"{made}.{part}", values.astype(np.float32)) for part, values in parts]
+        names = [graph.add_constant(f"{output}.{part}", values.astype(np.float32)) for part, values in parts]
         graph.set_inputs(convolution, [convolution.input[0], *names])
 
 
 def _scale_or_shift(graph: GraphIndex, tensor: str) -> onnx.NodeProto | None:
-    """The Mul or Add that is all that reads a tensor, once."""
+    """The Mul or Add that is the only reader of a tensor; None otherwise."""
     return graph.only_consumer(tensor, "Mul", "Add") if graph.read_once(tensor) else None
 
 
 def _by_channel(graph: GraphIndex, node: onnx.NodeProto, channels: int) -> np.ndarray | None:
-    """The constant that a node multiplies or adds, (channels,) float64; None where it differs within a channel."""
+    """The constant that a node multiplies by or adds, (channels,) float64; None if it varies within a channel."""
     constants = [name for name in node.input if name in graph.constants]
     if len(constants) != 1:
         return None

@@ -1,8 +1,8 @@
-"""A factor and a term before convolutions, one number for all channels, folded into weights and biases.
+"""Fold a scale and a shift before convolutions, one number for all channels, into their weights and biases.
 
-PaddleOCR's networks have one of each after every activation. s * h + b is s * (h + b / s): convolutions that alone read
-it take the factor into their weights. They take the term into their biases if none of them has padding, which adds
-zeros that lack the term.
+PaddleOCR's networks have both after every activation: s * h + b = s * (h + b / s). If only convolutions read the
+result, their weights take the scale. Their biases take the shift if none of them has padding; the zeros of a padding
+are not shifted.
 """
 
 from __future__ import annotations
@@ -16,16 +16,16 @@ from sandglass.graph.layers import fact_of
 from sandglass.sources.rewrites import Stage
 
 STAGE: Stage = "simplified"
-AFTER: tuple[str, ...] = ("hard_swish",)  # its factor 1/6 is part of the operator
+AFTER: tuple[str, ...] = ("hard_swish",)  # its scale of 1/6 is part of the operator
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Fold every Mul by a number, and the Add of one after it, that convolutions alone read.
+    """Fold each Mul by a number, and an Add of a number after it, whose result only convolutions read, in place.
 
-    Convolutions that share constants with other nodes stay as they are.
+    Nothing is folded into convolutions that share constants with other nodes.
     """
     with GraphIndex(model) as graph:
-        for node in reversed(graph):  # of two factors the later one first
+        for node in reversed(graph):  # of two scales in a row, the later one first
             if factor := _number(graph, node, "Mul"):
                 _fold(graph, node, factor)
 
@@ -58,13 +58,13 @@ def _fold(graph: GraphIndex, scaling: onnx.NodeProto, factor: float) -> None:
 
 
 def _number(graph: GraphIndex, node: onnx.NodeProto, operator: str) -> float | None:
-    """The number that a node multiplies by or adds, all elements alike; None for another node."""
+    """The number that a node multiplies by or adds to all elements; None for another node."""
     constants = [name for name in node.input if name in graph.constants]
     return graph.number(constants[0]) if node.op_type == operator and len(constants) == 1 else None
 
 
 def _takes(graph: GraphIndex, layer: onnx.NodeProto, tensor: str) -> bool:
-    """Whether a node is a convolution of the tensor by constants that no other node reads."""
+    """Whether a node is a convolution of the tensor with constants that no other node reads."""
     constants = [name for name in layer.input[1:] if name]
     own = all(name in graph.constants and graph.read_once(name) for name in constants)
     return layer.op_type == "Conv" and own and layer.input[0] == tensor

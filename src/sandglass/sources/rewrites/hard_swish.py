@@ -1,6 +1,6 @@
-"""Hard swish, x * min(max(x + 3, 0), 6) / 6, which exporters write as four nodes, as the one operator HardSwish.
+"""Replace hard swish, x * min(max(x + 3, 0), 6) / 6, which exporters write as four nodes, by the operator HardSwish.
 
-A runtime without a kernel for HardSwish then passes over the tensor twice instead of four times.
+Even a runtime without a kernel for HardSwish then reads the tensor twice instead of four times.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ AFTER: tuple[str, ...] = ("node_names",)  # the operator takes the name of the l
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Replace every such group by a HardSwish unless another node reads a tensor within the group."""
+    """Replace each group of these nodes by a HardSwish, in place, unless another node reads a tensor in the group."""
     with GraphIndex(model) as graph:
         for node in graph:
             if data := _swished(graph, node):
@@ -24,7 +24,7 @@ def rewrite(model: onnx.ModelProto) -> None:
 
 
 def _swished(graph: GraphIndex, node: onnx.NodeProto) -> str:
-    """The x of a node that ends a hard swish, x * gate / 6 or x * (gate / 6), else ""."""
+    """The x of a node that ends a hard swish, x * gate / 6 or x * (gate / 6); otherwise ""."""
     if node.op_type == "Mul":
         for x, gate in (node.input, node.input[::-1]):
             if _is_gate(graph, _divided(graph, graph.producer(gate)), x):
@@ -38,12 +38,12 @@ def _swished(graph: GraphIndex, node: onnx.NodeProto) -> str:
 
 
 def _inner(graph: GraphIndex, tensor: str, operator: str) -> onnx.NodeProto | None:
-    """The node of this operator that makes a tensor that is read once."""
+    """The node with this operator that produces a tensor, if the tensor is read only once."""
     return graph.producer(tensor, operator) if graph.read_once(tensor) else None
 
 
 def _divided(graph: GraphIndex, node: onnx.NodeProto | None) -> str:
-    """The tensor that a node divides by 6, else ""."""
+    """The tensor that a node divides by 6; otherwise ""."""
     if node is None or node.op_type not in ("Mul", "Div"):
         return ""
     data, value = _with_number(graph, node)
@@ -52,7 +52,7 @@ def _divided(graph: GraphIndex, node: onnx.NodeProto | None) -> str:
 
 
 def _is_gate(graph: GraphIndex, tensor: str, x: str) -> bool:
-    """Whether a tensor that is read once is x + 3, clipped to 0 .. 6."""
+    """Whether a tensor is x + 3, clipped to 0 .. 6, and read only once."""
     clip = _inner(graph, tensor, "Clip")
     if clip is None or [graph.number(name) for name in clip.input[1:]] != [0, 6]:
         return False
@@ -61,7 +61,7 @@ def _is_gate(graph: GraphIndex, tensor: str, x: str) -> bool:
 
 
 def _with_number(graph: GraphIndex, node: onnx.NodeProto) -> tuple[str, float | None]:
-    """The tensor and the number that a node with two inputs joins; a Div's number is its second input."""
+    """The tensor and the number that are the two inputs of a node; the number of a Div is its second input."""
     first, second = node.input
     if graph.number(second) is None and node.op_type != "Div":
         first, second = second, first

@@ -1,4 +1,4 @@
-"""Attributes that later operator sets removed, and that the version converter therefore refuses."""
+"""Remove attributes that later opsets do not have, because the version converter refuses them."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ REMOVED = {
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Remove these attributes. Raises GraphError, naming the node, where one has an effect."""
+    """Remove these attributes, in place. Raises GraphError with the name of the node if one has an effect."""
     ranks = {weight.name: len(weight.dims) for weight in model.graph.initializer}
     for node in model.graph.node:
         for attribute in list(node.attribute):
@@ -24,7 +24,7 @@ def rewrite(model: onnx.ModelProto) -> None:
                 continue
             if not _harmless(node, attribute, ranks):
                 raise GraphError(
-                    f"{node.op_type} {node.name!r} has {attribute.name}={attribute.i}: later opsets cannot say that",
+                    f"{node.op_type} {node.name!r} has {attribute.name}={attribute.i}, which newer opsets lack",
                     "export the model with a newer opset",
                 )
             node.attribute.remove(attribute)
@@ -32,6 +32,6 @@ def rewrite(model: onnx.ModelProto) -> None:
 
 def _harmless(node: onnx.NodeProto, attribute: onnx.AttributeProto, ranks: dict[str, int]) -> bool:
     if attribute.name == "spatial":
-        # 0 asks for a scale per pixel; MXNet wrote it beside a scale per channel, which means the same as 1.
+        # 0 means a scale for each pixel. MXNet wrote 0 with a scale for each channel, which means the same as 1.
         return attribute.i == 1 or ranks.get(node.input[1]) == 1
     return attribute.name == "consumed_inputs" or attribute.i == 1

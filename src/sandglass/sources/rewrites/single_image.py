@@ -1,4 +1,4 @@
-"""Graphs that were exported for a fixed number of images, as graphs for one image."""
+"""Convert graphs with a fixed batch of several images to graphs for one image."""
 
 from __future__ import annotations
 
@@ -12,22 +12,22 @@ from sandglass.sources.rewrites import Stage
 STAGE: Stage = "converted"
 AFTER: tuple[str, ...] = ("constants_as_weights",)
 
-# Operators with a constant shape, and which input it is.
+# Operators with a constant shape, and the index of this input.
 SHAPE_INPUTS = {"Reshape": 1, "Expand": 1, "Resize": 3, "ConstantOfShape": 0}
-# Operators that read a constant of the batch's length next to images: it holds the same for each of them.
+# Operators that may read a constant with one entry for each image, all equal.
 ELEMENTWISE = ("Add", "Sub", "Mul", "Div", "Max", "Min", "Pow", "PRelu", "Where", "Concat")
 
 
 def fixed_batch(model: onnx.ModelProto) -> int:
-    """The number of images that the first input is fixed to; 1 where that is free."""
+    """The fixed batch of the first input; 1 if the batch is dynamic."""
     dims = model.graph.input[0].type.tensor_type.shape.dim if model.graph.input else []
     return max(1, dims[0].dim_value) if dims else 1
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Divide what constants say of a batch of images: shapes, and values repeated for each image.
+    """Change constants that depend on the batch, in place: shapes, and values that are repeated for each image.
 
-    Whether the graph then computes the same has to be tried: a constant may hold the number by chance.
+    The caller must compare the result with the original: a constant may contain the number of images by chance.
     """
     if (batch := fixed_batch(model)) == 1:
         return
@@ -43,7 +43,7 @@ def rewrite(model: onnx.ModelProto) -> None:
 
 
 def _divided(operator: str, place: int, values: np.ndarray, batch: int) -> np.ndarray | None:
-    """A constant for one image in place of one for a batch; None where it does not depend on the batch."""
+    """The constant for one image; None if the constant does not depend on the batch."""
     if SHAPE_INPUTS.get(operator) == place and values.size and values[0] > 0 and values[0] % batch == 0:
         return np.concatenate([values[:1] // batch, values[1:]]).astype(values.dtype)
     if operator in ELEMENTWISE and values.ndim > 1 and len(values) == batch and (values == values[:1]).all():

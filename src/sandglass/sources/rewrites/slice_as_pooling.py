@@ -1,6 +1,6 @@
-"""Every n-th pixel, taken by a Slice with steps: written as the pooling of single pixels, which every runtime has.
+"""Replace a Slice with steps, which takes every n-th pixel, by a pooling of single pixels, which every runtime has.
 
-ncnn cannot slice with steps, and int8 runtimes compute a Slice in float where integers pass through a pooling.
+ncnn does not support slices with steps. Int8 runtimes compute a Slice in float, but a pooling keeps integers.
 """
 
 from __future__ import annotations
@@ -19,19 +19,19 @@ SPATIAL = (2, 3)  # rows and columns
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Replace each Slice of a four-dimensional tensor that takes every n-th row and column."""
+    """Replace each Slice that takes every n-th row and column of a four-dimensional tensor, in place."""
     if not any(node.op_type == "Slice" for node in model.graph.node):
         return
     shapes = inferred_shapes(model)
     with GraphIndex(model) as graph:
         for node in graph:
             if node.op_type == "Slice" and len(shapes.get(node.output[0], ())) == 4 and (steps := _steps(graph, node)):
-                made = {"kernel_shape": [1, 1], "strides": steps}
-                graph.replace(node, [helper.make_node("MaxPool", node.input[:1], node.output, node.name, **made)])
+                window = {"kernel_shape": [1, 1], "strides": steps}
+                graph.replace(node, [helper.make_node("MaxPool", node.input[:1], node.output, node.name, **window)])
 
 
 def _steps(graph: GraphIndex, node: onnx.NodeProto) -> list[int]:
-    """Steps down and across; none for a Slice that leaves out a border, goes elsewhere, or computes where to."""
+    """The vertical and the horizontal step; empty for a Slice with a border, other axes, or computed limits."""
     inputs = [graph.value(name) for name in node.input[1:]]
     if len(inputs) != 4 or any(values is None for values in inputs):
         return []

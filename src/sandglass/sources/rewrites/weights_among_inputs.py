@@ -1,4 +1,4 @@
-"""Inputs that have an initializer, as IR 3 and earlier require them: they are weights, and no longer inputs."""
+"""Remove inputs that are weights. IR version 3 and earlier require that each initializer is also an input."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ AFTER: tuple[str, ...] = ()
 
 
 def rewrite(model: onnx.ModelProto) -> None:
-    """Remove every input that has an initializer."""
+    """Remove each input that has an initializer, in place."""
     weights = {entry.name for entry in model.graph.initializer}
     for place in reversed([i for i, value in enumerate(model.graph.input) if value.name in weights]):
         del model.graph.input[place]
