@@ -117,7 +117,7 @@ def test_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
 
     for protocol in (2, 4):
         (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": Evil(), "labels": [0]}, protocol=protocol))
-        with pytest.raises(DatasetError, match="which no array needs: it was refused and nothing was run"):
+        with pytest.raises(DatasetError, match="which no array needs: it was refused and nothing was executed"):
             cifar10.load(tmp_path)
         assert not (tmp_path / "ran").exists()
 
@@ -180,8 +180,8 @@ def spoilt(**entries: bytes) -> bytes:
     [
         (b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.", "a key is a nested tuple"),
         (b"\x80\x02" + b")" + b"\x85" * 1_000_000 + b".", "over 600000 opcodes"),
-        (spoilt(data=b"N", labels=b"]"), "its data are not rows"),
-        (spoilt(data=b"]", labels=b"]"), "its data are not rows"),
+        (spoilt(data=b"N", labels=b"]"), "its data is not rows"),
+        (spoilt(data=b"]", labels=b"]"), "its data is not rows"),
         (spoilt(labels=b"]"), "'data'"),
         (seeds.pickled(b"]"), "list"),
     ],

@@ -47,14 +47,14 @@ def test_folders_named_by_wordnet_have_the_tables_places(tmp_path: Path) -> None
     assert list(dataset.labels.values()) == [0, 278]
     assert list(dataset.images.values()) == ["n01440764/a.JPEG", "n02119789/b.JPEG"]
     assert dataset.classes[278] == "kit fox"
-    assert dataset.protocol["dataset"] == "imagenet, val, a folder a class"
+    assert dataset.protocol["dataset"] == "imagenet, val, one folder per class"
 
 
 def test_folders_of_ones_own_are_told_to_be(tmp_path: Path) -> None:
     """Other names are classes by the alphabet, and the protocol says so."""
     dataset = imagenet.load(images(tmp_path / "val", "weld/b.png", "crack/a.png"))
     assert dataset.classes == ("crack", "weld")
-    assert dataset.protocol["dataset"] == "imagenet, val, a folder a class, 2 in alphabetical order"
+    assert dataset.protocol["dataset"] == "imagenet, val, one folder per class, 2 in alphabetical order"
 
 
 def test_labels_as_mmpretrain_writes_them(tmp_path: Path) -> None:

@@ -1,4 +1,4 @@
-"""What a search starts from: the source for one backend, the inputs that it is tried on, and facts about its layers."""
+"""The starting point of a search: the source for one backend, the calibration inputs, and facts about the layers."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ Arrays = Mapping[str, np.ndarray]  # a network's inputs or outputs by name, batc
 
 @dataclass(frozen=True)
 class Look:
-    """One input, (1, 3, H, W) float32 by its name, and what the task needs to decode the outputs for it."""
+    """One calibration input, (1, 3, H, W) float32 by its name, and the view with which the task decodes its outputs."""
 
     inputs: Arrays
     view: View
@@ -33,8 +33,8 @@ class Look:
 class SearchInputs:
     """A source for one backend, whose arithmetic is `spec`, with its task.
 
-    Activation ranges are read on `looks[:range_looks]`; fidelity has to be kept on all of them. `layers` and `macs`
-    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph.
+    Activation ranges are measured on `looks[:range_looks]`; fidelity is checked on all `looks`. `layers` and `macs`
+    hold the facts and the multiply-accumulates of each layer. `reference` compares artifacts with the graph.
     """
 
     source: Source
@@ -50,7 +50,7 @@ class SearchInputs:
 
     @property
     def batches(self) -> list[Arrays]:
-        """The inputs that activation ranges are read on."""
+        """The inputs on which activation ranges are measured, by name."""
         return [look.inputs for look in self.looks[: self.range_looks]]
 
     @property
@@ -59,7 +59,7 @@ class SearchInputs:
         return sum(self.macs.values())
 
     def share(self, integer: Iterable[str]) -> float:
-        """Share of the network's multiply-accumulates that the layers in `integer` have, 0 to 1."""
+        """Share of the network's multiply-accumulates that belong to the layers in `integer`, 0 to 1."""
         return sum(self.macs.get(name, 0) for name in integer) / max(1, self.total_macs)
 
     def prediction(self, outputs: Arrays, look: Look) -> Prediction:
@@ -68,7 +68,10 @@ class SearchInputs:
 
 
 def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> SearchInputs:
-    """Read the calibration images and the graph. Raises DatasetError, GraphError and InputError."""
+    """Read the calibration images and the graph.
+
+    Raises InputError for a backend without int8, DatasetError for the calibration set, and GraphError for the graph.
+    """
     spec = load_backend(backend).SPEC
     if spec is None:
         raise InputError(f"{backend} has no int8 arithmetic", "name another backend")

@@ -1,4 +1,4 @@
-"""What each layer costs: its noise when it is rounded alone, by simulation, and its time, by the runtime's profiler."""
+"""The costs of each layer: its noise when it alone is in int8, by simulation, and its times, by the profiler."""
 
 from __future__ import annotations
 
@@ -19,8 +19,8 @@ from sandglass.search.run import LAYERS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 from sandglass.tasks import Prediction, Task
 
-# Inputs that each layer is rounded alone on, at most. It bounds the longest stage of a search: a simulation on all of
-# them for each variant of each layer. `inputs_to_try` takes fewer where the network is large.
+# Inputs on which each layer is rounded alone, at most. It bounds the longest stage of a search: a simulation on all of
+# them for each variant of each layer. `inputs_to_try` chooses fewer for a large network.
 SENSITIVITY_SAMPLES = 24
 
 Variant = tuple[str, int]  # a layer's name and the bits of its weights
@@ -28,8 +28,10 @@ Variant = tuple[str, int]  # a layer's name and the bits of its weights
 
 @dataclass(frozen=True)
 class Noise:
-    """The error of a layer that is rounded alone: its power as a share of the outputs' power at the network's outputs,
-    the same at the layer's own output, and the agreement with the float network, 0 to 1.
+    """The error when one layer alone is rounded.
+
+    `output` is the power of the error at the network's outputs over the power of the outputs. `local` is the same at
+    the output of the layer. `fidelity` is the agreement with the float network, 0 to 1.
     """
 
     output: float
@@ -40,19 +42,20 @@ class Noise:
 def measure_layer_costs(
     inputs: SearchInputs, repaired: RepairedPlan, full: Artifact, base: Artifact, run: Run
 ) -> list[LayerCost]:
-    """What each layer that `full` runs in int8 costs and gains, in each of its variants, in the graph's order.
+    """The noise and the times of each layer that `full` runs in int8, in each of its variants, in the graph's order.
 
-    `base` is the float artifact. Variants with fewer bits are timed in artifacts of their own.
+    `full` has all layers in int8 with their most bits, and `base` is the float artifact. Variants with fewer bits are
+    timed in artifacts of their own.
     """
-    bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # the most bits first
+    bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # largest number first
     noises = _measure_noises(inputs, repaired, [(name, count) for name in bits for count in bits[name]], run)
-    float_ms, int8_ms = run.timer.layers_beside(full, base)
+    float_ms, int8_ms = run.timer.paired_layers(full, base)
     times = {(name, bits[name][0]): int8_ms.get(name, 0.0) for name in bits}
     for count in {count for counts in bits.values() for count in counts[1:]}:
         narrower = {name: count for name in bits if count in bits[name][1:]}
         plan = plan_with(inputs, repaired, narrower, {})
         artifact = build_trial(inputs, plan, run.scratch / f"{count}-bit", run.say)
-        _, int8_ms = run.timer.layers_beside(artifact, base)
+        _, int8_ms = run.timer.paired_layers(artifact, base)
         times |= {(name, count): int8_ms.get(name, 0.0) for name in narrower}
 
     def variant(name: str, count: int) -> LayerVariant:
@@ -73,7 +76,10 @@ def measure_layer_costs(
 def _measure_noises(
     inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run
 ) -> dict[Variant, Noise]:
-    """The noise of each variant of a layer that is rounded alone. Simulations are journaled: a killed run continues."""
+    """The noise of each variant of a layer that alone is in int8.
+
+    Finished simulations are written to a journal, so that a search that was killed can continue.
+    """
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, SENSITIVITY_SAMPLES))
     expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
     predictions = _predictions(inputs, looks, expected)
@@ -85,7 +91,7 @@ def _measure_noises(
         for number, (name, bits) in enumerate(variants):
             if number in journal.done:
                 continue
-            outputs, local = _rounded_alone(inputs, repaired, name, bits, looks)
+            outputs, local = _outputs_with_one(inputs, repaired, name, bits, looks)
             fidelity = _mean_agreement(inputs.task, predictions, _predictions(inputs, looks, outputs))
             journal.append({number: (output_noise.changes(expected, outputs).tolist(), local, fidelity)})
             decibels = output_noise.decibels(output_noise.noise(expected, outputs))
@@ -94,6 +100,7 @@ def _measure_noises(
     rows = [journal.done[number] for number in range(len(variants))]
     changes = np.array([change for change, _, _ in rows])  # (variants, looks)
     first_of_layer = [i for i, (name, _) in enumerate(variants) if name not in dict(variants[:i])]
+    # The first variants of all layers together are full int8: the noises are shares of its noise.
     noises = output_noise.layer_noises(changes, output_noise.powers(expected), first_of_layer)  # (variants,)
     journal.close()
     return {
@@ -102,10 +109,10 @@ def _measure_noises(
     }
 
 
-def _rounded_alone(
+def _outputs_with_one(
     inputs: SearchInputs, repaired: RepairedPlan, name: str, bits: int, looks: Sequence[Look]
 ) -> tuple[list[Arrays], float]:
-    """The network's outputs for each look with one layer in int8, and the noise at that layer's own output."""
+    """The network's outputs for each look with one layer in int8, and the noise at the output of that layer."""
     plan = plan_with(inputs, repaired, {name: bits}, {})
     session = simulate(inputs.source.graph, output_noise.only(plan, [name]), inputs.spec)
     data = repaired.layer_data
@@ -118,6 +125,6 @@ def _predictions(inputs: SearchInputs, looks: Sequence[Look], outputs: Sequence[
 
 
 def _mean_agreement(task: Task, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
-    """The task's first measure of agreement, the mean over the predictions where it has a meaning; NaN if none has."""
+    """The mean over predictions of the task's first measure of agreement, without predictions for which it is NaN."""
     agreements = [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
     return float(np.nanmean([agreement[task.FIDELITY[0]] for agreement in agreements]))

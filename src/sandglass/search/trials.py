@@ -1,4 +1,4 @@
-"""Trials: the repaired plan of a source, plans with other layers or bits, and artifacts built to be measured."""
+"""Trials: the repaired plan of a source, plans with other layers or bits, and artifacts that are built and measured."""
 
 from __future__ import annotations
 
@@ -30,20 +30,20 @@ from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
-# Inputs that a whole plan is tried on, at most. It bounds the time of a trial: all of a usual calibration set with its
-# wider copies. `inputs_to_try` takes fewer where the network is large.
+# Inputs on which a whole plan is tested, at most. It bounds the time of a trial: a default calibration set with its
+# wider copies has 128. `inputs_to_try` chooses fewer for a large network.
 PLAN_SAMPLES = 128
-# Share of the best plan's noise that a plan may leave whose repairs change the float network for values that were not
-# seen: a small gain on seen ones does not justify that. Not measured on several networks.
+# Share of the best plan's noise that a plan with an UNSEEN repair has to reach. Such a repair changes the float network
+# for values outside the calibration set, and a small gain does not justify that. Not measured on several networks.
 UNSEEN_SHARE = 0.8
 
 
 @dataclass(frozen=True)
 class RepairedPlan:
-    """The best plan for one backend, and what it takes to round its layers to other numbers of bits.
+    """The best plan for one backend, and the data with which its layers are rounded to other numbers of bits.
 
-    `integer_layers` run in int8 under the plan, in the graph's order. `roundings` holds each variant of a layer, by
-    name and bits of its weights, that the plan itself does not have.
+    `integer_layers` are the layers in int8 under the plan, in the graph's order. `roundings` holds the variants of
+    layers that the plan itself does not have, by the name of the layer and the bits of its weights.
     """
 
     plan: Plan
@@ -63,7 +63,7 @@ class RepairTrial:
 
 
 def repairs_without(names: Sequence[str]) -> list[str]:
-    """All repairs but those in `names`; raises InputError for a name that is unknown."""
+    """All repairs except those in `names`, with spaces or hyphens. Raises InputError for an unknown name."""
     options = {name.replace(" ", "-"): name for name in REPAIRS}
     if unknown := [name for name in names if name not in options and name not in REPAIRS]:
         raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(options)}")
@@ -71,10 +71,10 @@ def repairs_without(names: Sequence[str]) -> list[str]:
 
 
 def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
-    """The plan with `repairs`, or with less equalization where that leaves less noise.
+    """The plan with all `repairs`, or the one with fewer equalizations if its noise is lower.
 
-    Equalizing channels helps activations and hurts weights: which weighs more depends on the network. The first trial
-    is without it; where that plan clips its channels says how far they have to be equalized.
+    Equalized channels help activations and hurt weights; the balance depends on the network. The first trial is without
+    equalization. The thresholds of its plan limit the ranges that the other trials equalize.
     """
     source = inputs.source
     method = inputs.calibration.method
@@ -116,7 +116,7 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -
 
 
 def quieter(best: RepairTrial, other: RepairTrial) -> RepairTrial:
-    """The trial with less noise; one that changes the network for unseen values has to leave UNSEEN_SHARE of it."""
+    """The trial with less noise; an `other` trial with an UNSEEN repair needs less than UNSEEN_SHARE of `best`."""
     levels = [repair.COMPARISON.level for repair in chosen_repairs(other.repairs) if repair.COMPARISON]
     return other if other.noise < best.noise * (UNSEEN_SHARE if UNSEEN in levels else 1.0) else best
 
@@ -124,7 +124,7 @@ def quieter(best: RepairTrial, other: RepairTrial) -> RepairTrial:
 def _other_roundings(
     inputs: SearchInputs, plan: Plan, layer_data: LayerData, integer: Sequence[str]
 ) -> dict[tuple[str, int], Rounded]:
-    """Layers rounded to numbers of bits that the target offers besides the plan's, where the plan rounds them."""
+    """The layers for which the plan has integers, rounded to the other numbers of bits that the target offers."""
     variants = [
         (name, bits)
         for name in integer
@@ -143,8 +143,10 @@ def _planned_bits(inputs: SearchInputs, plan: Plan, name: str) -> int:
 def plan_with(
     inputs: SearchInputs, repaired: RepairedPlan, bits: Mapping[str, int], reasons: Mapping[str, str]
 ) -> Plan:
-    """The plan with the weights of the layers in `bits` rounded to those bits, and with the layers in `reasons` in
-    float, each for its reason.
+    """The plan with other layers or bits.
+
+    The weights of the layers in `bits` are rounded to those numbers of bits. The layers in `reasons` are in float, each
+    with its reason.
     """
     plan = repaired.plan
     changed = {name: count for name, count in bits.items() if count != _planned_bits(inputs, plan, name)}
@@ -155,7 +157,10 @@ def plan_with(
 
 
 def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
-    """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
+    """Write `out/BACKEND-int8` with all repairs and as many layers in int8 as possible, and `out/plan.json`.
+
+    Raises the SandglassError of the calibration set, the graph or the build.
+    """
     inputs = prepare_inputs(source, backend, calibration)
     plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
     artifact = build_exact(inputs, plan, out, say)
@@ -164,17 +169,20 @@ def build_full_int8(source: Source, backend: str, calibration: Calibration, out:
 
 
 def build_exact(inputs: SearchInputs, plan: Plan | None, folder: Path, say: Say) -> Artifact:
-    """The artifact for a plan, or the float one, in `folder`; raises the error that stopped it."""
+    """The artifact of a plan, or the float one for None, in `folder`. Raises the error that stopped the build."""
     return _build(inputs, inputs.source, plan, inputs.reference, folder, say)
 
 
 def build_trial(inputs: SearchInputs, plan: Plan, folder: Path, say: Say) -> Artifact:
-    """The artifact for a plan that will be measured, however far it is from float; raises the error that stopped it."""
+    """The artifact of a plan for measurements; it may differ from float by any amount.
+
+    Raises the error that stopped the build.
+    """
     return _build(inputs, inputs.source, plan, inputs.reference.lenient(), folder, say)
 
 
 def build_float_of(inputs: SearchInputs, graph: Path, folder: Path, say: Say) -> Artifact:
-    """The float artifact of another graph of the same network; raises the error that stopped it."""
+    """The float artifact of another graph of the same network. Raises the error that stopped the build."""
     return _build(inputs, replace(inputs.source, graph=graph), None, inputs.reference, folder, say)
 
 
@@ -184,5 +192,5 @@ def _build(
     target = Target(inputs.backend, "int8" if plan else "fp32")
     outcome = build_artifact(target, BuildRequest(source, plan, reference, folder, say, force=True))
     if outcome.artifact is None:
-        raise outcome.error or InputError(f"{target} was not made")
+        raise outcome.error or InputError(f"{target} was not built")
     return outcome.artifact

@@ -236,7 +236,7 @@ class _Work:
                 card, [str(self.target)], self.folder, checkpoint=weights, ema=self.row.ema, force=True, say=say
             )
             if outcome.artifact is None:
-                raise outcome.error or InputError(f"{self.target} was not made")
+                raise outcome.error or InputError(f"{self.target} was not built")
             return outcome.artifact, measured_cell(asked, evaluate(outcome.artifact, self.dataset, progress=progress))
         if self.row.budget is None:
             for line in shared_images(load_task(card.task), calibration.dataset, self.dataset):
