@@ -164,7 +164,7 @@ def test_wrong_options_are_told(tmp_path: Path) -> None:
         ({"images": tmp_path / "none"}, "there is no .*none"),
         ({"images": tmp_path}, "neither batches nor CIFAR-10's classes"),
         ({"images": tmp_path, "split": "val"}, "no split 'val'"),
-        ({"images": tmp_path, "annotations": tmp_path}, "leave annotations and detections out"),
+        ({"images": tmp_path, "annotations": tmp_path}, "leave out annotations and detections"),
     ):
         with pytest.raises(DatasetError, match=message):
             cifar10.load(**options)

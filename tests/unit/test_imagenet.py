@@ -80,7 +80,7 @@ def test_labels_as_the_devkit_writes_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.jpg 1\na.jpg 1000\nb.jpg 4000\n", "line 2: a.jpg has a label already"),
+        ("a.jpg 1\na.jpg 1000\nb.jpg 4000\n", "line 2: a.jpg already has the label"),
         ("a.jpg 1\nb.jpg 1000\nc.jpg 4000\n", "2 of 3 labels are out of range, the first is 1000 in line 2"),
         ("a.jpg 1\nb.jpg -1\n", "line 2: 'b.jpg -1' is not an image and its label"),
         ("a.jpg\n", "line 1: 'a.jpg' is not an image and its label"),

@@ -228,7 +228,7 @@ def paired(
 def agreement(before: People, after: People) -> dict[str, float]:
     """The agreement of two predictions for one image: OKS of people matched one to one, and their distance in pixels.
 
-    OKS is a mean weighted by the scores of both people; a person without a match counts as 0 with his score. So 1 means
+    OKS is a mean weighted by the scores of both people; a person without a match counts as 0 with its score. So 1 means
     the same people at the same positions. NaN if both predictions are empty; "pixels" is NaN if nobody is matched.
     """
     first, second = before["people"], after["people"]
