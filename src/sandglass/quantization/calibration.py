@@ -41,7 +41,7 @@ def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None 
     return [_look(task, card, read(s.image_id), s, shape) for s in _samples(task, calibration)]
 
 
-def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look], list[Look]]:
+def calibration_looks(card: Card, calibration: Calibration, shape: Size | None = None) -> tuple[list[Look], list[Look]]:
     """Two lists: the inputs on which ranges are measured, and further inputs on which fidelity is checked too.
 
     The first list is the calibration set. If the samples of a task are parts of images (such as people in boxes), it
@@ -49,7 +49,7 @@ def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look],
     tasks the second list is empty. Raises DatasetError as `calibration_inputs` does.
     """
     task, read = load_task(card.task), calibration.dataset.read
-    first, second = calibration_inputs(card, calibration), list[Look]()
+    first, second = calibration_inputs(card, calibration, shape), list[Look]()
     if variants := task.VARIANTS:
         chosen = _samples(task, calibration)
         first += [_look(task, card, read(s.image_id), variants.wider(s)) for s in chosen]

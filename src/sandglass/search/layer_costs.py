@@ -12,12 +12,12 @@ from sandglass.core.resume import Journal
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
+from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.simulate import simulate
 from sandglass.search.costs import LayerCost, LayerVariant
 from sandglass.search.inputs import Arrays, Look, SearchInputs
 from sandglass.search.run import LAYERS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
-from sandglass.tasks import Prediction, Task
 
 # Inputs on which each layer is rounded alone, at most. It bounds the longest stage of a search: a simulation on all of
 # them for each variant of each layer. `inputs_to_try` chooses fewer for a large network.
@@ -48,7 +48,8 @@ def measure_layer_costs(
     timed in artifacts of their own.
     """
     bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # largest number first
-    noises = _measure_noises(inputs, repaired, [(name, count) for name in bits for count in bits[name]], run)
+    variants = [(name, count) for name in bits for count in bits[name]]
+    noises = measure_noises(inputs, repaired, variants, run, SENSITIVITY_SAMPLES)
     float_ms, int8_ms = run.timer.paired_layers(full, base)
     times = {(name, bits[name][0]): int8_ms.get(name, 0.0) for name in bits}
     for count in {count for counts in bits.values() for count in counts[1:]}:
@@ -73,18 +74,18 @@ def measure_layer_costs(
     ]
 
 
-def _measure_noises(
-    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run
+def measure_noises(
+    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run, most_looks: int
 ) -> dict[Variant, Noise]:
-    """The noise of each variant of a layer that alone is in int8.
+    """The noise of each variant of a layer that alone is in int8, on at most `most_looks` looks.
 
-    Finished simulations are written to a journal, so that a search that was killed can continue.
+    Finished simulations are written to a journal, so that a run that was killed can continue.
     """
-    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, SENSITIVITY_SAMPLES))
+    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, most_looks))
     expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
-    predictions = _predictions(inputs, looks, expected)
+    predictions, measure = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
     plan = repaired.plan
-    key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(variant) for variant in variants]}
+    key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(one) for one in variants], "looks": len(looks)}
     journal = Journal[tuple[list[float], float, float]](key)  # changes of the outputs by look, local noise, fidelity
     with journal:
         run.left.expect(LAYERS, len(variants) - len(journal.done), runs=len(looks))
@@ -92,16 +93,16 @@ def _measure_noises(
             if number in journal.done:
                 continue
             outputs, local = _outputs_with_one(inputs, repaired, name, bits, looks)
-            fidelity = _mean_agreement(inputs.task, predictions, _predictions(inputs, looks, outputs))
-            journal.append({number: (output_noise.changes(expected, outputs).tolist(), local, fidelity)})
-            decibels = output_noise.decibels(output_noise.noise(expected, outputs))
+            fidelity = inputs.agreement(predictions, inputs.predictions(outputs, looks))
+            journal.append({number: (measure.changes(expected, outputs).tolist(), local, fidelity)})
+            decibels = output_noise.decibels(measure.noise(expected, outputs))
             run.left.step(LAYERS)
             run.say(f"sensitivity: {len(journal.done)}/{len(variants)} {name}: {decibels:.1f} dB")
     rows = [journal.done[number] for number in range(len(variants))]
     changes = np.array([change for change, _, _ in rows])  # (variants, looks)
     first_of_layer = [i for i, (name, _) in enumerate(variants) if name not in dict(variants[:i])]
     # The first variants of all layers together are full int8: the noises are shares of its noise.
-    noises = output_noise.layer_noises(changes, output_noise.powers(expected), first_of_layer)  # (variants,)
+    noises = output_noise.layer_noises(changes, first_of_layer)  # (variants,)
     journal.close()
     return {
         variant: Noise(float(noise), local, fidelity)
@@ -118,13 +119,3 @@ def _outputs_with_one(
     data = repaired.layer_data
     local = data.local_noise(plan, name) if name in data.rows else 0.0
     return output_noise.run(session, [look.inputs for look in looks]), local
-
-
-def _predictions(inputs: SearchInputs, looks: Sequence[Look], outputs: Sequence[Arrays]) -> list[Prediction]:
-    return [inputs.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
-
-
-def _mean_agreement(task: Task, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
-    """The mean over predictions of the task's first measure of agreement, without predictions for which it is NaN."""
-    agreements = [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
-    return float(np.nanmean([agreement[task.FIDELITY[0]] for agreement in agreements]))

@@ -16,6 +16,7 @@ from pathlib import Path
 
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.find_card import find_card
+from sandglass.artifacts.plan_file import plan_path
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import BudgetError, InputError
 from sandglass.core.files import atomic_folder
@@ -116,8 +117,8 @@ def quantize(
 ) -> Quantization:
     """Search the fastest int8 artifact within a budget; see the module's docstring.
 
-    Writes `out/BACKEND-int8`, the float artifact next to it, and `out/plan.json`. A search that was killed continues if
-    it is started with the same arguments.
+    Writes `out/BACKEND-int8`, its plan, and the float artifact next to it. A search that was killed continues if it is
+    started with the same arguments.
 
     source          name of a zoo model, path of a card, folder of a float artifact, or a Card
     target          for example "onnxruntime:int8"
@@ -272,7 +273,7 @@ def _accepted(
 
 def _publish(best: Attempt, out: Path, target: Target, replace_old: bool) -> Artifact:
     """Copy the artifact that was measured to its folder, and write its plan."""
-    best.plan.save(out / "plan.json")
+    best.plan.save(plan_path(out, target))
     with atomic_folder(out / target.folder, replace_old) as folder:
         shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
     return load_artifact(out / target.folder)

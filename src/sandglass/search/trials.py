@@ -18,15 +18,16 @@ from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
 from sandglass.quantization.automatic_method import automatic_plan
-from sandglass.quantization.calibration import Calibration, drawn
+from sandglass.quantization.calibration import drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
+from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
 from sandglass.quantization.repairs import UNSEEN, chosen_repairs
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
-from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
@@ -81,7 +82,7 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -
     if method == AUTO:
         method = automatic_plan(source.graph, inputs.batches).method
     sample = spread(inputs.batches, inputs_to_try(inputs.total_macs, PLAN_SAMPLES))
-    expected = output_noise.run(GraphSession(source.graph), sample)
+    expected, measure = output_noise.run(GraphSession(source.graph), sample), OutputNoise.of(source.graph)
     calibration = drawn(inputs.calibration, inputs.range_looks)
 
     def trial(names: Sequence[str], unequalized: Plan | None) -> RepairTrial:
@@ -97,7 +98,7 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -
             unequalized,
         )
         session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
-        noise = output_noise.noise(expected, output_noise.run(session, sample))
+        noise = measure.noise(expected, output_noise.run(session, sample))
         run.left.measured((time.monotonic() - started) / len(sample))
         run.left.step(PLANS)
         run.say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
@@ -154,18 +155,6 @@ def plan_with(
     rounded = dict(plan.rounded)
     rounded |= {name: repaired.roundings[name, count] for name, count in changed.items() if name in rounded}
     return output_noise.without(replace(plan, layers=layers).with_weights(rounded), reasons)
-
-
-def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
-    """Write `out/BACKEND-int8` with all repairs and as many layers in int8 as possible, and `out/plan.json`.
-
-    Raises the SandglassError of the calibration set, the graph or the build.
-    """
-    inputs = prepare_inputs(source, backend, calibration)
-    plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
-    artifact = build_exact(inputs, plan, out, say)
-    plan.save(out / "plan.json")
-    return artifact
 
 
 def build_exact(inputs: SearchInputs, plan: Plan | None, folder: Path, say: Say) -> Artifact:

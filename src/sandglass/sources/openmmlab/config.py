@@ -2,7 +2,8 @@
 
 A config is a Python file of assignments (see `expressions`). Its `_base_` files are merged under it as mmengine 0.10's
 `Config` does, `_delete_` included. In the newer style, `with read_base():`, the names of other files are imported
-instead. A base in another package cannot be found here; it is left out where it holds nothing that Sandglass reads.
+instead. A base that is not there (in another package, or not copied with the config) is left out if it concerns only
+training.
 """
 
 from __future__ import annotations
@@ -139,11 +140,16 @@ class _Reader(Expressions):
             if not isinstance(name, str):
                 raise refusal(self.path, statement, f"_base_ is {shown(value)}", "name files beside the config")
             package, _, inside = name.rpartition("::")
-            if package and _is_training_only(inside.removesuffix(".py").split("/")):
+            path = self.path.parent / name
+            missing = bool(package) or not os.path.exists(path)
+            if missing and _is_training_only(inside.removesuffix(".py").split("/")):
                 continue
             if package or not name.endswith(".py"):
                 raise refusal(self.path, statement, f"_base_ names {name}", "only .py files beside the config are read")
-            found = _read(self.path.parent / name, self.readers, self.budget)
+            if missing:
+                raise refusal(self.path, statement, f"_base_ names {name}, and there is no such file",
+                              "copy the _base_ files too, or give the config in its repository")  # fmt: skip
+            found = _read(path, self.readers, self.budget)
             if twice := sorted(set(self.base) & set(found)):
                 raise refusal(self.path, statement, f"two of its bases assign {twice[0]}", "remove one of them")
             self.base.update(found)
@@ -165,15 +171,16 @@ class _Reader(Expressions):
         if not isinstance(statement, ast.ImportFrom):
             raise refusal(self.path, statement, "only `from .file import ...` belongs into `with read_base()`")
         parts = (statement.module or "").split(".")
-        if not statement.level:
-            if not _is_training_only(parts):
-                raise refusal(self.path, statement, f"the base {statement.module} is in another package",
-                              "copy its file beside the config, and import it from there")  # fmt: skip
-            return
         folder = self.path.parent
         for _ in range(statement.level - 1):
             folder = folder / ".."
-        found = _read(folder.joinpath(*parts).with_suffix(".py"), self.readers, self.budget)
+        path = folder.joinpath(*parts).with_suffix(".py")
+        if _is_training_only(parts) and (not statement.level or not os.path.exists(path)):
+            return
+        if not statement.level:
+            raise refusal(self.path, statement, f"the base {statement.module} is in another package",
+                          "copy its file beside the config, and import it from there")  # fmt: skip
+        found = _read(path, self.readers, self.budget)
         for entry in statement.names:
             if entry.name != "*" and entry.name not in found:
                 raise refusal(self.path, statement, f"{statement.module} has no {entry.name}", "import what exists")
