@@ -50,7 +50,7 @@ class Link:
 
 def links(model: onnx.ModelProto) -> list[Link]:
     """All groups of tensors whose channels can be scaled, in the graph's order."""
-    known = facts(model)
+    layer_facts = facts(model)
     constants = {entry.name: entry for entry in model.graph.initializer}
     groups = _Groups({*constants, *(value.name for value in (*model.graph.input, *model.graph.output))})
     for node in model.graph.node:
@@ -58,8 +58,8 @@ def links(model: onnx.ModelProto) -> list[Link]:
             groups.join([*(node.input if node.op_type == "Add" else node.input[:1]), node.output[0]])
         elif node.op_type == "Clip" and (bound := _upper_bound(node, constants)) is not None:
             groups.join([node.input[0], node.output[0]], bound)
-        elif node.name in known:
-            fact = known[node.name]
+        elif node.name in layer_facts:
+            fact = layer_facts[node.name]
             computed = any(name and name not in constants for name in node.input[2:])
             groups.add_user(
                 node.output[0], "producers", node.name, fixed=computed or not _scalable(fact, as_input=False)
@@ -81,9 +81,9 @@ def gaining(groups: Iterable[Link], model: onnx.ModelProto, integer: Container[s
     Layers in `integer` read such a group, and if it has a Clip, all of these layers are depthwise. For dense layers
     behind a Clip there is nothing to gain, because the Clip gives all channels similar ranges.
     """
-    known, chosen = facts(model), []
+    layer_facts, chosen = facts(model), []
     for link in groups:
-        readers = [known[name] for name in link.consumers if name in integer]
+        readers = [layer_facts[name] for name in link.consumers if name in integer]
         if readers and (not link.moves_clip or all(reader.channelwise for reader in readers)):
             chosen.append(link)
     return chosen

@@ -48,13 +48,13 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
     The input of such a layer is rounded for this layer alone; all other readers of the tensor read floats.
     """
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
-    known = facts(model)
+    layer_facts = facts(model)
     with GraphIndex(model) as graph:
         of_layers = _between_layers(graph, plan, integer) if spec.arithmetic.grid else set()
         writer = _Writer(graph, plan, spec, of_layers)
         for node in graph:
             if node.name in integer:
-                graph.replace(node, writer.layer(node, known[node.name]))
+                graph.replace(node, writer.layer(node, layer_facts[node.name]))
     if spec.arithmetic.ordered_taps:
         tap_by_tap(model)
 

@@ -25,6 +25,7 @@ def boundaries(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> d
     elements = {tensor: math.prod(shapes.get(tensor, (0,))) for tensor in inputs.values()}
     if spec.timed_converting:
         return {Boundary(frozenset(), frozenset({name}), False): elements[t] for name, t in inputs.items()}
+    # All layers that read a tensor share its conversion.
     makers = _integer_makers(model, spec, layer_facts, shapes)
     readers: dict[str, set[str]] = {}
     for name, tensor in inputs.items():
@@ -45,15 +46,15 @@ def _integer_makers(
     """
     makers: dict[str, frozenset[str]] = {}
     for node in model.graph.node:
-        own: frozenset[str] = frozenset()
+        node_makers: frozenset[str] = frozenset()
         if node.name in layer_facts:
-            own = frozenset({node.name})
+            node_makers = frozenset({node.name})
         elif node.op_type in CLAMPS:
-            own = makers.get(node.input[0], own)
+            node_makers = makers.get(node.input[0], node_makers)
         elif node.op_type in spec.between:  # constants have no entry in `makers` and do not count as terms
             terms = [makers[name] for name in node.input if name in makers and not _is_broadcast(name, node, shapes)]
-            own = own.union(*terms) if all(terms) else own
-        makers |= dict.fromkeys(node.output, own)
+            node_makers = node_makers.union(*terms) if all(terms) else node_makers
+        makers |= dict.fromkeys(node.output, node_makers)
     return makers
 
 

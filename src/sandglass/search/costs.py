@@ -67,9 +67,9 @@ class Boundary:
 
     def is_crossed(self, integer: Container[str]) -> bool:
         """Whether the tensor is converted if the layers in `integer` run in int8."""
-        if self.makers and all(name in integer for name in self.makers):
+        if self.makers and all(name in integer for name in self.makers):  # it holds integers
             return self.both_ways and any(name not in integer for name in self.readers)
-        return any(name in integer for name in self.readers)
+        return any(name in integer for name in self.readers)  # it holds floats
 
 
 @dataclass(frozen=True)
@@ -96,6 +96,7 @@ class CostModel:
         gain = sum(
             layer.float_ms - assignment[layer.name].milliseconds for layer in self.layers if layer.name in assignment
         )
+        # A tensor is converted once for all its readers: conversions do not belong to single layers.
         return gain - sum(entry.milliseconds for entry in self.conversions if entry.boundary.is_crossed(assignment))
 
     def assignment(self, bits: Mapping[str, int]) -> Assignment:

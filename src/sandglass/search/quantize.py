@@ -165,20 +165,24 @@ def quantize(
         run = Run.new(ready.graph.parent, say, timer)
         _expect_stages(run, ready, len(task.samples(evaluation)))
 
+        # The plan: ranges from the calibration set, and the repairs with the least noise.
         inputs = prepare_inputs(ready, int8.backend, calibration)
         repaired = best_repaired_plan(inputs, repairs, run)
+        # The costs: noise of each layer by simulation; times of layers and conversions, fitted to whole runs.
         base = build_exact(inputs, None, out, run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
         float_result = evaluate(base, evaluation)
         layers = measure_layer_costs(inputs, repaired, full, base, run)
         times = measure_cost_model(inputs, repaired, layers, full, base, run)
         model = times if gain == "time" else times.by_work()
+        # The choice: candidates at rising prices of noise, until one keeps the budget on its runtime.
         check = prepare_check(inputs, float_result, budget.min_fidelity)
         search = PreparedSearch(inputs, repaired, model, check, budget)
         best = first_within_budget(build_attempts(search, choices_to_build(search, run), run))
         best = _accepted(best, inputs, repaired.integer_layers, budget, best_effort)
         full_result = evaluate(full, evaluation)
         speeds = compare_speeds(search, best, full_result, run)
+        # The time model may be wrong: if full int8 is faster and keeps the budget, it replaces the choice.
         if gain == "time" and is_full_faster(speeds):
             whole = attempt_of_full(search, times, full_result, run)
             best, speeds = (whole, [*speeds[:2], speeds[1]]) if whole.verdict.met else (best, speeds)

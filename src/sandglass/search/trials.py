@@ -97,6 +97,7 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -
             run.say,
             unequalized,
         )
+        # The time of this simulation is the unit of the estimate of the time left.
         session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
         noise = measure.noise(expected, output_noise.run(session, sample))
         run.left.measured((time.monotonic() - started) / len(sample))

@@ -55,18 +55,18 @@ class ScaleChannels:
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
         """The network with scaled channels, for any `layers` in int8; it computes the same. Changes the model."""
         own_constants(model)
-        known = facts(model)
+        layer_facts = facts(model)
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         for link in named_links(model, self.factors):
             # A layer that computes the tensor: (W x + b) / f = (W / f) x + b / f. A reader: W x = (W f) (x / f).
-            factors = self.factors[link.tensor].astype(np.float64)[: known[link.producers[0]].channels]
+            factors = self.factors[link.tensor].astype(np.float64)[: layer_facts[link.producers[0]].channels]
             for name in link.producers:
-                multiply(constants[known[name].layer.weight], 1 / factors, known[name].axis)
+                multiply(constants[layer_facts[name].layer.weight], 1 / factors, layer_facts[name].axis)
                 if len(nodes[name].input) > 2 and nodes[name].input[2]:
                     multiply(constants[nodes[name].input[2]], 1 / factors, 0)
             for name in link.consumers:
-                multiply(constants[known[name].layer.weight], factors, _input_axis(known[name]))
+                multiply(constants[layer_facts[name].layer.weight], factors, _input_axis(layer_facts[name]))
         return model
 
 

@@ -77,11 +77,11 @@ class SetWeights:
 
         See `SplitChannels`: a group is not split if no layer in int8 reads it.
         """
-        known = facts(model)
+        layer_facts = facts(model)
         shortened = {
-            name: entry.first(known[name].shape[0])
+            name: entry.first(layer_facts[name].shape[0])
             for name, entry in self.rounded.items()
-            if name in known and known[name].shape[0] < entry.integers.shape[0]
+            if name in layer_facts and layer_facts[name].shape[0] < entry.integers.shape[0]
         }
         return SetWeights({**self.rounded, **shortened})
 
@@ -90,13 +90,13 @@ class SetWeights:
         own_constants(model)  # layers that share a weight round it differently
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
-        known, names = facts(model), Names(model)
+        layer_facts, names = facts(model), Names(model)
         for name, entry in self.fitted(model).rounded.items():
             if name not in layers:
                 continue
             node = nodes[name]
             weight = constants[node.input[1]]
-            weight.CopyFrom(numpy_helper.from_array(entry.weights(known[name].axis), weight.name))
+            weight.CopyFrom(numpy_helper.from_array(entry.weights(layer_facts[name].axis), weight.name))
             if len(node.input) > 2 and node.input[2]:
                 bias = constants[node.input[2]]
                 bias.CopyFrom(numpy_helper.from_array(entry.bias, bias.name))

@@ -57,7 +57,7 @@ class SplitChannels:
         if not chosen:
             return model
         own_constants(model)
-        known, constants = facts(model), {entry.name: entry for entry in model.graph.initializer}
+        layer_facts, constants = facts(model), {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         for link in chosen:
             for name in link.producers:
@@ -65,7 +65,7 @@ class SplitChannels:
                     _replace(constants[constant], _twice(numpy_helper.to_array(constants[constant]), 0))
             for name in link.consumers:
                 # (outputs, inputs, height, width) to twice as many inputs: W x = (W / 2) x + (W / 2) x
-                weight = constants[known[name].layer.weight]
+                weight = constants[layer_facts[name].layer.weight]
                 _replace(weight, _twice(numpy_helper.to_array(weight), 1) / np.float32(2))
         del model.graph.value_info[:]  # the shapes before the edit
         return model

@@ -50,28 +50,28 @@ def equalized(state: NetworkState, groups: Sequence[Link]) -> NetworkState:
 
 def choose_factors(
     groups: Sequence[Link],
-    known: Mapping[str, Facts],
+    layer_facts: Mapping[str, Facts],
     ranges: Mapping[str, ChannelRange],
     centered: Container[str] = (),
 ) -> dict[str, np.ndarray]:
     """The factors by which channels are divided, (channels,) float32 by tensor, for groups with a factor below 1.
 
-    `known` holds the facts of the layers around; `centered` names the tensors whose ranges are centered around 0.
+    `layer_facts` holds the facts of the layers around; `centered` names the tensors whose ranges are centered around 0.
     """
     factors: dict[str, np.ndarray] = {}
     for link in groups:
-        values = _factors(link, known, ranges, centered)
+        values = _factors(link, layer_facts, ranges, centered)
         if values.min() < 1:
             factors |= dict.fromkeys(link.tensors, values)
     return factors
 
 
 def _factors(
-    link: Link, known: Mapping[str, Facts], ranges: Mapping[str, ChannelRange], centered: Container[str]
+    link: Link, layer_facts: Mapping[str, Facts], ranges: Mapping[str, ChannelRange], centered: Container[str]
 ) -> np.ndarray:
     """The factors of a group, (channels,) float32, 1 at most."""
     peaks = np.max([_peaks(ranges[tensor], tensor in centered) for tensor in link.tensors], axis=0)  # (channels,)
-    share = 1.0 if all(known[name].channelwise for name in link.consumers) else SHARE
+    share = 1.0 if all(layer_facts[name].channelwise for name in link.consumers) else SHARE
     factors = even_factors(np.maximum(peaks.astype(np.float64), CLOSE), share)
     if link.moves_clip:
         # The channel is clipped at limit * factor, which must not be below high + MARGIN (high - low).

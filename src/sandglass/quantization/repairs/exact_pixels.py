@@ -68,10 +68,10 @@ def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.n
         return None
     channels = range(arrays[0].shape[1])
     pairs = [_channel_levels(np.concatenate([array[:, channel].ravel() for array in arrays])) for channel in channels]
-    known = [pair for pair in pairs if pair]
-    if len(known) < len(pairs):
+    on_grid = [pair for pair in pairs if pair]
+    if len(on_grid) < len(pairs):
         return None
-    steps, zeros = np.array(known).T
+    steps, zeros = np.array(on_grid).T
     return steps, zeros
 
 
@@ -101,9 +101,9 @@ def find_pixels(
     Targets that are not `asymmetric` have no zero point. If an input has to be padded before it becomes bytes, all of
     its readers must have the same padding.
     """
-    pixels, known = {}, facts(model)
+    pixels, layer_facts = {}, facts(model)
     for name in (value.name for value in model.graph.input):
-        readers = [known[layer] for layer in byte_readers(model, name, layers)]
+        readers = [layer_facts[layer] for layer in byte_readers(model, name, layers)]
         if not readers or not (grid := levels(batches, name)):
             continue
         steps, zeros = grid

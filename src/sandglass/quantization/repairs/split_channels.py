@@ -39,14 +39,14 @@ def narrow_tensors(model: onnx.ModelProto, linear: Sequence[str]) -> tuple[str, 
 
     Only dense convolutions and sums compute and read the tensors of such a group.
     """
-    known = facts(model)
+    layer_facts = facts(model)
 
     def splits(link: Link) -> bool:
-        if known[link.producers[0]].channels > NARROW or not {*link.tensors} <= {*linear}:
+        if layer_facts[link.producers[0]].channels > NARROW or not {*link.tensors} <= {*linear}:
             return False
         members = set(link.members)
         nodes = [node for node in model.graph.node if members & {*node.input, *node.output}]
-        return all(node.op_type == "Add" or _dense(known.get(node.name)) for node in nodes)
+        return all(node.op_type == "Add" or _dense(layer_facts.get(node.name)) for node in nodes)
 
     return tuple(link.tensor for link in links(model) if splits(link))
 
@@ -59,9 +59,9 @@ def half_steps(
     One copy gets a quarter of a step more and the other a quarter less, so that their mean does not change. The offsets
     are (2 x channels,) float32 by tensor, for the split tensors that layers read and that are not always 0.
     """
-    known, offsets = facts(model), {}
+    layer_facts, offsets = facts(model), {}
     for link in named_links(model, tensors):
-        channels = known[link.producers[0]].channels // 2
+        channels = layer_facts[link.producers[0]].channels // 2
         for name in (name for name in link.tensors if ranges[name].threshold > 0):
             step, _ = activation_scale(ranges[name], asymmetric)
             # x - step / 4 and x + step / 4 are rounded to the same integer or to neighbours: the error of their mean
