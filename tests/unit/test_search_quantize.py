@@ -122,8 +122,7 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "openvino-int8.plan.json").read_text())
-    rest = [name for name in REPAIRS if "equalize" not in name]
-    assert [name for name in plan["repairs"] if "equalize" not in name] == rest  # the others only if they reduce noise
+    assert plan["repairs"] == list(REPAIRS)
     chosen = [layer["name"] for layer in result["layers"] if layer["runs_in"] == "int8"]
     assert layers_in_int8(load_artifact(out / "openvino-int8")) == chosen
     assert load_artifact(out / "openvino-fp32").precision == "fp32"

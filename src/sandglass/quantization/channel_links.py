@@ -11,7 +11,7 @@ residual blocks is one group:
 
 from __future__ import annotations
 
-from collections.abc import Container, Iterable, Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 
 import onnx
@@ -42,11 +42,6 @@ class Link:
     consumers: tuple[str, ...]
     limit: float
 
-    @property
-    def moves_clip(self) -> bool:
-        """Whether factors move the bound of a Clip, which changes the network for values that calibration lacks."""
-        return self.limit < UNLIMITED
-
 
 def links(model: onnx.ModelProto) -> list[Link]:
     """All groups of tensors whose channels can be scaled, in the graph's order."""
@@ -73,20 +68,6 @@ def links(model: onnx.ModelProto) -> list[Link]:
 def named_links(model: onnx.ModelProto, tensors: Container[str]) -> list[Link]:
     """The groups that are named after one of `tensors`."""
     return [link for link in links(model) if link.tensor in tensors]
-
-
-def gaining(groups: Iterable[Link], model: onnx.ModelProto, integer: Container[str]) -> list[Link]:
-    """The groups for which scaled channels can reduce rounding errors.
-
-    Layers in `integer` read such a group, and if it has a Clip, all of these layers are depthwise. For dense layers
-    behind a Clip there is nothing to gain, because the Clip gives all channels similar ranges.
-    """
-    layer_facts, chosen = facts(model), []
-    for link in groups:
-        readers = [layer_facts[name] for name in link.consumers if name in integer]
-        if readers and (not link.moves_clip or all(reader.channelwise for reader in readers)):
-            chosen.append(link)
-    return chosen
 
 
 class _Groups:

@@ -8,7 +8,8 @@ from pathlib import Path
 from sandglass.core.progress import Say, TimeLeft
 from sandglass.search.timer import CLOCK, Timer
 
-PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "plans", "layers", "times", "choices", "speeds"  # stages for the time left
+# The stages for the estimate of the time left.
+PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "plans", "layers", "times", "choices", "speeds"
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -14,29 +13,20 @@ from sandglass.artifacts.target import Target
 from sandglass.core.errors import InputError
 from sandglass.core.parallel import in_threads
 from sandglass.core.progress import Say
-from sandglass.graph.session import GraphSession
-from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
 from sandglass.quantization.automatic_method import automatic_plan
 from sandglass.quantization.calibration import drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
-from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
-from sandglass.quantization.repairs import UNSEEN, chosen_repairs
-from sandglass.quantization.simulate import simulate
+from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
+from sandglass.quantization.repairs.output_thresholds import NAME as OUTPUT_THRESHOLDS
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
-# Inputs on which a whole plan is tested, at most. It bounds the time of a trial: a default calibration set with its
-# wider copies has 128. `inputs_to_try` chooses fewer for a large network.
-PLAN_SAMPLES = 128
-# Share of the best plan's noise that a plan with an UNSEEN repair has to reach. Such a repair changes the float network
-# for values outside the calibration set, and a small gain does not justify that. Not measured on several networks.
-UNSEEN_SHARE = 0.8
+FIRST_METHOD = "mse"  # method for thresholds before a repair chooses them by the outputs of layers
 
 
 @dataclass(frozen=True)
@@ -53,16 +43,6 @@ class RepairedPlan:
     roundings: Mapping[tuple[str, int], Rounded]
 
 
-@dataclass(frozen=True)
-class RepairTrial:
-    """A plan with some repairs, and its noise at the network's outputs as a share of their power."""
-
-    repairs: tuple[str, ...]
-    noise: float
-    plan: Plan
-    layer_data: LayerData
-
-
 def repairs_without(names: Sequence[str]) -> list[str]:
     """All repairs except those in `names`, with spaces or hyphens. Raises InputError for an unknown name."""
     options = {name.replace(" ", "-"): name for name in REPAIRS}
@@ -71,56 +51,28 @@ def repairs_without(names: Sequence[str]) -> list[str]:
     return [name for option, name in options.items() if option not in names and name not in names]
 
 
-def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
-    """The plan with all `repairs`, or the one with fewer equalizations if its noise is lower.
+def full_int8_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
+    """The plan with `repairs`, for every layer that the target can run in int8.
 
-    Equalized channels help activations and hurt weights; the balance depends on the network. The first trial is without
-    equalization. The thresholds of its plan limit the ranges that the other trials equalize.
+    Raises DatasetError without inputs, and PlanError for activations that are not finite.
     """
-    source = inputs.source
+    run.left.expect(PLANS, 1)
+    plan, layer_data = repaired_plan(
+        inputs.source.graph, inputs.batches, inputs.spec, run.scratch, _method(inputs, repairs), repairs,
+        drawn(inputs.calibration, inputs.range_looks), run.say,
+    )  # fmt: skip
+    run.left.step(PLANS)
+    integer = tuple(output_noise.integer_layers(inputs.source.graph, plan, inputs.spec))
+    return RepairedPlan(plan, layer_data, integer, _other_roundings(inputs, plan, layer_data, integer))
+
+
+def _method(inputs: SearchInputs, repairs: Sequence[str]) -> str:
+    """The method for the thresholds that no repair chooses."""
     method = inputs.calibration.method
-    if method == AUTO:
-        method = automatic_plan(source.graph, inputs.batches).method
-    sample = spread(inputs.batches, inputs_to_try(inputs.total_macs, PLAN_SAMPLES))
-    expected, measure = output_noise.run(GraphSession(source.graph), sample), OutputNoise.of(source.graph)
-    calibration = drawn(inputs.calibration, inputs.range_looks)
-
-    def trial(names: Sequence[str], unequalized: Plan | None) -> RepairTrial:
-        plan, layer_data = repaired_plan(
-            source.graph,
-            inputs.batches,
-            inputs.spec,
-            source.graph.parent,
-            method,
-            names,
-            calibration,
-            run.say,
-            unequalized,
-        )
-        # The time of this simulation is the unit of the estimate of the time left.
-        session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
-        noise = measure.noise(expected, output_noise.run(session, sample))
-        run.left.measured((time.monotonic() - started) / len(sample))
-        run.left.step(PLANS)
-        run.say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
-        return RepairTrial(tuple(names), noise, plan, layer_data)
-
-    first, *others = choices(source.graph, inputs.spec, repairs)
-    run.left.expect(PLANS, 1 + len(others))
-    best = trial(first, None)
-    unequalized = best.plan
-    for names in others:
-        best = quieter(best, trial(names, unequalized))
-    integer = output_noise.integer_layers(source.graph, best.plan, inputs.spec)
-    return RepairedPlan(
-        best.plan, best.layer_data, tuple(integer), _other_roundings(inputs, best.plan, best.layer_data, integer)
-    )
-
-
-def quieter(best: RepairTrial, other: RepairTrial) -> RepairTrial:
-    """The trial with less noise; an `other` trial with an UNSEEN repair needs less than UNSEEN_SHARE of `best`."""
-    levels = [repair.COMPARISON.level for repair in chosen_repairs(other.repairs) if repair.COMPARISON]
-    return other if other.noise < best.noise * (UNSEEN_SHARE if UNSEEN in levels else 1.0) else best
+    if method != AUTO:
+        return method
+    # Thresholds by the layers' outputs replace those of the method nearly everywhere: it is not worth a comparison.
+    return FIRST_METHOD if OUTPUT_THRESHOLDS in repairs else automatic_plan(inputs.source.graph, inputs.batches).method
 
 
 def _other_roundings(

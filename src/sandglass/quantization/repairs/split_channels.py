@@ -29,8 +29,6 @@ from sandglass.quantization.repairs import NetworkStep, RangeStep
 
 NAME = "split channels"
 SOURCE = "Zhao et al. (2019), Improving Neural Network Quantization without Retraining using Outlier Channel Splitting"
-BUILDS_ON: tuple[str, ...] = ()
-COMPARISON = None
 NARROW = 16  # channels of a group, at most: 32 are two vectors of 16, for which layers take hardly longer
 
 
