@@ -52,7 +52,7 @@ def repairs_without(names: Sequence[str]) -> list[str]:
 
 
 def full_int8_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
-    """The plan with `repairs`, for every layer that the target can run in int8.
+    """The plan with `repairs` and all layers in int8 that the target can run in int8.
 
     Raises DatasetError without inputs, and PlanError for activations that are not finite.
     """
@@ -71,7 +71,7 @@ def _method(inputs: SearchInputs, repairs: Sequence[str]) -> str:
     method = inputs.calibration.method
     if method != AUTO:
         return method
-    # Thresholds by the layers' outputs replace those of the method nearly everywhere: it is not worth a comparison.
+    # The repair replaces nearly all thresholds of the method: a comparison of methods would have no effect.
     return FIRST_METHOD if OUTPUT_THRESHOLDS in repairs else automatic_plan(inputs.source.graph, inputs.batches).method
 
 

@@ -1,7 +1,13 @@
 """Divide the channels of tensors by factors: the layers that compute a tensor divide, the layers that read it multiply.
 
-Example with one channel and the factor 4: a layer computes 6 x + 2, and the next one reads it with the weight 0.5.
-After the edit the first computes 1.5 x + 0.5, and the next one has the weight 2. For x = 1 both give 4.
+Cross-layer equalization (Nagel et al., 2019) chooses such factors so that channels have similar ranges. Example: two
+channels reach 1 and 4, and a layer reads them with the weights 1 and 1. With the factors 0.5 and 1, half of the way to
+equal ranges, the channels reach 2 and 4, and the weights become 0.5 and 1. The sum is 5 before and after.
+
+    >>> peaks, weights = np.array([1.0, 4.0]), np.array([1.0, 1.0])
+    >>> factors = (peaks / peaks.max()) ** 0.5
+    >>> peaks / factors, weights * factors, float((peaks / factors) @ (weights * factors))
+    (array([2., 4.]), array([0.5, 1. ]), 5.0)
 """
 
 from __future__ import annotations

@@ -33,7 +33,7 @@ class Rounded:
 
     def weights(self, axis: int) -> np.ndarray:
         """The weights as floats: integers times scales, whose channels lie along `axis`."""
-        shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]
+        shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]  # for example (outputs, 1, 1, 1)
         return np.asarray(self.integers.astype(np.float32) * self.scales.reshape(shape))
 
     def first(self, channels: int) -> Rounded:

@@ -71,6 +71,7 @@ class ShiftChannels:
                 add_to_bias(index, maker, channels, -offset[:channels])
             elif maker.op_type in CLAMPS:
                 _move_bounds(index, maker, float(offset[0]))
+            # W (x - o) + (b + W o) = W x + b; the padding becomes 0 - o.
             for reader in graph.readers[name]:
                 if reader.name in graph.layer_facts:
                     fact = graph.layer_facts[reader.name]
