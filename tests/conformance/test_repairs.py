@@ -216,11 +216,11 @@ print(plan.repairs, [edit.KIND for edit in plan.edits])
     )
     assert done.returncode == 0, done.stderr
     names, plan = done.stdout.splitlines()
-    assert names.split(", ").index("new repair") == names.split(", ").index("split channels") + 1
+    assert names.split(", ")[0] == "new repair"  # its step has the lowest number
     assert plan == "('new repair',) ['shift channels']"
 
 
 def test_unknown_repair_is_refused(tmp_path: Path) -> None:
     """A name that no file has, with those that there are."""
-    with pytest.raises(InputError, match=r"unknown repair 'magic'.*known: split channels, "):
+    with pytest.raises(InputError, match=r"unknown repair 'magic'.*known: "):
         repaired_plan(graph("plain"), images("plain", 1, 0), TARGETS["ncnn"], tmp_path, "minmax", ["magic"])

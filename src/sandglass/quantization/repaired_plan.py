@@ -99,13 +99,8 @@ def _network(graph: Path, batches: Batches, spec: Spec) -> Network:
     return Network(graph, frozenset(integer), offsets, batches)
 
 
-def repaired(graph: Path, plan: Plan, spec: Spec) -> tuple[onnx.ModelProto, Plan]:
-    """The graph after the plan's edits, for the layers that a target with `spec` runs in int8, and its plan.
-
-    In that plan the integers of weights fit the edited graph: if no layer in int8 reads split channels, they are not
-    split.
-    """
+def repaired(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """The graph after the plan's edits, for the layers that a target with `spec` runs in int8."""
     model = load_graph(graph)
     integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
-    model = apply_edits(model, plan.edits, integer)
-    return model, plan.with_weights(SetWeights(plan.rounded).fitted(model).rounded)
+    return apply_edits(model, plan.edits, integer)

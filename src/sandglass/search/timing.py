@@ -23,7 +23,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost
 
 # Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between
@@ -88,11 +87,10 @@ def cost_model(
     time_model: TimeModel,
     layers: Sequence[LayerCost],
     boundaries: Mapping[Boundary, int],
-    splits: Sequence[Conversion],
     float_ms: float,
     timed_converting: bool,
 ) -> CostModel:
-    """The cost model with times of whole runs, from profiled `layers`, `boundaries` with elements, and `splits`.
+    """The cost model with times of whole runs, from profiled `layers`, and `boundaries` with elements.
 
     If the profiled time of a layer includes the conversion of its input (`timed_converting`), the time of the
     conversion is added to the int8 time of the layer, as a correction that may be negative.
@@ -100,13 +98,11 @@ def cost_model(
     conversions = [
         Conversion(boundary, time_model.ms_per_element * elements) for boundary, elements in boundaries.items()
     ]
-    splits = [replace(split, milliseconds=time_model.factor * split.milliseconds) for split in splits]
     if not timed_converting:
         scaled_layers = tuple(scaled(layer, time_model.factor) for layer in layers)
-        return CostModel(scaled_layers, (*conversions, *splits), float_ms)
+        return CostModel(scaled_layers, tuple(conversions), float_ms)
     corrections = {name: entry.milliseconds for entry in conversions for name in entry.boundary.readers}
-    scaled_layers = tuple(scaled(layer, time_model.factor, corrections[layer.name]) for layer in layers)
-    return CostModel(scaled_layers, tuple(splits), float_ms)
+    return CostModel(tuple(scaled(layer, time_model.factor, corrections[layer.name]) for layer in layers), (), float_ms)
 
 
 def scaled(layer: LayerCost, factor: float, more_in_int8: float = 0.0) -> LayerCost:
@@ -116,22 +112,3 @@ def scaled(layer: LayerCost, factor: float, more_in_int8: float = 0.0) -> LayerC
         for variant in layer.variants
     )
     return replace(layer, float_ms=factor * layer.float_ms, variants=variants)
-
-
-def split_costs(
-    layers: Sequence[LayerCost], links: Sequence[Link], longer_ms: Mapping[str, float]
-) -> tuple[list[LayerCost], list[Conversion]]:
-    """The costs of layers without splits, and the costs of splits as conversions.
-
-    The channels of a tensor are split as soon as one layer in int8 reads it, and the layers around it take longer then.
-    `links` are the groups of split tensors, and `longer_ms` the milliseconds by which each layer in float takes longer
-    with splits. The cost of a split is the sum over the layers around it. The times of int8 layers were measured with
-    splits, so that their part of the cost is subtracted.
-    """
-    splits, own_part = [], dict[str, float]()
-    for link in links:
-        around = [name for name in (*link.producers, *link.consumers) if name not in own_part]
-        part = {name: max(0.0, longer_ms.get(name, 0.0)) for name in around}
-        splits.append(Conversion(Boundary(frozenset(), frozenset(link.consumers), False), sum(part.values())))
-        own_part |= part
-    return [scaled(layer, 1.0, -own_part.get(layer.name, 0.0)) for layer in layers], splits

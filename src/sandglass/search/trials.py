@@ -123,11 +123,6 @@ def build_trial(inputs: SearchInputs, plan: Plan, folder: Path, say: Say) -> Art
     return _build(inputs, inputs.source, plan, inputs.reference.lenient(), folder, say)
 
 
-def build_float_of(inputs: SearchInputs, graph: Path, folder: Path, say: Say) -> Artifact:
-    """The float artifact of another graph of the same network. Raises the error that stopped the build."""
-    return _build(inputs, replace(inputs.source, graph=graph), None, inputs.reference, folder, say)
-
-
 def _build(
     inputs: SearchInputs, source: Source, plan: Plan | None, reference: parity.Reference, folder: Path, say: Say
 ) -> Artifact:
