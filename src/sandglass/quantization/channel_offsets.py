@@ -63,8 +63,7 @@ def offset_tensors(model: onnx.ModelProto, layers: set[str], pads: bool = False)
 def through_weights(weight: np.ndarray, fact: Facts, offset: np.ndarray) -> np.ndarray:
     """W o: the change of a layer's output for an `offset` of its input, (output channels,) float64.
 
-    `offset` is (input channels,) or (1,). If it has more entries than the layer has input channels, the first ones
-    count (see `SplitChannels`).
+    `offset` is (input channels,) or (1,).
     """
     sums = weight.reshape(*weight.shape[:2], -1).sum(2, dtype=np.float64)  # (outputs, inputs of a group)
     sums = sums.reshape(fact.group, -1, weight.shape[1])

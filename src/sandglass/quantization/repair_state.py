@@ -25,7 +25,7 @@ from sandglass.quantization.spec import Spec
 
 @dataclass(frozen=True)
 class Network:
-    """The float network before its channels are scaled or shifted, in the file `graph`.
+    """The float network before its channels are shifted, in the file `graph`.
 
     `integer` holds the layers that the target can run in int8, and `offsets` the tensors that can have offsets.
     """

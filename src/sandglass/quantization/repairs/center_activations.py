@@ -57,6 +57,6 @@ def _center_clamped(state: RangeState) -> RangeState:
 
 
 STEPS = (
-    NetworkStep(20, _center_linear),  # before equalization, which then compares centered ranges
+    NetworkStep(20, _center_linear),  # before ranges are measured: the offsets follow from the ranges of channels
     RangeStep(80, _center_clamped),  # after thresholds and factors are chosen: the middle depends on them
 )
