@@ -71,7 +71,7 @@ def _touches(node: onnx.NodeProto, tensors: Collection[str]) -> bool:
 
 
 class _Halves:
-    """The names of each tensor in the two types, as far as they exist."""
+    """The names of each tensor in the types in which it exists."""
 
     def __init__(self, graph: GraphIndex, wide: Collection[str]) -> None:
         self.graph, self.wide, self.floats = graph, wide, _floats(graph.model)

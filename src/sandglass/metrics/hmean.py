@@ -1,8 +1,8 @@
 """Recall, precision and their harmonic mean for text detection, from the overlap of polygons, with intervals.
 
-The protocol is that of ICDAR (2015, Challenge 4). A detection of which more than half lies in one ignored region does
-not count. Each other detection is matched, in order, with the first text that has no match yet and an IoU above 0.5
-with it. As in mmocr, the score threshold with the best harmonic mean is chosen. Overlaps are computed once for all
+The protocol is that of ICDAR (2015, Challenge 4). A detection with more than half of its area in one ignored region
+does not count. Each other detection is matched, in order, with the first text that has no match yet and an IoU above
+0.5 with it. As in mmocr, the score threshold with the best harmonic mean is chosen. Overlaps are computed once for all
 thresholds, and the counts of each image are stored, so that the bootstrap resamples images without matching again.
 """
 

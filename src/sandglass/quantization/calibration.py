@@ -20,7 +20,7 @@ Look = tuple[np.ndarray, View]  # an input, (1, 3, H, W) float32, and the view w
 
 @dataclass(frozen=True)
 class Calibration:
-    """How activation ranges are measured: on `size` samples of `dataset`, drawn at random with `seed`.
+    """The measurement of activation ranges: on `size` samples of `dataset`, drawn at random with `seed`.
 
     `method` chooses the thresholds: one of `thresholds.METHODS`, or "auto" (see `automatic_method`).
     """

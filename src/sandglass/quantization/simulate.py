@@ -141,7 +141,7 @@ class _Writer:
         bits = self.spec.weight_bits(fact, layer.weight_bits)
         planned = self.plan.weight_scales(layer.name, bits) is not None
         factors = 1 / scales if planned else weight_factors(weight, fact.axis, bits)
-        # As in the target, both factors are rounded to float32, then their product, and then its reciprocal.
+        # Both factors, as in the target, are rounded to float32, then their product, and then its reciprocal.
         return 1 / (np.float32(127 / tensor_range.threshold) * factors)
 
     def _linear(

@@ -68,7 +68,7 @@ class Attempt:
 def choices_to_build(search: PreparedSearch, run: Run) -> Iterator[Choice]:
     """Different choices with enough fidelity by simulation, the fastest first.
 
-    This is a generator: choices are simulated only as far as the caller reads them.
+    This is a generator: a choice is simulated when the caller reads it.
     """
     layers, budget = search.repaired.integer_layers, search.budget
     yielded = list[dict[str, int]]()

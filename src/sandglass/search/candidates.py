@@ -72,7 +72,7 @@ def float_reason(layer: LayerCost) -> str:
 
 
 def worth_building(choices: Iterable[Choice], min_fidelity: float, tolerance: float = 0.0) -> Iterator[Choice]:
-    """The choices to build; `choices` come at rising prices and are read only as far as needed.
+    """The choices to build; `choices` come at rising prices, and no more are read than needed.
 
     A choice suffices if its fidelity is at least `min_fidelity`. Choices that fall short by up to `tolerance` are built
     too, but do not count. The first SPARES + 1 sufficient choices come first, ordered by the time that they save. A

@@ -88,7 +88,7 @@ def check_plan(check: FidelityCheck, plan: Plan) -> FidelityResult:
 
 
 def check_session(check: FidelityCheck, session: Session, predictions: Iterable[Prediction]) -> FidelityResult:
-    """The fidelity of a session; its `predictions` for the evaluation set are read only as far as needed."""
+    """The fidelity of a session; its `predictions` for the evaluation set are read until the result is clear."""
     task, agreements = check.inputs.task, list[Mapping[str, float]]()
     for before, after in zip(check.base.predictions, predictions, strict=False):
         agreements.append(task.agreement(before, after))

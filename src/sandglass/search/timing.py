@@ -64,7 +64,7 @@ def factor_bounds(threads: int) -> tuple[float, float]:
 def fit_time_model(runs: Sequence[WholeRun], bounds: tuple[float, float], min_ms_per_element: float = 0.0) -> TimeModel:
     """The time model whose predictions are nearest to the times that `runs` saved, by least squares.
 
-    The factor lies within `bounds`, and the time for an element is at least `min_ms_per_element`.
+    The factor is within `bounds`, and the time for an element is at least `min_ms_per_element`.
     """
     profiled = np.array([run.profiled_ms for run in runs], np.float64)  # (runs,), as the two below
     elements = np.array([run.elements for run in runs], np.float64)

@@ -170,7 +170,7 @@ class TaskModule(Protocol[DatasetT, SampleT, ViewT, PredictionT]):
         ...
 
     def encode(self, predictions: Sequence[PredictionT], views: Sequence[ViewT], card: Card) -> dict[str, np.ndarray]:
-        """The inverse of `decode`, as far as the resolution of the outputs allows: the outputs of a perfect network."""
+        """The inverse of `decode`, up to the resolution of the outputs: the outputs of a perfect network."""
         ...
 
     def truths(self, dataset: DatasetT) -> list[PredictionT]:

@@ -111,7 +111,7 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
 
 
 def decode(outputs: Outputs, views: Sequence[LabelledView], card: Card) -> list[Classes]:
-    """Predictions from logits (N, classes), or from probabilities if the card says so.
+    """Predictions from logits (N, classes), or from probabilities (`probabilities` in the card).
 
     Raises GraphError for an output of another shape, and DatasetError for a label that the network does not have.
     """

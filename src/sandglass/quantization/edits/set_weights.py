@@ -32,12 +32,12 @@ class Rounded:
         return int(np.abs(self.integers.astype(np.int16)).max(initial=0))
 
     def weights(self, axis: int) -> np.ndarray:
-        """The weights as floats: integers times scales, whose channels lie along `axis`."""
+        """The weights as floats: integers times scales; `axis` is the axis of channels."""
         shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]  # for example (outputs, 1, 1, 1)
         return np.asarray(self.integers.astype(np.float32) * self.scales.reshape(shape))
 
     def first(self, channels: int) -> Rounded:
-        """The weights of the first `channels` output channels, which lie along axis 0."""
+        """The weights of the first `channels` output channels, those of axis 0."""
         return Rounded(self.integers[:channels], self.scales[:channels], self.bias[:channels])
 
 

@@ -43,7 +43,7 @@ IMAGES = 16  # images in which levels are searched
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an input becomes integers: it is divided by `factors`, then `offsets` are subtracted.
+    """The conversion of an input to integers: it is divided by `factors`, then `offsets` are subtracted.
 
     Both arrays are (channels,) float32. `name` is the tensor with the integers, and `range` its range, in which one
     step is one level. The range includes levels that the calibration images do not have.
@@ -59,7 +59,7 @@ def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.n
     """The step of each channel of an input, and the level of its value 0, both (channels,) float64.
 
     The input is (1, channels, height, width). None if a channel has no levels. Values of exactly 0 are ignored: they
-    come from padding and may lie between two levels.
+    come from padding and may be between two levels.
     """
     arrays = [batch[name] for batch in spread(batches, IMAGES)]
     if not arrays or any(array.dtype != np.float32 or array.ndim != 4 for array in arrays):
@@ -94,7 +94,7 @@ def _channel_levels(values: np.ndarray) -> tuple[float, float] | None:
 def find_pixels(
     model: onnx.ModelProto, layers: Collection[str], batches: Sequence[Mapping[str, np.ndarray]], asymmetric: bool
 ) -> dict[str, Pixels]:
-    """How to turn the graph's inputs into bytes, by input, for inputs with levels that some of `layers` read.
+    """The conversion of the graph's inputs to bytes, by input, for inputs with levels that some of `layers` read.
 
     Targets that are not `asymmetric` have no zero point. If an input has to be padded before it becomes bytes, all of
     its readers must have the same padding.
