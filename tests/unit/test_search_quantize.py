@@ -56,7 +56,7 @@ class FixedTimes:
         integer = layers_in_int8(artifact)
         return {name: ms if name in integer else 1.0 for name, ms in self.int8_ms.items()}
 
-    def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
+    def paired_layers(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
         """Of the float artifact, and of the other one."""
         return self.layers(base), self.layers(artifact)
 
@@ -146,7 +146,7 @@ def test_a_missed_budget_publishes_nothing(tmp_path: Path, small: Path) -> None:
         search(small, out, **options)
     assert not (out / "openvino-int8").exists()
     assert not (out / "openvino-int8.plan.json").exists()
-    with pytest.raises(InputError, match="started with another max_drop"):
+    with pytest.raises(InputError, match="other values of max_drop"):
         search(small, out, **options | {"max_drop": 3.0})
     result = search(small, out, best_effort=True, **options)
     assert (result.met, planned_in_int8(out)) == (False, list(LAYERS))

@@ -91,9 +91,9 @@ def repair_names() -> tuple[str, ...]:
 def chosen_repairs(names: Sequence[str]) -> tuple[Repair, ...]:
     """The repairs with these names, in the order of their first steps. Raises InputError for an unknown name."""
     repairs = load_repairs()
-    known = [repair.NAME for repair in repairs]
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(known)}")
+    all_names = [repair.NAME for repair in repairs]
+    if unknown := [name for name in names if name not in all_names]:
+        raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(all_names)}")
     return tuple(repair for repair in repairs if repair.NAME in names)
 
 
