@@ -1,4 +1,4 @@
-# Two commands need nothing but Python 3.11 and pip:
+# Two commands need nothing but Python 3.11 to 3.13 with pip (make demo PYTHON=python3.12 names another than python3):
 #   make demo   the main job on the embedded model and data
 #   make test   the tests, in under ten minutes on two cores
 # `make slow` runs the tests that take longer, as .ci/run does; `make stress` repeats cold starts and kills by the hundred.
@@ -11,6 +11,7 @@ BIN := .venv/bin
 venv: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "installing Sandglass and its runtimes into .venv: 2 GB of packages, a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	touch $@
