@@ -45,7 +45,6 @@ CONSTANTS = {
     "quantization.input_rows": ("FLOATS", "MOST_ROWS"),
     "quantization.statistics": ("BINS",),
     "quantization.repairs.equalize": ("SHARE", "MARGIN", "SMALLEST"),
-    "quantization.repairs.equalize_by_outputs": ("SHARE", "GAIN", "PROBES", "FEWEST"),
     "quantization.repairs.output_thresholds": ("ROWS", "HOPELESS"),
     "quantization.network_thresholds": ("PEAK", "RARE", "HALVINGS", "GAIN", "HOPELESS", "MOST_INPUTS"),
     "quantization.repairs.split_channels": ("NARROW",),

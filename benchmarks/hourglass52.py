@@ -44,7 +44,7 @@ def calibrate_and_write(graph: Path, out: Path, size: int, result: object) -> No
     calibration = Calibration(synthetic_people.load(limit=size, split="train"), size)
     times = [time.perf_counter()]
     arrays = calibration_arrays(card, calibration)
-    plan = calibrated_plan(source, calibration, arrays, None, print)
+    plan = calibrated_plan(source, calibration, arrays, print)
     times.append(time.perf_counter())
     source.once("pnnx", lambda folder: ncnn.convert(graph, folder))
     times.append(time.perf_counter())

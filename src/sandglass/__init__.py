@@ -1,4 +1,4 @@
-"""Sandglass: trained vision models to int8 on every runtime, with accuracy and speed measured.
+"""Sandglass deploys trained vision models to runtimes in fp32, fp16 and int8, and measures accuracy and speed.
 
     from pathlib import Path
     import sandglass
@@ -10,7 +10,7 @@
     for artifact, speed in zip(artifacts, sandglass.benchmark(artifacts)):
         print(artifact.backend, artifact.precision, sandglass.evaluate(artifact, data).metrics["AP"], speed.median)
 
-Names load on first use: `import sandglass` imports neither PyTorch nor a runtime.
+The public names are loaded on first use: `import sandglass` imports neither PyTorch nor a runtime.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m sandglass`: the command line of the interpreter at hand, wherever its scripts are."""
+"""`python -m sandglass`: the command line, run with this interpreter even if the script `sandglass` is not on PATH."""
 
 from __future__ import annotations
 

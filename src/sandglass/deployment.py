@@ -1,4 +1,4 @@
-"""The way through the house: card and checkpoint -> graph -> plan -> artifacts. Each stage is one function."""
+"""`deploy()` calls the stages in order: card and checkpoint -> graph -> plan -> artifacts. A stage is one function."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING
 
 from sandglass.artifacts import parity
-from sandglass.artifacts.build import BuildRequest, build_artifact, reuse_artifact
-from sandglass.artifacts.build_files import FLOAT
+from sandglass.artifacts.build import BuildRequest, build_artifact, failed, reuse_artifact
+from sandglass.artifacts.build_files import FLOAT, check_float
 from sandglass.artifacts.build_key import Samples, own_folder
 from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.input_shapes import Shapes
+from sandglass.artifacts.plan_file import kept_plan, plan_path, save_plan
 from sandglass.artifacts.target import Outcome, Target
 from sandglass.backends import Capabilities, load_backend
 from sandglass.core import discover
-from sandglass.core.errors import (
-    InputError,
-)
+from sandglass.core.errors import InputError, SandglassError
+from sandglass.core.files import sha256
+from sandglass.core.host import own_version
 from sandglass.core.processor import ANY, Processor
 from sandglass.core.progress import Say
+from sandglass.core.sizes import Size
 from sandglass.kit.build import build_kit, needs_kit
-from sandglass.quantization.calibrated_plan import calibrated_plan, save_plan
+from sandglass.quantization.calibrated_plan import calibrated_plan
 from sandglass.quantization.calibration import Calibration, calibration_arrays
+from sandglass.quantization.make_plan import load_plan
+from sandglass.quantization.plan import Plan
+from sandglass.search.default_plan import default_plan
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import is_quantized, prepared_source
 
@@ -42,6 +47,7 @@ def deploy(
     ema: bool = False,
     calibration: Calibration | None = None,
     plan: Path | None = None,
+    quick: bool = False,
     tune_minutes: float = 0.0,
     soc: str = "",
     samples: Samples | None = None,
@@ -51,65 +57,104 @@ def deploy(
     force: bool = False,
     say: Say = lambda line: None,
 ) -> list[Outcome]:
-    """Write one artifact folder `out/BACKEND-PRECISION` for each target, and `out/plan.json` where one is int8.
+    """Write the artifact folder `out/BACKEND-PRECISION` for each target, and for int8 `out/BACKEND-int8.plan.json`.
 
-    `source` is a zoo model's name, a card's path, a float artifact's folder (see `find_card`) or a Card; `ema` takes
-    the averaged weights of the checkpoint. A target that fails, or whose runtime crashes or hangs, does not stop the
-    others: its Outcome carries the error. Raises a SandglassError for what concerns all of them (card, checkpoint,
-    calibration, plan), and BusyError where another run works in `out`. An artifact that is there already is kept where
-    it was made from the same inputs, so that the same call goes on with one that was killed; any other is refused, and
-    `force` replaces both. Where a vendor's tools are not here, the folder is a build kit for a host that has them;
-    `soc` names its processor, and the inputs of `samples` are taken along. Runtimes that compile their kernels may
-    measure which are the fastest on this machine, for `tune_minutes` each.
-    `processor` is the kind of processor that int8 artifacts are for: the default is exact on all of them, with weights
-    of 7 bits where 8 would saturate on some.
-    A file that is quantized already is deployed as it is, or taken back to float first with `dequantize`.
+    Returns one Outcome for each target, in the order of `targets`. A target that fails, or whose runtime crashes or
+    hangs, does not stop the others: its Outcome carries the error.
+
+    `source` is the name of a zoo model, the path of a card, the folder of a float artifact (see `find_card`) or a Card.
+    `targets` are texts such as "ncnn:int8". `checkpoint` replaces the card's; `ema` selects its averaged weights.
+    `calibration` is needed for int8: each target gets a plan with repairs from these images (see
+    `search.default_plan`). With `quick` all targets get the same plan of ranges and thresholds alone, in seconds; with
+    the file `plan` they get that one.
+    `processor` is the kind of processor that int8 artifacts are for. The default gives exact sums on all of them, with
+    weights of 7 bits where 8 bits would saturate on some.
+    A file that is quantized already is deployed unchanged; with `dequantize` it is converted to float first.
     With `shapes` (see `artifacts.input_shapes`) an artifact takes images of many sizes, each in the smallest shape that
     holds it.
+    Runtimes that compile their kernels search for the fastest ones on this machine, `tune_minutes` for each target.
+    For a target whose vendor tools are not installed here, the folder is a build kit for a host that has them; `soc`
+    names the processor to compile for, and the kit contains the inputs of `samples`.
+
+    An artifact that an earlier call wrote from the same inputs is reused, so a killed call can be repeated and
+    continues. Any other existing folder is refused. `force` builds and replaces in both cases. `say` gets lines of
+    progress.
+
+    Raises a SandglassError for a problem that concerns all targets (card, checkpoint, calibration, plan), and BusyError
+    if another run works in `out`.
     """
     card = source if isinstance(source, Card) else find_card(source)
     for data in (calibration, samples):
         if data is not None:
             check_dataset(load_task(card.task), data.dataset)
-    wanted = list(dict.fromkeys(Target.parse(target) for target in targets))
-    integer = [target for target in wanted if target.precision == "int8"]
+    unique = list(dict.fromkeys(Target.parse(target) for target in targets))
+    integer = [target for target in unique if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration and --calibration-annotations")
-    if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in wanted):
+    if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in unique):
         able = ", ".join(name for name in discover.names("backends") if _capabilities(name).tunes_kernels)
-        raise InputError(f"{wanted[0].backend} compiles no kernels that could be tuned",
+        raise InputError(f"{unique[0].backend} has no kernels to tune",
                          f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
-    if soc and not any(_capabilities(target.backend).compiles_for_soc for target in wanted):
-        raise InputError(f"no target is compiled for one processor, and {soc} was named", "leave out --soc")
-    if samples and not any(map(needs_kit, wanted)):
-        raise InputError(
-            "no target makes a build kit, and evaluation samples were given for one", "leave out --dataset"
-        )
-    if shapes and (kits := [target for target in wanted if needs_kit(target)]):
-        raise InputError(f"{kits[0]} makes a build kit, which takes one input shape", "leave the shapes out")
+    if soc and not any(_capabilities(target.backend).compiles_for_soc for target in unique):
+        raise InputError(f"--soc {soc} has no effect: no target is compiled for a named processor", "leave out --soc")
+    if samples and not any(map(needs_kit, unique)):
+        raise InputError("--dataset has no effect: evaluation samples are for build kits, and no target makes one",
+                         "leave out --dataset")  # fmt: skip
+    if shapes and (kits := [target for target in unique if needs_kit(target)]):
+        raise InputError(f"{kits[0]} makes a build kit, which has a single input shape",
+                         "leave out --shapes and --shapes-from")  # fmt: skip
     quantized: Quantized = "float" if dequantize else "keep"
     with (
-        own_folder(out, [out / target.folder for target in wanted], card, force),
+        own_folder(out, [out / target.folder for target in unique], card, force),
         prepared_source(card, checkpoint, say, tuple(shapes), quantized=quantized, ema=ema) as graph,
     ):
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
         inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
         if ready.quantized and plan is not None:
-            raise InputError(f"{card.name} is quantized already, and {plan} would quantize it", "use --dequantize")
-        made = None
-        if integer and calibration and not ready.quantized:
-            made = calibrated_plan(ready, calibration, inputs, plan, say)
-        if made:
-            save_plan(made, out / "plan.json", force)
+            raise InputError(f"{card.name} is quantized already, so {plan} does not apply to it",
+                             "use --dequantize, or leave out --plan")  # fmt: skip
+        shape = next(iter(shapes), None)
         reference = parity.Reference(ready, inputs)
-        request = BuildRequest(ready, made, reference, out, say, force, shapes)
-        outcomes = {
-            target: build_kit(target, ready, reference, samples, out, force, say)
-            if needs_kit(target)
-            else reuse_artifact(target, request) or build_artifact(target, request)
-            for target in sorted(wanted, key=lambda target: target.precision != FLOAT)  # the others need to know it
-        }
-        return [outcomes[target] for target in wanted]
+        request = BuildRequest(ready, None, reference, out, say, force, shapes)
+        shared = None
+        if integer and calibration and not ready.quantized and (quick or plan is not None):
+            shared = load_plan(plan, ready.graph) if plan else calibrated_plan(ready, calibration, inputs, say)
+            for target in integer:
+                save_plan(shared, plan_path(out, target), force)
+
+        def build(target: Target) -> Outcome:
+            if needs_kit(target):
+                return build_kit(target, ready, reference, samples, out, force, say)
+            if target not in integer or ready.quantized or calibration is None:
+                return reuse_artifact(target, request) or build_artifact(target, request)
+            try:
+                planned = replace(request, plan=shared or _plan(target, request, calibration, shape))
+            except SandglassError as error:
+                return failed(target, error, say)
+            return reuse_artifact(target, planned) or build_artifact(target, planned)
+
+        # Float artifacts come first: an int8 one is built only if the float one of its runtime agrees with the graph.
+        outcomes = {target: build(target) for target in sorted(unique, key=lambda target: target.precision != FLOAT)}
+        return [outcomes[target] for target in unique]
+
+
+def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape: Size | None) -> Plan:
+    """The default plan of an int8 target, from the file next to its artifact where the same call made it before."""
+    source, data = request.source, calibration.dataset.fingerprint
+    made_from = {
+        "target": str(target),
+        "version": own_version(),
+        "graph": sha256(source.graph),
+        "calibration": [data, calibration.size, calibration.method, calibration.seed],
+        "shape": shape,
+        "processor": source.processor.name,
+    }
+
+    def make() -> Plan:
+        check_float(target.backend, source, request.reference)  # no time goes into the plan of a runtime that fails
+        return default_plan(source, target.backend, calibration, lambda line: request.say(f"{target}: {line}"), shape)
+
+    return kept_plan(plan_path(request.out, target), made_from, request.force, make)
 
 
 def _capabilities(backend: str) -> Capabilities:

@@ -89,7 +89,7 @@ def test_artifact_runs_alone_and_agrees_with_the_graph(
         backend.available()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    (outcome,) = deploy(card, [f"{name}:{precision}"], tmp_path, calibration=calibration)
+    (outcome,) = deploy(card, [f"{name}:{precision}"], tmp_path, calibration=calibration, quick=True)
     if not backend.CAPABILITIES.runs_graphs:
         assert isinstance(outcome.error, SandglassError), "an ONNX file has no module to run"
         assert not (tmp_path / f"{name}-{precision}").exists()
@@ -163,7 +163,7 @@ def deployed(
     except BackendUnavailable as error:
         pytest.skip(str(error))
     source = card if backend.CAPABILITIES.runs_graphs else "hourglass-tiny-synthetic"
-    (outcome,) = deploy(source, [f"{name}:{precision}"], folder, calibration=calibration)  # type: ignore[arg-type]
+    (outcome,) = deploy(source, [f"{name}:{precision}"], folder, calibration=calibration, quick=True)  # type: ignore[arg-type]
     assert outcome.artifact is not None
     return backend, outcome.artifact
 

@@ -91,7 +91,7 @@ def test_plain_runtime_computes_what_was_checked(name: str, tmp_path: Path) -> N
     graph = save_graph(tmp_path / "small.onnx")
     card = Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=graph)
     people = Calibration(discover.load("datasets", "synthetic-people").load(limit=6, split="train"), size=8)
-    (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people)
+    (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, quick=True)
     assert outcome.artifact is not None, outcome.error
     images = np.random.default_rng(1).standard_normal((4, 1, 3, 32, 24)).astype(np.float32)
     session = outcome.artifact.open(1)
@@ -131,7 +131,7 @@ def test_artifact_for_a_named_processor_is_refused_elsewhere(
     card = Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=graph)
     people = Calibration(discover.load("datasets", "synthetic-people").load(limit=3, split="train"), size=3)
     vnni = find_processor("vnni")
-    (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, processor=vnni)
+    (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, processor=vnni, quick=True)
     assert outcome.artifact is not None, outcome.error
     made_for = outcome.artifact.manifest.processor
     assert made_for == discover.load("backends", name).SPEC.exact_on(vnni).name

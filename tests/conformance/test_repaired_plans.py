@@ -69,7 +69,11 @@ def test_artifact_agrees_with_the_simulation(
     plan.save(tmp_path / "plan.json")
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=calibration, plan=tmp_path / "plan.json")
     assert outcome.artifact is not None, outcome.error
-    assert outcome.artifact.manifest.plan_sha256 == plan.sha256 == Plan.load(tmp_path / "out" / "plan.json").sha256
+    assert (
+        outcome.artifact.manifest.plan_sha256
+        == plan.sha256
+        == Plan.load(tmp_path / "out" / f"{name}-int8.plan.json").sha256
+    )
     decisions = outcome.artifact.files()[1].layers
     reasons = decide(plan, backend.SPEC.on(ANY), load_graph(graph))
     assert {layer: decision.reason for layer, decision in decisions.items()} == reasons

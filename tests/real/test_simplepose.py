@@ -128,7 +128,7 @@ def test_simulation_computes_what_the_runtime_does(
     if f"{name}:int8" not in artifacts:
         pytest.skip(f"{name} is not installed")
     artifact, spec = artifacts[f"{name}:int8"], discover.load("backends", name).SPEC.on(ANY)
-    plan = Plan.load(artifact.folder.parent / "plan.json")
+    plan = Plan.load(artifact.folder.parent / f"{name}-int8.plan.json")
     inputs = [{"data": array} for array in calibration_arrays(card, Calibration(people, size=24))]
     session = artifact.open()
     with prepared_source(card, None) as source:

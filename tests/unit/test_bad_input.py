@@ -152,7 +152,7 @@ def _nan(path: Path) -> None:
         (lambda path: path.write_bytes(b""), "a.pth is not a whole checkpoint"),
         (_hostile, "names posix.system"),
         (_other, "a.pth holds another model: "),
-        (_nan, "output heatmaps is NaN or infinite"),
+        (_nan, "tensor heatmaps is NaN or infinite"),
         (lambda path: path.unlink(), "there is no checkpoint"),
     ],
 )
@@ -189,7 +189,7 @@ def test_file_that_is_no_onnx(house: House, data: bytes | float | None) -> None:
         ("(int64[n, k] heatmaps) { heatmaps = NonZero(image) }", "heatmaps has the shape [4, '?']"),
         ("(float[1, 3, 32, 24] heatmaps) { heatmaps = other.Bar(image) }", "the graph has other.Bar"),
         ("(float[1, 3, 32, 24] heatmaps) { heatmaps = Frobnicate(image) }", "the graph has Frobnicate"),
-        ("(float[1, 3, 32, 24] heatmaps) { heatmaps = Log(image) }", "output heatmaps is NaN or infinite on noise"),
+        ("(float[1, 3, 32, 24] heatmaps) { heatmaps = Log(image) }", "tensor heatmaps is NaN or infinite on noise"),
     ],
 )
 def test_graph_that_nothing_runs(house: House, text: str, message: str) -> None:
@@ -242,7 +242,7 @@ def test_operator_that_a_backend_lacks_is_named_with_the_backends_that_have_it(
     said = house.refused_deploy(name)
     assert "lacks" in said
     assert operator in said
-    assert f"(backends that run this graph: {', '.join(other for other in others if usable(other))})" in said
+    assert f"(use a backend that runs this graph: {', '.join(other for other in others if usable(other))})" in said
     assert "reference" not in said
     assert "null" not in said
 
@@ -266,12 +266,13 @@ def _weights(path: Path, **values: float) -> None:
 
 
 def test_nan_activation_is_named(house: House) -> None:
-    """A NaN inside is told by the tensor and the sample when ranges are read, and by the output without int8."""
+    """The error names the first tensor that is NaN and the input, with calibration images and without."""
     _weights(house.graph, w2=float("nan"))
-    assert "is NaN or infinite on calibration sample 0" in house.refused(
+    first = "the tensor pointwise.out is NaN or infinite on"
+    assert f"{first} calibration samples, input 0" in house.refused(
         "deploy", house.card, "--to", "onnxruntime:int8", "--out", house.out, *SYNTHETIC
     )
-    assert "output heatmaps is NaN or infinite" in house.refused_deploy("onnxruntime")
+    assert f"{first} noise, input 0" in house.refused_deploy("onnxruntime")
 
 
 @pytest.mark.slow
@@ -280,7 +281,7 @@ def test_constant_activations_are_no_error(house: House) -> None:
     _weights(house.graph, w2=0.0)
     targets = [f"{name}:int8" for name in runtimes() if usable(name)]
     assert house.run("deploy", house.card, "--to", *targets, "--out", house.out, *SYNTHETIC) == 0
-    layers = json.loads((house.out / "plan.json").read_text())["layers"]
+    layers = json.loads((house.out / "onnxruntime-int8.plan.json").read_text())["layers"]
     dead = {name for name, layer in layers.items() if layer["keep_float"]}
     assert dead == {"pointwise", "three", "last"}
     assert all(layers[name]["reason"] == "its input was 0 on every calibration sample" for name in dead)
@@ -331,7 +332,7 @@ def test_plan_that_was_edited_is_not_replaced(house: House) -> None:
     shutil.rmtree(house.out / "onnxruntime-int8")
     assert house.run(*arguments, "onnxruntime:int8") == 0
     shutil.rmtree(house.out / "onnxruntime-int8")
-    plan = house.out / "plan.json"
+    plan = house.out / "onnxruntime-int8.plan.json"
     plan.write_text(plan.read_text().replace('"keep_float": false', '"keep_float": true', 1))
     assert "plan.json exists already and is another plan" in house.refused(*arguments, "onnxruntime:int8")
     assert house.run(*arguments, "onnxruntime:int8", "--plan", plan) == 0

@@ -8,12 +8,14 @@ from typing import Any
 
 import pytest
 
-from sandglass.table.cells import CELL, Asked, EmptyCell, MeasuredCell, read_cell, read_timings, write_cell
+from sandglass.table.cells import CELL, CellInputs, EmptyCell, MeasuredCell, read_cell, read_timings, write_cell
 
-ASKED = Asked(card={"name": "a", "input": {"size": [8, 8]}}, files=["0"], data="1", calibration=("2", 8, "auto", 0))
+INPUTS = CellInputs(
+    card={"name": "a", "input": {"size": [8, 8]}}, files=["0"], data="1", calibration=("2", 8, "auto", 0)
+)
 PREDICTION: dict[str, Any] = {"image_id": 1, "keypoints": [[1.0, 2.0, 0.5]], "score": 0.5}
 MEASURED = MeasuredCell(
-    asked=ASKED,
+    inputs=INPUTS,
     model="a",
     input=(8, 8),
     backend="null",
@@ -28,7 +30,7 @@ MEASURED = MeasuredCell(
 )
 
 
-@pytest.mark.parametrize("cell", [EmptyCell(ASKED, "budget missed: by 9 points"), MEASURED])
+@pytest.mark.parametrize("cell", [EmptyCell(INPUTS, "budget missed: by 9 points"), MEASURED])
 def test_cell_is_read_as_it_was_written(cell: EmptyCell | MeasuredCell, tmp_path: Path) -> None:
     """With all fields of its predictions and metrics, whatever the task is."""
     write_cell(tmp_path, cell)

@@ -27,7 +27,7 @@ size = [32, 24]
 mean = [123.675, 116.28, 103.53]
 std = [58.395, 57.12, 57.375]
 """
-SYNTHETIC = ["--calibration-dataset", "synthetic-people", "--calibration-size", "4"]
+SYNTHETIC = ["--quick", "--calibration-dataset", "synthetic-people", "--calibration-size", "4"]
 
 
 @pytest.fixture
@@ -49,7 +49,11 @@ def test_deploy_evaluate_benchmark_and_predict(card: Path, tmp_path: Path, capsy
 
     out = tmp_path / "out"
     assert run("deploy", card, "--to", "onnxruntime:fp32", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0
-    assert sorted(path.name for path in out.iterdir()) == ["onnxruntime-fp32", "onnxruntime-int8", "plan.json"]
+    assert sorted(path.name for path in out.iterdir()) == [
+        "onnxruntime-fp32",
+        "onnxruntime-int8",
+        "onnxruntime-int8.plan.json",
+    ]
     assert [p.name for p in (out / "onnxruntime-int8").glob("*.onnx")] == ["model.onnx"]
     folders = [out / "onnxruntime-fp32", out / "onnxruntime-int8"]
     numbers = tmp_path / "numbers.json"
@@ -78,7 +82,7 @@ def test_plan_is_used_again_and_edits_count(card: Path, tmp_path: Path) -> None:
     """A plan edited by hand decides which layers are int8."""
     out = tmp_path / "out"
     assert run("deploy", card, "--to", "onnxruntime:int8", "--out", out, *SYNTHETIC) == 0
-    plan = json.loads((out / "plan.json").read_text())
+    plan = json.loads((out / "onnxruntime-int8.plan.json").read_text())
     plan["layers"]["three"].update(keep_float=True, reason="by hand")
     (tmp_path / "edited.json").write_text(json.dumps(plan))
     again = tmp_path / "again"
@@ -113,11 +117,11 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
 @pytest.mark.parametrize(
     ("command", "message", "fix"),
     [
-        ("", "there is no command", "see `sandglass --help`"),
-        ("explode", "unknown command 'explode'", "known: deploy, quantize, "),
+        ("", "the command is missing", "see `sandglass --help`"),
+        ("explode", "unknown command 'explode'", "known commands: deploy, quantize, "),
         ("deploy card", "--out is missing", "see `sandglass deploy --help`"),
         ("deploy all-of --out", "--out needs a value", "see `sandglass deploy all-of --help`"),
-        ("deploy card --out o", "there is no target", "give --to BACKEND[:PRECISION]"),
+        ("deploy card --out o", "the target is missing", "give --to BACKEND[:PRECISION]"),
         ("fetch a b", "unexpected argument 'b'", "see `sandglass fetch --help`"),
         ("benchmark", "ARTIFACT is missing", "see `sandglass benchmark --help`"),
         ("benchmark a --second 3", "unknown option: --second. Did you mean --seconds?", "see "),
@@ -129,7 +133,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("evaluate a --dataset x", 'invalid value "x" for --dataset', "see "),
         ("predict a i --out p --box 1,2,0,4", "'1,2,0,4' is not X,Y,W,H with a width and a height above 0", "see "),
         ("deploy c --out o --to null --for riscv", "unknown processor 'riscv'", "known: any, x86-avx2"),
-        ("models --json a --json b", "--json: may be given once", "run the command for each value"),
+        ("models --json a --json b", "--json may be given only once", "run the command once for each value"),
     ],
 )
 def test_usage_errors_are_a_line_and_a_fix(

@@ -191,7 +191,7 @@ def test_termination_clears_temporary_folders_away(card: Path, tmp_path: Path) -
         assert process.stderr is not None
         told = process.stderr.read()
     assert process.returncode == 130
-    assert told.splitlines()[-1] == "sandglass: interrupted; run the same command again to go on"
+    assert told.splitlines()[-1] == "sandglass: interrupted; run the same command again to continue"
     assert "Traceback" not in told
     assert not list(scratch.glob("sandglass-*"))
     assert not list((tmp_path / "out").glob(".*.part"))
@@ -209,4 +209,4 @@ def test_termination_within_code_made_from_text(tmp_path: Path) -> None:
     )
     ended = subprocess.run([sys.executable, "-m", "stopped"], cwd=tmp_path, capture_output=True, text=True, check=False)
     assert ended.returncode == 130
-    assert ended.stderr == "sandglass: interrupted; run the same command again to go on\n"
+    assert ended.stderr == "sandglass: interrupted; run the same command again to continue\n"

@@ -212,7 +212,7 @@ def test_plan_reads_back_and_fits_its_graph(plan: Plan, graph: Path, tmp_path: P
         (lambda d: d["layers"]["three"].update(input="r1"), "three has input 'r1' in the plan and 'c3' in the graph"),
         (lambda d: d["layers"]["three"].update(weight="w9"), "three has weight 'w9' in the plan and 'w4' in the graph"),
         (lambda d: d["tensors"].update(ghost={"minimum": 0, "maximum": 1, "threshold": 1}), "range for ghost"),
-        (lambda d: d["tensors"]["r1"].update(minimum=99.5), "tensors.r1: the minimum is 99.5, above the maximum"),
+        (lambda d: d["tensors"]["r1"].update(minimum=99.5), "tensors.r1: the minimum 99.5 is above the maximum"),
         (lambda d: d["tensors"]["r1"].update(threshold=True), "tensors.r1.threshold is True, expected float"),
         (lambda d: d.update(calibration="x"), "calibration is 'x', expected table"),
         (lambda d: d.update(format=9), "format is 9, expected 2"),

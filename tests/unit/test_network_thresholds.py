@@ -92,7 +92,7 @@ def test_threshold_is_found_in_small_steps(best: float) -> None:
         tried.append(found.threshold)
         return 1 + abs(np.log2(found.threshold / best))
 
-    found = network_thresholds._any(TensorRange(0.0, 8.0, 8.0), change)
+    found = network_thresholds._best_of_all(TensorRange(0.0, 8.0, 8.0), change)
     assert abs(np.log2(found.threshold / min(best, 8.0))) <= np.log2(network_thresholds.FINER) / 2 + 1e-9
     assert max(tried) <= 8
     assert len(tried) <= 13
@@ -101,7 +101,7 @@ def test_threshold_is_found_in_small_steps(best: float) -> None:
 def test_threshold_that_is_hardly_worse_is_not_left_for_halves() -> None:
     """A half that brings less than GAIN is not taken; the steps beside the threshold that is there are tried."""
     tried = {8.0: 0.95, 4.0: 0.95}
-    found = network_thresholds._any(TensorRange(0.0, 8.0, 6.0), lambda found: tried.get(found.threshold, 1.0))
+    found = network_thresholds._best_of_all(TensorRange(0.0, 8.0, 6.0), lambda found: tried.get(found.threshold, 1.0))
     assert found.threshold == 6.0
 
 
@@ -138,7 +138,7 @@ def test_value_of_flat_areas_lies_on_a_step(tmp_path: Path) -> None:
     session = network_thresholds._Session(tmp_path / "g.onnx", ["r"], alone, {"y"}, tmp_path)
     expected = run(GraphSession(tmp_path / "g.onnx"), images[8:])
     moved = [
-        network_thresholds._moved(
+        network_thresholds._distance(
             expected, run(session, [batch | session.rounding("r", entry, True) for batch in images[8:]])
         )
         for entry in (before, found)
@@ -155,7 +155,7 @@ def test_threshold_nearby_is_found_to_half_a_hundredth(best: float) -> None:
         tried.append(found.threshold)
         return 1 + 100 * abs(found.threshold / best - 1)
 
-    found = network_thresholds._nearby(TensorRange(0.0, 6.0, 6.0), change)
+    found = network_thresholds._best_nearby(TensorRange(0.0, 6.0, 6.0), change)
     assert abs(found.threshold / best - 1) < (0.005 if best < 5.9 else 0.01)
     assert max(tried) <= 6
     assert len(tried) <= 13
@@ -171,7 +171,7 @@ def test_tensors_with_more_than_an_even_share_of_the_noise_are_loud() -> None:
 def test_threshold_that_is_hardly_worse_is_not_left_for_others_nearby() -> None:
     """A tenth less has to come of another."""
     before = TensorRange(0.0, 8.0, 6.0)
-    assert network_thresholds._nearby(before, lambda found: 1.0 if found == before else 0.91) == before
+    assert network_thresholds._best_nearby(before, lambda found: 1.0 if found == before else 0.91) == before
 
 
 def test_one_input_that_moves_far_does_not_outweigh_all_others() -> None:
@@ -179,8 +179,8 @@ def test_one_input_that_moves_far_does_not_outweigh_all_others() -> None:
     expected = [{"y": np.zeros((1, 4), np.float32)} for _ in range(5)]
     one = [{"y": np.full((1, 4), 3.0 if i == 0 else 0.0, np.float32)} for i in range(5)]
     all_of_them = [{"y": np.full((1, 4), 1.0, np.float32)} for _ in range(5)]
-    assert network_thresholds._moved(expected, one) == pytest.approx(6)
-    assert network_thresholds._moved(expected, all_of_them) == pytest.approx(10)
+    assert network_thresholds._distance(expected, one) == pytest.approx(6)
+    assert network_thresholds._distance(expected, all_of_them) == pytest.approx(10)
 
 
 @pytest.mark.parametrize("asymmetric", [True, False])

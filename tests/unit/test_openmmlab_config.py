@@ -308,5 +308,5 @@ def test_bases_do_not_fan_out(tmp_path: Path) -> None:
 def test_merging_circles_ends(tmp_path: Path) -> None:
     """A dict that holds itself, over another one."""
     loop = "a = dict(x=1)\na['a'] = a\n"
-    with pytest.raises(ConfigError, match="nested over 50 levels"):
+    with pytest.raises(ConfigError, match="nested more than 50 levels"):
         read(tmp_path, b=loop, a=f"_base_ = 'b.py'\n{loop}")

@@ -154,4 +154,4 @@ def test_deploy_config_takes_the_place_of_to(tmp_path: Path, capsys: pytest.Capt
     assert "deploy.py: opset_version 11 is not used" in said.err
     assert (tmp_path / "o/onnxruntime-fp32/sandglass.json").is_file()
     assert main([*command, "--deploy-config", str(tmp_path / "deploy.py"), "--to", "ncnn"]) == 2
-    assert "--deploy-config is not allowed with --to" in capsys.readouterr().err
+    assert "--deploy-config and --to exclude each other" in capsys.readouterr().err

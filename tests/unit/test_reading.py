@@ -78,7 +78,7 @@ def test_size_is_limited_before_reading(tmp_path: Path) -> None:
     """Also of a file whose size is not known beforehand."""
     (tmp_path / "a").write_bytes(b"12345")
     assert read_bytes(tmp_path / "a", InputError, most=5) == b"12345"
-    with pytest.raises(InputError, match="has 5 bytes, the limit is 4"):
+    with pytest.raises(InputError, match="has 5 bytes, but the limit is 4"):
         read_bytes(tmp_path / "a", InputError, most=4)
     with pytest.raises(InputError, match="the limit is 4"):
         read_bytes(Path("/proc/self/status"), InputError, most=4)
@@ -105,8 +105,8 @@ def test_missing_files_are_named(tmp_path: Path) -> None:
         ("[" * 100_000 + "]" * 100_000, "nested too deeply"),
         ("[" * 800 + "]" * 800, "nested too deeply"),
         ('{"a":[' * 40 + "]}" * 40, "nested too deeply"),
-        ('{"a": 1' + "0" * 400 + "}", "over 64 bits"),
-        ('{"a": -36893488147419103232}', "over 64 bits"),
+        ('{"a": 1' + "0" * 400 + "}", "more than 64 bits"),
+        ('{"a": -36893488147419103232}', "more than 64 bits"),
         ('{"a": 1', "is not JSON"),
     ],
 )
@@ -127,10 +127,10 @@ CARD = (
     [
         ('"m"', "[" * 100_000, "nested too deeply"),
         ('"m"', "{a=" * 300 + "1" + "}" * 300, "nested"),
-        ('name = "m"', ".".join("a" * 5000) + " = 1", "a line of over 100 dots"),
-        ('name = "m"', ".".join("a" * 90) + " = 1", "nested over 50 levels"),
-        ("[8, 8]", f"[{'9' * 400}, 8]", "over 64 bits"),
-        ("[8, 8]", f"[0x{'f' * 5000}, 8]", "over 64 bits"),
+        ('name = "m"', ".".join("a" * 5000) + " = 1", "a line with more than 100 dots"),
+        ('name = "m"', ".".join("a" * 90) + " = 1", "nested more than 50 levels"),
+        ("[8, 8]", f"[{'9' * 400}, 8]", "more than 64 bits"),
+        ("[8, 8]", f"[0x{'f' * 5000}, 8]", "more than 64 bits"),
         ("[8, 8]", "[100000, 100000]", "expected at most"),
         ("[0, 0, 0]", "[nan, 0, 0]", "mean is .*, expected 3 numbers"),
         ("[1, 1, 1]", "[inf, 1, 1]", "std is .*, expected 3 positive numbers"),
@@ -160,10 +160,10 @@ def test_values_that_refer_to_one_another_are_counted() -> None:
     value: list[Any] = [0] * 1000
     for _ in range(10):
         value = [value] * 10
-    assert "over 200000 values" in excess(value)
+    assert "more than 200000 values" in excess(value)
     loop: list[Any] = []
     loop.append(loop)
-    assert "nested over 50 levels" in excess(loop)
+    assert "nested more than 50 levels" in excess(loop)
     assert excess({"a": [1, "b", {"c": None}]}) == ""
 
 

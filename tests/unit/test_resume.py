@@ -51,8 +51,12 @@ def test_finished_targets_are_kept(card: Path, tmp_path: Path, capsys: pytest.Ca
     assert run(card, out, *TARGETS) == 0
     said = capsys.readouterr()
     assert {name: mark for name, mark in marks(out).items() if name in before} == before
-    assert sorted(path.name for path in out.iterdir()) == [*sorted(before), "plan.json", "reference-fp32"]
-    assert said.err.count("made before from the same inputs") == 2
+    assert sorted(path.name for path in out.iterdir()) == [
+        *sorted(before),
+        "onnxruntime-int8.plan.json",
+        "reference-fp32",
+    ]
+    assert said.err.count("up to date, reused") == 2
     assert all(name in said.out for name in ("fp32", "int8", "reference"))
     assert run(card, out, *TARGETS) == 0
     assert marks(out).keys() - before.keys() == {"reference-fp32"}

@@ -103,7 +103,7 @@ def layers_in_int8(artifact: Artifact) -> list[str]:
 
 def planned_in_int8(out: Path) -> list[str]:
     """By the published plan."""
-    layers = json.loads((out / "plan.json").read_text())["layers"]
+    layers = json.loads((out / "openvino-int8.plan.json").read_text())["layers"]
     return [name for name, layer in layers.items() if not layer["keep_float"]]
 
 
@@ -121,7 +121,7 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert {layer["runs_in"] for layer in result["layers"]} <= {"int8", "float"}
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
-    plan = json.loads((out / "plan.json").read_text())
+    plan = json.loads((out / "openvino-int8.plan.json").read_text())
     rest = [name for name in REPAIRS if "equalize" not in name]
     assert [name for name in plan["repairs"] if "equalize" not in name] == rest  # the others only if they reduce noise
     chosen = [layer["name"] for layer in result["layers"] if layer["runs_in"] == "int8"]
@@ -146,7 +146,7 @@ def test_a_missed_budget_publishes_nothing(tmp_path: Path, small: Path) -> None:
     with pytest.raises(BudgetError, match=r"fidelity is .*, below the minimum of 0\.999999"):
         search(small, out, **options)
     assert not (out / "openvino-int8").exists()
-    assert not (out / "plan.json").exists()
+    assert not (out / "openvino-int8.plan.json").exists()
     with pytest.raises(InputError, match="started with another max_drop"):
         search(small, out, **options | {"max_drop": 3.0})
     result = search(small, out, best_effort=True, **options)

@@ -89,7 +89,7 @@ def test_error_is_a_panel_with_the_fix() -> None:
     text = ESCAPE.sub("", shown)
     assert code == 2
     assert "╭─ sandglass ─" in text
-    assert "there is no nothing" in text
+    assert "nothing does not exist" in text
     assert "check the path" in text
     folder = "/" + "folder" * 20
     code, shown = on_terminal(80, "-m", "sandglass", "evaluate", folder, "--dataset", "synthetic-people", NO_COLOR="1")

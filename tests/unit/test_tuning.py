@@ -170,9 +170,9 @@ def test_stored_settings_leave_the_artifact_what_it_is(artifact: Artifact, monke
     ("content", "message"),
     [
         ("{", "is not JSON"),
-        ("[]", "it is [], expected a table of fields"),
+        ("[]", "the content is [], expected an object with fields"),
         ({"format": 9}, "format is 9, expected 1"),
-        ({"artifact": "0" * 64}, "made for another artifact: '000000000000'"),
+        ({"artifact": "0" * 64}, "belongs to another artifact, with the hash '000000000000'"),
         ({"processors": {"x": {"goal": "speed", "threads": 1}}}, "processors.x: goal is 'speed', expected one of"),
         ({"processors": {"x": {"goal": "latency", "threads": 0}}}, "processors.x.threads is 0, expected int >= 1"),
         ({"processors": {"a": {"goal": "latency", "threads": 1}, "x": {"goal": "latency"}}},
@@ -209,7 +209,7 @@ def test_bad_input_is_one_line(
     assert main(["tune", str(artifact.folder), "--for", "fun"]) == 2
     assert "unknown goal 'fun'" in capsys.readouterr().err
     assert main(["tune", str(tmp_path)]) == 2
-    assert "none is an artifact" in capsys.readouterr().err
+    assert "not an artifact" in capsys.readouterr().err
 
     def missing() -> str:
         raise BackendUnavailable("it is not installed", "pip install it")

@@ -1,1 +1,1 @@
-"""What is built for a runtime: a folder with its files, a manifest, and the proof that it agrees with the graph."""
+"""Artifacts: a folder with the files that one runtime loads, and a manifest that says how far they match the graph."""

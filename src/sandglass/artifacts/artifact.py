@@ -1,4 +1,4 @@
-"""Artifacts: a folder with what one runtime loads, plus `sandglass.json` that says what it is and proves it whole."""
+"""An artifact: a folder with the files that one runtime loads, and its manifest `sandglass.json` with their hashes."""
 
 from __future__ import annotations
 
@@ -22,13 +22,14 @@ from sandglass.core.processor import ANY, find_processor
 from sandglass.core.sizes import Size, text
 from sandglass.sources.card import Card
 
-# Of an int8 artifact's multiply-accumulates: with less in int8 it is a float artifact in all but name, and says so.
+# Share of the multiply-accumulates, 0 to 1. An int8 artifact with a smaller share in int8 is almost a float artifact,
+# so tables and messages mark it.
 LEAST_INT8_SHARE = 0.1
 
 
 @dataclass(frozen=True)
 class Artifact:
-    """A published artifact: `folder` and its parsed manifest."""
+    """A published artifact: its folder, the parsed manifest, and the model card that the manifest holds."""
 
     folder: Path
     manifest: Manifest
@@ -36,17 +37,17 @@ class Artifact:
 
     @property
     def backend(self) -> str:
-        """Name of the backend that built it and runs it."""
+        """The name of the backend that built the artifact and runs it."""
         return self.manifest.backend
 
     @property
     def precision(self) -> str:
-        """For example "fp32" or "int8"."""
+        """The precision, for example "fp32" or "int8"."""
         return self.manifest.precision
 
     @property
     def precision_note(self) -> str:
-        """What the precision alone does not say: "quantized already", or how little is in int8; else ""."""
+        """A remark on the precision: "quantized already", or the share of int8 if it is very small; otherwise ""."""
         check = self.manifest.check
         if check.quantized:
             return "quantized already"
@@ -55,38 +56,43 @@ class Artifact:
 
     @property
     def input_name(self) -> str:
-        """The graph's name of its image input."""
+        """The name of the graph's image input."""
         return next(iter(self.manifest.inputs))
 
     @property
     def size(self) -> int:
-        """Bytes of the runtime's files, without the manifest."""
+        """The size of the runtime's files in bytes, without the manifest."""
         return sum((self.folder / name).stat().st_size for name in self.manifest.files)
 
     @property
     def shapes(self) -> dict[Size, int]:
-        """Its input shapes (see `shapes`), by the number of images that each was chosen for; empty where it has one."""
+        """For each input shape (height, width), the number of images that it was chosen for; empty for a single shape.
+
+        The number is 0 for a shape that the user named (see `artifacts.input_shapes`).
+        """
         return {(height, width): images for height, width, images in self.manifest.shapes}
 
     @cached_property
     def sha256(self) -> str:
-        """Hash of the manifest, which holds the hashes of all files."""
+        """The SHA-256 of the manifest file in hex digits. The manifest holds the hashes of all other files."""
         return sha256(self.folder / MANIFEST)
 
     def check_processor(self) -> None:
-        """Raise BackendError where integer sums of this artifact would saturate on the processor at hand."""
+        """Raise BackendError if integer sums of this artifact would saturate on this machine's processor."""
         name = self.manifest.processor or ANY.name
         if not find_processor(name).runs_here():
             raise BackendError(
-                f"{self.folder} was made for {name}: on this processor sums of its 8-bit weights saturate",
-                "deploy the model again, for any processor",
+                f"{self.folder} was made for {name}: on this processor, sums of its 8-bit weights saturate",
+                f"deploy the model again with --for-processor {ANY.name}",
             )
 
     def open(self, threads: int | None = None, settings: Settings | None = None, callers: int = 1) -> Session:
-        """Load it on its runtime; raises BackendUnavailable when that is not installed.
+        """Load the artifact on its runtime.
 
-        `callers` threads may call its `run` at once, each call on `threads` cores. Threads and settings that are not
-        given are those that `sandglass tune` stored for this kind of processor, else the defaults.
+        Up to `callers` threads may call `run` of the session at the same time; each call uses `threads` cores. For
+        None, `threads` and `settings` are those that `sandglass tune` stored for this kind of processor, or the
+        defaults of the runtime. Raises BackendUnavailable if the runtime is not installed, and BackendError if the
+        artifact was made for another processor.
         """
         backend = load_backend(self.backend)
         backend.available()
@@ -96,8 +102,8 @@ class Artifact:
 
         def opened(folder: Path, notes: BuildNotes, size: Size | None = None) -> Session:
             session = backend.open(folder, notes, threads or self.threads, settings, callers)
-            # Its first call belongs to the thread that opens it: bindings initialize then what is shared by all
-            # threads, and two that do so at once may wait for each other forever.
+            # The thread that opens the session makes the first call: in this call, bindings initialize data that all
+            # threads share, and two threads that do this at the same time may deadlock.
             session.run(self.noise(size=size))
             return session
 
@@ -108,11 +114,14 @@ class Artifact:
     def isolated(
         self, threads: int | None = None, settings: Settings | None = None, callers: int = 1
     ) -> AbstractContextManager[Session]:
-        """`open` in a process of its own, which lives as long as the context: a crash there is an error here."""
+        """Open the artifact in a separate process, which ends with the context.
+
+        A crash of the runtime raises CrashError and does not end this process. For the arguments see `open`.
+        """
         return remote_session(self.folder, threads, settings, callers)
 
     def files(self) -> tuple[Path, BuildNotes]:
-        """Folder and notes of the files that its backend built for the first of its shapes."""
+        """The folder and the notes of the files that the backend built for the first input shape."""
         return next(iter(self._parts.values()), (self.folder, self._notes))
 
     @property
@@ -121,7 +130,7 @@ class Artifact:
 
     @property
     def _parts(self) -> dict[Size, tuple[Path, BuildNotes]]:
-        """Folder and notes by shape, where its backend built files for each."""
+        """The folder and the notes for each input shape; empty if the same files serve all shapes."""
         return {
             (height, width): (self.folder / text((height, width)), self._read_notes(notes))
             for height, width, notes in self.manifest.by_shape
@@ -131,7 +140,7 @@ class Artifact:
         return read_notes(load_backend(self.backend).Notes, notes, f"{self.folder / MANIFEST}: backend_notes")
 
     def _tuned_settings(self) -> Settings:
-        """The settings that `sandglass tune` stored for this kind of processor, else the defaults."""
+        """The settings that `sandglass tune` stored for this kind of processor, or the defaults."""
         tuned = self.tuned()
         if tuned is None:
             return DEFAULTS
@@ -139,23 +148,26 @@ class Artifact:
         return tuned.settings
 
     def version(self) -> str:
-        """The version of its runtime here; raises BackendUnavailable when that is not installed."""
+        """The installed version of the artifact's runtime. Raises BackendUnavailable if it is not installed."""
         return load_backend(self.backend).available()
 
     @property
     def threads(self) -> int:
-        """Threads to run on where nobody says how many: as tuned on this kind of processor, else all."""
+        """The default number of threads: the one tuned for this kind of processor, or all threads of the machine."""
         tuned = self.tuned()
         return tuned.threads if tuned else host.threads()
 
     def tuned(self) -> Tuned | None:
-        """What `sandglass tune` stored for this kind of processor; raises ArtifactError when its file is broken."""
+        """The record that `sandglass tune` stored for this kind of processor, or None.
+
+        Raises ArtifactError if its file is damaged or belongs to another artifact.
+        """
         return read_tuned(self.folder, self.sha256).get(processor_kind())
 
     def noise(self, batch: int = 1, size: Size | None = None) -> dict[str, np.ndarray]:
-        """Inputs of the right shapes, NCHW float32, seeded: for what is timed or compared without a dataset.
+        """Random inputs by name, (batch, channels, height, width) float32, from a fixed seed.
 
-        `size` is one of its shapes, by default the first.
+        They serve for timing and comparing without a dataset. `size` is one of the input shapes, by default the first.
         """
         generator = np.random.default_rng(0)
         return {
@@ -165,14 +177,14 @@ class Artifact:
 
 
 def load_artifact(folder: Path) -> Artifact:
-    """Read and verify an artifact.
+    """Read an artifact and verify the hash of each of its files.
 
-    Raises ArtifactError when the folder has no manifest, a manifest of another format or one that was edited, a file
-    that is missing, was changed or is not listed, or broken settings next to it.
+    Raises ArtifactError if the manifest is missing, of another format or edited, if a file is missing, changed or not
+    listed in the manifest, or if `tuning.json` is damaged.
     """
     manifest = read_manifest(folder)
     artifact = Artifact(folder, manifest, manifest.card)
-    artifact.tuned()  # a broken file is refused now, not in the middle of a measurement
+    artifact.tuned()  # refuses a damaged file now and not in the middle of a measurement
     return artifact
 
 
@@ -183,13 +195,13 @@ class RemoteSession:
         self._process = process
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name. Raises CrashError where the runtime crashes or hangs."""
+        """Outputs by name, batch first, float32. Raises CrashError if the runtime crashes or hangs."""
         return self._process.call(Session.run, dict(inputs))
 
 
 @contextmanager
 def remote_session(folder: Path, threads: int | None, settings: Settings | None, callers: int) -> Iterator[Session]:
-    """The artifact in `folder`, opened as `Artifact.open` does it in a process that lives as long as the context."""
+    """Open the artifact in `folder` in a separate process, which ends with the context (see `Artifact.open`)."""
     plain = None if settings is None else dict(settings)  # a mapping proxy cannot be pickled
     with Process(str(folder), _opened, folder, threads, plain, callers, callers=callers) as process:
         yield RemoteSession(process)

@@ -1,4 +1,4 @@
-"""One target's artifact: built, compared with the graph, and published with its manifest."""
+"""Build the artifact of one target, compare it with the graph, and publish it with its manifest."""
 
 from __future__ import annotations
 
@@ -27,9 +27,10 @@ from sandglass.sources.source import Source
 
 @dataclass(frozen=True)
 class BuildRequest:
-    """What artifacts are made from, and the folder `out` that they go to.
+    """The inputs of a build: what all targets of one run are built from.
 
-    `plan` is for int8 targets. `force` replaces artifacts that are there, and `say` reports the progress.
+    Artifacts go to the folder `out`. `plan` is for int8 targets only. `reference` holds the outputs of the graph.
+    `force` replaces existing artifacts. `say` reports progress. `shapes` are the input shapes, if there are several.
     """
 
     source: Source
@@ -41,16 +42,16 @@ class BuildRequest:
     shapes: Shapes = field(default_factory=dict)
 
     def plan_for(self, target: Target) -> Plan | None:
-        """The plan that a target is built with."""
+        """The plan for an int8 target; None for other precisions."""
         return self.plan if target.precision == "int8" else None
 
     def key(self, target: Target, version: str) -> str:
-        """The build key of a target's artifact, built by this version of its runtime."""
+        """The build key of a target's artifact when `version` of its runtime builds it."""
         return build_key(target.folder, version, self.source, self.plan_for(target), self.reference, self.shapes)
 
 
 def able_backends(source: Source, reference: Reference, apart_from: str) -> list[str]:
-    """Names of the other runtimes installed here that build the float graph and agree with it."""
+    """Names of the installed backends, without `apart_from`, that build the float graph and compute it correctly."""
     others = [name for name in discover.names("backends") if name != apart_from]
     return [name for name in others if _deploys(name) and _is_able(name, source, reference)]
 
@@ -69,7 +70,7 @@ def _is_able(backend: str, source: Source, reference: Reference) -> bool:
 
 
 def reuse_artifact(target: Target, request: BuildRequest) -> Outcome | None:
-    """The artifact that an earlier run made from the same inputs; None where it is to be built."""
+    """The artifact that an earlier run built from the same inputs, or None if it must be built."""
     folder = request.out / target.folder
     if request.force or not folder.exists():
         return None
@@ -80,43 +81,43 @@ def reuse_artifact(target: Target, request: BuildRequest) -> Outcome | None:
     artifact = made_before(folder, request.key(target, version))
     if artifact is None:
         return None
-    request.say(f"{target}: made before from the same inputs")
-    if target.precision == FLOAT:  # it was checked when it was made
+    request.say(f"{target}: up to date, reused from {folder}")
+    if target.precision == FLOAT:  # it was compared with the graph when it was built
         request.reference.floats[target.backend, request.source.graph] = None
     return Outcome(target, artifact)
 
 
 def build_artifact(target: Target, request: BuildRequest) -> Outcome:
-    """One target's artifact, compared with the graph; its Outcome carries the error where there is one."""
+    """Build one target's artifact and compare it with the graph. If this fails, the Outcome carries the error."""
     source, reference, out, say = request.source, request.reference, request.out, request.say
     ready = replace(source, wide=reference.wide) if target.precision == "fp16" else source
     try:
         say(f"{target}: building")
         if target.precision == "fp16" and source.quantized:
-            raise InputError("half precision is not written of a file that is quantized already",
-                             "deploy it as it is, or use --dequantize")  # fmt: skip
+            raise InputError(f"{target}: {source.card.name} is quantized already and cannot be written in fp16",
+                             "leave out this target, or use --dequantize")  # fmt: skip
         with atomic_folder(out / target.folder, request.force) as folder:
             plan = request.plan_for(target)
             build = build_files(target.backend, ready, target.precision, folder, plan, reference)
             for name in build.notes.float_layers or ():
-                say(f"{target}: {name} stays in float32: half precision cannot hold its values")
+                say(f"{target}: layer {name} stays in float32, because its values are too large for float16")
             check = _check(target, source, build, say)
             write_manifest(folder, _manifest_fields(target, request, build, check))
         say(f"{target}: {check.summary}")
         return Outcome(target, load_artifact(out / target.folder))
     except UnsupportedOperator as error:
         able = ", ".join(able_backends(source, reference, target.backend))
-        fix = f"backends that run this graph: {able}" if able else "no other backend that is installed runs this graph"
-        fix += "; --dequantize takes it back to float" if source.quantized else ""
+        fix = f"use a backend that runs this graph: {able}" if able else "no other installed backend runs this graph"
+        fix += "; --dequantize converts it to float" if source.quantized else ""
         return failed(target, UnsupportedOperator(error.message, fix), say)
     except SandglassError as error:
         return failed(target, error, say)
-    except OSError as error:  # a full disk, say
-        return failed(target, BackendError(str(error), "make room, or check the permissions"), say)
+    except OSError as error:  # for example a full disk
+        return failed(target, BackendError(str(error), "free disk space, or check the permissions"), say)
 
 
 def _manifest_fields(target: Target, request: BuildRequest, build: Build, check: Check) -> dict[str, object]:
-    """What an artifact's manifest says, apart from its format, files and seal."""
+    """The fields of an artifact's manifest, without format, files and seal."""
     source, plan = request.source, request.plan_for(target)
     return {
         "card": source.card.to_dict(),
@@ -136,13 +137,13 @@ def _manifest_fields(target: Target, request: BuildRequest, build: Build, check:
 
 
 def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str]:
-    """The manifest's field for the processors that the integer sums of an artifact with a plan are exact on."""
+    """The manifest's field for the processors on which the artifact's integer sums are exact; empty without a plan."""
     spec = load_backend(backend).SPEC
     return {"processor": spec.exact_on(source.processor).name} if plan and spec else {}
 
 
 def _shapes(shapes: Shapes) -> dict[str, object]:
-    """The manifest's field for input shapes, where there are several."""
+    """The manifest's field for input shapes; empty for a single shape."""
     return {"shapes": [[*size, images] for size, images in shapes.items()]} if shapes else {}
 
 
@@ -153,26 +154,26 @@ def _notes(build: Build) -> dict[str, object]:
 
 
 def _check(target: Target, source: Source, build: Build, say: Say) -> Check:
-    """The build's check, with the share of work in int8, or the remark that the file was quantized before."""
+    """The build's check, plus the share of multiply-accumulates in int8, or a remark for a file quantized before."""
     from sandglass.graph.io import load_graph
     from sandglass.graph.work import integer_share
 
     check, decisions = build.check, build.first_notes.layers
     if source.quantized:
-        remark = "the file is quantized already, and is deployed as it is"
+        remark = "the file is quantized already and is deployed unchanged"
         return msgspec.structs.replace(check, quantized=True, summary=f"{check.summary}; {remark}")
     if target.precision != "int8" or decisions is None:
         return check
     integer = {name for name, decision in decisions.items() if decision.arithmetic == INT8}
     share = integer_share(load_graph(source.graph), integer)
-    if share >= LEAST_INT8_SHARE:
-        return msgspec.structs.replace(check, int8_share=share)
-    remark = f"only {share:.1%} of the multiply-accumulates run in int8"
-    say(f"{target}: warning: {remark}")
+    remark = f"{share:.1%} of the multiply-accumulates in int8, {len(decisions) - len(integer)} layers in float"
+    if share < LEAST_INT8_SHARE:
+        remark = f"only {remark}"
+        say(f"{target}: warning: {remark}")
     return msgspec.structs.replace(check, int8_share=share, summary=f"{check.summary}; {remark}")
 
 
 def failed(target: Target, error: SandglassError, say: Say) -> Outcome:
-    """The outcome of a target that failed, which `say` reports."""
+    """Report that a target failed, and return its outcome with the error."""
     say(f"{target}: failed: {error}")
     return Outcome(target, error=error)

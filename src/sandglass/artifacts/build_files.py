@@ -1,6 +1,6 @@
-"""What a backend builds from a graph: files that serve every input shape, or files for each.
+"""Build a backend's files from a graph: files that serve every input shape, or separate files for each shape.
 
-A build and its check run in a process of their own: a runtime that crashes there stops no other.
+A build and its comparison with the graph run in a separate process. A runtime that crashes there stops nothing else.
 """
 
 from __future__ import annotations
@@ -25,9 +25,9 @@ FLOAT = "fp32"
 
 @dataclass(frozen=True)
 class Build:
-    """An artifact's files: the backend's version and notes, and how the files agree with the graph.
+    """The result of a build: the backend's version, its notes, and the comparison of the files with the graph.
 
-    `by_shape` has notes by input shape where each shape has files of its own; `notes` are empty then.
+    If each input shape has its own files, `by_shape` holds the notes for each (height, width), and `notes` is empty.
     """
 
     version: str
@@ -37,7 +37,7 @@ class Build:
 
     @property
     def first_notes(self) -> BuildNotes:
-        """The notes of the first shape: decisions on layers are the same for all."""
+        """The notes of the first shape. Decisions on layers are the same for all shapes."""
         return next(iter(self.by_shape.values()), self.notes)
 
 
@@ -46,9 +46,8 @@ def build_files(
 ) -> Build:
     """Build the artifact's files in `folder`, and compare them with the graph.
 
-    The outcome of a float build is remembered for `check_float`. Raises
-    ParityError where the artifact disagrees with the graph, and the BackendError of a runtime that cannot build it,
-    crashes or hangs.
+    `reference.floats` keeps the result of a float build for `check_float`. Raises ParityError if the outputs differ
+    too much from those of the graph, and BackendError if the runtime cannot build the graph, crashes or hangs.
     """
     if precision != FLOAT:
         check_float(backend, source, reference)
@@ -63,10 +62,10 @@ def build_files(
 
 
 def check_float(backend: str, source: Source, reference: Reference) -> None:
-    """Raise the error of a runtime's float build of the graph, which is made once.
+    """Build the graph in float, once for each runtime and graph, and raise the error of this build if there is one.
 
-    A rounded artifact may differ from the graph by more than an error of the runtime changes: only the float build
-    shows that error.
+    The tolerance for fp16 and int8 is wide, so a wrong kernel of the runtime could pass unnoticed. The comparison of
+    the float build has a narrow tolerance and shows it.
     """
     if FLOAT not in load_backend(backend).PRECISIONS:
         return
@@ -76,7 +75,7 @@ def check_float(backend: str, source: Source, reference: Reference) -> None:
             build_files(backend, replace(source, shapes=ends, tune_seconds=0.0), FLOAT, Path(folder), None, reference)
     error = reference.floats[backend, source.graph]
     if isinstance(error, ParityError):
-        raise ParityError(f"{backend} computes this graph wrongly in float already: {error.message}", error.fix)
+        raise ParityError(f"{backend} computes this graph wrongly even in float: {error.message}", error.fix)
     if error is not None:
         raise error
 
@@ -84,7 +83,7 @@ def check_float(backend: str, source: Source, reference: Reference) -> None:
 def _build_isolated(
     backend: str, source: Source, precision: str, folder: Path, plan: Plan | None, reference: Reference
 ) -> Build:
-    """`_build_here`, in a process of its own."""
+    """Run `_build_here` in a separate process."""
     return run_isolated(
         f"{backend}:{precision}",
         _build_here,
@@ -110,7 +109,7 @@ def _build_here(
 
 
 def _repaired(source: Source, plan: Plan | None, backend: Backend[BuildNotes]) -> tuple[Source, Plan | None]:
-    """The source with the plan's repairs in its graph, in a folder of its own, and the plan for that graph."""
+    """A source whose graph contains the plan's edits, saved in a new temporary folder, and the plan for that graph."""
     if plan is None or not plan.edits or backend.SPEC is None:
         return source, plan
     from sandglass.graph.io import save_graph
@@ -131,7 +130,7 @@ def _build_once(
     plan: Plan | None,
     reference: Reference,
 ) -> Build:
-    """Files in `folder` that serve every shape of the source."""
+    """Build files in `folder` that serve every input shape of the source."""
     notes = backend.build(source, precision, folder, plan)
     return Build(version, reference.check(backend, folder, notes, precision), notes)
 
@@ -145,9 +144,10 @@ def _build_each(
     plan: Plan | None,
     reference: Reference,
 ) -> Build:
-    """Files for each shape of the source, in a folder that is named like the shape.
+    """Build files for each input shape of the source, in a subfolder with the name of the shape, such as 256x192.
 
-    Each is compared with the graph at its shape; the check is that of the shape that agrees least.
+    The files of each shape are compared with the graph at this shape. The result holds the check with the largest
+    difference.
     """
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.shapes import at_size

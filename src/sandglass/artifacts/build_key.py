@@ -1,4 +1,7 @@
-"""What an artifact is made from, as one hash: where its manifest has the hash of now, it need not be made again."""
+"""The build key: one hash over everything that an artifact is built from.
+
+An artifact whose manifest holds the current build key is up to date and is not built again.
+"""
 
 from __future__ import annotations
 
@@ -36,13 +39,13 @@ def build_key(
     shapes: Shapes = MappingProxyType({}),
     samples: Samples | None = None,
 ) -> str:
-    """The hash of what the artifact or build kit `folder` follows from: 64 hex digits.
+    """The SHA-256, in hex digits, of all inputs of the artifact or build kit whose folder is named `folder`.
 
-    These are the target, the version of its backend, the card, the graph, the plan where it is int8, the options of the
-    build, the inputs that the artifact is compared with the graph on, and the samples that a kit takes along.
+    The inputs are the target, the version of its backend, the card, the graph, the plan (int8 only), the options of the
+    build, the inputs of the comparison with the graph, and the evaluation samples of a build kit.
     """
     options = {field.name: getattr(source, field.name) for field in fields(source)}
-    made_from = {
+    inputs = {
         **{name: sorted(value) if isinstance(value, frozenset) else value for name, value in options.items()},
         "target": folder,
         "versions": [own_version(), version],
@@ -56,36 +59,36 @@ def build_key(
         "shapes": [[*size, images] for size, images in shapes.items()],
         "samples": [samples.dataset.fingerprint, samples.flip_test] if samples else None,
     }
-    return hashlib.sha256(json.dumps(made_from, sort_keys=True).encode()).hexdigest()
+    return hashlib.sha256(json.dumps(inputs, sort_keys=True).encode()).hexdigest()
 
 
 def _digest(array: np.ndarray) -> str:
     return hashlib.sha256(repr((array.shape, array.dtype.str)).encode() + array.tobytes()).hexdigest()
 
 
-def made_before(folder: Path, wanted: str) -> Artifact | None:
-    """The artifact in `folder` where it is whole and made from what has the build key `wanted`, else None."""
+def made_before(folder: Path, key: str) -> Artifact | None:
+    """The artifact in `folder` if it passes `load_artifact` and has the build key `key`; otherwise None."""
     try:
         artifact = load_artifact(folder)
     except ArtifactError:
         return None
-    return artifact if artifact.manifest.build_key == wanted else None
+    return artifact if artifact.manifest.build_key == key else None
 
 
-def kit_made_before(folder: Path, wanted: str) -> bool:
-    """Whether `folder` is a build kit that was made from what has the build key `wanted`."""
+def kit_made_before(folder: Path, key: str) -> bool:
+    """Whether `folder` holds a build kit with the build key `key`."""
     try:
-        return read_kit_manifest(folder).build_key == wanted
+        return read_kit_manifest(folder).build_key == key
     except ArtifactError:
         return False
 
 
 @contextmanager
 def own_folder(out: Path, folders: Iterable[Path], card: Card, force: bool) -> Iterator[None]:
-    """`out` for this run alone, without what killed runs left there, while the context lives.
+    """Lock `out` for this run, and remove the temporary files of killed runs.
 
-    Raises BusyError where another run works in it, and ArtifactError where one of `folders`, which are to be made,
-    exists and is not an artifact or build kit of `card`, unless `force`.
+    Raises BusyError if another run works in `out`. Unless `force` is set, raises ArtifactError if one of `folders`
+    exists and is not an artifact or build kit of `card`.
     """
     with locked_folder(out):
         sweep(out)
@@ -95,13 +98,13 @@ def own_folder(out: Path, folders: Iterable[Path], card: Card, force: bool) -> I
 
 
 def _refuse_other_model(folder: Path, card: Card, force: bool) -> None:
-    """This much is known at once; whether everything else is the same too is known when the graph is ready."""
+    """Raise ArtifactError early for a folder of another model. The full build key is known only with the graph."""
     if not force and folder.exists() and _card_of(folder) != json.dumps(card.to_dict()):
         refuse_existing(folder, force)
 
 
 def _card_of(folder: Path) -> str:
-    """The card of the artifact or build kit in a folder, as JSON text; "" where there is neither."""
+    """The card of the artifact or build kit in a folder, as JSON text; "" if the folder holds neither."""
     for read in (read_kit_manifest, read_manifest):
         try:
             return json.dumps(read(folder).card.to_dict())
@@ -112,7 +115,10 @@ def _card_of(folder: Path) -> str:
 
 @dataclass(frozen=True)
 class Samples:
-    """Samples whose inputs a kit takes along, with `flip_test` their mirrored ones too (default: as the card says)."""
+    """Evaluation samples for a build kit, which contains their network inputs.
+
+    With `flip_test` it also contains the mirrored inputs; None follows the card.
+    """
 
     dataset: Dataset
     flip_test: bool | None = None

@@ -1,4 +1,4 @@
-"""The card that a user names by a model, a file or an artifact."""
+"""Find the model card for a source that a user names: a zoo model, a card file or an artifact."""
 
 from __future__ import annotations
 
@@ -15,10 +15,11 @@ from sandglass.sources.load_card import load_card
 
 
 def find_card(source: str | Path) -> Card:
-    """The card of a zoo model's name or of a `.toml` file, or that of an artifact, which then gives its graph too.
+    """The card for the name of a zoo model, the path of a `.toml` file, or the folder of an artifact.
 
-    An artifact's graph is the file beside it, or in a folder next to it, that has the hash in its manifest: the float
-    artifact of a runtime that loads ONNX. Raises CardError or ArtifactError.
+    For an artifact, the returned card also names the graph file. This is the ONNX file, in the artifact's folder or in
+    a folder next to it, whose hash is in the manifest: the fp32 artifact of a runtime that loads ONNX holds it. Raises
+    CardError for an unknown name or an invalid card, and ArtifactError for a damaged artifact or a missing graph.
     """
     folder = Path(source)
     if not (folder / MANIFEST).is_file():
@@ -28,6 +29,6 @@ def find_card(source: str | Path) -> Card:
         if sha256(file) == artifact.manifest.graph_sha256:
             return replace(artifact.card, graph=file, model=None, arguments={}, checkpoint=None)
     raise ArtifactError(
-        f"the graph that {folder} was made from is neither in it nor in a folder beside it",
-        "give the model card, or deploy a float artifact for a runtime of ONNX files next to it",
+        f"the ONNX graph of {folder} is neither in this folder nor in a folder next to it",
+        "give the model card instead, or deploy an fp32 artifact of a runtime that loads ONNX into the same --out",
     )

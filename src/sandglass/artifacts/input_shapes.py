@@ -1,7 +1,7 @@
-"""Artifacts for images of many sizes: the input shapes that they have, and the one that an image runs in.
+"""Input shapes of artifacts for images of many sizes, and the choice of a shape for an image.
 
-Shapes are (height, width) with the number of images that each was chosen for, 0 where that is not known. The first is
-the one that the graph has, that an artifact is timed at where nothing else is said, and that int8 ranges are read at.
+`Shapes` maps (height, width) to the number of images that the shape was chosen for, or 0 if this is unknown. The graph
+has the first shape; it is also the default for timing, and the shape at which int8 ranges are measured.
 """
 
 from __future__ import annotations
@@ -27,22 +27,23 @@ MOST = 36
 
 
 def named_shapes(card: Card, sizes: Iterable[Size]) -> dict[Size, int]:
-    """The shapes that a user names. Raises InputError for one that no input of the card's task can have."""
+    """Shapes (height, width) that a user names. Raises InputError for one that the card's task does not support."""
     multiple = _shapes(card).multiple
     for size in sizes:
         if wrong := [side for side in size if side % multiple or side < multiple]:
             right = text([max(1, round(side / multiple)) * multiple for side in size])
             raise InputError(
-                f"the shape {text(size)} has a side of {wrong[0]}, and {card.name} needs multiples of {multiple}",
-                f"the nearest is {right}",
+                f"the shape {text(size)} has a side of {wrong[0]}, but {card.name} needs multiples of {multiple}",
+                f"use {right}, the nearest possible shape",
             )
     return dict.fromkeys(sizes, 0)
 
 
 def shapes_of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, int], float]:
-    """At most `most` shapes for the images in a folder, the most frequent one first, and the share that is padding.
+    """Choose at most `most` shapes for the images in a folder; the most frequent shape comes first.
 
-    Only headers of the files are read. Raises DatasetError for a folder without images and for a broken one.
+    Also returns the padding: padded pixels over needed pixels, 0 or more. Only the headers of the images are read.
+    Raises DatasetError for a folder without images and for a damaged image.
     """
     needed = Counter(_shapes(card).needed(image_size(path), card) for path in find_photos(folder))
     shapes = shape_choice.choose(needed, most)
@@ -50,38 +51,42 @@ def shapes_of_images(card: Card, folder: Path, most: int) -> tuple[dict[Size, in
 
 
 def smallest_shape(shapes: Shapes, needed: Size, what: str) -> Size:
-    """The shape of the fewest pixels that holds what `what` needs. Raises InputError naming the nearest where none."""
+    """The shape with the fewest pixels that holds the size `needed` (height, width).
+
+    `what` names the image in the error. Raises InputError with the nearest shape if no shape is large enough.
+    """
     fitting = [shape for shape in shapes if shape_choice.holds(shape, needed)]
     if not fitting:
         raise InputError(
-            f"{what} needs an input of {text(needed)}, which none of the {len(shapes)} shapes holds; "
+            f"{what} needs an input of {text(needed)}, which does not fit into any of the {len(shapes)} shapes; "
             f"the nearest is {text(shape_choice.nearest(shapes, needed))}",
-            "deploy with a shape that does, or with --shapes-from a folder that has such images",
+            "deploy with a larger shape, or with --shapes-from and a folder that contains such images",
         )
     return min(fitting, key=shape_choice.area)
 
 
 def _shapes(card: Card) -> tasks.Shapes[tasks.Sample, tasks.View]:
-    """How inputs of the card's task follow the size of an image. Raises InputError where they have one size."""
+    """How the card's task derives input shapes from image sizes. Raises InputError for a task with one fixed size."""
     shapes = tasks.load_task(card.task).SHAPES
     if shapes is None:
-        raise InputError(f"inputs of {card.task} have one size, and shapes were asked for", "leave the shapes out")
+        raise InputError(f"the task {card.task} has a single input shape", "leave out --shapes and --shapes-from")
     return shapes
 
 
 class ShapeSession:
-    """A session for each shape, opened when an input has that shape for the first time."""
+    """A session for each input shape, opened at the first input of this shape."""
 
     def __init__(self, openers: Mapping[Size, Callable[[], Session]]) -> None:
         self.openers, self.opened = openers, dict[Size, Session]()
         self.lock = threading.Lock()
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
-        """Outputs by name. Raises BackendError for inputs of another shape."""
+        """Outputs by name, batch first, float32. Raises BackendError for inputs of an unknown shape."""
         height, width = next(iter(inputs.values())).shape[2:]
         if (height, width) not in self.openers:
             raise BackendError(
-                f"the artifact has no input of {height}x{width}", f"it has {', '.join(map(text, self.openers))}"
+                f"the artifact has no input shape {height}x{width}",
+                f"use one of its shapes: {', '.join(map(text, self.openers))}",
             )
         with self.lock:
             if (height, width) not in self.opened:

@@ -1,4 +1,4 @@
-"""`kit.json`, the manifest of a build kit: what the kit is, and which input lies in which of its files."""
+"""`kit.json`, the manifest of a build kit: its model and target, and the inputs in each of its files."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ KIT = "kit.json"
 FORMAT = 1
 AGAIN = "make the kit again with this version"
 
-PlainName = Annotated[str, Meta(pattern=r"^\w[\w.-]{0,99}$")]  # of a file in the folder itself
+PlainName = Annotated[str, Meta(pattern=r"^\w[\w.-]{0,99}$")]  # the name of a file directly in the folder
 
 
 class KitSamples(Record, frozen=True):
-    """The samples that a kit takes along: the fingerprint of their dataset, and how they are evaluated."""
+    """The evaluation samples of a kit: the fingerprint of their dataset, the flip test, and the protocol."""
 
     fingerprint: str
     flip_test: bool
@@ -29,10 +29,10 @@ class KitSamples(Record, frozen=True):
 
 
 class KitManifest(Record, frozen=True, kw_only=True):
-    """What a build kit is.
+    """The content of `kit.json`.
 
-    `inputs` and `outputs` are the graph's shapes by name, `model` is the file that `build.sh` makes, and `rows` has
-    the digests of the inputs in each file of `inputs/`.
+    `inputs` and `outputs` are the graph's shapes by name. `model` is the file that `build.sh` writes. `rows` has the
+    digests of the inputs in each file of `inputs/`.
     """
 
     format: int = FORMAT
@@ -56,7 +56,7 @@ class KitManifest(Record, frozen=True, kw_only=True):
         check_elements({**self.inputs, **self.outputs})
 
     def manifest(self) -> Manifest:
-        """What an artifact of the same origin would say of itself: it has no files here, and was not compared."""
+        """The manifest of an artifact of the same origin, without files and without a comparison with the graph."""
         return Manifest(
             format=self.format,
             card=self.card,
@@ -75,5 +75,5 @@ class KitManifest(Record, frozen=True, kw_only=True):
 
 
 def read_kit_manifest(folder: Path) -> KitManifest:
-    """Read the manifest of a build kit; raises ArtifactError where there is none, or a field does not fit."""
+    """Read the manifest of a build kit. Raises ArtifactError if it is missing or if a field is invalid."""
     return read_json_record(folder / KIT, KitManifest, ArtifactError, AGAIN, FORMAT)

@@ -1,7 +1,7 @@
-"""`sandglass.json`, the manifest of an artifact: what the artifact is, and the hash of every file in its folder.
+"""`sandglass.json`, the manifest of an artifact: its model and target, and the hash of every file in its folder.
 
-The manifest holds a hash of itself too. It is not a signature, since anybody can compute it, but a manifest that was
-edited by hand, such as one whose `mean` is another one, is refused before it leads to a wrong result.
+The manifest also holds a hash of itself, the seal. The seal is not a signature, since anybody can compute it. It
+detects a manifest that was edited by hand (for example its `mean`) before the edit leads to a wrong result.
 """
 
 from __future__ import annotations
@@ -29,20 +29,20 @@ MANIFEST = "sandglass.json"
 FORMAT = 1
 SEAL = "manifest_sha256"
 AGAIN = "deploy the model again with this version"
-MOST_ELEMENTS = 2**28  # of one input: 1 GiB of float32, more than any runtime here could compute on
+MOST_ELEMENTS = 2**28  # elements of one input: 1 GiB in float32, more than a runtime here can process
 
 Digest = Annotated[str, Meta(pattern="^[0-9a-f]{64}$", description="a SHA-256 in hex digits")]
 Shapes = Annotated[dict[str, Annotated[tuple[Side, ...], Meta(min_length=1)]], Meta(min_length=1)]
-Notes = JsonObject  # what a backend records of its build: its own type of notes has the fields
+Notes = JsonObject  # the backend's record of its build; the fields are those of the backend's `Notes` type
 
 
 class Check(Record, frozen=True, omit_defaults=True):
-    """How an artifact agrees with its graph.
+    """The result of comparing an artifact with its graph.
 
-    `relative_difference` is the largest difference of an output by its largest value, `correlation` that of the output
-    that agrees least; both None where nothing was compared, as `summary` says. `inputs` says on what they were
-    compared. `quantized` says that the file was quantized before it was deployed. `int8_share` is the share of the
-    multiply-accumulates that run in int8, 0 to 1.
+    `relative_difference` is the largest absolute difference of an output over the largest absolute value of this
+    output; `correlation` is the smallest correlation of an output. Both are None if nothing was compared; `summary`
+    gives the reason. `inputs` names the inputs of the comparison. `quantized` is true if the source file was quantized
+    before. `int8_share` is the share of the multiply-accumulates that run in int8, 0 to 1.
     """
 
     summary: str = ""
@@ -54,11 +54,11 @@ class Check(Record, frozen=True, omit_defaults=True):
 
 
 class Manifest(Record, frozen=True, kw_only=True):
-    """What an artifact is.
+    """The content of `sandglass.json`.
 
-    `inputs` has the graph's input shapes by name. `shapes` are heights, widths and numbers of images of the artifact's
-    input shapes, where it has several; `by_shape` has the backend's notes for each, where each has files of its own.
-    `processor` names the processors that its integer sums are exact on. `files` has the hash of each file by name.
+    `inputs` has the graph's input shapes by name. `shapes` has (height, width, number of images) for each input shape
+    of an artifact with several. `by_shape` has (height, width, notes of the backend) if each shape has its own files.
+    `processor` names the processors on which the integer sums are exact. `files` has the SHA-256 of each file by name.
     """
 
     format: int
@@ -88,7 +88,7 @@ class Manifest(Record, frozen=True, kw_only=True):
 
 
 def write_manifest(folder: Path, fields: Mapping[str, object]) -> None:
-    """Hash the files in `folder` and write its manifest, the last file of an artifact to appear."""
+    """Hash the files in `folder` and write the manifest, which is the last file of an artifact to be written."""
     hashes = {name: sha256(path) for name, path in sorted(_entries(folder)) if path.is_file()}
     manifest = {"format": FORMAT, **fields, "files": hashes}
     manifest.pop(SEAL, None)
@@ -98,30 +98,32 @@ def write_manifest(folder: Path, fields: Mapping[str, object]) -> None:
 def read_manifest(folder: Path) -> Manifest:
     """Read the manifest of an artifact, and verify it and every file in the folder.
 
-    Raises ArtifactError when there is none, it is of another format, it was edited, one of its fields is unknown or has
-    the wrong type, or the folder holds anything but the files that it lists, with other content, or a link out of the
+    Raises ArtifactError if the manifest is missing, has another format, was edited, or has an unknown field or a field
+    of the wrong type; also if a listed file is missing or changed, a file is not listed, or a link leads out of the
     folder.
     """
     path = folder / MANIFEST
     if not path.is_file():
-        raise ArtifactError(f"{folder} is not an artifact: it has no {MANIFEST}", "make one with `sandglass deploy`")
+        raise ArtifactError(
+            f"{folder} is not an artifact: it has no {MANIFEST}", "write an artifact with `sandglass deploy`"
+        )
     fields = read_format(path, FORMAT, ArtifactError, AGAIN)
     if fields.get(SEAL) != seal({name: value for name, value in fields.items() if name != SEAL}):
-        raise ArtifactError(f"{path} was changed since the artifact was made", AGAIN)
+        raise ArtifactError(f"{path} was edited after the artifact was written", AGAIN)
     manifest = to_record(fields, Manifest, str(path), ArtifactError, AGAIN, folder)
     _verify(folder, manifest)
     return manifest
 
 
 def seal(manifest: Mapping[str, object]) -> str:
-    """The hash of a manifest that its field SEAL has: of all other fields, in any order."""
+    """The value of the field SEAL: the SHA-256 over all other fields of the manifest, independent of their order."""
     return hashlib.sha256(json.dumps(manifest, sort_keys=True).encode()).hexdigest()
 
 
 def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
-    """What belongs to an artifact: relative names and paths of everything below `folder` but folders.
+    """Relative names and paths of the files that belong to an artifact: everything below `folder` except folders.
 
-    Left out are the manifest, and what is kept beside it: tuned settings, their temporary files, and the lock.
+    The manifest itself, tuned settings, their temporary files and the lock are left out.
     """
     for path in folder.rglob("*"):
         name = path.relative_to(folder).as_posix()
@@ -133,7 +135,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
 
 
 def check_target(backend: str, precision: str) -> None:
-    """Raise ValueError for an unknown backend, and for a precision that it cannot write."""
+    """Raise ValueError for an unknown backend, and for a precision that the backend cannot write."""
     if backend not in discover.names("backends"):
         raise ValueError(f"backend is {shown(backend)}, expected one of {', '.join(discover.names('backends'))}")
     precisions = load_backend(backend).PRECISIONS
@@ -142,7 +144,7 @@ def check_target(backend: str, precision: str) -> None:
 
 
 def check_elements(shapes: Mapping[str, Sequence[int]]) -> None:
-    """Raise ValueError for a shape of over MOST_ELEMENTS elements."""
+    """Raise ValueError for a shape with more than MOST_ELEMENTS elements."""
     for name, shape in shapes.items():
         if prod(shape) > MOST_ELEMENTS:
             place = f"the shape of {shown(name)}" if name else "a shape"
@@ -150,7 +152,7 @@ def check_elements(shapes: Mapping[str, Sequence[int]]) -> None:
 
 
 def _verify(folder: Path, manifest: Manifest) -> None:
-    """Raise ArtifactError, naming the file, unless `folder` holds exactly the listed files with their hashes."""
+    """Raise ArtifactError with the name of the file unless `folder` holds exactly the listed files and hashes."""
     inside, files = folder.resolve(), manifest.files
     if not files and load_backend(manifest.backend).CAPABILITIES.computes:
         raise ArtifactError(f"{folder / MANIFEST}: files is empty, expected the files of the runtime", AGAIN)
@@ -158,19 +160,21 @@ def _verify(folder: Path, manifest: Manifest) -> None:
         _check_name(folder, name)
     for name in (MANIFEST, TUNING, *files):
         if not (folder / name).resolve().is_relative_to(inside):
-            raise ArtifactError(f"{folder / name} is a link to a place outside of the artifact", "copy the file itself")
+            raise ArtifactError(
+                f"{folder / name} is a link to a file outside the artifact", "copy that file into the artifact"
+            )
     for name, path in _entries(folder):
         if name not in files:
-            raise ArtifactError(f"{path} is not a file of the artifact", "remove it, or deploy the model again")
+            raise ArtifactError(f"{path} is not listed in {MANIFEST}", "remove it, or deploy the model again")
     for name, expected in files.items():
         path = folder / name
         if not path.is_file() or sha256(path) != expected:
-            state = "was changed" if path.is_file() else "is missing"
-            raise ArtifactError(f"{path} {state} since the artifact was made", AGAIN)
+            state = "was changed after the artifact was written" if path.is_file() else "is missing"
+            raise ArtifactError(f"{path} {state}", AGAIN)
 
 
 def _check_name(folder: Path, name: str) -> None:
-    """Raise ArtifactError unless a name is a path below the folder, as `write_manifest` writes it."""
+    """Raise ArtifactError unless `name` is a path below the folder, in the form that `write_manifest` writes."""
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or str(path) != name or "\\" in name or not name.isprintable():
         place = folder / MANIFEST

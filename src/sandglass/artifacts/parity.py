@@ -1,4 +1,4 @@
-"""Every artifact is compared with its graph on the same inputs. One that disagrees is not published."""
+"""Parity: each artifact is compared with its graph on the same inputs, and is not published if it differs too much."""
 
 from __future__ import annotations
 
@@ -23,19 +23,20 @@ from sandglass.sources.source import Source
 if TYPE_CHECKING:
     from sandglass.graph.session import GraphSession
 
-SAMPLES = 4
-# fp32: other orders of summation and Winograd transforms move a result by some 1e-4 of its largest value.
-# int8 is meant to differ; below this correlation the network is broken, not merely quantized.
+SAMPLES = 4  # inputs of the comparison
+# Largest relative difference of an fp32 artifact. Another order of summation or a Winograd transform changes an output
+# by about 1e-4 of its largest value.
 FLOAT_TOLERANCE = 2e-3
-# fp16 rounds every value to 11 bits.
+# Smallest correlation of an output. fp16 rounds every value to 11 bits. An int8 artifact differs by design, but below
+# this correlation the network is broken and not only quantized.
 LEAST_CORRELATION = {"fp16": 0.999, "int8": 0.9}
 
 
 class Reference:
-    """The graph's outputs on up to four inputs: calibration samples, or seeded noise where there are none.
+    """The graph's outputs on up to four inputs: calibration samples, or noise from a fixed seed without them.
 
-    Where the source has shapes, the first input is added, repeated to the size of the most extreme ones. Raises
-    GraphError for outputs that are NaN or infinite: nothing could be compared with them.
+    If the source has several input shapes, the first input is added again at the most extreme shapes, tiled to their
+    size. Raises GraphError for outputs that are NaN or infinite, because nothing can be compared with them.
     """
 
     def __init__(self, source: Source, samples: Sequence[np.ndarray]) -> None:
@@ -45,35 +46,36 @@ class Reference:
         self.graph, self.inputs = source.graph, static_inputs(load_graph(source.graph))
         self.processor = source.processor
         self.kind = "calibration samples" if samples else "noise"
-        # What is quantized in the file runtimes round at other places: its fp32 artifacts differ as int8 ones do.
+        # Runtimes round the values of a quantized file at different places: its fp32 artifacts differ like int8 ones.
         self.least = LEAST_CORRELATION | ({"fp32": LEAST_CORRELATION["int8"]} if source.quantized else {})
-        self.floats: dict[tuple[str, Path], SandglassError | None] = {}  # by runtime and graph (see `check_float`)
+        # The error of the float build, None if it succeeded, by backend and graph (see `check_float`).
+        self.floats: dict[tuple[str, Path], SandglassError | None] = {}
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
         self.feeds += [self._repeated(size) for size in extremes(source.shapes)]
         self.shaped = bool(source.shapes)
-        # A session that is not needed again does not stay in memory.
-        # Integers of a quantized file are added up as it says, not as kernels of this processor do.
+        # Only `self.session` is kept, for further shapes; the other session is released after these runs. Without
+        # optimization, integers of a quantized file are summed as the file defines, not as this processor's kernels do.
         session = self.session if self.shaped else GraphSession(source.graph, optimize=not source.quantized)
         self.expected = [session.run(feed) for feed in self.feeds]
-        for outputs in self.expected:
-            for name, values in outputs.items():
-                if values.dtype.kind == "f" and not np.isfinite(values).all():
-                    raise GraphError(
-                        f"the graph's output {name} is NaN or infinite on {self.kind}",
-                        "check the weights",
-                    )
+        for number, outputs in enumerate(self.expected):
+            if not all(map(_finite, outputs.values())):
+                tensor = _first_not_finite(source.graph, self.feeds[number])
+                raise GraphError(
+                    f"the tensor {tensor} is NaN or infinite on {self.kind}, input {number}",
+                    "check the weights and the input",
+                )
 
     def __getstate__(self) -> dict[str, object]:
-        """All but the session, which another process opens again if it needs it."""
+        """The state without the session; another process opens it again when it needs it."""
         return {name: value for name, value in self.__dict__.items() if name != "session"}
 
     @cached_property
     def session(self) -> GraphSession:
-        """The graph with its sides left open."""
+        """A session of the graph with dynamic height and width."""
         return _free(self.graph)
 
     def lenient(self) -> Reference:
-        """The same for what a search measures by its predictions: int8 may correlate as little as it does."""
+        """A copy that accepts int8 artifacts of any correlation: the search measures them by their predictions."""
         other = copy(self)
         other.least = {**self.least, "int8": -1.0}
         return other
@@ -86,12 +88,13 @@ class Reference:
         precision: str,
         size: Size | None = None,
     ) -> Check:
-        """Run the artifact in `folder` on the same inputs; raises ParityError when it disagrees (see `compare`).
+        """Run the artifact in `folder` on the same inputs, and compare the outputs (see `compare`).
 
-        An artifact that has only the shape `size` gets the first input, repeated to that size.
+        Files for the single shape `size` (height, width) get only the first input, tiled to that size. Raises
+        ParityError if the outputs differ too much.
         """
         if precision == "int8" and backend.SPEC and not backend.SPEC.exact_on(self.processor).runs_here():
-            return Check(f"not compared: made for {self.processor.name}, unlike this processor")
+            return Check(f"not compared: the artifact is for {self.processor.name}, which this processor is not")
         feeds, expected = self.feeds, self.expected
         if size is not None and self.shaped:
             feeds, expected = [self._repeated(size)], [self.session.run(self._repeated(size))]
@@ -107,7 +110,7 @@ class Reference:
 
     @cached_property
     def wide(self) -> frozenset[str]:
-        """Tensors of the graph that half precision cannot hold on these inputs."""
+        """Names of the tensors whose values on these inputs are too large for float16."""
         from sandglass.lowering.half_precision import wide_tensors
 
         own = [feed for feed in self.feeds if all(feed[name].shape == shape for name, shape in self.inputs.items())]
@@ -124,22 +127,37 @@ class Reference:
         ]
 
 
+def _finite(values: np.ndarray) -> bool:
+    """Whether no value is NaN or infinite; integers never are."""
+    return values.dtype.kind != "f" or bool(np.isfinite(values).all())
+
+
+def _first_not_finite(graph: Path, feed: Mapping[str, np.ndarray]) -> str:
+    """The first tensor, in the graph's order, that is NaN or infinite on an input on which an output is."""
+    from sandglass.graph.io import load_graph
+    from sandglass.graph.session import GraphSession
+
+    names = [name for node in load_graph(graph).graph.node for name in node.output if name]
+    values = {**feed, **GraphSession(graph, outputs=names).run(feed)}
+    return next(name for name in (*feed, *names) if not _finite(values[name]))
+
+
 def _free(graph: Path) -> GraphSession:
-    """A session over a graph with its sides left open."""
+    """A session of a graph whose inputs have a dynamic height and width."""
     from sandglass.graph.io import load_graph, save_graph
     from sandglass.graph.session import GraphSession
     from sandglass.graph.shapes import free_sides
 
     with TemporaryDirectory(prefix="sandglass-") as folder:
-        free = Path(folder) / "free.onnx"
+        path = Path(folder) / "free.onnx"
         free_sides(model := load_graph(graph))
-        save_graph(model, free)
-        return GraphSession(free)
+        save_graph(model, path)
+        return GraphSession(path)
 
 
 def _repeated(image: np.ndarray, size: Size) -> np.ndarray:
-    """An input (1, 3, h, w), repeated in both directions up to `size`."""
-    rows, columns = (np.arange(side) % have for side, have in zip(size, image.shape[2:], strict=True))
+    """An input (1, 3, h, w), tiled in both directions and cropped to `size` (height, width)."""
+    rows, columns = (np.arange(side) % period for side, period in zip(size, image.shape[2:], strict=True))
     return np.ascontiguousarray(image[:, :, rows[:, None], columns])
 
 
@@ -149,22 +167,26 @@ def compare(
     precision: str,
     correlations: Mapping[str, float] = LEAST_CORRELATION,
 ) -> Check:
-    """How an artifact's outputs differ from the graph's on the same inputs; raises ParityError where that is too much.
+    """Compare an artifact's outputs, `results`, with the graph's outputs, `expected`, on the same inputs.
 
-    An output is compared over all inputs at once: one of them may be nearly 0, as a detector's output is where it
-    detects nothing.
+    Both have one dictionary of arrays by output name for each input. Each output is compared over all inputs together,
+    because it may be almost 0 on a single input (a detector that detects nothing). Raises ParityError if the relative
+    difference is over FLOAT_TOLERANCE or, for a precision in `correlations`, if the correlation is below its value.
     """
     pairs = [
         tuple(np.concatenate([outputs[name].ravel() for outputs in side]) for side in (expected, results))
         for name in expected[0]
     ]
-    # numpy's maximum of NaN is NaN; Python's depends on where the NaN stands.
+    # numpy's maximum of values with a NaN is NaN; the result of Python's depends on the position of the NaN.
     difference = float(np.max([relative_difference(reference, actual) for reference, actual in pairs]))
     agreement = float(np.min([correlation(reference, actual) for reference, actual in pairs]))
-    summary = f"differs from the graph by {difference:.1e} of its largest value, correlation {agreement:.6f}"
+    summary = f"relative difference to the graph {difference:.1e}, correlation {agreement:.6f}"
     least = correlations.get(precision)
     wrong = difference > FLOAT_TOLERANCE if least is None else agreement < least
     if wrong or not np.isfinite(difference):
-        limit = f"{FLOAT_TOLERANCE:g}" if least is None else f"correlation {least:g}"
-        raise ParityError(f"the artifact {summary}; allowed is {limit}", "it was not published")
+        limit = f"difference at most {FLOAT_TOLERANCE:g}" if least is None else f"correlation at least {least:g}"
+        raise ParityError(
+            f"the artifact's outputs are wrong: {summary}; required: {limit}",
+            "the artifact was not published; use another backend or precision",
+        )
     return Check(summary, relative_difference=difference, correlation=agreement)

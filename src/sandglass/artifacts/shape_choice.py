@@ -1,9 +1,10 @@
-"""Which input shapes to build a network for, when images need many: at most K rectangles with the least padding.
+"""Choose at most K input shapes for images of many sizes, with the least padding.
 
-Sizes are (height, width). An image runs in the rectangle of the fewest pixels that holds what it needs, so rectangles
-cost the sum over images of their areas. Where the sizes form up to two chains, in each of which every size holds the
-one before it, the choice is exact: as with networks whose short side is fixed, where landscapes and portraits are such
-chains. For others it is a local optimum that no exchange of a single rectangle improves.
+Sizes are (height, width). An image runs in the shape with the fewest pixels that holds the size that it needs. The cost
+of a choice is the sum of these pixels over all images. A chain is a sequence of sizes in which every size holds the one
+before it. If the sizes form at most two chains, the choice is optimal. This is the case for networks with a fixed short
+side: landscape images are one chain and portrait images the other. For other sizes the choice is a local optimum: no
+exchange of a single shape improves it.
 """
 
 from __future__ import annotations
@@ -14,27 +15,27 @@ import numpy as np
 
 from sandglass.core.sizes import Size, area, holds
 
-BEGINNINGS = 16
-Counts = Mapping[Size, int]
+STARTS = 16  # random starts of the local search
+Counts = Mapping[Size, int]  # number of images by size
 
 
 def choose(needed: Counts, most: int) -> dict[Size, int]:
-    """At most `most` shapes for the sizes `needed`, by how many images need each; returns how many run in each.
+    """Choose at most `most` shapes for the sizes `needed`. Returns the number of images that run in each shape.
 
-    Fewer shapes are returned only where more would save nothing.
+    The result has fewer than `most` shapes only if another shape would not save a pixel.
     """
     sizes = sorted(needed)
     if len(sizes) <= most:
         return served(sizes, needed)
     chains = _chains(sizes)
-    found = _exact([*chains, []], needed, most) if len(chains) <= 2 else _exchanged(sizes, needed, most)
-    return served(found, needed)
+    shapes = _exact([*chains, []], needed, most) if len(chains) <= 2 else _exchanged(sizes, needed, most)
+    return served(shapes, needed)
 
 
 def served(shapes: Iterable[Size], needed: Counts) -> dict[Size, int]:
-    """How many images run in each of `shapes`, each in the smallest that holds it; shapes without images are left out.
+    """The number of images that run in each of `shapes`. Shapes without images are left out.
 
-    Every size needed must fit one of the shapes.
+    An image runs in the smallest shape that holds it. Each size in `needed` must fit into one of the shapes.
     """
     counts: dict[Size, int] = {}
     ordered = sorted(shapes, key=lambda shape: (area(shape), shape))
@@ -45,13 +46,13 @@ def served(shapes: Iterable[Size], needed: Counts) -> dict[Size, int]:
 
 
 def padding(shapes: Iterable[Size], needed: Counts) -> float:
-    """Pixels of the shapes that images run in, over the pixels that they need, less 1: the share that is wasted."""
+    """Padded pixels over needed pixels, summed over all images: 0 without padding, 1 if half of the pixels are."""
     used = sum(area(shape) * count for shape, count in served(shapes, needed).items())
     return used / sum(area(size) * count for size, count in needed.items()) - 1
 
 
 def nearest(shapes: Iterable[Size], size: Size) -> Size:
-    """The shape that has to grow by the fewest pixels to hold `size`."""
+    """The shape that must grow by the fewest pixels to hold `size`."""
     return min(shapes, key=lambda shape: area(_join(shape, size)) - area(shape))
 
 
@@ -60,9 +61,9 @@ def _join(first: Size, second: Size) -> Size:
 
 
 def _chains(sizes: Sequence[Size]) -> list[list[Size]]:
-    """Sizes, sorted, in as few chains as possible, in each of which every size holds the one before it.
+    """Split the sorted sizes into as few chains as possible. In a chain, every size holds the one before it.
 
-    Each goes to the chain whose last width is the largest that it holds (patience sorting).
+    Each size is appended to the chain with the largest last width that is not over its own (patience sorting).
     """
     chains: list[list[Size]] = []
     for size in sizes:
@@ -75,11 +76,12 @@ def _chains(sizes: Sequence[Size]) -> list[list[Size]]:
 
 
 def _exact(chains: Sequence[Sequence[Size]], needed: Counts, most: int) -> list[Size]:
-    """The best shapes for two chains, the second of which may be empty.
+    """The optimal shapes for two chains; the second one may be empty. Dynamic programming over prefixes of the chains.
 
-    In a best choice the sizes of a chain that one shape serves are neighbours, and shapes that serve both chains rise
-    in both. So shapes can be put in an order in which each serves the next i - i0 sizes of the first chain and the next
-    j - j0 of the second, and `costs[i, j]` is the least for the first i and j sizes with as many shapes as steps made.
+    In an optimal choice, the sizes of a chain that run in one shape are neighbours in the chain, and a larger shape
+    serves later sizes of both chains. So the shapes can be ordered such that each serves the sizes i0 to i of the first
+    chain and j0 to j of the second. After k steps, `costs[i, j]` is the smallest number of pixels for the first i sizes
+    of the first chain and the first j of the second, with at most k shapes.
     """
     first, second = chains[0], chains[1]
     before = [np.cumsum([0, *(needed[size] for size in chain)]).astype(float) for chain in (first, second)]
@@ -88,17 +90,17 @@ def _exact(chains: Sequence[Sequence[Size]], needed: Counts, most: int) -> list[
     costs[0, 0] = 0
     steps: list[dict[Size, tuple[Size, Size]]] = []
     for _ in range(most):
-        following, step = costs.copy(), dict[Size, tuple[Size, Size]]()
+        next_costs, step = costs.copy(), dict[Size, tuple[Size, Size]]()
         for i, j in np.ndindex(costs.shape):
             for shape, origins in _last_shapes(first, second, i, j):
                 pixels = costs[origins] + area(shape) * (images[i, j] - images[origins])
                 place = np.unravel_index(pixels.argmin(), pixels.shape)
-                if pixels[place] < following[i, j]:
-                    following[i, j] = pixels[place]
+                if pixels[place] < next_costs[i, j]:
+                    next_costs[i, j] = pixels[place]
                     step[i, j] = shape, (origins[0].start + int(place[0]), origins[1].start + int(place[1]))
-        if (following == costs).all():
+        if (next_costs == costs).all():
             break
-        costs = following
+        costs = next_costs
         steps.append(step)
     return _walk_back(steps, (len(first), len(second)))
 
@@ -106,42 +108,47 @@ def _exact(chains: Sequence[Sequence[Size]], needed: Counts, most: int) -> list[
 def _last_shapes(
     first: Sequence[Size], second: Sequence[Size], i: int, j: int
 ) -> list[tuple[Size, tuple[slice, slice]]]:
-    """Shapes that may be the last one for the first i and j sizes, with the range of places that they come from."""
-    found = []
+    """The possible last shapes for the first i and j sizes, each with the prefixes (i0, j0) that it can extend."""
+    choices = []
     if i:
-        found.append((first[i - 1], (slice(0, i), slice(j, j + 1))))
+        choices.append((first[i - 1], (slice(0, i), slice(j, j + 1))))
     if j:
-        found.append((second[j - 1], (slice(i, i + 1), slice(0, j))))
+        choices.append((second[j - 1], (slice(i, i + 1), slice(0, j))))
     if i and j:
-        found.append((_join(first[i - 1], second[j - 1]), (slice(0, i), slice(0, j))))
-    return found
+        choices.append((_join(first[i - 1], second[j - 1]), (slice(0, i), slice(0, j))))
+    return choices
 
 
 def _walk_back(steps: Sequence[Mapping[Size, tuple[Size, Size]]], end: Size) -> list[Size]:
+    """The shapes of the optimal choice for the prefixes `end`, the last shape first."""
     shapes = []
     for step in reversed(steps):
-        if end in step:  # else one shape less did as well
+        if end in step:  # otherwise this step did not reduce the cost
             shape, end = step[end]
             shapes.append(shape)
     return shapes
 
 
 def _exchanged(sizes: Sequence[Size], needed: Counts, most: int) -> list[Size]:
-    """Shapes that no exchange of one improves: the best of what is reached from several random beginnings."""
+    """Shapes that no exchange of a single shape improves: the best result of STARTS random starts."""
     every = np.array([(h, w) for h in sorted({h for h, _ in sizes}) for w in sorted({w for _, w in sizes})])
     areas = every.prod(axis=1).astype(float)
     held = (every[:, None] >= np.array(sizes)).all(axis=2)
     counts = np.array([needed[size] for size in sizes], float)
-    # Pixels of all images of a size in each candidate. One image that does not fit costs more than all that do.
+    # (candidates, sizes): pixels of all images of a size in each candidate. An image that does not fit costs more than
+    # all images together that fit.
     pixels = np.where(held, areas[:, None], 2 * areas.max() * counts.sum()) * counts
     random = np.random.default_rng(0)
-    found = [_improved(pixels, list(random.choice(len(every), most, replace=False))) for _ in range(BEGINNINGS)]
-    best = min(found, key=lambda chosen: float(pixels[chosen].min(axis=0).sum()))
+    choices = [_improved(pixels, list(random.choice(len(every), most, replace=False))) for _ in range(STARTS)]
+    best = min(choices, key=lambda chosen: float(pixels[chosen].min(axis=0).sum()))
     return [(int(every[i, 0]), int(every[i, 1])) for i in best]
 
 
 def _improved(pixels: np.ndarray, chosen: list[int]) -> list[int]:
-    """Candidates with each exchanged for the one that makes the total least, until none does."""
+    """Exchange one chosen candidate at a time for the best replacement, until no exchange reduces the total.
+
+    `pixels` is (candidates, sizes); `chosen` and the result are indices of candidates.
+    """
     total, last = float(pixels[chosen].min(axis=0).sum()), np.inf
     while total < last:
         last = total

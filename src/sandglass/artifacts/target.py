@@ -1,4 +1,4 @@
-"""Targets, each a backend and a precision, and their outcomes."""
+"""Targets (a backend and a precision), and the outcome of each after a deployment."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ class Target:
 
     @staticmethod
     def parse(text: str) -> Target:
-        """Read `BACKEND[:PRECISION]`; raises InputError listing the known ones."""
+        """Parse `BACKEND[:PRECISION]`; the default is the backend's first precision.
+
+        Raises InputError with the known names for an unknown backend or precision.
+        """
         name, _, precision = text.partition(":")
         known = load_backend(name).PRECISIONS
         precision = precision or known[0]
@@ -29,7 +32,7 @@ class Target:
 
     @property
     def folder(self) -> str:
-        """Name of its artifact's folder."""
+        """The name of the artifact's folder, for example `ncnn-int8`."""
         return f"{self.backend}-{self.precision}"
 
     def __str__(self) -> str:
@@ -38,7 +41,7 @@ class Target:
 
 @dataclass(frozen=True)
 class Outcome:
-    """The outcome of one target: its artifact, or a build kit for another host, or the error that stopped it."""
+    """The outcome of one target: its artifact, its build kit for another host (a folder), or the error of its build."""
 
     target: Target
     artifact: Artifact | None = None

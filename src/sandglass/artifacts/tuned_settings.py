@@ -1,6 +1,7 @@
-"""Settings that suit an artifact on one kind of processor: `tuning.json`, beside the manifest and not part of it.
+"""`tuning.json`: the fastest settings that `sandglass tune` found for an artifact, for each kind of processor.
 
-The file may be deleted at any time: the artifact then runs with the defaults of its runtime.
+The file is next to the manifest, which does not list it. It may be deleted at any time. Without it, the artifact runs
+with the defaults of its runtime.
 """
 
 from __future__ import annotations
@@ -18,21 +19,21 @@ from sandglass.core.records import Record, read_json_record, to_data
 
 TUNING = "tuning.json"
 FORMAT = 1
-MOST = 4096  # threads, or images in a batch: more than any machine has a use for, and few enough to be tried
+MOST = 4096  # threads, or images in a batch: more than any machine can use
 GOALS = ("latency", "throughput")
-FIX = "delete that file, or tune the artifact again after that"
+FIX = "delete this file, then run `sandglass tune` again if the artifact needs tuned settings"
 
 Count = Annotated[int, Meta(ge=1, le=MOST)]
 Setting = bool | int | str
 
 
 class Tuned(Record, frozen=True):
-    """The best found for `goal` on one kind of processor.
+    """The best settings for `goal` ("latency" or "throughput") on one kind of processor.
 
-    `threads` and the runtime's own `settings` are used when the artifact is opened. `batch` and `advice` are advice to
-    the caller: several processes, and the threads of each, where those give more images a second than one. `gain` is
-    how many times faster than the defaults it was (latency) or how many times more images a second it gave
-    (throughput); `measured` holds the numbers behind it.
+    `Artifact.open` applies `threads` and the runtime's own `settings`. `batch` (images) and `advice` are for the
+    caller; `advice` gives a number of processes, and threads of each, if several processes give more images per second
+    than one. `gain` is the speed relative to the defaults: by latency or by images per second. `measured` holds the
+    measurements behind it.
     """
 
     goal: str
@@ -50,7 +51,7 @@ class Tuned(Record, frozen=True):
 
 
 class Tuning(Record, frozen=True):
-    """The content of `tuning.json`: `artifact` is the hash of the manifest that it belongs to."""
+    """The content of `tuning.json`: `artifact` is the hash of the manifest; `processors` has the settings by kind."""
 
     format: int
     artifact: str
@@ -58,26 +59,26 @@ class Tuning(Record, frozen=True):
 
 
 def processor_kind() -> str:
-    """What settings are kept by: the processor's name and how many threads this process may use."""
+    """The key of the stored settings: the processor's name and the number of threads that this process may use."""
     return f"{host.processor()}, {host.threads()} threads"
 
 
 def read_tuned(folder: Path, artifact: str) -> dict[str, Tuned]:
-    """What is stored beside the artifact with the hash `artifact`, by kind of processor; empty where nothing is.
+    """The stored settings of the artifact with the hash `artifact`, by kind of processor; empty without a file.
 
-    Raises ArtifactError for a file that does not parse, or was made for another artifact.
+    Raises ArtifactError for a file that does not parse, or that belongs to another artifact.
     """
     path = folder / TUNING
     if not path.exists():
         return {}
     tuning = read_json_record(path, Tuning, ArtifactError, FIX, FORMAT)
     if tuning.artifact != artifact:
-        raise ArtifactError(f"{path} was made for another artifact: {shown(tuning.artifact[:12])}", FIX)
+        raise ArtifactError(f"{path} belongs to another artifact, with the hash {shown(tuning.artifact[:12])}", FIX)
     return tuning.processors
 
 
 def write_tuned(folder: Path, artifact: str, best: Tuned) -> None:
-    """Store `best` for this kind of processor in place of what was there; other kinds keep theirs."""
+    """Store `best` for this kind of processor; entries of other kinds do not change."""
     entries = {**read_tuned(folder, artifact), processor_kind(): best}
     write_json(folder / TUNING, to_data(Tuning(FORMAT, artifact, dict(sorted(entries.items())))))
 
@@ -85,7 +86,10 @@ def write_tuned(folder: Path, artifact: str, best: Tuned) -> None:
 def check_settings(
     folder: Path, backend: str, offered: Mapping[str, tuple[object, ...]], settings: Mapping[str, object]
 ) -> None:
-    """Raise ArtifactError, naming it, for a stored setting or value that the backend does not offer."""
+    """Raise ArtifactError for a stored setting, or a value of it, that the backend does not offer.
+
+    `offered` has the possible values of each setting; `settings` are the stored ones.
+    """
     for name, value in settings.items():
         if value not in offered.get(name, ()):
             raise ArtifactError(f"{folder / TUNING} sets {name} to {value!r}, which {backend} does not offer", FIX)

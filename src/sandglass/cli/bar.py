@@ -1,4 +1,4 @@
-"""A progress bar that rewrites itself on a terminal."""
+"""A progress bar on a terminal."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ REFRESH = 0.1  # seconds between two refreshes
 
 
 class _TimeLeft(ProgressColumn):
-    """A rough estimate; empty until there is a pace to estimate from, and at the end."""
+    """A rough estimate of the time left; empty at the end, and at the start until the pace is known."""
 
     def render(self, task: Task) -> Text:
         left = task.time_remaining
@@ -23,7 +23,7 @@ class _TimeLeft(ProgressColumn):
 
 
 class Bar:
-    """A bar with a label, the amount that is done, and the time left."""
+    """A bar with a label, the finished amount, and the time left."""
 
     def __init__(self, label: str, console: Console) -> None:
         self.label, self.last = label, float("-inf")
@@ -35,16 +35,16 @@ class Bar:
         self.display.start()
 
     def update(self, done: int, total: int, amount: str) -> None:
-        """Show how much is done, `amount` in words; a few times a second at most."""
+        """Show that `done` of `total` is finished, with the text `amount`. Redraws at most once in REFRESH seconds."""
         due = time.monotonic() - self.last >= REFRESH
         if due:
             self.last = time.monotonic()
         self.display.update(self.task, completed=done, total=total, amount=amount, refresh=due)
 
     def is_full(self) -> bool:
-        """Whether everything is done."""
+        """Whether all parts are finished."""
         return self.display.finished
 
     def close(self) -> None:
-        """Leave the bar where it is, with its last state, and show the cursor again."""
+        """End the bar, which stays on the screen with its last state, and show the cursor again."""
         self.display.stop()

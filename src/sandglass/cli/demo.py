@@ -1,8 +1,8 @@
-"""The main job on the embedded model and data: deploy to every runtime here, evaluate, time, and report."""
+"""The demo: deploy the embedded model to every installed runtime, measure accuracy and speed, and write a report."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import cast
@@ -38,6 +38,7 @@ from sandglass.table.rows import (
     part,
     protocol_text,
 )
+from sandglass.table.run import NewProgress
 from sandglass.tasks import load_task
 from sandglass.tasks.topdown_pose import Person
 from sandglass.vision.image import write_image
@@ -51,7 +52,10 @@ METRICS = ("AP", "AP50", "AP75", "AR", "AR50")
 
 @dataclass(frozen=True)
 class Demo:
-    """The result: the table with the conditions under it, and the numbers as JSON-able data."""
+    """The result: the rows of the table, the conditions under it, and the numbers as JSON data.
+
+    `complete` is false if a target failed.
+    """
 
     rows: list[Row]
     conditions: str
@@ -59,19 +63,19 @@ class Demo:
     complete: bool
 
 
-def run_demo(out: Path, *, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> Demo:
-    """Run the demo into `out`: artifacts, `results.md`, `results.json` and pictures.
+def run_demo(out: Path, *, force: bool, say: Say, progress: NewProgress) -> Demo:
+    """Run the demo and write artifacts, `results.md`, `results.json` and pictures to `out`.
 
-    A demo that was killed goes on. Raises ArtifactError when `out` exists otherwise and `force` is false, BusyError
-    where another run works in it.
+    If `out` holds an unfinished demo, the run continues it. Raises ArtifactError if `out` exists otherwise and `force`
+    is false, and BusyError if another run works in `out`.
     """
-    begun = ((out / ARTIFACTS).exists() or (out / LOCK).exists()) and not (out / RESULTS).exists()  # and was killed
-    refuse_existing(out, force or begun)
+    unfinished = ((out / ARTIFACTS).exists() or (out / LOCK).exists()) and not (out / RESULTS).exists()
+    refuse_existing(out, force or unfinished)
     with locked_folder(out):
         return _demo(out, force, say, progress)
 
 
-def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[int, int], None]]) -> Demo:
+def _demo(out: Path, force: bool, say: Say, progress: NewProgress) -> Demo:
     card = load_card(MODEL)
     datasets = load_dataset_module(DATASET)
     calibration = Calibration(datasets.load(split="train", limit=128), size=128)
@@ -80,10 +84,12 @@ def _demo(out: Path, force: bool, say: Say, progress: Callable[[str], Callable[[
     )
     artifacts = [outcome.artifact for outcome in outcomes if outcome.artifact]
     test = datasets.load()
-    say(f"evaluate: {len(artifacts)} artifacts on {len(test.image_ids)} unseen images")
-    evaluations = evaluate_each(artifacts, lambda a: evaluate(a, test, progress=progress(f"{a.backend} {a.precision}")))
-    say("benchmark: bursts of each artifact in turn")
-    timed = benchmark_each(artifacts, seconds=1.0, progress=progress("benchmark"))
+    say(f"evaluate: measuring {len(artifacts)} artifacts on {len(test.image_ids)} test images")
+    evaluations = evaluate_each(
+        artifacts, lambda a: evaluate(a, test, progress=progress(f"evaluate {a.backend} {a.precision}", "samples"))
+    )
+    say(f"benchmark: timing {len(artifacts)} artifacts in turns")
+    timed = benchmark_each(artifacts, seconds=1.0, progress=progress("benchmark", "rounds"))
     results, speeds = list[Evaluation](), list[Speed]()
     failures = [failure_row(card, outcome) for outcome in outcomes if outcome.error]
     for artifact, result, measured in zip(artifacts, evaluations, timed, strict=True):
@@ -104,12 +110,12 @@ def runnable_targets(say: Say) -> list[str]:
     targets = []
     for name in discover.names("backends"):
         backend = load_backend(name)
-        if backend.PURPOSE != "deploy" or backend.CAPABILITIES.compiles_for_soc:  # one would have to name the processor
+        if backend.PURPOSE != "deploy" or backend.CAPABILITIES.compiles_for_soc:  # the latter needs a processor's name
             continue
         try:
             backend.available()
         except BackendUnavailable as error:
-            say(f"{name}: left out: {error}")
+            say(f"{name}: skipped: {error}")
             continue
         targets += [f"{name}:{precision}" for precision in backend.PRECISIONS]
     return targets
@@ -132,16 +138,16 @@ def write_results(
     for number, pixels in enumerate(pictures, 1):
         write_image(out / f"people-{number}.png", pixels)
     result: dict[str, object] = {"results": numbers, "failures": failures}
-    write_json(out / RESULTS, result)  # last: with it the demo is complete
+    write_json(out / RESULTS, result)  # written last: this file marks the demo as complete
     say(f"wrote {out / 'results.md'}, results.json and {len(pictures)} pictures: people-1.png ...")
     return Demo(rows, conditions, result, not failures)
 
 
 def picture(results: Sequence[Evaluation], image_id: Id) -> np.ndarray:
-    """The predictions of a float artifact and of each int8 one for an image, side by side, HWC uint8 RGB."""
-    shown = [result for result in results if result.artifact.precision == "fp32"][:1]
-    shown += [result for result in results if result.artifact.precision == "int8"]
-    return np.hstack([_panel(result, image_id) for result in shown or results[:1]])
+    """Predictions of the first fp32 artifact and of each int8 artifact for one image, side by side, HWC uint8 RGB."""
+    drawn = [result for result in results if result.artifact.precision == "fp32"][:1]
+    drawn += [result for result in results if result.artifact.precision == "int8"]
+    return np.hstack([_panel(result, image_id) for result in drawn or results[:1]])
 
 
 def _panel(result: Evaluation, image_id: Id) -> np.ndarray:
@@ -170,7 +176,7 @@ def results_rows(
     speeds: Sequence[Speed],
     metrics: Sequence[str],
 ) -> list[Row]:
-    """Accuracy, change against float, latency and size of each artifact."""
+    """One row for each artifact: accuracy, change against the first fp32 artifact, latency and size."""
     return [
         {
             **identity(result.artifact),
@@ -185,7 +191,7 @@ def results_rows(
 
 
 def failure_row(card: Card, outcome: Outcome) -> Row:
-    """A target that could not be built, and the reason."""
+    """The row of a target that failed, with the reason."""
     height, width = card.input.size
     target = outcome.target
     return {
@@ -198,10 +204,10 @@ def failure_row(card: Card, outcome: Outcome) -> Row:
 
 
 def conditions_text(example: Evaluation | None, machine: Mapping[str, object]) -> str:
-    """The protocol, if there is a result, and the machine."""
+    """The text under the table: the protocol, if there is a result, and the machine."""
     protocol = f"Protocol: {protocol_text(example.protocol, '; ')}.\n" if example else ""
     return (
         f"{protocol}{machine_text(machine)}\n"
-        "Intervals are bootstrapped over images; a change is paired with the first fp32 row. "
-        "Latency is inference alone, batch 1, the median of interleaved bursts."
+        "Intervals are bootstrapped over images; a change is the paired difference to the first fp32 row. "
+        "Latency is inference only, batch 1, the median over bursts in which the artifacts take turns."
     )

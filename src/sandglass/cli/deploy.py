@@ -1,4 +1,4 @@
-"""`sandglass deploy`: artifacts of one model; `sandglass deploy all-of`: a table of models."""
+"""`sandglass deploy` writes artifacts of one model; `sandglass deploy all-of` makes a table of several models."""
 
 from __future__ import annotations
 
@@ -40,6 +40,7 @@ def deploy(
     calibration: CalibrationOptions = CalibrationOptions(),
     processor: ProcessorOptions = ProcessorOptions(),
     plan: Annotated[Path | None, FILE] = None,
+    quick: bool = False,
     tune_minutes: Annotated[float, MINUTES] = 0.0,
     shapes: ShapeOptions = ShapeOptions(),
     soc: Annotated[str, Parameter(metavar="NAME")] = "",
@@ -48,22 +49,24 @@ def deploy(
     dequantize: bool = False,
     output: Output = Output(),
 ) -> int:
-    """Write a model for one or more runtimes.
+    """Write artifacts of a model for one or more runtimes.
 
-    Each target gets a folder in --out. After an interruption the same command continues.
+    Each target gets a folder in --out. To continue after an interruption, run the same command again.
 
     Parameters
     ----------
     plan
-        quantization plan to use again, a plan.json (default: a new one from the calibration images)
+        plan to use for int8, a BACKEND-int8.plan.json (default: a new plan from the calibration images)
+    quick
+        plan int8 in seconds, by ranges and thresholds alone (default: repair the network for each target)
     tune_minutes
-        minutes to choose kernels in, for a runtime that compiles them; resumable (default: 0)
+        time to search for fast kernels, in minutes for each target, for a runtime that compiles them (default: 0)
     soc
-        processor that a vendor's compiler compiles for, such as Ascend310P3
+        processor that the vendor's compiler compiles for, such as Ascend310P3 (needed for ascend only)
     flip_test
-        take the mirrored evaluation images along in a build kit (default: as the card says)
+        add the mirrored evaluation images to a build kit (default: as the card says)
     dequantize
-        convert a file that is quantized already back to float first (default: deploy it as it is)
+        convert a quantized source file to float first (default: deploy it unchanged)
     """
     from sandglass import deployment
 
@@ -76,6 +79,7 @@ def deploy(
         ema=weights.ema,
         calibration=load_calibration(calibration, card),
         plan=plan,
+        quick=quick,
         tune_minutes=tune_minutes,
         soc=soc,
         samples=kit_samples(samples, flip_test),
@@ -97,14 +101,16 @@ def all_of(
     out: Annotated[Path, FOLDER],
     output: Output = Output(),
 ) -> int:
-    """Write and measure a table of models, runtimes and precisions.
+    """Write and measure artifacts of several models, runtimes and precisions, and print a table.
+
+    To continue after an interruption, run the same command again.
 
     Parameters
     ----------
     table
-        models and targets, see docs/table.md
+        file with the models and targets, see docs/table.md
     out
-        folder of the table and its artifacts; cells that it holds already are kept
+        folder of the table and its artifacts; finished cells in it are reused
     """
     from sandglass.core import host
     from sandglass.core.files import atomic_file, write_json
@@ -129,10 +135,10 @@ def all_of(
 def _source_and_targets(source: str, options: TargetOptions) -> tuple[str | Card, list[str]]:
     """The source and the targets. Raises ConfigError for a deploy config that does not fit the model."""
     if options.to and options.deploy_config:
-        raise InputError("--deploy-config is not allowed with --to", "give one of them")
+        raise InputError("--deploy-config and --to exclude each other", "give one of them")
     if options.deploy_config is None:
         if not options.to:
-            raise InputError("there is no target", "give --to BACKEND[:PRECISION], or mmdeploy's --deploy-config")
+            raise InputError("the target is missing", "give --to BACKEND[:PRECISION], or --deploy-config FILE.py")
         return source, list(options.to)
     from sandglass.sources.load_card import load_card
     from sandglass.sources.openmmlab.deploy import read_deploy_config
@@ -146,27 +152,26 @@ def _source_and_targets(source: str, options: TargetOptions) -> tuple[str | Card
 
 
 def _load_shapes(options: ShapeOptions, source: str | Card) -> dict[Size, int]:
-    """The input shapes, the one of the graph first; empty if no option names any."""
+    """The input shapes with the number of images of each; the graph's shape comes first. Empty without an option."""
     from sandglass.artifacts import input_shapes
     from sandglass.artifacts.find_card import find_card
     from sandglass.sources.card import Card
 
     if options.shapes and options.shapes_from:
-        raise InputError("--shapes-from is not allowed with --shapes", "give one of them")
+        raise InputError("--shapes-from and --shapes exclude each other", "give one of them")
     if not options.shapes and options.shapes_from is None:
         return {}
     card = source if isinstance(source, Card) else find_card(source)
     if options.shapes_from is None:
         return input_shapes.named_shapes(card, list(dict.fromkeys(size for sizes in options.shapes for size in sizes)))
-    shapes, wasted = input_shapes.shapes_of_images(card, options.shapes_from, options.max_shapes)
-    listed = ", ".join(f"{input_shapes.text(size)} ({images})" for size, images in shapes.items())
-    say(f"shapes: {len(shapes)} for {sum(shapes.values())} images, {100 * wasted:.1f} % more pixels than needed: "
-        f"{listed}")  # fmt: skip
+    shapes, padding = input_shapes.shapes_of_images(card, options.shapes_from, options.max_shapes)
+    listing = ", ".join(f"{input_shapes.text(size)} ({images} images)" for size, images in shapes.items())
+    say(f"shapes: {len(shapes)} for {sum(shapes.values())} images, {100 * padding:.1f} % padding: {listing}")
     return shapes
 
 
 def _row(outcome: Outcome) -> Row:
-    """An artifact with its size and check, a build kit with what to do with it, or the reason of a failure."""
+    """The row of an artifact with its size and check, of a build kit with the next step, or of a failed target."""
     from sandglass.table.rows import identity, megabytes
 
     target = {"backend": outcome.target.backend, "precision": outcome.target.precision}
@@ -179,7 +184,7 @@ def _row(outcome: Outcome) -> Row:
 
 
 def _to_dict(outcome: Outcome) -> dict[str, object]:
-    """JSON-able: the artifact's folder, bytes and check, or the build kit's folder, or the error."""
+    """The outcome as JSON data: the artifact's folder, bytes and check, or the build kit's folder, or the error."""
     from sandglass.core.records import to_data
 
     artifact = outcome.artifact

@@ -1,4 +1,4 @@
-"""What subcommands read before their work: artifacts, and the datasets for a model."""
+"""Load the artifacts and datasets that the command line names."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     from sandglass.sources.card import Card
     from sandglass.tasks import Task
 
-ANNOTATED = "coco-keypoints"  # the format of annotations if no dataset is named
-SHOWN = 3  # paths that an error names
+ANNOTATED = "coco-keypoints"  # the default format of annotations
+SHOWN = 3  # number of paths in an error message
 
 
 def load_calibration(options: CalibrationOptions, source: str | Card) -> Calibration | None:
@@ -26,10 +26,10 @@ def load_calibration(options: CalibrationOptions, source: str | Card) -> Calibra
 
 
 def required_calibration(options: CalibrationOptions, source: str | Card) -> Calibration:
-    """The calibration set for a model; raises DatasetError if no option names one."""
+    """The calibration set for a model. Raises DatasetError if no option names one."""
     from sandglass.quantization.calibration import Calibration
 
-    size = options.calibration_size  # every image that is drawn has a sample at least
+    size = options.calibration_size  # each drawn image has at least one sample
     dataset = load_images(options.data, source, Draw(limit=size), split="train")
     return Calibration(dataset, size, options.calibration_method)
 
@@ -37,8 +37,8 @@ def required_calibration(options: CalibrationOptions, source: str | Card) -> Cal
 def load_images(data: Data, source: str | Card, draw: Draw, split: str = "test") -> Dataset:
     """The dataset that `--NAME`, `--NAME-annotations` and `--NAME-dataset` name, for the task of a model.
 
-    Without annotations and without a dataset's name it is a folder of photos, which has no splits. Raises DatasetError
-    for what is missing, and for a dataset of another kind than the task reads.
+    Without annotations and without a dataset's name, the images are a folder of photos, which has no splits. Raises
+    DatasetError for a missing option or file, and for a dataset of another kind than the task reads.
     """
     from sandglass import tasks
     from sandglass.datasets import load_dataset
@@ -52,7 +52,7 @@ def load_images(data: Data, source: str | Card, draw: Draw, split: str = "test")
 
 
 def load_samples(name: str, samples: Samples) -> Dataset:
-    """A dataset by its name, with its files and the part of it to measure on."""
+    """The dataset `name`, with the files and the subset that `samples` names."""
     from sandglass.datasets import load_dataset
 
     files = samples.images, samples.annotations, samples.detections
@@ -75,29 +75,29 @@ def _photos(task: Task, data: Data, draw: Draw) -> Dataset:
 
     if data.images is None:
         raise DatasetError(
-            f"there are no {data.name} images",
-            f"give --{data.name} DIR, a folder of photos, or name a --{data.name}-dataset",
+            f"the {data.name} images are missing",
+            f"give --{data.name} DIR, a folder of photos, or --{data.name}-dataset NAME",
         )
     return load_photos(task.READS, data.images, draw.limit, draw.seed)
 
 
 def _format_of(task: Task, data: Data) -> str:
-    """The format of annotations if no dataset is named; only one kind of annotations has a default."""
+    """The default format of annotations. Only one kind of dataset has a default; raises DatasetError for others."""
     from sandglass import datasets
     from sandglass.core.errors import DatasetError
 
     if datasets.load_dataset_module(ANNOTATED).KIND is not task.READS:
         known = ", ".join(datasets.of_kind(task.READS))
         raise DatasetError(
-            f"the format of --{data.name}-annotations is not known", f"give --{data.name}-dataset, one of {known}"
+            f"--{data.name}-annotations needs a format", f"give --{data.name}-dataset with one of {known}"
         )
     return ANNOTATED
 
 
 def load_artifacts(paths: Sequence[Path]) -> list[Artifact]:
-    """The artifacts among `paths`, each once; other paths, such as the plan that `out/*` names too, are skipped.
+    """Load each artifact among `paths` once. Other paths, such as the plan that `out/*` also matches, are skipped.
 
-    Raises ArtifactError for a path that does not exist, for an artifact that was changed, and if none is left.
+    Raises ArtifactError for a path that does not exist, for a changed artifact, and if no path is an artifact.
     """
     from sandglass.artifacts.artifact import MANIFEST, load_artifact
     from sandglass.core.errors import ArtifactError
@@ -105,7 +105,7 @@ def load_artifacts(paths: Sequence[Path]) -> list[Artifact]:
     folders = []
     for path in dict.fromkeys(paths):
         if not path.exists():
-            raise ArtifactError(f"there is no {path}", "check the path")
+            raise ArtifactError(f"{path} does not exist", "check the path")
         if (path / MANIFEST).is_file():
             folders.append(path)
         elif len(paths) > 1:
@@ -113,7 +113,7 @@ def load_artifacts(paths: Sequence[Path]) -> list[Artifact]:
     if not folders:
         inside = sorted(str(manifest.parent) for path in paths for manifest in path.glob(f"*/{MANIFEST}"))
         raise ArtifactError(
-            f"{', '.join(map(str, paths[:SHOWN]))}: none is an artifact, a folder with {MANIFEST}",
-            f"give {' '.join(inside[:SHOWN])}" if inside else "make one with `sandglass deploy`",
+            f"{', '.join(map(str, paths[:SHOWN]))}: not an artifact, which is a folder with {MANIFEST}",
+            f"give {' '.join(inside[:SHOWN])}" if inside else "write an artifact with `sandglass deploy`",
         )
     return [load_artifact(folder) for folder in folders]

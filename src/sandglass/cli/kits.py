@@ -1,4 +1,4 @@
-"""`sandglass collect`: the results of a build kit; and the samples that `deploy` puts into one."""
+"""`sandglass collect` reads the results of a build kit. Also the evaluation samples that `deploy` adds to a kit."""
 
 from __future__ import annotations
 
@@ -29,14 +29,14 @@ def collect(
     against: Against = None,
     output: Output = Output(),
 ) -> int:
-    """Accuracy and speed of a build kit that came back with results.
+    """Print the accuracy and the speed of a build kit after it ran on its host.
 
     Parameters
     ----------
     kit
-        folder of the build kit
+        folder of the build kit, with the results that its `run.sh` wrote
     against
-        a float artifact, to compare the accuracy with (default: none)
+        float artifact for a comparison of the accuracy (default: none)
     """
     from sandglass.core.records import to_data
     from sandglass.kit import collect as kits
@@ -52,9 +52,9 @@ def collect(
 
 
 def kit_samples(options: KitSamples, flip_test: bool | None) -> Samples | None:
-    """The evaluation samples that a build kit takes along; None if no option names any.
+    """The evaluation samples for a build kit; None if no option names any.
 
-    Raises InputError for options of samples without their dataset.
+    Raises InputError for options of samples without --dataset.
     """
     from sandglass.artifacts.build_key import Samples
 
@@ -63,17 +63,17 @@ def kit_samples(options: KitSamples, flip_test: bool | None) -> Samples | None:
 
 
 def _dataset(options: KitSamples, *more: object) -> Dataset | None:
-    """The dataset of the samples; None if it is not named, in which case no other option may be about it."""
+    """The dataset of the samples; None without --dataset. Raises InputError if another option needs --dataset."""
     if options.dataset is not None:
         return load_samples(options.dataset, options)
     values = (options.images, options.annotations, options.detections, options.limit, *more)
     if any(value is not None for value in values):
-        raise InputError("options of samples need --dataset", f"give --dataset {'|'.join(DATASETS)}")
+        raise InputError("the options for evaluation samples need --dataset", f"give --dataset {'|'.join(DATASETS)}")
     return None
 
 
 def _evaluations(result: Evaluation | None, against: Path | None) -> list[Evaluation]:
-    """The float artifact's result, if there is one to compare with, and the kit's."""
+    """The evaluation of the float artifact, if there is one to compare with, and that of the kit."""
     from sandglass.artifacts.artifact import load_artifact
     from sandglass.measure.evaluation import evaluate
 
@@ -97,7 +97,7 @@ def _to_dicts(results: list[Evaluation]) -> list[dict[str, object]]:
 
 
 def _speed_row(speed: Speed) -> Row:
-    """The speed as the kit measured it, without the memory, which it does not measure."""
+    """The row of the kit's speed. It has no memory, which a kit does not measure."""
     from sandglass.table.rows import speed_row
 
     return {column: cell for column, cell in speed_row(speed, speed.median).items() if column != "peak MiB"}

@@ -1,4 +1,4 @@
-"""Layers in int8: what each costs, what a search decided and why."""
+"""Tables and a chart of the layers in int8: the cost of each, and the decisions of a search with their reasons."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sandglass.search.quantize import Quantization
 from sandglass.table.markdown import Row
 from sandglass.table.rows import change, metric_cells, part
 
-ARTIFACTS = ("float", "full int8", "chosen")  # the order of evaluations and speeds
-ROW, LABEL, WIDTH = 18, 380, 900  # of the chart, in pixels: height of a row, width of the names, and of it all
+ARTIFACTS = ("float", "full int8", "chosen")  # in the order of `Quantization.evaluations` and `speeds`
+ROW, LABEL, WIDTH = 18, 380, 900  # pixels of the chart: height of a row, width of the names, total width
 NOISE, GAIN, LOSS, INK = (60, 110, 200), (70, 170, 90), (210, 80, 60), (40, 40, 40)  # RGB
 
 
 def search_report(result: Quantization) -> list[list[Row] | str]:
-    """The layers with reasons, the three artifacts next to each other, and a conclusion."""
+    """A table of the layers with reasons, a table of the three artifacts, and a conclusion."""
     artifacts = [_artifact_row(result, number) for number in range(len(ARTIFACTS))]
     return [_layer_rows(result), artifacts, _conclusion(result)]
 
 
 def _layer_rows(result: Quantization) -> list[Row]:
-    """Each layer with the variant that was chosen, or the first one where it stays in float."""
+    """One row for each layer, with its chosen int8 variant, or with its first one if the layer stays in float."""
     bits = result.choice.bits
     return [
         {
@@ -44,7 +44,7 @@ def _layer_rows(result: Quantization) -> list[Row]:
 
 
 def _artifact_row(result: Quantization, number: int) -> Row:
-    """Accuracy and speed of one of ARTIFACTS; of the latter two also the change and the fidelity against float."""
+    """Accuracy and speed of one of ARTIFACTS. Those in int8 also have the change and the fidelity against float."""
     evaluation, speed = result.evaluations[number], result.speeds[number]
     metric = next(iter(evaluation.metrics))
     row: Row = {
@@ -62,7 +62,7 @@ def _artifact_row(result: Quantization, number: int) -> Row:
 
 
 def _conclusion(result: Quantization) -> str:
-    """How much runs in int8, how well the time model predicted the time, and the verdict."""
+    """A sentence with the share of int8, the time that the time model predicted and its error, and the verdict."""
     base, _, chosen = (speed.median for speed in result.speeds)
     text = (
         f"{result.integer_share:.0%} of the multiply-accumulates run in int8; the time model predicted "
@@ -95,9 +95,9 @@ def sensitivity_rows(costs: Sequence[LayerCost]) -> list[Row]:
 
 
 def draw_costs(costs: Sequence[LayerCost]) -> np.ndarray:
-    """A bar chart, (H, W, 3) uint8 RGB: blue the noise at the network's output, green or red the time that int8 saves.
+    """A bar chart, (H, W, 3) uint8 RGB, with one row for each int8 variant of each layer.
 
-    There is one row for each int8 variant of each layer.
+    Blue bars show the noise at the network's output, green bars the time that int8 saves, red bars the time it costs.
     """
     bars = [
         _Bar(_label(cost, variant), variant.noise, cost.float_ms - variant.milliseconds)
@@ -120,7 +120,7 @@ def draw_costs(costs: Sequence[LayerCost]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class _Bar:
-    """One row of the chart: its label, the noise as a share of the output's power, and milliseconds saved."""
+    """One row of the chart: label, noise over the power of the output, and saved milliseconds (below 0 if slower)."""
 
     label: str
     noise: float

@@ -1,4 +1,4 @@
-"""The command line: one subcommand for each stage. It parses and prints; the work is in the modules that it calls."""
+"""The command line. Subcommands parse their arguments and print results; the modules that they call do the work."""
 
 from __future__ import annotations
 
@@ -30,7 +30,7 @@ from sandglass.core.errors import InputError, SandglassError
 from sandglass.core.files import run_folder
 
 MAKE, MEASURE, LOOK = (
-    Group.create_ordered(name) for name in ("Make artifacts", "Measure artifacts", "Models, runtimes and the shell")
+    Group.create_ordered(name) for name in ("Make artifacts", "Measure artifacts", "Models, runtimes and shell")
 )
 COMMANDS = {
     MAKE: (quantize, sensitivity, demo),
@@ -39,13 +39,14 @@ COMMANDS = {
 }
 
 
-WIDEST = 1000  # characters of a line of help where there is no terminal: one for each option
+WIDEST = 1000  # characters of a line of help without a terminal, so that each option is one line
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run one subcommand. Returns 0, or 2 after a clear line on standard error.
+    """Run one subcommand. Returns the exit code.
 
-    130 says that it was interrupted or terminated, 141 that nobody reads its output any more, as after `| head`.
+    0 is success, and 2 an error, with a message on standard error. 130 means that the command was interrupted or
+    terminated, and 141 that the reader of its output has closed the pipe, as `| head` does.
     """
     escape_unprintable()
     before = signal.signal(signal.SIGTERM, _terminate)
@@ -58,10 +59,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     except BrokenPipeError:
         discard_output()
         return 141
-    except OSError as error:  # a full disk, say, which any write may meet
+    except OSError as error:  # for example a full disk: any write may raise it
         return fail(str(error), fix_of(error))
     except KeyboardInterrupt:
-        return fail("interrupted; run the same command again to go on", code=130)
+        return fail("interrupted; run the same command again to continue", code=130)
     finally:
         close_progress()
         signal.signal(signal.SIGTERM, before)
@@ -71,7 +72,7 @@ def _run(arguments: Sequence[str]) -> int:
     try:
         refuse_other_encodings(arguments)
         if not arguments:
-            raise InputError("there is no command", "see `sandglass --help`")
+            raise InputError("the command is missing", "see `sandglass --help`")
         with run_folder():
             return int(app()(list(arguments)) or 0)
     finally:
@@ -79,12 +80,12 @@ def _run(arguments: Sequence[str]) -> int:
 
 
 def _explain(error: CycloptsError) -> tuple[str, str]:
-    """The message of a usage error, and what to do about it."""
+    """The message and the fix of a usage error."""
     if isinstance(error, RepeatArgumentError):
-        return f"{error.token.keyword}: may be given once", "run the command for each value"
+        return f"{error.token.keyword} may be given only once", "run the command once for each value"
     if isinstance(error, UnknownCommandError) and error.app is not None and error.unused_tokens:
         known = ", ".join(name for name in error.app if not name.startswith("-"))
-        return f"unknown command {error.unused_tokens[0]!r}", f"known: {known}"
+        return f"unknown command {error.unused_tokens[0]!r}", f"known commands: {known}"
     return _message(error), f"see `{' '.join(('sandglass', *(error.command_chain or ())))} --help`"
 
 
@@ -100,21 +101,24 @@ def _message(error: CycloptsError) -> str:
 
 
 class _Terminated(KeyboardInterrupt):
-    """SIGTERM as an interruption. Not KeyboardInterrupt itself: where that one passes through code that is made from
-    text, as dataclasses are, `python -m` remembers it, and ends by SIGINT whatever `main` returns."""
+    """SIGTERM as an interruption.
+
+    It is a subclass because of `python -m`: if KeyboardInterrupt itself passes through generated code, such as that of
+    a dataclass, the interpreter remembers it and ends by SIGINT, whatever `main` returns.
+    """
 
 
 def _terminate(*_: object) -> None:
-    """Leave by way of every `finally`, so that temporary folders are cleared away."""
+    """Raise an exception, so that every `finally` runs and temporary folders are removed."""
     raise _Terminated
 
 
 def app() -> App:
-    """All subcommands; their options are derived from the functions' arguments, most of which are dataclasses."""
+    """The application with all subcommands. Its options are derived from the arguments of the functions."""
     terminal = is_terminal(sys.stdout)
     root = App(
         name="sandglass",
-        help="Trained vision models, small and fast, and measured.",
+        help="Deploy trained vision models to runtimes in fp32, fp16 and int8, and measure their accuracy and speed.",
         help_format="plaintext",
         help_formatter="default" if terminal else "plain",
         console=Screen() if terminal else Screen(width=WIDEST),
@@ -133,7 +137,7 @@ def app() -> App:
         for function in functions:
             root.command(function, group=group)
     root.register_install_completion_command(
-        group=LOOK, help="Install completion of commands and options in the shell."
+        group=LOOK, help="Install completion of commands, options and names for bash, zsh or fish."
     )
     return root
 

@@ -1,4 +1,4 @@
-"""`sandglass evaluate`: accuracy of artifacts; `sandglass benchmark`: their latency, throughput and memory."""
+"""`sandglass evaluate` measures accuracy; `sandglass benchmark` measures latency, throughput and memory."""
 
 from __future__ import annotations
 
@@ -33,18 +33,20 @@ def evaluate(
     results: Annotated[Path | None, FILE] = None,
     output: Output = Output(),
 ) -> int:
-    """Measure the accuracy of artifacts on a dataset, by the task's own metric.
+    """Measure the accuracy of artifacts on a dataset, with the metrics of the task.
+
+    To continue after an interruption, run the same command again.
 
     Parameters
     ----------
     dataset
-        format of the dataset, or the name of an embedded one
+        format of the dataset, or the name of an embedded dataset
     flip_test
-        average the outputs with those of the mirrored image (default: as the card says)
+        average the outputs for each image and its mirror image (default: as the card says)
     speed
-        measure the speed too, with the same threads and batch
+        also measure the speed, with the same threads and batch
     results
-        file for the predictions of one artifact, in COCO's result format (default: none)
+        file for the predictions of a single artifact, in COCO's result format (default: none)
     """
     from sandglass.measure import evaluation
     from sandglass.table.rows import evaluation_rows, protocol_text
@@ -81,12 +83,12 @@ def benchmark(
     seconds: Annotated[float, SECONDS] = 3.0,
     output: Output = Output(),
 ) -> int:
-    """Measure latency, throughput and memory of artifacts, interleaved.
+    """Measure latency, throughput and memory of artifacts, in turns, so that each meets the same conditions.
 
     Parameters
     ----------
     seconds
-        seconds of runs for each artifact (default: 3)
+        time to run each artifact, in seconds (default: 3)
     """
     from sandglass.table.rows import speed_rows
 
@@ -108,16 +110,17 @@ def _check(artifacts: Sequence[Artifact], dataset: str, results: Path | None) ->
     if results is None:
         return
     if len(artifacts) > 1:
-        raise InputError(f"--results {results} is for one artifact, and there are {len(artifacts)}", "evaluate one")
+        raise InputError(f"--results {results} needs a single artifact, but {len(artifacts)} were given",
+                         "evaluate them one by one, or use --json")  # fmt: skip
     task = artifacts[0].card.task
     if tasks.load_task(task).COCO_RESULTS is None:
-        raise InputError(f"COCO's result format has nothing for {task}", "use --json")
+        raise InputError(f"--results: COCO's result format does not support the task {task}", "use --json")
 
 
 def _speeds(
     artifacts: Sequence[Artifact], run: RunOptions, seconds: float | None = None
 ) -> list[list[Speed] | SandglassError]:
-    """For each artifact its speed at each of its shapes, or the error that stopped it."""
+    """For each artifact, its speed at each of its input shapes, or the error that stopped it."""
     from sandglass.measure.benchmarking import benchmark_each
 
     duration = {} if seconds is None else {"seconds": seconds}
@@ -127,7 +130,7 @@ def _speeds(
 
 
 def _successes(outcomes: Sequence[Measured | SandglassError]) -> list[Measured]:
-    """The results without the errors; raises the first error if there is nothing else."""
+    """The results without the errors. Raises the first error if there is no result."""
     results = [outcome for outcome in outcomes if not isinstance(outcome, SandglassError)]
     if not results:
         raise next(outcome for outcome in outcomes if isinstance(outcome, SandglassError))
@@ -135,7 +138,7 @@ def _successes(outcomes: Sequence[Measured | SandglassError]) -> list[Measured]:
 
 
 def _failures(artifacts: Sequence[Artifact], outcomes: Sequence[object]) -> list[Row]:
-    """Rows of the artifacts that failed; `outcomes` is empty if nothing was measured."""
+    """The rows of the artifacts that failed; `outcomes` is empty if nothing was measured."""
     from sandglass.table.rows import failed_row
 
     return [
@@ -157,7 +160,7 @@ def _write_coco(path: Path, result: Evaluation) -> None:
 def _to_dicts(
     evaluations: Sequence[Evaluation], changes: Sequence[object], speeds: Sequence[Sequence[Speed]]
 ) -> list[dict[str, object]]:
-    """JSON-able: each result with its change and, if it was measured, its speed."""
+    """The results as JSON data, each with its change against float and, if it was measured, its speed."""
     rows = [{**result.to_dict(), "change": change} for result, change in zip(evaluations, changes, strict=True)]
     if not speeds:
         return rows

@@ -1,6 +1,6 @@
-"""What a command prints: its result on standard output, everything else on standard error.
+"""Output of a command: the result goes to standard output, everything else to standard error.
 
-A terminal gets tables that fit it; a pipe or a file gets Markdown and plain lines, the same on every machine.
+A terminal gets tables that fit its width. A pipe or a file gets Markdown and plain lines, equal on every machine.
 """
 
 from __future__ import annotations
@@ -18,14 +18,14 @@ from sandglass.cli.system import discard_output, one_line
 from sandglass.core.progress import duration_text
 from sandglass.table.markdown import Row, markdown
 
-STDOUT = Path("-")  # as the FILE of --json
-INTERVAL = 10.0  # seconds between two lines, so that a log of an hour has a few hundred
+STDOUT = Path("-")  # the FILE of --json that means standard output
+INTERVAL = 10.0  # seconds between two lines of progress, so that a log of an hour has a few hundred lines
 
 Part = str | Sequence[Row]  # a paragraph, or a table
 
 
 def show(output: Output, *parts: Part) -> None:
-    """Print paragraphs and tables with an empty line between them, unless standard output is for JSON alone."""
+    """Print paragraphs and tables with empty lines between them, unless standard output is reserved for JSON."""
     if output.json == STDOUT:
         return
     if is_terminal(sys.stdout):
@@ -42,7 +42,7 @@ def as_markdown(parts: Sequence[Part]) -> str:
 
 
 def write_result(output: Output, value: object) -> None:
-    """Write a result as JSON to where `--json` says, if it was given."""
+    """Write a result as JSON to the file or stream of `--json`, if it was given."""
     from sandglass.core.files import write_json
 
     if output.json == STDOUT:
@@ -52,7 +52,7 @@ def write_result(output: Output, value: object) -> None:
 
 
 def say(line: str) -> None:
-    """Print a line of progress on standard error, above a progress bar that is shown there."""
+    """Print a line of progress on standard error, above the progress bar if one is shown."""
     if is_terminal(sys.stderr):
         from sandglass.cli.terminal import print_line
 
@@ -62,9 +62,10 @@ def say(line: str) -> None:
 
 
 class Progress:
-    """The progress of one step, called with the number of parts that are done and the number of all.
+    """Shows the progress of one step: the amount that is done, and the time left.
 
-    Shown are the numbers of parts over `parts`, in a `unit`. A terminal gets a bar, anything else a line now and then.
+    Call it with the number of finished parts and the number of all parts. Both are divided by `parts` and shown with
+    `unit`. A terminal gets a bar, other streams get a line every INTERVAL seconds.
     """
 
     def __init__(
@@ -75,7 +76,7 @@ class Progress:
         self._last = clock()
 
     def __call__(self, done: int, total: int) -> None:
-        """Show it."""
+        """Show that `done` of `total` parts are finished."""
         amount = f"{done / self.parts:.0f} of {total / self.parts:.0f} {self.unit}".rstrip()
         if is_terminal(sys.stderr):
             from sandglass.cli.terminal import show_bar
@@ -90,20 +91,20 @@ class Progress:
         if now - self._last < INTERVAL:
             return
         self._last = now
-        begin, before = self._begin  # what an earlier run did took no time in this one
+        begin, before = self._begin  # parts that an earlier run finished took no time in this run
         left = (now - begin) * (total - done) / (done - before) if done > before else 0.0
         say(f"{self.label}: {amount}" + (f" ({duration_text(left)} left)" if left else ""))
 
 
 def close_progress() -> None:
-    """Take a bar away that is still shown."""
+    """End the progress bar if one is shown."""
     if terminal := sys.modules.get("sandglass.cli.terminal"):
         terminal.close_bar()
 
 
 def fail(message: str, fix: str = "", code: int = 2) -> int:
-    """Say what went wrong and what to do: a panel on a terminal, two lines elsewhere. Returns the exit code."""
-    with suppress(BrokenPipeError):  # nobody reads it
+    """Print an error and its fix: a panel on a terminal, two lines elsewhere. Returns the exit code."""
+    with suppress(BrokenPipeError):  # the reader is gone
         if is_terminal(sys.stderr):
             from sandglass.cli.terminal import print_error
 
@@ -117,5 +118,5 @@ def fail(message: str, fix: str = "", code: int = 2) -> int:
 
 
 def is_terminal(stream: TextIO | None) -> bool:
-    """Whether a person reads the stream; the caller may have closed it."""
+    """Whether the stream is a terminal; it is None if the caller closed it."""
     return stream is not None and stream.isatty()

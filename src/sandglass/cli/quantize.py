@@ -1,4 +1,4 @@
-"""`sandglass quantize`: the fastest int8 artifact within a budget; `sandglass sensitivity`: the cost of each layer."""
+"""`sandglass quantize` searches for the fastest int8 artifact; `sandglass sensitivity` measures each layer in int8."""
 
 from __future__ import annotations
 
@@ -41,7 +41,10 @@ def quantize(
     repairs: RepairOptions = RepairOptions(),
     output: Output = Output(),
 ) -> int:
-    """Search the fastest int8 artifact that keeps an accuracy budget."""
+    """Search for the fastest int8 artifact within an accuracy budget.
+
+    To continue after an interruption, run the same command again.
+    """
     from sandglass.cli.layer_table import search_report
     from sandglass.search import quantize as search
 
@@ -82,12 +85,12 @@ def sensitivity(
     plot: Annotated[Path | None, Parameter(metavar="PNG")] = None,
     output: Output = Output(),
 ) -> int:
-    """Measure the noise and the time of each layer in int8, with the others in float.
+    """Measure the noise and the time of each layer in int8, with all other layers in float.
 
     Parameters
     ----------
     plot
-        file for a bar chart of the layers, PNG (default: none)
+        PNG file for a bar chart of the layers (default: none)
     """
     from sandglass.cli.layer_table import draw_costs, sensitivity_rows
     from sandglass.search import quantize as search
@@ -111,7 +114,7 @@ def sensitivity(
 
 
 def to_dict(result: Quantization) -> dict[str, object]:
-    """JSON-able result."""
+    """The result as JSON data."""
     return {
         "artifact": str(result.artifact.folder),
         "met": result.met,

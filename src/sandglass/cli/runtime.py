@@ -1,4 +1,4 @@
-"""How a runtime executes an artifact: `sandglass inspect`, `sandglass tune`, `sandglass predict`."""
+"""Commands that run an artifact: `sandglass inspect`, `sandglass tune` and `sandglass predict`."""
 
 from __future__ import annotations
 
@@ -24,14 +24,14 @@ def inspect(
     threads: Annotated[int | None, COUNT] = None,
     output: Output = Output(),
 ) -> int:
-    """Is it really int8? List every layer as the runtime executes it.
+    """Show whether int8 is really int8: list each layer as the runtime executes it.
 
     Parameters
     ----------
     against
-        a float artifact; shows where int8 is slower (default: none)
+        float artifact for a comparison, to show layers that are slower in int8 (default: none)
     threads
-        number of threads (default: as many as this machine has, or as `tune` found)
+        number of threads (default: the number that `tune` stored, or all threads of this machine)
     """
     from sandglass.artifacts.artifact import load_artifact
     from sandglass.measure import inspection
@@ -54,14 +54,14 @@ def tune(
     seconds: Annotated[float, SECONDS] = 60.0,
     output: Output = Output(),
 ) -> int:
-    """Find the fastest settings of the runtime on this machine, and keep them beside the artifact.
+    """Search for the fastest settings of the runtime on this machine, and store them next to the artifact.
 
     Parameters
     ----------
     goal
-        what is to be fast: latency, or throughput (default: latency)
+        quantity to optimize: latency or throughput (default: latency)
     seconds
-        seconds to search for (default: 60)
+        time of the search, in seconds for each artifact (default: 60)
     """
     from sandglass.measure import tuning
     from sandglass.table.rows import trial_row
@@ -83,18 +83,18 @@ def predict(
     boxes: Annotated[tuple[Box, ...], each(box, "X,Y,W,H"), Parameter(name="--box")] = (),
     output: Output = Output(),
 ) -> int:
-    """Draw the predictions of an artifact for an image.
+    """Draw the predictions of an artifact for one image.
 
     Parameters
     ----------
     artifact
         folder of the artifact
     image
-        file of the image
+        image file
     out
         file for the picture, PNG or JPEG
     boxes
-        part of the image to look at, in pixels (default: the whole image); may be repeated
+        box of a person or an object in the image, in pixels (default: the whole image); may be repeated
     """
     from sandglass.artifacts.artifact import load_artifact
     from sandglass.measure import prediction
@@ -108,9 +108,9 @@ def predict(
 
 
 def _each(paths: tuple[Path, ...], work: Callable[[Artifact], dict[str, object]], output: Output) -> int:
-    """Do `work` for each artifact, and write its result as JSON: a list if there are several artifacts.
+    """Call `work` for each artifact, and write the results as JSON: a list if there are several artifacts.
 
-    The error of one of several is printed and does not stop the others; the exit code is 2 then.
+    With several artifacts, the error of one is printed and does not stop the others. The exit code is then 2.
     """
     artifacts = load_artifacts(paths)
     if len(artifacts) == 1:

@@ -1,6 +1,6 @@
-"""The JSON schemas of Sandglass's files, for editors: `python -m sandglass.cli.schemas FOLDER` writes them.
+"""The JSON schemas of Sandglass's files, which editors use: `python -m sandglass.cli.schemas FOLDER` writes them.
 
-The package has them in `core/schemas/`. `make schemas` writes them there again after a change of a record.
+The package contains them in `core/schemas/`. After a change of a record, `make schemas` updates them.
 """
 
 from __future__ import annotations
@@ -31,12 +31,12 @@ RECORDS: dict[str, type[Record]] = {
 
 
 def schema_texts() -> dict[str, str]:
-    """The content of each schema's file, by the file's name."""
+    """The content of each schema file, by file name."""
     return {f"{name}.schema.json": json.dumps(json_schema(kind), indent=2) + "\n" for name, kind in RECORDS.items()}
 
 
 def write_schemas(folder: Path) -> list[Path]:
-    """Write the schemas into `folder`; returns their paths. Raises ArtifactError where it cannot be written."""
+    """Write the schemas to `folder`, and return their paths. Raises ArtifactError if a file cannot be written."""
     texts = {folder / name: text for name, text in schema_texts().items()}
     for path, text in texts.items():
         with atomic_file(path) as temporary:

@@ -1,4 +1,4 @@
-"""What the command line runs in: streams that nobody reads or that are not UTF-8, arguments, a system that refuses."""
+"""The command line's contact with the system: closed or non-UTF-8 streams, arguments, and errors of the system."""
 
 from __future__ import annotations
 
@@ -12,21 +12,21 @@ from contextlib import suppress
 from sandglass.core.errors import InputError
 
 FIXES = {
-    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "make room, or choose another place",
-    (errno.EACCES, errno.EPERM, errno.EROFS): "check the permissions, or choose another place",
-    (errno.EMFILE, errno.ENFILE): "allow more open files, as with `ulimit -n 1024`",
+    (errno.ENOSPC, errno.EDQUOT, errno.EFBIG): "free disk space, or choose another folder",
+    (errno.EACCES, errno.EPERM, errno.EROFS): "check the permissions, or choose another folder",
+    (errno.EMFILE, errno.ENFILE): "allow more open files, for example with `ulimit -n 1024`",
 }
 
 
 def fix_of(error: OSError) -> str:
-    """What to do about an error of the system."""
-    if isinstance(error, FileNotFoundError) and error.filename is None:  # by tempfile, which tries several places
-        return "set TMPDIR to a folder that can be written"
+    """The fix for an error of the operating system."""
+    if isinstance(error, FileNotFoundError) and error.filename is None:  # from tempfile, which tries several folders
+        return "set TMPDIR to a writable folder"
     return next((fix for numbers, fix in FIXES.items() if error.errno in numbers), "check the path")
 
 
 def refuse_other_encodings(arguments: Sequence[str]) -> None:
-    """Raise InputError for an argument that is not UTF-8 text: no runtime opens a file of such a name."""
+    """Raise InputError for an argument that is not UTF-8 text, because no runtime opens a file with such a name."""
     for argument in arguments:
         try:
             argument.encode("utf-8")
@@ -35,20 +35,20 @@ def refuse_other_encodings(arguments: Sequence[str]) -> None:
 
 
 def escape_unprintable() -> None:
-    """Print what a stream's encoding lacks as an escape sequence, such as `\\xd7`, in place of an error."""
+    """Print characters that a stream's encoding lacks as escape sequences, such as `\\xd7`, in place of an error."""
     for stream in (sys.stdout, sys.stderr):
         if isinstance(stream, io.TextIOWrapper):
             stream.reconfigure(errors="backslashreplace")
 
 
 def flush() -> None:
-    """Write out what was printed; raises OSError where it cannot be written, BrokenPipeError where nobody reads it."""
-    if sys.stdout is not None:  # closed by the caller, as `>&-` does
+    """Flush standard output. Raises OSError if it cannot be written, and BrokenPipeError if its reader is gone."""
+    if sys.stdout is not None:  # it is None if the caller closed it, as `>&-` does
         sys.stdout.flush()
 
 
 def discard_output() -> None:
-    """Drop what could not be written, which Python would try again, with a stack trace, when it ends."""
+    """Drop output that could not be written. Otherwise Python tries again when it ends, and prints a stack trace."""
     for stream in (sys.stdout, sys.stderr):
         try:
             if stream is not None:
@@ -59,5 +59,5 @@ def discard_output() -> None:
 
 
 def one_line(text: str) -> str:
-    """The text with line breaks and control characters escaped: a file's name may hold them, or a server's answer."""
+    """The text with line breaks and control characters escaped; a file name or a server's answer may contain them."""
     return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)

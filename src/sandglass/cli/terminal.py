@@ -1,6 +1,6 @@
-"""Output for a terminal, by rich: tables that fit its width, errors as a panel, progress bars.
+"""Output for a terminal with rich: tables that fit its width, errors as panels, and progress bars.
 
-Only this module prints through rich, and it is imported only for a terminal or for help. rich respects NO_COLOR.
+Only this module prints with rich. It is imported only for a terminal or for help. rich respects NO_COLOR.
 """
 
 from __future__ import annotations
@@ -20,13 +20,13 @@ from sandglass.table.markdown import Row, columns_of, is_numeric
 if TYPE_CHECKING:
     from sandglass.cli.bar import Bar
 
-NARROWEST = 12  # characters of a column; a table that would need narrower ones is printed row by row
+NARROWEST = 12  # characters of a column; a table that needs narrower columns is printed row by row
 GAP = 3  # characters between the columns of a table
 BORDER = 4  # characters of a panel's left and right border
 
 
 class Screen(Console):
-    """A console that leaves a closed pipe to the caller, where rich would end the process."""
+    """A console that raises BrokenPipeError for a closed pipe; the one of rich ends the process."""
 
     def on_broken_pipe(self) -> None:
         """Raise the error that rich caught."""
@@ -34,7 +34,7 @@ class Screen(Console):
 
 
 OUT, ERR = Screen(highlight=False), Screen(stderr=True, highlight=False)
-_bar: Bar | None = None  # the one that is shown
+_bar: Bar | None = None  # the progress bar on the screen
 
 
 def print_parts(parts: Sequence[str | Sequence[Row]]) -> None:
@@ -50,7 +50,7 @@ def print_parts(parts: Sequence[str | Sequence[Row]]) -> None:
 
 
 def table(rows: Sequence[Row], width: int) -> Table:
-    """Rows as a table of at most `width` characters; where its columns do not fit, each row as a list of fields."""
+    """The rows as a table of at most `width` characters, or as a list of fields if the columns do not fit."""
     columns = columns_of(rows)
     needed = sum(min(NARROWEST, _longest(rows, column)) + GAP for column in columns)
     return _grid(rows, columns) if needed <= width else _fields(rows)
@@ -84,9 +84,9 @@ def _fields(rows: Sequence[Row]) -> Table:
 
 
 def print_line(line: str) -> None:
-    """Print a line on standard error, above a progress bar that is not full.
+    """Print a line on standard error, above the progress bar; a full bar is closed first.
 
-    The terminal wraps it, not rich, so that a path can be copied.
+    The terminal and not rich wraps the line, so that a path can be copied from it.
     """
     if _bar is not None and _bar.is_full():
         close_bar()
@@ -94,7 +94,7 @@ def print_line(line: str) -> None:
 
 
 def print_error(message: str, fix: str) -> None:
-    """Print a panel with what went wrong and what to do; without borders where they would break a path."""
+    """Print an error and its fix in a panel, without borders if they would break a path."""
     close_bar()
     text = Text(message) if not fix else Text(message).append(f"\n{fix}", style="bold")
     if max(map(len, f"{message} {fix}".split())) > ERR.width - BORDER:
@@ -104,7 +104,7 @@ def print_error(message: str, fix: str) -> None:
 
 
 def show_bar(label: str, done: int, total: int, amount: str) -> None:
-    """Show the progress of `label`, below the bar of what was shown before it."""
+    """Show the progress of `label`. A new label closes the bar of the last one and starts a new bar below it."""
     from sandglass.cli.bar import Bar
 
     global _bar
@@ -115,7 +115,7 @@ def show_bar(label: str, done: int, total: int, amount: str) -> None:
 
 
 def close_bar() -> None:
-    """Leave the bar as it is and show the cursor again; nothing happens if there is none."""
+    """End the bar, which stays on the screen, and show the cursor again. Without a bar, nothing happens."""
     global _bar
     if _bar is not None:
         _bar.close()

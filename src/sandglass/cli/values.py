@@ -1,4 +1,4 @@
-"""What the text of an option's value means. Each reader raises ValueError with what it expected."""
+"""Parsers of option values. Each parser raises ValueError that says which value it expected."""
 
 from __future__ import annotations
 
@@ -17,25 +17,25 @@ Size = tuple[int, int]
 Box = tuple[float, ...]
 
 DATASETS = tuple(discover.names("datasets"))
-LONGEST_NUMBER = 18  # digits of a count; a longer one is a mistake, and more than 64 bits
+LONGEST_NUMBER = 18  # digits of a count; a longer number is a mistake and may not fit into 64 bits
 
 
 def count(text: str) -> int:
-    """A whole number of 1 or more."""
+    """Parse a whole number of 1 or more."""
     if not text.isdecimal() or len(text) > LONGEST_NUMBER or int(text) < 1:
         raise ValueError(f"{text!r} is not a whole number of 1 or more")
     return int(text)
 
 
 def whole(text: str) -> int:
-    """A whole number, negative ones included."""
+    """Parse a whole number, which may be negative."""
     if not re.fullmatch(rf"-?\d{{1,{LONGEST_NUMBER}}}", text):
         raise ValueError(f"{text!r} is not a whole number")
     return int(text)
 
 
 def positive(text: str) -> float:
-    """A number above 0."""
+    """Parse a number above 0."""
     value = _number(text)
     if value is None or not 0 < value < float("inf"):
         raise ValueError(f"{text!r} is not a number above 0")
@@ -43,12 +43,12 @@ def positive(text: str) -> float:
 
 
 def points(text: str) -> float:
-    """A number of points (hundredths) of a metric, 0 to 100."""
+    """Parse a number of points (hundredths) of a metric, 0 to 100."""
     return _between(text, 0.0, 100.0)
 
 
 def share(text: str) -> float:
-    """A part of a whole, 0 to 1."""
+    """Parse a share, 0 to 1."""
     return _between(text, 0.0, 1.0)
 
 
@@ -67,7 +67,7 @@ def _number(text: str) -> float | None:
 
 
 def sizes(text: str) -> list[Size]:
-    """`HEIGHTxWIDTH,HEIGHTxWIDTH,...` in pixels."""
+    """Parse `HEIGHTxWIDTH,HEIGHTxWIDTH,...` in pixels."""
     parts = text.split(",")
     for part in parts:
         if not re.fullmatch(r"\d+x\d+", part):
@@ -76,7 +76,7 @@ def sizes(text: str) -> list[Size]:
 
 
 def box(text: str) -> Box:
-    """`X,Y,W,H` in pixels: the upper left corner, the width and the height."""
+    """Parse `X,Y,W,H` in pixels: the upper left corner, the width and the height."""
     numbers = tuple(_number(part) for part in text.split(","))
     values = tuple(number for number in numbers if number is not None)
     if len(values) != len(numbers) or len(values) != 4 or min(values[2:]) <= 0:
@@ -85,14 +85,14 @@ def box(text: str) -> Box:
 
 
 def file_or_stdout(text: str) -> Path:
-    """The path of a file; `-` is standard output."""
+    """Parse the path of a file; `-` is standard output."""
     if text.startswith("-") and text != "-":
-        raise ValueError(f"a FILE is needed, and {text!r} looks like an option; write ./{text} for a file of that name")
+        raise ValueError(f"expected a FILE, but {text!r} looks like an option; write ./{text} for a file of this name")
     return Path(text)
 
 
 def one(read: Callable[[str], Value], metavar: str) -> Parameter:
-    """An option whose one value `read` understands."""
+    """An option with a single value, which `read` parses."""
 
     def convert(_: object, tokens: Sequence[Token]) -> Value:
         return read(tokens[0].value)
@@ -101,7 +101,7 @@ def one(read: Callable[[str], Value], metavar: str) -> Parameter:
 
 
 def each(read: Callable[[str], Value], metavar: str) -> Parameter:
-    """An option that may be repeated: a tuple of all its values, in their order."""
+    """An option that may be repeated. Its value is a tuple of all parsed values in the order of the command line."""
 
     def convert(_: object, tokens: Sequence[Token]) -> tuple[Value, ...]:
         return tuple(read(token.value) for token in tokens)

@@ -1,4 +1,4 @@
-"""`sandglass models`, `doctor` and `fetch`: models and runtimes; `sandglass demo`: the main job on embedded data."""
+"""`sandglass models`, `doctor` and `fetch` for models and runtimes; `sandglass demo` for a run on embedded data."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ MEGABYTE = 1e6  # bytes
 
 
 def models(*, output: Output = Output()) -> int:
-    """List the models of the zoo: names, tasks, input sizes, published metrics."""
+    """List the models of the zoo with task, input size and published metrics."""
     from sandglass.sources.card import zoo
     from sandglass.sources.load_card import load_card
     from sandglass.table.rows import model_row
@@ -27,7 +27,7 @@ def models(*, output: Output = Output()) -> int:
 
 
 def doctor(*, output: Output = Output()) -> int:
-    """List the backends: which can be used here, and how to install the others."""
+    """List the backends that this machine can use, and how to install the others."""
     from sandglass.core import host
     from sandglass.table.rows import doctor_row
 
@@ -47,18 +47,18 @@ def fetch(
     insecure: bool = False,
     output: Output = Output(),
 ) -> int:
-    """Download the checkpoint of a zoo model into the cache, and verify it.
+    """Download the checkpoint of a zoo model into the cache, and verify its SHA-256.
 
     Parameters
     ----------
     model
         name of a zoo model, or a model card FILE.toml
     mirror
-        address of a folder that has the file too; may be repeated (default: the card's addresses)
+        URL of a folder that also has the file (default: only the addresses of the card); may be repeated
     time_limit
-        minutes for all addresses together (default: 60)
+        time for all addresses together, in minutes (default: 60)
     insecure
-        accept a card whose sha256 has too few digits to verify the file
+        accept a card whose sha256 has too few digits to verify the file (default: refuse)
     """
     from sandglass.sources.fetch import fetch_card
     from sandglass.sources.load_card import load_card
@@ -76,7 +76,7 @@ def fetch(
 
 
 def demo(*, place: Place, output: Output = Output()) -> int:
-    """Deploy an embedded model to every runtime here, and measure it on embedded data."""
+    """Deploy an embedded model to every installed runtime, and measure it on an embedded dataset."""
     from sandglass.cli.demo import run_demo
 
     result = run_demo(place.out, force=place.force, say=say, progress=Progress)

@@ -1,1 +1,1 @@
-"""What every part uses: errors, files, locks, processes, the machine. It knows nothing of networks."""
+"""Common tools of all parts: errors, files, locks, processes, the machine. Nothing here concerns networks."""

@@ -1,4 +1,7 @@
-"""The folder is the registry: a seam's members are its files. A seam is named by its path in the package."""
+"""Find the members of a seam. The folder is the registry: each file in it is one member.
+
+A seam is named by the path of its folder in the package, for example `backends` or `quantization/repairs`.
+"""
 
 from __future__ import annotations
 
@@ -13,12 +16,12 @@ SEAMS = ("backends", "models", "tasks", "datasets")
 
 
 def names(seam: str) -> list[str]:
-    """Names of a seam's members as a user writes them (`coco-keypoints` for coco_keypoints.py), sorted."""
+    """The names of a seam's members as users write them (`coco-keypoints` for coco_keypoints.py), sorted."""
     return [file.replace("_", "-") for file in _files(seam)]
 
 
 def load(seam: str, name: str) -> ModuleType:
-    """Import and return the member `name` of `seam`; raises InputError listing the known ones."""
+    """Import and return the member `name` of `seam`. Raises InputError with the known names for an unknown one."""
     known = names(seam)
     if name not in known:
         raise InputError(f"unknown {seam.removesuffix('s')} {name!r}", f"known: {', '.join(known)}")
@@ -26,7 +29,7 @@ def load(seam: str, name: str) -> ModuleType:
 
 
 def load_all(seam: str) -> dict[str, ModuleType]:
-    """Import every member of a seam, of which all are needed at once: by the name of its file, sorted."""
+    """Import all members of a seam. Returns the modules by the name of their file, sorted."""
     return {file: _module(seam, file) for file in _files(seam)}
 
 

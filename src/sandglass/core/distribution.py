@@ -1,7 +1,7 @@
-"""The distribution that this package comes from: its name, and the commands that install its extras.
+"""The name of the distribution, and the commands that install its extras.
 
-The distribution is not on PyPI, and the name `sandglass` belongs to another project there. So a command names a folder,
-or the packages that an extra needs, and never this distribution.
+The distribution is not on PyPI, where the name `sandglass` belongs to another project. So a command names a folder or
+the packages of an extra, but never this distribution.
 """
 
 from __future__ import annotations
@@ -11,13 +11,14 @@ import shlex
 from pathlib import Path
 
 NAME = "sandglass-vision"
-CHECKOUT = Path(__file__).resolve().parents[3]  # where the package lies in src/ of a checkout
+CHECKOUT = Path(__file__).resolve().parents[3]  # the root of the checkout, if the package is in its src/
 
 
 def install_command(extra: str) -> str:
-    """The command that installs what the extra `extra` of pyproject.toml needs.
+    """The command that installs the packages of the extra `extra` in pyproject.toml.
 
-    In a checkout it installs the extra. An installed wheel knows no folder to install from: its command names packages.
+    In a checkout, the command installs the extra. An installed wheel has no folder to install from, so its command
+    names the packages.
     """
     if is_checkout(CHECKOUT):
         folder = "." if Path.cwd() == CHECKOUT else str(CHECKOUT)
@@ -26,13 +27,13 @@ def install_command(extra: str) -> str:
 
 
 def is_checkout(folder: Path) -> bool:
-    """Whether `folder` holds the pyproject.toml of this distribution."""
+    """Whether `folder` contains the pyproject.toml of this distribution."""
     project = folder / "pyproject.toml"
     return project.is_file() and f'name = "{NAME}"' in project.read_text(encoding="utf-8").splitlines()
 
 
 def packages(extra: str) -> list[str]:
-    """The packages of an extra with their versions, as the installed distribution declares them."""
+    """The packages of an extra with their versions, as declared by the installed distribution."""
     from importlib.metadata import PackageNotFoundError, requires  # slow to import
 
     try:

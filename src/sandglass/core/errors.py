@@ -1,35 +1,35 @@
-"""Everything that Sandglass raises on purpose.
+"""The errors that Sandglass raises. With all of them, a command ends with exit code 2.
 
 SandglassError
-├── InputError            what the user gave cannot be used: exit code 2
-│   ├── CardError         a model card that does not parse or names unknown things
-│   ├── ConfigError       an OpenMMLab config that is not data, or of a model that Sandglass lacks
-│   ├── CheckpointError   a weights file that is truncated, hostile or of another model
-│   ├── GraphError        an ONNX file that is broken, dynamic or not supported
-│   ├── DatasetError      images, annotations or detections
-│   ├── PlanError         a quantization plan that does not fit its graph
-│   ├── ArtifactError     an artifact folder that is missing, incomplete or changed
+├── InputError            an input of the user cannot be used
+│   ├── CardError         a model card does not parse, or names something unknown
+│   ├── ConfigError       an OpenMMLab config is not plain data, or describes a model that Sandglass does not support
+│   ├── CheckpointError   a weights file is truncated, malicious, or belongs to another model
+│   ├── GraphError        an ONNX file is damaged, has a dynamic shape, or is not supported
+│   ├── DatasetError      images, annotations or detections cannot be used
+│   ├── PlanError         a quantization plan is malformed, or does not fit its graph
+│   ├── ArtifactError     an artifact folder is missing, incomplete or changed, or a result already exists
 │   ├── BusyError         another run works in the same folder
-│   └── FormatError       a foreign model file (ncnn) that does not parse
-├── BackendError          a runtime refused or failed: exit code 2
+│   └── FormatError       a model file of another program (ncnn) does not parse
+├── BackendError          a runtime refused or failed
 │   ├── BackendUnavailable    its package is not installed here
-│   ├── UnsupportedOperator   it lacks an operator of the graph
-│   └── CrashError            its process crashed, hung, or met an error that nobody expected
-├── BudgetError           no artifact keeps the accuracy that was asked for: exit code 2
-└── ParityError           two stages that must agree do not: exit code 2
+│   ├── UnsupportedOperator   it does not support an operator of the graph
+│   └── CrashError            its process crashed, hung, or raised an unexpected error
+├── BudgetError           the search found no artifact within the budget
+└── ParityError           the outputs of two stages differ too much
 """
 
 from __future__ import annotations
 
 import reprlib
 
-LONGEST = 2000  # characters of a message
+LONGEST = 2000  # characters of a message; a longer one is shortened in its middle
 
 
 class SandglassError(Exception):
-    """A failure that has a cause a user can act on.
+    """An error that the user can fix.
 
-    `message` names the file and the value and says what was expected; `fix` says what to do about it.
+    `message` says what is wrong: the file, the value, and the expected value. `fix` says what to do.
     """
 
     def __init__(self, message: str, fix: str = "") -> None:
@@ -42,12 +42,15 @@ class SandglassError(Exception):
 
 
 def shown(value: object) -> str:
-    """A value from a file as a short text, however large or deep it is."""
+    """A value from a file as a short text; a large or deep value is shortened."""
     return _SHORT.repr(value)
 
 
 def one_line(text: str) -> str:
-    """A text on one line of limited length: what a file says must not move a terminal's cursor or hide the rest."""
+    """A text as one line of limited length, with control characters escaped.
+
+    A text from a file could otherwise move the terminal's cursor and hide the rest of the message.
+    """
     if len(text) > LONGEST:
         text = f"{text[: LONGEST // 2]} ... {text[-LONGEST // 2 :]}"
     return "".join(letter if letter.isprintable() else repr(letter)[1:-1] for letter in text)
@@ -60,7 +63,7 @@ _SHORT.maxstring = _SHORT.maxlong = 60
 
 
 class InputError(SandglassError):
-    """What the user gave cannot be used."""
+    """An input of the user cannot be used."""
 
 
 class CardError(InputError):
@@ -68,15 +71,15 @@ class CardError(InputError):
 
 
 class ConfigError(InputError):
-    """An OpenMMLab config holds more than data, or describes what Sandglass lacks."""
+    """An OpenMMLab config is not plain data, or describes a model that Sandglass does not support."""
 
 
 class CheckpointError(InputError):
-    """A weights file is truncated, hostile or belongs to another model."""
+    """A weights file is truncated, malicious, or belongs to another model."""
 
 
 class GraphError(InputError):
-    """An ONNX file is broken, has a dynamic shape or cannot be brought up."""
+    """An ONNX file is damaged, has a dynamic shape, or is not supported."""
 
 
 class DatasetError(InputError):
@@ -88,7 +91,7 @@ class PlanError(InputError):
 
 
 class ArtifactError(InputError):
-    """An artifact folder is missing, incomplete, changed, or in the way."""
+    """An artifact folder is missing, incomplete or changed, or a result already exists."""
 
 
 class BusyError(InputError):
@@ -96,7 +99,7 @@ class BusyError(InputError):
 
 
 class FormatError(InputError):
-    """A model file of a foreign format does not parse."""
+    """A model file of another program does not parse."""
 
 
 class BackendError(SandglassError):
@@ -108,16 +111,16 @@ class BackendUnavailable(BackendError):
 
 
 class UnsupportedOperator(BackendError):
-    """A runtime lacks an operator that the graph uses."""
+    """A runtime does not support an operator of the graph."""
 
 
 class CrashError(BackendError):
-    """The process of a runtime crashed, was killed, took too long, or raised an error that nobody expected."""
+    """The process of a runtime crashed, was killed, took too long, or raised an unexpected error."""
 
 
 class ParityError(SandglassError):
-    """Two stages that must agree (module and graph, graph and artifact) do not."""
+    """The outputs of two stages (module and graph, or graph and artifact) differ too much."""
 
 
 class BudgetError(SandglassError):
-    """No int8 artifact was found that keeps the accuracy that was asked for."""
+    """The search found no int8 artifact within the budget."""

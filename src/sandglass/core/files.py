@@ -1,4 +1,4 @@
-"""Files that are either whole or absent: temporary name in the same folder, flush, rename."""
+"""Atomic files and folders: they are written under a temporary name, flushed to disk, and renamed."""
 
 from __future__ import annotations
 
@@ -17,22 +17,22 @@ from sandglass.core.errors import ArtifactError, InputError
 from sandglass.core.locks import Unlockable, hold
 from sandglass.core.reading import MOST_BYTES, open_file, read_text
 
-RUN = "sandglass-run-"  # how the names of folders begin that have a run's temporary files
-PART, OLD = "-sandglass.part", "-sandglass.old"  # ends of the names of what is being written, and of what it replaces
-MOST_LEVELS = 64  # of lists and dictionaries in JSON; what Sandglass writes has 6
+RUN = "sandglass-run-"  # prefix of folders with the temporary files of a run
+PART, OLD = "-sandglass.part", "-sandglass.old"  # suffixes of a file that is not finished, and of one to be replaced
+MOST_LEVELS = 64  # nested lists and dictionaries in JSON; Sandglass itself writes 6
 WRITTEN = "give a file that Sandglass or its tools wrote"
-LONGEST_NAME = 200  # bytes: filesystems allow 255, and temporary names are longer than the final one
+LONGEST_NAME = 200  # bytes; filesystems allow 255, and temporary names are longer than the final name
 
 
 @contextmanager
 def atomic_file(path: Path) -> Iterator[Path]:
-    """Yield a temporary path beside `path`; on a clean exit flush it to disk and rename it to `path`.
+    """Yield a temporary file next to `path`; without an exception, flush it to disk and rename it to `path`.
 
-    After a kill at any moment `path` is the old file or the new one, and what the killed run left is removed by the
-    next one that writes `path`. Raises ArtifactError when the folder cannot be written, or `path` is a folder itself.
+    After a kill at any moment, `path` is the old file or the new one. The next run that writes `path` removes the
+    temporary file of a killed run. Raises ArtifactError if the folder is not writable, or if `path` is a folder.
     """
     if path.is_dir():
-        raise ArtifactError(f"cannot write {path}: it is a folder", "name a file")
+        raise ArtifactError(f"cannot write {path}: it is a folder", "give the path of a file")
     with _temporary(path, _new_file) as temporary:
         temporary.chmod(0o666 & ~_umask())
         yield temporary
@@ -42,10 +42,10 @@ def atomic_file(path: Path) -> Iterator[Path]:
 
 @contextmanager
 def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
-    """Yield a temporary folder beside `path`; on a clean exit flush its files and rename it to `path`.
+    """Yield a temporary folder next to `path`; without an exception, flush its files and rename it to `path`.
 
-    An existing `path` is refused with ArtifactError unless `force`; it is then replaced only when the new folder is
-    complete.
+    Raises ArtifactError if `path` exists and `force` is false. With `force`, an existing folder is replaced when the
+    new one is complete.
     """
     refuse_existing(path, force)
     with _temporary(path, tempfile.mkdtemp) as temporary:
@@ -64,13 +64,13 @@ def atomic_folder(path: Path, force: bool = False) -> Iterator[Path]:
 
 @contextmanager
 def _temporary(path: Path, make: Callable[..., str]) -> Iterator[Path]:
-    """A new file or folder beside `path`, removed at the end; it is locked, so that no other run sweeps it away."""
+    """A new file or folder next to `path`, removed at the end. A lock keeps `sweep` of other runs from removing it."""
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         sweep(path.parent, path.name)
         temporary, descriptor = _owned(lambda: Path(make(prefix=f".{path.name}.", suffix=PART, dir=path.parent)))
     except OSError as error:
-        raise ArtifactError(f"cannot write {path}: {error.strerror}", "choose a folder that can be written") from error
+        raise ArtifactError(f"cannot write {path}: {error.strerror}", "choose a writable folder") from error
     try:
         yield temporary
     finally:
@@ -86,7 +86,7 @@ def _new_file(suffix: str, prefix: str, dir: Path) -> str:
 
 
 def _owned(make: Callable[[], Path]) -> tuple[Path, int | None]:
-    """What `make` makes, with the descriptor that holds its lock; None where the filesystem has no locks."""
+    """The path that `make` creates, and the descriptor that holds its lock; None if there are no locks."""
     while True:
         path = make()
         try:
@@ -97,9 +97,10 @@ def _owned(make: Callable[[], Path]) -> tuple[Path, int | None]:
 
 
 def sweep(folder: Path, name: str | None = None) -> None:
-    """Remove what killed runs left in `folder`, where nobody holds it: all, or what was to become `name`.
+    """Remove the temporary files of killed runs in `folder`: all of them, or only those of the file `name`.
 
-    A folder that was moved aside for a new one that never took its place is moved back.
+    Files that a running process holds are left alone. A folder that was renamed to make way for a new one is renamed
+    back if the new one never appeared.
     """
     start = f".{glob.escape(name)}." if name else ".*."
     for end in (PART, OLD):
@@ -113,9 +114,9 @@ def sweep(folder: Path, name: str | None = None) -> None:
 
 @contextmanager
 def run_folder() -> Iterator[None]:
-    """A folder for all temporary files of this process and of those that it starts, removed at the end.
+    """A folder for all temporary files of this process and its child processes, removed at the end.
 
-    What killed runs left beside it is removed first. Where no folder for temporary files can be written there is none.
+    Folders of killed runs are removed first. If no temporary folder is writable, nothing is created.
     """
     before, variable = tempfile.tempdir, os.environ.get("TMPDIR")
     try:
@@ -124,7 +125,7 @@ def run_folder() -> Iterator[None]:
             with suppress(OSError), _held(left):
                 _remove(left)
         folder, descriptor = _owned(lambda: Path(tempfile.mkdtemp(prefix=RUN, dir=parent)))
-    except OSError:  # whatever needs a temporary file says so
+    except OSError:  # the code that needs a temporary file reports the error
         yield
         return
     try:
@@ -141,14 +142,14 @@ def run_folder() -> Iterator[None]:
 
 
 def temporary_folder() -> Path:
-    """The system's folder for temporary files: what lies there outlives the run, unlike what is in `run_folder`."""
+    """The system's folder for temporary files. Files in it stay after the run, unlike those in `run_folder`."""
     folder = Path(tempfile.gettempdir())
     return folder.parent if folder.name.startswith(RUN) else folder
 
 
 @contextmanager
 def _held(path: Path) -> Iterator[None]:
-    """Hold a leftover while it is removed; raises OSError where another process holds it."""
+    """Lock the file of a killed run while it is removed. Raises OSError if another process holds the lock."""
     descriptor = hold(path)
     if descriptor is None:
         raise BlockingIOError
@@ -159,7 +160,7 @@ def _held(path: Path) -> Iterator[None]:
 
 
 def _remove(path: Path) -> None:
-    """Remove a file or a folder, if it is there."""
+    """Remove a file or a folder if it exists."""
     if path.is_dir() and not path.is_symlink():
         shutil.rmtree(path, ignore_errors=True)
     else:
@@ -167,19 +168,19 @@ def _remove(path: Path) -> None:
 
 
 def is_plain_name(name: str) -> bool:
-    """Whether `name` names a file in whatever folder it is put: no path, nothing hidden, nothing unprintable."""
+    """Whether `name` is safe as a file name: no path, not hidden, no unprintable characters, not too long."""
     plain = name.isprintable() and not name.startswith(".") and not set("/\\:") & set(name)
     return plain and 0 < len(os.fsencode(name)) <= LONGEST_NAME
 
 
 def refuse_existing(path: Path, force: bool) -> None:
-    """Raise ArtifactError when `path` exists and `force` is false."""
+    """Raise ArtifactError if `path` exists and `force` is false."""
     if path.exists() and not force:
-        raise ArtifactError(f"{path} exists already", "choose another folder, or replace it with --force")
+        raise ArtifactError(f"{path} exists already", "choose another folder, or use --force to replace it")
 
 
 def sha256(path: Path) -> str:
-    """SHA-256 of a file as 64 hex digits."""
+    """The SHA-256 of a file as 64 hex digits. Raises InputError if the file cannot be read."""
     digest = hashlib.sha256()
     with open_file(path, InputError) as stream:
         while block := stream.read(1 << 20):
@@ -196,7 +197,8 @@ def write_json(path: Path, value: object) -> None:
 def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> Any:
     """Read a JSON file of at most `most` bytes.
 
-    Raises `error` when it is missing, unreadable, not JSON, nested too deeply, or has a whole number of over 64 bits.
+    Raises `error` if the file is missing, unreadable, not JSON, nested too deeply, or has a whole number of more than
+    64 bits.
     """
     data = read_text(path, error, most=most)
     try:
@@ -211,7 +213,7 @@ def read_json(path: Path, error: type[InputError], most: int = MOST_BYTES) -> An
 
 
 def _is_deep(value: object) -> bool:
-    """Whether lists and dictionaries lie in one another on over MOST_LEVELS levels: a message could not show them."""
+    """Whether lists and dictionaries are nested more than MOST_LEVELS deep, too deep to be shown in a message."""
     level: list[list[object] | dict[str, object]] = [[value]]
     for _ in range(MOST_LEVELS):
         parts = (part for owner in level for part in (owner.values() if isinstance(owner, dict) else owner))
@@ -223,7 +225,7 @@ def _is_deep(value: object) -> bool:
 
 def _whole_number(digits: str) -> int:
     if len(digits) > 20 or (value := int(digits)).bit_length() > 64:
-        raise ValueError(f"the number {digits[:20]}... has over 64 bits")
+        raise ValueError(f"the number {digits[:20]}... has more than 64 bits")
     return value
 
 

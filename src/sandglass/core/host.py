@@ -1,4 +1,4 @@
-"""The conditions under which a number was measured: processor, threads, versions."""
+"""The machine: its processor, threads and versions, which are the conditions of a measurement."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from sandglass.core.errors import BackendUnavailable
 
 
 def threads() -> int:
-    """Processors that this process may use."""
+    """The number of logical processors that this process may use."""
     return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
 
 
 def load() -> float:
-    """How many threads ran on this machine on average over the last minute; 0 where the system does not tell."""
+    """The average number of running threads on this machine in the last minute; 0 if the system does not provide it."""
     try:
         return os.getloadavg()[0]
     except (AttributeError, OSError):
@@ -26,7 +26,7 @@ def load() -> float:
 
 
 def processor() -> str:
-    """The processor's own name where the system tells it."""
+    """The name of the processor, or its architecture if the system does not provide a name."""
     try:
         lines = Path("/proc/cpuinfo").read_text(encoding="utf-8").splitlines()
     except OSError:
@@ -36,7 +36,7 @@ def processor() -> str:
 
 
 def instruction_sets() -> list[str]:
-    """The vector extensions that decide how integer arithmetic runs (x86 only; empty elsewhere)."""
+    """The vector extensions that affect integer arithmetic (only on x86; empty elsewhere)."""
     try:
         text = Path("/proc/cpuinfo").read_text(encoding="utf-8")
     except OSError:
@@ -46,19 +46,19 @@ def instruction_sets() -> list[str]:
 
 
 def half_arithmetic() -> bool:
-    """Whether this processor computes in half precision: x86 with AVX512-FP16 or AMX-FP16, Arm with its extension."""
+    """Whether this processor has fp16 arithmetic: x86 with AVX512-FP16 or AMX-FP16, ARM with its fp16 extension."""
     try:
         words = set(Path("/proc/cpuinfo").read_text(encoding="utf-8").split())
     except OSError:
-        return platform.machine().lower() == "arm64"  # Apple's
+        return platform.machine().lower() == "arm64"  # a processor by Apple
     return bool(words & {"avx512_fp16", "amx_fp16", "asimdhp"})
 
 
 def sums_saturate() -> bool:
-    """Whether int8 kernels here add pairs of uint8 x int8 products in saturating 16 bits: x86 without VNNI or AMX.
+    """Whether int8 kernels here add pairs of uint8 x int8 products in 16 bits with saturation: x86 without VNNI or AMX.
 
-    Two products of 255 * 127 exceed 16 bits; with 7-bit weights, or unsigned ones, no pair does. Where the
-    instruction sets are not known the answer is yes, which costs speed or one bit and never a wrong sum.
+    The sum of two products of 255 * 127 exceeds 16 bits; with 7-bit weights no sum does. If the instruction sets are
+    unknown, the answer is yes. This may cost speed or one bit, but never gives a wrong sum.
     """
     if platform.machine().lower() not in ("x86_64", "amd64", "i686", "i386", "x86"):
         return False
@@ -66,7 +66,7 @@ def sums_saturate() -> bool:
 
 
 def multiplies_signed() -> bool:
-    """Whether int8 kernels here take signed activations as well as unsigned ones: x86 with AMX."""
+    """Whether int8 kernels here support signed activations in addition to unsigned ones: x86 with AMX."""
     return "amx_int8" in instruction_sets()
 
 
@@ -82,7 +82,7 @@ class Host(TypedDict):
 
 
 def describe() -> Host:
-    """The machine and the versions that a number is measured with, JSON-able."""
+    """The machine and the versions of Python and Sandglass, as JSON data."""
     return {
         "processor": processor(),
         "instruction_sets": instruction_sets(),
@@ -94,7 +94,7 @@ def describe() -> Host:
 
 
 def own_version() -> str:
-    """The installed version of Sandglass, or "source" when run from a checkout that is not installed."""
+    """The installed version of Sandglass, or "source" in a checkout that is not installed."""
     from importlib.metadata import PackageNotFoundError, version  # slow to import
 
     try:
@@ -104,7 +104,10 @@ def own_version() -> str:
 
 
 def backends() -> list[dict[str, object]]:
-    """One row for each backend: name, usable, version, precisions, and the command that installs it."""
+    """One row for each backend: name, usable or not, version, precisions, purpose, and the command to install it.
+
+    For a backend that is not usable, `version` holds the reason.
+    """
     rows = []
     for name in discover.names("backends"):
         backend = discover.load("backends", name)
@@ -126,5 +129,5 @@ def backends() -> list[dict[str, object]]:
 
 
 def command() -> str:
-    """The command line of this process, without the folder of the program."""
+    """The command line of this process, with the program's name in place of its path."""
     return " ".join([Path(sys.argv[0]).name, *sys.argv[1:]])

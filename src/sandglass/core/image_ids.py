@@ -1,4 +1,4 @@
-"""Ids of images and categories as people's tools write them: numbers, numbers with a fraction of 0, and text."""
+"""Ids of images and categories in files of other tools: whole numbers, numbers such as 7.0, and text."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 Id = int | str
-LONGEST = 18  # digits of a text that is taken for a number
+LONGEST = 18  # digits of a text that counts as a number
 
 
 def plain_id(value: object) -> Id | None:
-    """An id as a whole number or text; None for what is not an id."""
+    """An id as a whole number or text; None for a value that cannot be an id."""
     if isinstance(value, float) and value.is_integer():
         return int(value)
     return value if isinstance(value, int | str) and not isinstance(value, bool) else None
@@ -22,12 +22,12 @@ def id_order(value: Id) -> tuple[bool, Id]:
 
 
 def is_number(value: Id) -> bool:
-    """Whether an id is a number, or text that has only digits."""
+    """Whether an id is a number, or a text of digits."""
     return _number(value) is not None
 
 
 class Ids:
-    """The ids that a file defines, and which of them another entry means."""
+    """The ids that a file defines, for finding the id that another entry refers to."""
 
     def __init__(self, known: Iterable[Id]) -> None:
         self.known = set(known)
@@ -38,7 +38,10 @@ class Ids:
                 self.by_number[number].append(value)
 
     def find(self, value: object) -> Id | None:
-        """The known id that is equal to `value`, else the only one of the same number; None where there is none."""
+        """The known id that equals `value`, or the only known id with the same number; otherwise None.
+
+        For example, "007" refers to 7 if no other known id has this number.
+        """
         plain = plain_id(value)
         if plain is None or plain in self.known:
             return plain

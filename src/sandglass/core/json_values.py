@@ -1,4 +1,4 @@
-"""The types of values that JSON and TOML files hold."""
+"""The types of the values in JSON and TOML files."""
 
 from __future__ import annotations
 
@@ -9,8 +9,8 @@ if TYPE_CHECKING:
 
     JsonValue: TypeAlias = "bool | int | float | str | list[JsonValue] | dict[str, JsonValue] | None"
 else:
-    JsonValue = Any  # records are converted by msgspec, which knows no alias that refers to itself
+    JsonValue = Any  # msgspec, which converts records, does not support recursive aliases
 
 JsonObject = dict[str, JsonValue]
-# An object with typed dictionaries in it, whose values are JSON values too, but not by their type.
+# A JSON object that contains typed dictionaries. Their values are JSON values, but their type does not say so.
 JsonRecord = dict[str, object]

@@ -1,7 +1,7 @@
-"""Locks that the kernel releases when their owner ends, however it ends.
+"""Locks that the kernel releases when their owner ends, even by a kill.
 
-A lock is `flock` on an open file or folder. What a killed run leaves is therefore known to be stale: nobody holds it.
-The process id and the host that a lock file names are there for the message alone.
+A lock is `flock` on an open file or folder. So the files of a killed run are recognized: nobody holds their lock. The
+process id and the host in a lock file serve only for the error message.
 """
 
 from __future__ import annotations
@@ -18,20 +18,21 @@ from pathlib import Path
 from sandglass.core.errors import ArtifactError, BusyError
 
 LOCK = ".sandglass.lock"
-ELSEWHERE = "choose a folder that can be written"
-# Filesystems without locks (some network and user-space ones) answer with one of these.
+ELSEWHERE = "choose a writable folder"
+# Errors of filesystems without locks, such as some network and user-space filesystems.
 NO_LOCKS = {errno.ENOLCK, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP, errno.EINVAL, errno.EBADF}
 
 
 class Unlockable(OSError):
-    """The filesystem has no locks."""
+    """The filesystem does not support locks."""
 
 
 def hold(path: Path) -> int | None:
-    """A descriptor that holds the lock of a file or folder; None where another process holds it, or it is gone.
+    """Lock a file or folder, and return the descriptor that holds the lock.
 
-    Closing the descriptor releases the lock, and so does the end of the process. Raises Unlockable where the
-    filesystem has no locks, OSError for a link and for what may not be read.
+    Returns None if another process holds the lock or if the path does not exist. Closing the descriptor releases the
+    lock; so does the end of the process. Raises Unlockable if the filesystem does not support locks, and OSError for a
+    link or an unreadable path.
     """
     try:
         descriptor = os.open(path, os.O_RDONLY | os.O_NOFOLLOW | os.O_NONBLOCK)
@@ -51,7 +52,7 @@ def hold(path: Path) -> int | None:
 
 
 def _is_at(path: Path, descriptor: int) -> bool:
-    """Whether the open file still has its name: another process may have removed it before it was locked."""
+    """Whether `path` still names the open file; another process may have removed it before it was locked."""
     try:
         return os.path.samestat(os.stat(path, follow_symlinks=False), os.fstat(descriptor))
     except FileNotFoundError:
@@ -60,10 +61,10 @@ def _is_at(path: Path, descriptor: int) -> bool:
 
 @contextmanager
 def locked_folder(folder: Path) -> Iterator[None]:
-    """Keep other runs out of `folder`, which is made where it does not exist, while the context lives.
+    """Lock `folder` against other runs until the context ends. The folder is created if it does not exist.
 
-    Raises BusyError, which names the owner, where another run works in it, and ArtifactError where it cannot be
-    written. A folder that was made for this and is empty at the end is removed.
+    A folder that was created here and is empty at the end is removed. Raises BusyError with the owner if another run
+    works in the folder, and ArtifactError if the folder is not writable.
     """
     existed = folder.is_dir()
     try:
@@ -71,15 +72,15 @@ def locked_folder(folder: Path) -> Iterator[None]:
             yield
     finally:
         if not existed:
-            with suppress(OSError):  # it is not empty, or was never made
+            with suppress(OSError):  # it is not empty, or was never created
                 folder.rmdir()
 
 
 @contextmanager
 def locked_file(path: Path, fix: str = ELSEWHERE) -> Iterator[None]:
-    """Keep other runs from writing the file `path` while the context lives. Raises as `locked_folder` does.
+    """Lock the file `path` against other writers until the context ends.
 
-    `fix` says what to do where it cannot be written.
+    Raises BusyError if another run writes the file, and ArtifactError with `fix` if it is not writable.
     """
     with _locked(path.with_name(f".{path.name}.lock"), path, fix):
         yield
@@ -94,24 +95,25 @@ def _locked(path: Path, subject: Path, fix: str = ELSEWHERE) -> Iterator[None]:
     try:
         yield
     finally:
-        # Removed while it is still held: a process that opened it meanwhile sees that it is gone, and makes a new one.
+        # The lock file is removed while it is held: a process that opened it in between sees that it is gone, and
+        # creates a new one.
         path.unlink(missing_ok=True)
         if descriptor is not None:
             os.close(descriptor)
 
 
 def _acquired(path: Path, subject: Path) -> int | None:
-    """The held lock file, with its owner written into it; None where the filesystem has no locks."""
+    """Lock the file `path` and write the owner into it. None if the filesystem does not support locks."""
     while True:
         path.parent.mkdir(parents=True, exist_ok=True)
-        with suppress(FileNotFoundError):  # another run has removed the folder that it made
+        with suppress(FileNotFoundError):  # another run removed the folder that it had created
             os.close(os.open(path, os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_NONBLOCK, 0o666))
         try:
             descriptor = hold(path)
-        except Unlockable:  # each file is whole all the same, by its rename
+        except Unlockable:  # files are complete even without locks, because they are renamed into place
             return None
         if descriptor is not None:
-            with suppress(OSError):  # on a full disk a lock without its owner's name is a lock too
+            with suppress(OSError):  # on a full disk, the lock holds even without its owner's name
                 path.write_text(json.dumps({"pid": os.getpid(), "host": socket.gethostname()}), encoding="utf-8")
             return descriptor
         if path.exists():
@@ -123,5 +125,5 @@ def _owner(path: Path) -> str:
     try:
         owner = json.loads(path.read_bytes()[:1000])
         return f"process {owner['pid']} on {owner['host']}"
-    except (OSError, ValueError, KeyError, TypeError):  # it is just being written
-        return "its process is not known"
+    except (OSError, ValueError, KeyError, TypeError):  # the owner is writing it at this moment
+        return "an unknown process"

@@ -1,4 +1,4 @@
-"""Work on every core, in threads: numpy, OpenCV and the runtimes release the interpreter while they compute."""
+"""Parallel work in threads: NumPy, OpenCV and the runtimes release the interpreter lock while they compute."""
 
 from __future__ import annotations
 
@@ -14,36 +14,36 @@ from sandglass.core.process import LIMIT, time_limit
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
-STEPS = 2  # time limits: the work may itself wait for a process, which has a limit of its own
+STEPS = 2  # time limits to wait for a future, because its work may itself wait for a process with one time limit
 
 
 def wait_for(future: Future[Result], what: str) -> Result:
-    """A future's result. Raises CrashError naming `what` where it takes too long (see `time_limit`)."""
+    """Wait for a future's result. Raises CrashError with the name `what` if it takes too long (see `time_limit`)."""
     limit = STEPS * time_limit()
     try:
         return future.result(limit)
     except FutureTimeout as error:
         if future.done():  # the work itself raised it
             raise
-        raise CrashError(f"{what} took more than {limit:g} s", f"give it more by {LIMIT}=SECONDS") from error
+        raise CrashError(f"{what} took more than {limit:g} s", f"set {LIMIT}=SECONDS to a larger limit") from error
 
 
 def take_from(queue: SimpleQueue[Item], what: str) -> Item:
-    """The next entry of a queue. Raises CrashError naming `what`, which puts entries there, where it takes too long."""
+    """Wait for the next entry of a queue that `what` fills. Raises CrashError with this name if it takes too long."""
     limit = time_limit()
     try:
         return queue.get(timeout=limit)
     except Empty as error:
-        raise CrashError(f"{what} took more than {limit:g} s", f"give it more by {LIMIT}=SECONDS") from error
+        raise CrashError(f"{what} took more than {limit:g} s", f"set {LIMIT}=SECONDS to a larger limit") from error
 
 
 def in_threads(
     function: Callable[[Item], Result], items: Iterable[Item], what: str, threads: int | None = None
 ) -> Iterator[Result]:
-    """`function` of each item, in order, computed by `threads` threads (default: one for each core).
+    """The results of `function` for all items, in order, computed by `threads` threads (default: one for each core).
 
-    All items are read before the first result. Raises the errors of `function`, and CrashError where it takes too long;
-    no further item is begun then.
+    All items are read before the first result. Errors of `function` are raised here, and CrashError if it takes too
+    long; the remaining items are then not started. `what` names the work in this error.
     """
     pool = ThreadPoolExecutor(threads or host.threads())
     try:

@@ -1,11 +1,11 @@
-"""A process of its own for a runtime: it may crash, hang or be killed, and this process goes on.
+"""Run a runtime in a separate process, which may crash, hang or be killed without harm to this process.
 
-The process begins with this module, not with its parent's main one as multiprocessing's do: a script needs no guard
-around its calls, and a notebook or an interpreter has no file that could be run again. Its output goes to a log, which
-is kept after a failure. It ends with its parent, in whatever way the parent ends.
+The new process starts with `core.serving` and does not run the parent's main module again, as multiprocessing does. So
+a script needs no `if __name__ == "__main__"`, and calls work in a notebook too. The output of the process goes to a
+log, which is kept after a failure. The process ends with its parent, in whatever way the parent ends.
 
-Every wait for it has a limit: `time_limit()` for one step, and IDLE_SECONDS where it computes nothing, as a process
-does whose threads wait for each other.
+Every wait for the process has a limit: `time_limit()` for one step, and IDLE_SECONDS without any computation, which is
+the sign of a deadlock.
 """
 
 from __future__ import annotations
@@ -35,34 +35,34 @@ from sandglass.core.serving import ERROR, VALUE, WRITE_TRACES
 Result = TypeVar("Result")
 START = "import sys; sys.path[:] = {path!r}; from sandglass.core.serving import serve; serve({channels!r}, {lifeline})"
 LIMIT = "SANDGLASS_TIME_LIMIT"
-USUAL_LIMIT = 3600.0  # seconds for one step: a large network takes minutes to be built and checked on a slow machine
-# A process that computes uses its share of a core even where a hundred others want it. One whose threads wait for
-# each other only wakes up to look whether they still do.
+DEFAULT_LIMIT = 3600.0  # seconds for one step; building and checking a large network takes minutes on a slow machine
+# A process hangs if it uses less than this share of one core for this number of seconds. A process that computes gets
+# more than this even if a hundred others compete; one with a deadlock only wakes up now and then.
 IDLE_SECONDS, IDLE_SHARE = 120.0, 0.01
-LOOK_SECONDS = 5.0  # between two looks at whether a process still computes
-END_SECONDS = 30.0  # for the system to end a process, which may have to write a memory image first
-TRACE_SECONDS = 0.5  # for a process that hangs to write its stack traces
-LOG_BYTES = 1 << 20  # at the end of a process's output, which are kept
+LOOK_SECONDS = 5.0  # seconds between two checks of the processor time
+END_SECONDS = 30.0  # seconds for the system to end a process, which may have to write a core dump first
+TRACE_SECONDS = 0.5  # seconds for a hanging process to write its stack traces
+LOG_BYTES = 1 << 20  # bytes of the log: the end of the process's output
 
 
 def time_limit() -> float:
-    """Seconds that one step may take: SANDGLASS_TIME_LIMIT, or an hour. Raises InputError for any other value."""
+    """The time limit of one step in seconds: SANDGLASS_TIME_LIMIT, or an hour. Raises InputError for a wrong value."""
     text = os.environ.get(LIMIT, "")
     try:
-        seconds = float(text or USUAL_LIMIT)
+        seconds = float(text or DEFAULT_LIMIT)
     except ValueError:
         seconds = 0.0
     if not 0 < seconds < threading.TIMEOUT_MAX:
-        raise InputError(f"{LIMIT} is {text!r}, expected seconds above 0", "unset it, or give a number like 3600")
+        raise InputError(f"{LIMIT} is {text!r}, expected seconds above 0", "unset it, or set a number like 3600")
     return seconds
 
 
 def run_isolated(name: str, function: Callable[..., Result], *arguments: object, more_seconds: float = 0.0) -> Result:
-    """The result of `function(*arguments)` in a process of its own. Messages call the process `name`.
+    """Call `function(*arguments)` in a separate process, and return its result. `name` names the process in messages.
 
-    The function can be imported, and its arguments and result can be pickled. It may take `more_seconds` more than
-    `time_limit()`. Raises the SandglassError that it raises, and CrashError where it raises anything else, the process
-    dies, or takes too long.
+    The function must be importable, and its arguments and result must be picklable. It may take `more_seconds` longer
+    than `time_limit()`. A SandglassError of the function is raised here. Raises CrashError if the function raises
+    another error, if the process dies, and if it takes too long.
     """
     with Process(name, partial, function, *arguments) as process:
         bound: Callable[..., Result] = partial.__call__
@@ -70,21 +70,20 @@ def run_isolated(name: str, function: Callable[..., Result], *arguments: object,
 
 
 def run_program(command: Sequence[str], folder: Path) -> subprocess.CompletedProcess[str]:
-    """Run a program in `folder`, and return its exit code and output. Raises BackendError where it takes too long."""
+    """Run a program in `folder`, and return its exit code and output. Raises BackendError if it takes too long."""
     limit = time_limit()
     try:
         return subprocess.run(command, cwd=folder, capture_output=True, text=True, errors="replace", timeout=limit)
     except subprocess.TimeoutExpired as error:
         raise BackendError(
-            f"{Path(command[0]).name} took more than {limit:g} s", f"give it more by {LIMIT}=SECONDS"
+            f"{Path(command[0]).name} took more than {limit:g} s", f"set {LIMIT}=SECONDS to a larger limit"
         ) from error
 
 
 class Process:
-    """The object that `make(*arguments)` returns, in a process of its own.
+    """The object that `make(*arguments)` returns, in a separate process, which a `with` statement ends.
 
-    `callers` threads may call its methods at once. Raises the errors of `make`, as `call` does. A `with` statement
-    closes it.
+    Up to `callers` threads may call its methods at the same time. Errors of `make` are raised here (see `call`).
     """
 
     def __init__(self, name: str, make: Callable[..., object], *arguments: object, callers: int = 1) -> None:
@@ -103,7 +102,7 @@ class Process:
             stderr=self._log,
             env=os.environ | {"TMPDIR": self._scratch.name},
             pass_fds=[end.fileno(), *(descriptor for channel in channels for descriptor in channel)],
-            start_new_session=True,  # a terminal's Ctrl-C is ours to answer, and programs that it runs end with it
+            start_new_session=True,  # Ctrl-C reaches only this process, and the whole group can be ended at once
         )
         for other in (*theirs, end):
             other.close()
@@ -125,49 +124,50 @@ class Process:
 
     @property
     def pid(self) -> int:
-        """The number of the process, which leads a group with the programs that it runs."""
+        """The id of the process and of its process group, which includes the programs that it runs."""
         return self._process.pid
 
     def call(self, method: Callable[..., Result], *arguments: object, more_seconds: float = 0.0) -> Result:
-        """Call a method there, given as `Class.method`.
+        """Call a method of the object, given as `Class.method`, and return its result.
 
-        Raises the SandglassError that it raises, and CrashError for anything else that stops it.
+        A SandglassError of the method is raised here. Raises CrashError for any other error, and for a process that
+        dies or takes more than `time_limit()` plus `more_seconds`.
         """
         return self.begin(method, *arguments, more_seconds=more_seconds)()
 
     def begin(
         self, method: Callable[..., Result], *arguments: object, more_seconds: float = 0.0
     ) -> Callable[[], Result]:
-        """Begin a call, and return a function that waits for its result."""
+        """Start a call, and return a function that waits for its result."""
         return self._begin(method.__name__, *arguments, more_seconds=more_seconds)
 
     def _begin(
         self, what: str | Callable[..., object], *arguments: object, more_seconds: float = 0.0
     ) -> Callable[[], Any]:
-        """Send a method's name, or at first what makes the object, and return a function that waits for the answer."""
+        """Send a method's name, or first the function that creates the object. Returns a function for the answer."""
         limit = time_limit() + more_seconds
         try:
             channel = self._free.get(timeout=limit)
         except Empty as error:
             raise self._failed(f"no call ended within {limit:g} s") from error
-        with suppress(ConnectionError):  # where the process has died, receiving says so
+        with suppress(ConnectionError):  # if the process has died, receiving raises the error
             try:
                 channel.send((what, *arguments))
             except BlockingIOError as error:
-                raise self._failed(f"took no input within {limit:g} s") from error
+                raise self._failed(f"did not read its input within {limit:g} s") from error
         return partial(self._result, channel, limit)
 
     def _result(self, channel: Channel, limit: float) -> Any:  # a pickle has no type
-        """The answer that comes from `channel`, which is free then."""
+        """Wait for the answer from `channel`, and free the channel."""
         try:
             self._wait(channel, limit)
             kind, value = channel.receive()
         except BlockingIOError as error:
-            raise self._failed(f"gave half an answer within {limit:g} s") from error
+            raise self._failed(f"did not finish its answer within {limit:g} s") from error
         except (EOFError, ConnectionError) as error:
             raise self._failed("") from error
         except KeyboardInterrupt:
-            self.close()  # or the next call would take this one's answer for its own
+            self.close()  # otherwise the next call would read the answer of this one
             raise
         finally:
             self._free.put(channel)
@@ -176,23 +176,23 @@ class Process:
         if kind == ERROR:
             raise value
         log = self._keep_log(value)
-        raise CrashError(f"{self.name}: unexpected {value}", f"report this line with the log {log}")
+        raise CrashError(f"{self.name}: unexpected {value}", f"report this line with the log file {log}")
 
     def _wait(self, channel: Channel, limit: float) -> None:
-        """Return when an answer or the end comes. Raises CrashError when that takes longer than `limit` seconds."""
-        started = looked = time.monotonic()
+        """Wait until the process answers or ends. Raises CrashError after `limit` seconds, or if the process hangs."""
+        started = last_active = time.monotonic()
         spent = 0.0
         while not channel.pipe.poll(min(LOOK_SECONDS, limit)):
             now, total = time.monotonic(), group_seconds(self.pid)
             if now - started >= limit:
                 raise self._failed(f"took more than {limit:g} s")
             if total is None or total - spent > IDLE_SHARE * IDLE_SECONDS:
-                looked, spent = now, total or 0.0
-            elif now - looked >= IDLE_SECONDS:
+                last_active, spent = now, total or 0.0
+            elif now - last_active >= IDLE_SECONDS:
                 raise self._failed(f"hangs: it computed nothing for {IDLE_SECONDS:g} s")
 
     def _failed(self, why: str) -> CrashError:
-        """The process ended by itself, or is ended now because of `why`. All callers get the first reason."""
+        """The error of a process that ended, or that is ended now because of `why`. All callers get the first error."""
         with self._lock:
             if not self._failure:
                 self._failure = self._end(why)
@@ -200,7 +200,7 @@ class Process:
         return CrashError(message, fix)
 
     def _end(self, why: str) -> str:
-        """End the process and keep its log. Returns a line with the reason, and a second line with the fix."""
+        """End the process and keep its log. Returns a line with the reason and a line with the fix."""
         if self._closed:
             return f"{self.name}: its process was ended"
         if why:
@@ -209,28 +209,28 @@ class Process:
             time.sleep(TRACE_SECONDS)
             self._kill()
             log = self._keep_log(why)
-            fix = f"if it was still at work give it more by {LIMIT}=SECONDS; else report this line with the log {log}"
+            fix = f"if it needs more time, set {LIMIT}=SECONDS; otherwise report this line with the log file {log}"
             return f"{self.name} {why}\n{fix}"
         with suppress(subprocess.TimeoutExpired):
             self._process.wait(timeout=END_SECONDS)
         self._kill()
         ended = ending(self._process.returncode)
         log = self._keep_log(ended)
-        fix = f"report this line with the log {log}"
+        fix = f"report this line with the log file {log}"
         if self._process.returncode == -signal.SIGKILL:
-            fix = f"free memory, or try fewer threads, a smaller batch or input; the log is {log}"
+            fix = f"free memory, or use fewer threads, a smaller batch or a smaller input; the log file is {log}"
         return f"{self.name} {ended}\n{fix}"
 
     def _kill(self) -> None:
         """End the process and the programs that it runs."""
-        if self._process.poll() is None:  # else its number may be another's by now
-            with suppress(ProcessLookupError, PermissionError):  # it has ended since, and was not waited for
+        if self._process.poll() is None:  # otherwise its id may belong to another process by now
+            with suppress(ProcessLookupError, PermissionError):  # it has ended in the meantime
                 os.killpg(self.pid, signal.SIGKILL)
-        with suppress(subprocess.TimeoutExpired):  # the system ends it when its disk answers
+        with suppress(subprocess.TimeoutExpired):  # a process that waits for a disk ends later
             self._process.wait(timeout=END_SECONDS)
 
     def _keep_log(self, why: str) -> Path:
-        """Write the output of the process to a file of its own."""
+        """Write the output of the process to a log file, and return its path."""
         return keep_log(self.name, why, self._printed())
 
     def _printed(self) -> str:
@@ -252,11 +252,11 @@ class Process:
 
 
 def ending(code: int | None) -> str:
-    """How a process ended, by its exit code: below 0 the number of the signal that ended it."""
+    """The way a process ended, as the end of a sentence. A code below 0 is the number of a signal."""
     if code is None:
-        return "answers no longer"
+        return "does not answer any more"
     if code == -signal.SIGKILL:
-        return "was killed (signal 9, SIGKILL), as a system does that runs out of memory"
+        return "was killed (signal 9, SIGKILL), probably because memory ran out"
     if code < 0:
         known = {entry.value: entry.name for entry in signal.Signals}
         return f"crashed (signal {-code}, {known.get(-code, 'unknown')})"
@@ -264,10 +264,10 @@ def ending(code: int | None) -> str:
 
 
 def group_seconds(group: int) -> float | None:
-    """Processor time in seconds that a group of processes has used; None where the system does not say."""
+    """The processor time in seconds that a process group has used; None if the system does not provide it."""
     ticks = 0
     for file in Path("/proc").glob("[0-9]*/stat"):
-        with suppress(OSError):  # it has ended since
+        with suppress(OSError):  # the process has ended in the meantime
             fields = file.read_text(encoding="utf-8", errors="replace").rpartition(")")[2].split()
             if int(fields[2]) == group:
                 ticks += sum(map(int, fields[11:15]))
@@ -275,7 +275,10 @@ def group_seconds(group: int) -> float | None:
 
 
 def keep_log(name: str, why: str, text: str) -> Path:
-    """Write a log into the cache, or the system's temporary folder where that cannot be written; returns its path."""
+    """Write a log file to the cache, or to the system's temporary folder if the cache is not writable.
+
+    Returns the path of the file.
+    """
     slug = re.sub(r"[^\w.-]+", "-", name)[-60:].strip("-.")
     file = f"{time.strftime('%Y%m%d-%H%M%S')}-{slug}-{time.monotonic_ns() % 10**6:06d}.log"
     page = f"{name}: {why}\ncommand: {' '.join(sys.argv)}\npython: {sys.version}\n\n{text}"

@@ -1,8 +1,8 @@
-"""The processors that an int8 artifact can be made for, as far as integer arithmetic differs between them.
+"""The kinds of processors for int8 artifacts, which differ in their integer arithmetic.
 
-On x86 without VNNI, int8 kernels multiply unsigned activations by signed weights with one instruction (`vpmaddubsw`)
-that adds two neighbouring products in 16 bits and saturates: 255 * 127 + 255 * 127 = 64770 becomes 32767. With VNNI,
-and with ARM's dot product, four products are added in 32 bits, which cannot overflow.
+On x86 without VNNI, int8 kernels multiply unsigned activations by signed weights with an instruction (`vpmaddubsw`)
+that adds two neighboring products in 16 bits and saturates: 255 * 127 + 255 * 127 = 64770 becomes 32767. VNNI and the
+dot product of ARM add four products in 32 bits, which cannot overflow.
 """
 
 from __future__ import annotations
@@ -15,13 +15,13 @@ from sandglass.core.errors import InputError
 
 @dataclass(frozen=True)
 class Processor:
-    """A kind of processor. `saturates`: pairs of products of 8-bit activations and weights are added in 16 bits."""
+    """A kind of processor. If it `saturates`, it adds pairs of products of 8-bit activations and weights in 16 bits."""
 
     name: str
     saturates: bool
 
     def runs_here(self) -> bool:
-        """Whether an artifact that was made for this kind gives exact sums on the processor at hand."""
+        """Whether an artifact for this kind of processor gives exact sums on this machine."""
         return self.saturates or not host.sums_saturate()
 
 
@@ -38,7 +38,10 @@ PROCESSORS = {
 
 
 def find_processor(name: str) -> Processor:
-    """The processor of a name in PROCESSORS, or of its last part (`vnni`). Raises InputError for another name."""
+    """The processor with this name in PROCESSORS, or with this last part of the name, such as `vnni`.
+
+    Raises InputError with the known names for another name.
+    """
     for known, processor in PROCESSORS.items():
         if name in (known, known.rpartition("-")[2]):
             return processor

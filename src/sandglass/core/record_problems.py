@@ -1,4 +1,4 @@
-"""Errors of records: msgspec's messages with the place, the value that is there, and the values that are expected."""
+"""Messages for invalid records: msgspec's message with the field, its value, and the expected values."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ from sandglass.core.errors import shown
 _AT = re.compile(r"(.*?)(?: - at `(?:key` in `)?(\$[^`]*)`)?", re.DOTALL)  # msgspec's message and path
 _STEP = re.compile(r"\.([^.\[]+)|\[(\d+|\.\.\.)\]")  # a field, an index, or any key of a table
 _PLAIN = re.compile(r"[\w-]{1,60}")  # a key that needs no quotes
-_WORDS = {"object": "table", "array": "list"}  # msgspec's words for what TOML calls otherwise
+_WORDS = {"object": "table", "array": "list"}  # msgspec's words, and the words of TOML and Python
 _NESTED = StructType | DictType | ListType | TupleType | VarTupleType
 Step = str | int  # a field or key, or an index
 
 
 def problem(text: str, data: object, kind: type, fails: Callable[[object], bool]) -> str:
-    """What does not fit in `data`, with its place, what is there and what is expected.
+    """The message for `data` that does not fit the type `kind`: the field, its value, and the expected value.
 
-    `text` is msgspec's message for the type `kind`; `fails` says whether other data get the same message.
+    `text` is msgspec's message. `fails` says whether other data get the same message.
     """
     match = _AT.fullmatch(text)
     message, path = (match[1], match[2] or "$") if match else (text, "$")
@@ -43,27 +43,27 @@ def problem(text: str, data: object, kind: type, fails: Callable[[object], bool]
     if message.startswith("Object contains unknown") and isinstance(node, StructType):
         known = ", ".join(sorted(field.encode_name for field in node.fields))
         return f"unknown field {shown(_name([*steps, _quoted(message)]))}, expected {known}"
-    there = f"{place or 'it'} is {shown(_value(data, steps))}"
+    actual = f"{place or 'the content'} is {shown(_value(data, steps))}"
     if message.startswith("Invalid enum") and isinstance(node, LiteralType):
-        return f"{there}, expected one of {', '.join(map(str, node.values))}"
+        return f"{actual}, expected one of {', '.join(map(str, node.values))}"
     if message.startswith("Expected "):
-        return f"{there}, expected {_plain_type(message)}"
+        return f"{actual}, expected {_plain_type(message)}"
     return f"{place}: {message}" if place else message
 
 
 def _steps(path: str, data: object, fails: Callable[[object], bool]) -> list[Step]:
-    """The fields, indices and keys that lead to a place. msgspec does not say which key of a table: it is found."""
+    """The fields, indices and keys of a path. msgspec does not name keys of a table, so they are searched for."""
     steps: list[Step] = []
     for name, index in _STEP.findall(path):
         if index == "...":
-            steps.append(_culprit(data, steps, fails))
+            steps.append(_wrong_key(data, steps, fails))
         else:
             steps.append(int(index) if index else name)
     return steps
 
 
-def _culprit(data: object, steps: Sequence[Step], fails: Callable[[object], bool]) -> str:
-    """The first key of the table at a place whose value does not fit, by bisection."""
+def _wrong_key(data: object, steps: Sequence[Step], fails: Callable[[object], bool]) -> str:
+    """The first key whose value does not fit, in the table that `steps` lead to. It is found by bisection."""
     table = _value(data, steps)
     entries = list(table.items()) if isinstance(table, dict) else []
     count = bisect_left(
@@ -73,7 +73,7 @@ def _culprit(data: object, steps: Sequence[Step], fails: Callable[[object], bool
 
 
 def _replaced(data: object, steps: Sequence[Step], value: object) -> object:
-    """The data with another value at a place."""
+    """A copy of the data with another value at the place that `steps` lead to."""
     if not steps:
         return value
     inner = _replaced(_value(data, steps[:1]), steps[1:], value)
@@ -83,7 +83,7 @@ def _replaced(data: object, steps: Sequence[Step], value: object) -> object:
 
 
 def _value(data: object, steps: Sequence[Step]) -> object:
-    """What is at a place; None where there is nothing."""
+    """The value that `steps` lead to, or None."""
     for step in steps:
         if isinstance(data, dict):
             data = data.get(step)
@@ -93,7 +93,7 @@ def _value(data: object, steps: Sequence[Step]) -> object:
 
 
 def _node(node: Type, steps: Sequence[Step]) -> Type:
-    """The type at a place."""
+    """The type of the value that `steps` lead to."""
     for step in steps:
         node = next((inner for inner in _alternatives(node) if isinstance(inner, _NESTED)), node)
         if isinstance(node, StructType):
@@ -108,14 +108,14 @@ def _node(node: Type, steps: Sequence[Step]) -> Type:
 
 
 def _alternatives(node: Type) -> Sequence[Type]:
-    """A type, or those of a union, without their descriptions."""
+    """The members of a union, or the type itself, without descriptions."""
     while isinstance(node, Metadata):
         node = node.type
     return node.types if isinstance(node, UnionType) else (node,)
 
 
 def _name(steps: Sequence[Step]) -> str:
-    """A place as a user finds it: `input.size[0]`, or `processors['AMD EPYC'].threads`."""
+    """The name of a place for users: `input.size[0]`, or `processors['AMD EPYC'].threads`."""
     return "".join(map(_part, steps)).removeprefix(".")
 
 
@@ -128,6 +128,6 @@ def _quoted(message: str) -> str:
 
 
 def _plain_type(message: str) -> str:
-    """What msgspec expects, in the words of a file: "list of length 2"."""
+    """The type that msgspec expects, in the words of TOML: "list of length 2"."""
     text = message.removeprefix("Expected ").partition(", got ")[0].replace("`", "")
     return " ".join(_WORDS.get(word, word) for word in text.split(" "))

@@ -1,4 +1,4 @@
-"""What a long evaluation has finished so far, one line a sample, so that a killed run can be resumed."""
+"""The journal of a long evaluation: one line for each finished sample, so that a killed run can continue."""
 
 from __future__ import annotations
 
@@ -16,30 +16,30 @@ from sandglass.core.errors import InputError
 from sandglass.core.files import atomic_file
 from sandglass.core.locks import locked_file
 
-NAME_A_CACHE = "set SANDGLASS_CACHE to a folder that can be written"
+NAME_A_CACHE = "set SANDGLASS_CACHE to a writable folder"
 
 
 def cache_folder() -> Path:
-    """Where Sandglass keeps what it can make again: SANDGLASS_CACHE, or the user's cache folder.
+    """The folder for downloads, journals and logs: SANDGLASS_CACHE, or `sandglass` in the user's cache folder.
 
-    Raises InputError where there is neither of them nor a home folder.
+    Raises InputError if SANDGLASS_CACHE is not set and there is no home folder.
     """
     if own := os.environ.get("SANDGLASS_CACHE"):
         return Path(own)
     try:
         return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "sandglass"
-    except RuntimeError as error:  # neither HOME is set nor has the user an entry in the system's list
-        raise InputError("there is no home folder to keep the cache in", NAME_A_CACHE) from error
+    except RuntimeError as error:  # HOME is not set, and the system does not list the user
+        raise InputError("there is no home folder for the cache", NAME_A_CACHE) from error
 
 
 ResultT = TypeVar("ResultT")
 
 
 class Journal(Generic[ResultT]):
-    """JSON-able results by sample index, appended one by one and read back by the next run with the same key.
+    """Results by sample index (JSON data), which the next run with the same key reads back.
 
-    Each line has a checksum: one that was damaged is dropped, and its sample is done again. Entering the journal keeps
-    other runs out of it; raises BusyError where one writes it already, ArtifactError where it cannot be written.
+    Each line has a checksum. A damaged line is dropped, and its sample is computed again. A `with` statement locks the
+    journal; it raises BusyError if another run writes the journal, and ArtifactError if the journal is not writable.
     """
 
     def __init__(self, key: Mapping[str, object], folder: Path | None = None) -> None:
@@ -50,7 +50,7 @@ class Journal(Generic[ResultT]):
 
     def __enter__(self) -> Journal[ResultT]:
         self._entered.enter_context(locked_file(self.path, NAME_A_CACHE))
-        self.done = self._read()  # again: another run may have gone on with it until now
+        self.done = self._read()  # read again, because another run may have added results before the lock
         return self
 
     def __exit__(
@@ -59,18 +59,18 @@ class Journal(Generic[ResultT]):
         self._entered.close()
 
     def append(self, results: Mapping[int, ResultT]) -> None:
-        """Add finished samples; handed to the system before this returns, so that a kill does not lose them."""
+        """Add finished samples. They are handed to the system before this returns, so a kill does not lose them."""
         self.path.parent.mkdir(parents=True, exist_ok=True)
         with self.path.open("ab") as stream:
             stream.writelines(_line(index, value) for index, value in results.items())
         self.done.update(results)
 
     def close(self) -> None:
-        """Forget the journal: its evaluation is complete."""
+        """Remove the journal, because its evaluation is complete."""
         self.path.unlink(missing_ok=True)
 
     def _read(self) -> dict[int, ResultT]:
-        """What is done; damaged lines are taken out of the file, so that the next one starts on a line of its own."""
+        """The finished results. Damaged lines are removed from the file, so that the next line starts correctly."""
         lines = self.path.read_bytes().splitlines(keepends=True) if self.path.is_file() else []
         entries = [_entry(line) for line in lines]
         done = cast(dict[int, ResultT], dict(entry for entry in entries if entry))
@@ -81,13 +81,13 @@ class Journal(Generic[ResultT]):
 
 
 def _line(index: int, value: object) -> bytes:
-    """`CHECKSUM [INDEX, VALUE]`, the checksum as 8 hex digits."""
+    """A line `CHECKSUM [INDEX, VALUE]`, with the CRC-32 as 8 hex digits."""
     text = json.dumps([index, value]).encode()
     return b"%08x %s\n" % (zlib.crc32(text), text)
 
 
 def _entry(line: bytes) -> tuple[int, object] | None:
-    """Index and value of a line; None where it was damaged, or cut short by a kill."""
+    """The index and the value of a line; None if it is damaged or was cut off by a kill."""
     checksum, _, text = line.partition(b" ")
     if checksum != b"%08x" % zlib.crc32(text[:-1]) or not text.endswith(b"\n"):
         return None

@@ -8,22 +8,22 @@ Size = tuple[int, int]
 
 
 def holds(shape: Size, size: Size) -> bool:
-    """Whether `size` fits in `shape`."""
+    """Whether `size` fits into `shape`."""
     return shape[0] >= size[0] and shape[1] >= size[1]
 
 
 def area(size: Size) -> int:
-    """Pixels."""
+    """The number of pixels."""
     return size[0] * size[1]
 
 
 def text(size: Sequence[int]) -> str:
-    """As a user writes it: HxW."""
+    """The size as users write it, `HxW`."""
     return f"{size[0]}x{size[1]}"
 
 
 def extremes(shapes: Iterable[Size]) -> list[Size]:
-    """The highest, the widest and the smallest shape, apart from the first one: where a graph is tried."""
+    """The highest, the widest and the smallest shape without the first one: the shapes at which a graph is tested."""
     known = list(shapes)
     if not known:
         return []

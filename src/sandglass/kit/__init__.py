@@ -1,11 +1,11 @@
-"""Build kits: a model's way to a runtime whose tools or device are on another host, and back.
+"""Build kits, for runtimes whose tools or device are on another host.
 
-`make` writes a folder: the graph, the vendor's command that compiles it, inputs, and two files of Python (`run.py`, and
-`runtime.py` of the backend) that need only the vendor's tools and numpy. The host leaves its outputs and timings in
-`results/`; `collect` turns them into what `evaluate` and `benchmark` say of an artifact.
+`make` writes a folder with the graph, the vendor's command that compiles it, inputs, and two Python files (`run.py`,
+and `runtime.py` of the backend) that need only the vendor's tools and numpy. On the host, `run.py` writes outputs and
+timings to `results/`. `collect` evaluates them and reports the same numbers as `evaluate` and `benchmark`.
 
-    kit.json       what the kit is: card, hashes, names and shapes, and which input is in which file
-    README.md      what to do there
+    kit.json       manifest: card, hashes, names and shapes, and the inputs in each file
+    README.md      instructions for the host
     build.sh       compiles graph.onnx
     run.py         runs and times the compiled model
     inputs/        NAME.npz, {input name: (N, 3, H, W) float32}; probes.npz is compared with the graph

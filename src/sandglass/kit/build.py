@@ -1,4 +1,4 @@
-"""Build kits as outcomes of a deployment."""
+"""Write the build kit of a target as part of a deployment."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from sandglass.sources.source import Source
 
 
 def needs_kit(target: Target) -> bool:
-    """Whether the tools of a target are not here, and its backend can make a build kit for a host that has them."""
+    """Whether the target's vendor tools are not installed here, and its backend can make a build kit instead."""
     backend = load_backend(target.backend)
     if backend.CAPABILITIES.make_kit is None:
         return False
@@ -36,14 +36,14 @@ def build_kit(
     force: bool,
     say: Say,
 ) -> Outcome:
-    """One target's build kit in `out`; its Outcome carries the error where there is one."""
-    kit, made_from = out / target.folder, build_key(target.folder, "", source, None, reference, samples=samples)
-    if not force and kit_made_before(kit, made_from):
-        say(f"{target}: made before from the same inputs")
+    """Write one target's build kit to `out`. If this fails, the Outcome carries the error."""
+    kit, key = out / target.folder, build_key(target.folder, "", source, None, reference, samples=samples)
+    if not force and kit_made_before(kit, key):
+        say(f"{target}: up to date, reused from {kit}")
         return Outcome(target, kit=kit)
-    say(f"{target}: its tools are not here: making a build kit")
+    say(f"{target}: its vendor tools are not installed here; writing a build kit")
     try:
-        make_kit(source, target.backend, target.precision, reference, kit, samples, force, made_from)
+        make_kit(source, target.backend, target.precision, reference, kit, samples, force, key)
     except SandglassError as error:
         return failed(target, error, say)
     return Outcome(target, kit=kit)

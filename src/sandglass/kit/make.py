@@ -1,4 +1,4 @@
-"""Making a build kit: what a host with a vendor's tools needs to compile, run and time a model."""
+"""Write a build kit: the files that a host with a vendor's tools needs to compile, run and time a model."""
 
 from __future__ import annotations
 
@@ -25,25 +25,25 @@ from sandglass.tasks import check_dataset, load_task
 
 BUILD, RUN, RUNTIME, README = "build.sh", "run.py", "runtime.py", "README.md"
 INPUTS, EXPECTED, PROBES = "inputs", "expected.npz", "probes.npz"
-ROWS = 64  # of inputs in a file
+ROWS = 64  # inputs in a file
 
 PAGE = """# Build kit: {name} for {backend} {precision}
 
-Made by Sandglass {version}. It needs {needs}; and numpy.
+Written by Sandglass {version}. The host needs {needs}, and numpy. On the host, run
 
 ```sh
 sh build.sh         # {command}
-python3 run.py      # runs every input, then times; --seconds S, --device N
+python3 run.py      # runs all inputs, then measures the time; options: --seconds S, --device N
 ```
 
-Bring the folder `results/` back into the kit, and where the kit was made say
+Copy the folder `results/` back into the kit on the machine with Sandglass, and run there
 
 ```sh
 sandglass collect {folder}{options}
 ```
 
-**This way was never run on a device by the makers of Sandglass.** The command follows the vendor's documentation, and
-the scripts are tested with a stand-in for the vendor's package. `collect` compares what comes back with the graph.
+**The authors of Sandglass have not run this kit on a real device.** The command follows the vendor's documentation, and
+the scripts were tested with a substitute for the vendor's package. `collect` compares the results with the graph.
 
 {inputs}
 """
@@ -59,9 +59,9 @@ def make_kit(
     force: bool = False,
     build_key: str = "",
 ) -> Path:
-    """Write the kit `out`; `build_key` is the hash of what it is made from.
+    """Write the kit to the folder `out`, and return `out`. `build_key` is the hash of the kit's inputs.
 
-    Raises the InputError of a backend that lacks what it compiles for.
+    Raises the InputError of a backend that needs the name of a processor (--soc).
     """
     make_recipe = load_backend(backend).CAPABILITIES.make_kit
     assert make_recipe is not None
@@ -93,7 +93,7 @@ def make_kit(
 
 
 def row_digest(row: np.ndarray) -> str:
-    """What tells one input (1, 3, H, W) from another."""
+    """The SHA-256 of an input (1, 3, H, W), which identifies it."""
     return hashlib.sha256(repr(row.shape).encode() + np.ascontiguousarray(row, np.float32).tobytes()).hexdigest()
 
 
@@ -104,7 +104,7 @@ def _write_probes(reference: Reference, folder: Path) -> list[str]:
 
 
 def _with_samples(manifest: KitManifest, samples: Samples, folder: Path) -> KitManifest:
-    """The manifest with the inputs that an evaluation gives its session, which are written in files of some rows."""
+    """The manifest with the inputs of an evaluation, which are written to files of ROWS inputs."""
     card, dataset = manifest.card, samples.dataset
     flip_test = flips(card) if samples.flip_test is None else samples.flip_test
     task = load_task(card.task)
@@ -113,34 +113,34 @@ def _with_samples(manifest: KitManifest, samples: Samples, folder: Path) -> KitM
     for _ in infer(task, kit, recorder, dataset, task.samples(dataset), flip_test=flip_test):
         pass
     recorder.flush()
-    taken = KitSamples(dataset.fingerprint, flip_test, dict(dataset.protocol))
-    return replace(manifest, samples=taken, rows={**manifest.rows, **recorder.rows})
+    record = KitSamples(dataset.fingerprint, flip_test, dict(dataset.protocol))
+    return replace(manifest, samples=record, rows={**manifest.rows, **recorder.rows})
 
 
 class _Recorder:
-    """A session that writes down what it is asked, and answers with zeros."""
+    """A session that writes its inputs to files and returns zeros."""
 
     def __init__(self, folder: Path, outputs: Mapping[str, Sequence[int]]) -> None:
         self.folder, self.outputs = folder, outputs
-        self.name, self.waiting = "", list[np.ndarray]()
+        self.name, self.pending = "", list[np.ndarray]()
         self.rows: dict[str, list[str]] = {}
 
     def run(self, inputs: Arrays) -> dict[str, np.ndarray]:
         """Zeros of the outputs' shapes."""
         ((self.name, array),) = inputs.items()
         for i in range(len(array)):
-            self.waiting.append(np.array(array[i : i + 1], np.float32))
-            if len(self.waiting) == ROWS:
+            self.pending.append(np.array(array[i : i + 1], np.float32))
+            if len(self.pending) == ROWS:
                 self.flush()
         return {name: np.zeros((len(array), *shape[1:]), np.float32) for name, shape in self.outputs.items()}
 
     def flush(self) -> None:
-        """Write the rows that wait."""
-        if self.waiting:
+        """Write the pending inputs to a file."""
+        if self.pending:
             file = f"{len(self.rows):05d}.npz"
-            _save(self.folder / file, {self.name: np.concatenate(self.waiting)})
-            self.rows[file] = [row_digest(row) for row in self.waiting]
-            self.waiting.clear()
+            _save(self.folder / file, {self.name: np.concatenate(self.pending)})
+            self.rows[file] = [row_digest(row) for row in self.pending]
+            self.pending.clear()
 
 
 def _save(path: Path, arrays: Mapping[str, np.ndarray]) -> None:
@@ -156,9 +156,9 @@ def _script(recipe: Recipe) -> str:
 
 
 def _page(manifest: KitManifest, recipe: Recipe, out: Path, samples: Samples | None) -> str:
-    taken = "`inputs/` holds four probes, so the kit measures agreement with the graph and speed, not accuracy."
+    content = "`inputs/` holds four probes, so the kit measures agreement with the graph and speed, but not accuracy."
     if samples is not None:
-        taken = f"`inputs/` holds four probes and the samples of {samples.dataset.protocol['dataset']}."
+        content = f"`inputs/` holds four probes and the samples of {samples.dataset.protocol['dataset']}."
     return PAGE.format(
         name=manifest.card.name,
         backend=manifest.backend,
@@ -168,5 +168,5 @@ def _page(manifest: KitManifest, recipe: Recipe, out: Path, samples: Samples | N
         command=recipe.command,
         folder=out.name,
         options=" --dataset ...  # the options of `sandglass evaluate`" if samples is not None else "",
-        inputs=taken,
+        inputs=content,
     )

@@ -1,9 +1,9 @@
-"""Runs a build kit where the vendor's tools are: every file of inputs/ to results/, then timed runs.
+"""Run a build kit on a host with the vendor's tools: write the outputs of all inputs to results/, then time the model.
 
     sh build.sh && python3 run.py
 
-Needs Python 3.7 or newer, numpy, and what runtime.py beside it needs; nothing of Sandglass. A run that was broken off
-goes on with the files that are not there yet.
+It needs Python 3.7 or newer, numpy, and the packages that runtime.py in this folder needs, but not Sandglass. After an
+interruption, the same command continues with the missing files.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ if TYPE_CHECKING:
         """The compiled model, as the runtime.py of a vendor's backend opens it."""
 
         def run(self, inputs: dict[str, np.ndarray]) -> dict[str, np.ndarray]:
-            """Outputs by name for the inputs of one image by name."""
+            """Outputs by name, for the inputs of one image by name."""
             ...
 
 
@@ -38,16 +38,16 @@ WARM_UP_SECONDS = 1.0
 
 
 def main() -> int:
-    options = argparse.ArgumentParser(description="Runs and times the compiled model of this kit.")
-    options.add_argument("--seconds", type=float, default=10.0, help="of timed runs (default 10)")
-    options.add_argument("--device", type=int, default=0, help="number of the device (default 0)")
+    options = argparse.ArgumentParser(description="Run and time the compiled model of this kit.")
+    options.add_argument("--seconds", type=float, default=10.0, help="time of the timed runs, in seconds (default: 10)")
+    options.add_argument("--device", type=int, default=0, help="number of the device (default: 0)")
     arguments = options.parse_args()
     kit = json.loads((HERE / "kit.json").read_text(encoding="utf-8"))
     path = HERE / kit["model"]
     if not path.is_file():
-        print(f"there is no {path.name}: compile the graph first, with `sh build.sh`", file=sys.stderr)
+        print(f"{path.name} is missing: compile the graph first, with `sh build.sh`", file=sys.stderr)
         return 2
-    import runtime  # the vendor's, which the kit has beside this file
+    import runtime  # runtime.py of this kit, which opens the compiled model
 
     model = runtime.Model(path, list(kit["inputs"]), kit["outputs"], arguments.device)
     RESULTS.mkdir(exist_ok=True)
@@ -55,7 +55,7 @@ def main() -> int:
     files = sorted(INPUTS.glob("*.npz"))
     for number, file in enumerate(files, 1):
         run_file(model, file)
-        print(f"{number}/{len(files)} {file.name}", flush=True)
+        print(f"file {number} of {len(files)} done: {file.name}", flush=True)
     seconds = timed(model, arguments.seconds)
     report = {
         "kit": digest(HERE / "kit.json"),
@@ -68,12 +68,12 @@ def main() -> int:
     }
     write(RESULTS / "timings.json", lambda stream: stream.write(json.dumps(report).encode("utf-8")))
     middle = sorted(seconds)[len(seconds) // 2]
-    print(f"median of {len(seconds)} runs: {1e3 * middle:.3f} ms. Bring the folder results/ back.")
+    print(f"median of {len(seconds)} runs: {1e3 * middle:.3f} ms. Now copy the folder results/ back; see README.md.")
     return 0
 
 
 def drop_older_results(path: Path) -> None:
-    """Remove results of another compiled model: results/ is of one model only."""
+    """Remove the results of another compiled model, so that results/ holds those of one model only."""
     marker = RESULTS / "model.sha256"
     if not marker.is_file() or marker.read_text(encoding="utf-8") != digest(path):
         for file in [*RESULTS.glob("*.npz"), *RESULTS.glob("*.json")]:
@@ -82,21 +82,21 @@ def drop_older_results(path: Path) -> None:
 
 
 def run_file(model: Model, file: Path) -> None:
-    """Outputs of every image of a file of inputs, to the file of the same name in results/."""
+    """Write the outputs for a file of inputs to the file of the same name in results/."""
     target = RESULTS / file.name
     if target.is_file():
         return
-    found = []  # type: list[dict[str, np.ndarray]]
+    rows = []  # type: list[dict[str, np.ndarray]]
     with np.load(file) as inputs:
         arrays = {name: inputs[name] for name in inputs.files}
     for row in range(len(next(iter(arrays.values())))):
-        found.append(model.run({name: array[row : row + 1] for name, array in arrays.items()}))
-    outputs = {name: np.concatenate([one[name] for one in found]) for name in found[0]}
+        rows.append(model.run({name: array[row : row + 1] for name, array in arrays.items()}))
+    outputs = {name: np.concatenate([one[name] for one in rows]) for name in rows[0]}
     write(target, lambda stream: np.savez(stream, **outputs))  # type: ignore[arg-type]
 
 
 def timed(model: Model, limit: float) -> list[float]:
-    """Seconds of each run of one image, from host memory to host memory, for `limit` seconds after a warm-up."""
+    """Seconds of each run of one image, for `limit` seconds after a warm-up. Inputs and outputs are in host memory."""
     with np.load(INPUTS / PROBES) as inputs:
         image = {name: inputs[name][:1] for name in inputs.files}
     run_for(model, image, min(limit, WARM_UP_SECONDS))
@@ -114,15 +114,15 @@ def run_for(model: Model, image: dict[str, np.ndarray], limit: float) -> list[fl
 
 
 def digest(path: Path) -> str:
-    found = hashlib.sha256()
+    value = hashlib.sha256()
     with path.open("rb") as stream:
         for block in iter(lambda: stream.read(1 << 20), b""):
-            found.update(block)
-    return found.hexdigest()
+            value.update(block)
+    return value.hexdigest()
 
 
 def write(path: Path, save: Callable[[IO[bytes]], object]) -> None:
-    """The whole file or none: under another name, then renamed."""
+    """Write a file under a temporary name and rename it, so that `path` is complete or absent."""
     part = path.with_name(path.name + ".part")
     with part.open("wb") as stream:
         save(stream)

@@ -1,4 +1,4 @@
-"""The calibration set: the samples that activation ranges are read on."""
+"""The calibration set: the samples on which the ranges of activations are measured."""
 
 from __future__ import annotations
 
@@ -15,14 +15,14 @@ from sandglass.datasets import Dataset
 from sandglass.sources.card import Card
 from sandglass.tasks import Sample, Task, View, check_dataset, load_task
 
-Look = tuple[np.ndarray, View]  # an input (1, 3, H, W) float32, and what the task needs to decode its outputs
+Look = tuple[np.ndarray, View]  # an input, (1, 3, H, W) float32, and the view with which the task decodes its outputs
 
 
 @dataclass(frozen=True)
 class Calibration:
-    """Where activation ranges are read: `size` samples of `dataset`, drawn by `seed`, thresholds by `method`.
+    """How activation ranges are measured: on `size` samples of `dataset`, drawn at random with `seed`.
 
-    A method is one of `thresholds.METHODS`, or "auto" (see `automatic_method`).
+    `method` chooses the thresholds: one of `thresholds.METHODS`, or "auto" (see `automatic_method`).
     """
 
     dataset: Dataset
@@ -32,22 +32,24 @@ class Calibration:
 
 
 def calibration_inputs(card: Card, calibration: Calibration, shape: Size | None = None) -> list[Look]:
-    """The calibration set: `size` prepared inputs, each (1, 3, H, W) float32, drawn from the dataset by the seed.
+    """The calibration set: up to `size` prepared inputs, each (1, 3, H, W) float32, with their views.
 
-    They have the card's size, or `shape` where the task's inputs may have another.
+    H and W are the card's, or those of `shape` if the task allows other sizes. Raises DatasetError for a dataset that
+    does not suit the task or has no samples.
     """
     task, read = load_task(card.task), calibration.dataset.read
     return [_look(task, card, read(s.image_id), s, shape) for s in _samples(task, calibration)]
 
 
-def calibration_looks(card: Card, calibration: Calibration) -> tuple[list[Look], list[Look]]:
-    """The inputs that ranges are read on, and others of the same samples that fidelity has to be kept on as well.
+def calibration_looks(card: Card, calibration: Calibration, shape: Size | None = None) -> tuple[list[Look], list[Look]]:
+    """Two lists: the inputs on which ranges are measured, and further inputs on which fidelity is checked too.
 
-    Where the task's samples are parts of images the first are the calibration set as it is and then with more around
-    each sample, the second are the samples in few pixels; elsewhere they are the calibration set, and none.
+    The first list is the calibration set. If the samples of a task are parts of images (such as people in boxes), it
+    also holds each sample with a wider margin, and the second list holds each sample at a low resolution. For other
+    tasks the second list is empty. Raises DatasetError as `calibration_inputs` does.
     """
     task, read = load_task(card.task), calibration.dataset.read
-    first, second = calibration_inputs(card, calibration), list[Look]()
+    first, second = calibration_inputs(card, calibration, shape), list[Look]()
     if variants := task.VARIANTS:
         chosen = _samples(task, calibration)
         first += [_look(task, card, read(s.image_id), variants.wider(s)) for s in chosen]
@@ -73,7 +75,7 @@ def _look(task: Task, card: Card, image: np.ndarray, sample: Sample, shape: Size
 
 
 def calibration_arrays(card: Card, calibration: Calibration, shape: Size | None = None) -> list[np.ndarray]:
-    """The calibration set's inputs alone."""
+    """The inputs of the calibration set without their views, each (1, 3, H, W) float32."""
     return [array for array, _ in calibration_inputs(card, calibration, shape)]
 
 
@@ -83,7 +85,7 @@ def drawn(calibration: Calibration, count: int) -> JsonObject:
 
 
 def shared_images(task: Task, first: Dataset, second: Dataset) -> list[str]:
-    """A line for images, by their pixels, that both datasets have samples in; none where they are disjoint."""
+    """One line that says how many images both datasets have samples of, compared by their pixels; no line for none."""
     for data in (first, second):
         check_dataset(task, data)
     ids = [dict.fromkeys(sample.image_id for sample in task.samples(data)) for data in (first, second)]

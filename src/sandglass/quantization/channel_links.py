@@ -1,8 +1,12 @@
-"""Tensors whose channels can be scaled while the network stays the same, in groups that have to be scaled alike.
+"""Groups of tensors whose channels can be scaled by the same factors while the network computes the same.
 
-Between two layers a channel may be divided by a factor a > 0 if the next layer multiplies by it, because ReLU and what
-else is in EVEN has f(a x) = a f(x). A sum ties the factors of all its terms together, so that a chain of residual
-blocks is one group.
+Between two layers a channel may be divided by a factor a > 0 if the next layer multiplies by it, because ReLU and the
+other operators in HOMOGENEOUS have f(a x) = a f(x). All terms of a sum need the same factors, so that a chain of
+residual blocks is one group:
+
+    conv1 -- a -- Relu -- b --+                        producers: conv1, conv2     members: a, b, c, d
+                              +-- Add -- d -- conv3    consumers: conv3            tensors: d, which a layer reads
+    conv2 -- c ---------------+
 """
 
 from __future__ import annotations
@@ -14,17 +18,21 @@ import onnx
 
 from sandglass.graph.layers import Facts, clamp_ends, facts
 
-EVEN = ("Relu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity")  # f(a x) = a f(x), a > 0
+# Operators with f(a x) = a f(x) for a > 0.
+HOMOGENEOUS = ("Relu", "Add", "MaxPool", "AveragePool", "GlobalAveragePool", "Resize", "Identity")
 UNLIMITED = float("inf")
 
 
 @dataclass(frozen=True)
 class Link:
-    """Tensors whose channels are scaled together: the layers in `producers` make them, those in `consumers` read them.
+    """A group of tensors whose channels are scaled together.
 
-    `tensors` are read by layers; `tensor` is the first of them and names the group. `members` are all tensors of the
-    group, also those that only sums, clamps and the like read. `limit` is the least upper bound of a Clip among them,
-    or infinite.
+    tensor     the name of the group: the first of `tensors`
+    tensors    the tensors of the group that layers read
+    members    all tensors of the group, including those that only sums, clamps and the like read
+    producers  the layers that compute them
+    consumers  the layers that read them
+    limit      the least upper bound of a Clip in the group, or infinite
     """
 
     tensor: str
@@ -36,17 +44,17 @@ class Link:
 
     @property
     def moves_clip(self) -> bool:
-        """Whether factors move a Clip, which changes the network for values beyond those of the calibration set."""
+        """Whether factors move the bound of a Clip, which changes the network for values that calibration lacks."""
         return self.limit < UNLIMITED
 
 
 def links(model: onnx.ModelProto) -> list[Link]:
-    """Every group of tensors whose channels can be scaled, in the graph's order."""
+    """All groups of tensors whose channels can be scaled, in the graph's order."""
     known = facts(model)
     constants = {entry.name: entry for entry in model.graph.initializer}
     groups = _Groups({*constants, *(value.name for value in (*model.graph.input, *model.graph.output))})
     for node in model.graph.node:
-        if node.op_type in EVEN:
+        if node.op_type in HOMOGENEOUS:
             groups.join([*(node.input if node.op_type == "Add" else node.input[:1]), node.output[0]])
         elif node.op_type == "Clip" and (bound := _upper_bound(node, constants)) is not None:
             groups.join([node.input[0], node.output[0]], bound)
@@ -57,7 +65,7 @@ def links(model: onnx.ModelProto) -> list[Link]:
                 node.output[0], "producers", node.name, fixed=computed or not _scalable(fact, as_input=False)
             )
             groups.add_user(node.input[0], "consumers", node.name, fixed=not _scalable(fact, as_input=True))
-        else:
+        else:  # an unknown operator: scaled channels could change its result
             groups.fixed.update((*node.input, *node.output))
     return groups.links()
 
@@ -68,9 +76,10 @@ def named_links(model: onnx.ModelProto, tensors: Container[str]) -> list[Link]:
 
 
 def gaining(groups: Iterable[Link], model: onnx.ModelProto, integer: Container[str]) -> list[Link]:
-    """The groups that rounding gains by: layers in `integer` read them, and behind a Clip all of these are depthwise.
+    """The groups for which scaled channels can reduce rounding errors.
 
-    Dense layers gain nothing behind a Clip, because it leaves channels of similar ranges.
+    Layers in `integer` read such a group, and if it has a Clip, all of these layers are depthwise. For dense layers
+    behind a Clip there is nothing to gain, because the Clip gives all channels similar ranges.
     """
     known, chosen = facts(model), []
     for link in groups:
@@ -81,7 +90,7 @@ def gaining(groups: Iterable[Link], model: onnx.ModelProto, integer: Container[s
 
 
 class _Groups:
-    """Tensors that must be scaled alike (union-find), and the layers that make and read them."""
+    """Tensors that must be scaled by the same factors (union-find), and the layers that compute and read them."""
 
     def __init__(self, fixed: set[str]) -> None:
         self.parents: dict[str, str] = {}
@@ -90,25 +99,25 @@ class _Groups:
         self.users: dict[str, list[tuple[str, str]]] = {}  # tensor to (role, layer)
 
     def root(self, tensor: str) -> str:
-        """The group's representative."""
+        """The tensor that represents a tensor's group."""
         while (parent := self.parents.setdefault(tensor, tensor)) != tensor:
             tensor = parent
         return tensor
 
     def join(self, tensors: list[str], limit: float = UNLIMITED) -> None:
-        """All of `tensors` have the same factors; the last of them ends at `limit`."""
+        """Put all of `tensors` into one group; `limit` is the upper bound of the last of them."""
         for tensor in tensors:
             self.parents[self.root(tensor)] = self.root(tensors[0])
         self.limits[tensors[-1]] = limit
 
     def add_user(self, tensor: str, role: str, layer: str, fixed: bool) -> None:
-        """A layer makes or reads a tensor."""
+        """Record that a layer computes or reads a tensor; `fixed` says that it does not allow scaled channels."""
         self.users.setdefault(tensor, []).append((role, layer))
         if fixed:
             self.fixed.add(tensor)
 
     def links(self) -> list[Link]:
-        """The groups without a fixed tensor that layers make and read."""
+        """The groups without a fixed tensor that layers both compute and read."""
         fixed = {self.root(tensor) for tensor in self.fixed}
         members: dict[str, list[str]] = {}
         for tensor in (*self.parents, *self.users):
@@ -128,7 +137,7 @@ class _Groups:
 
 
 def _upper_bound(clip: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> float | None:
-    """The upper bound of a Clip whose lower one is 0, infinite without one; None for any other Clip."""
+    """The upper bound of a Clip with the lower bound 0, infinite if it has none; None for any other Clip."""
     if any(name and name not in constants for name in clip.input[1:]):
         return None
     low, high = clamp_ends(clip, constants)
@@ -136,7 +145,7 @@ def _upper_bound(clip: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]
 
 
 def _scalable(fact: Facts, as_input: bool) -> bool:
-    """Whether a layer's channels, on that side, lie along one axis of its weight."""
+    """Whether a layer's input channels (`as_input`) or output channels lie along one axis of its weight."""
     if fact.layer.operator not in ("Conv", "ConvTranspose"):
         return False
     if fact.group == 1 or fact.channelwise:

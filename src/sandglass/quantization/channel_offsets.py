@@ -1,12 +1,16 @@
-"""Tensors that can be less by an offset while the network stays the same, and how offsets go through sums.
+"""Tensors from which an offset can be subtracted while the network computes the same, and offsets through sums.
 
-The layer that makes a tensor takes the offset off its bias. A layer that reads it adds to its own bias what its weights
-W make of the offset o, because W (x - o) + (b + W o) = W x + b. A clamp moves its bounds: clamp(x - o, low - o,
-high - o) = clamp(x, low, high) - o. A sum is less by the sum of its terms' offsets; a term that a layer makes for the
-sum alone is free: its offset can be chosen so that the sum has the one that is needed.
+The layer that computes a tensor subtracts the offset o from its bias. A layer with weights W that reads the tensor adds
+W o to its bias, because W (x - o) + (b + W o) = W x + b. A clamp moves its bounds: clamp(x - o, low - o, high - o) =
+clamp(x, low, high) - o. The offset of a sum is the sum of the offsets of its terms. A term that a layer computes for
+this sum alone is free: its offset can be chosen so that the sum has a given offset.
 
-An offset cannot pass through padding, whose zeros stay, unless the padding can have any value, nor through anything but
-sums and clamps.
+    x - 2  --+
+             +--> (x + y) - 5      the sum needs the offset 5, and x has 2: the free term y gets 3
+    y - 3  --+
+
+An offset cannot pass through padding with zeros, because the zeros do not move with it, unless the target can pad with
+other values. It passes through no operators but sums and clamps.
 """
 
 from __future__ import annotations
@@ -24,9 +28,9 @@ from sandglass.graph.layers import CLAMPS, Facts, facts
 
 @dataclass(frozen=True)
 class OffsetTensors:
-    """Tensors that can have offsets: `linear` one for each channel, `clamped` one for all channels.
+    """Tensors that can have offsets: those in `linear` one for each channel, those in `clamped` one for all channels.
 
-    `clamped` are results of clamps, and sums that can hold an offset in such a term alone.
+    `clamped` holds the results of clamps, and sums whose offset can only come from such a term.
     """
 
     linear: tuple[str, ...]
@@ -34,9 +38,9 @@ class OffsetTensors:
 
 
 def offset_tensors(model: onnx.ModelProto, layers: set[str], pads: bool = False) -> OffsetTensors:
-    """The tensors that one of `layers` rounds, and that nothing reads but nodes which can take an offset up.
+    """The tensors that one of `layers` rounds and whose readers can all compensate an offset.
 
-    With `pads` layers can pad with any value, so that their padding does not stop the offset of a clamp.
+    With `pads` layers can pad with any value, so that padding does not prevent the offset of a clamp.
     """
     graph = OffsetGraph(model)
     linear, clamped = [], []
@@ -57,20 +61,22 @@ def offset_tensors(model: onnx.ModelProto, layers: set[str], pads: bool = False)
 
 
 def through_weights(weight: np.ndarray, fact: Facts, offset: np.ndarray) -> np.ndarray:
-    """A layer's change of output for an `offset` of its input, (input channels,) or (1,), to (output channels,).
+    """W o: the change of a layer's output for an `offset` of its input, (output channels,) float64.
 
-    An array of more entries than the layer has input channels counts by its first ones (see `SplitChannels`).
+    `offset` is (input channels,) or (1,). If it has more entries than the layer has input channels, the first ones
+    count (see `SplitChannels`).
     """
     sums = weight.reshape(*weight.shape[:2], -1).sum(2, dtype=np.float64)  # (outputs, inputs of a group)
     sums = sums.reshape(fact.group, -1, weight.shape[1])
     inputs = fact.group * weight.shape[1]
     offsets = np.broadcast_to(offset[:inputs], (inputs,)).reshape(fact.group, -1)
-    # Each output of group g adds up its inputs: (groups, outputs, inputs) with (groups, inputs) to (groups, outputs).
+    # Each output of a group sums over the inputs of the group: (groups, outputs, inputs), (groups, inputs) to
+    # (groups, outputs).
     return np.asarray(np.einsum("goi,gi->go", sums, offsets).ravel())
 
 
 class OffsetGraph:
-    """A graph with the nodes that make and read each tensor, to follow offsets through it."""
+    """A graph with the nodes that write and read each tensor, to follow offsets through it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
         self.model, self.known = model, facts(model)
@@ -83,11 +89,11 @@ class OffsetGraph:
         self.outputs = {value.name for value in model.graph.output}
 
     def weight(self, node: onnx.NodeProto) -> np.ndarray:
-        """A layer's weights."""
+        """The weights of a layer, in the shape of the graph."""
         return numpy_helper.to_array(self.constants[node.input[1]])
 
     def folds(self, node: onnx.NodeProto, padded: bool = False) -> bool:
-        """Whether a reader takes an offset up exactly, with `padded` also where it pads its input."""
+        """Whether a reader can compensate an offset exactly; with `padded` a layer may pad its input."""
         if node.op_type == "Add":
             return self._open_sum(node)
         if node.op_type != "Conv" or node.name not in self.known or not self.own_bias(node):
@@ -96,13 +102,13 @@ class OffsetGraph:
         return not automatic and (padded or not any(self.known[node.name].pads))
 
     def _open_sum(self, node: onnx.NodeProto) -> bool:
-        """Whether a sum's own readers can take an offset, or one of its terms can keep it from them."""
+        """Whether a sum has a free term that cancels an offset, or readers that can all compensate it."""
         return bool(self._free_terms(node)) or (
             node.output[0] not in self.outputs and all(self.folds(reader) for reader in self.readers[node.output[0]])
         )
 
     def _free_terms(self, node: onnx.NodeProto) -> list[str]:
-        """Terms of a sum that a layer makes for it alone, each channel its own: their offset can be anything."""
+        """Terms of a sum with several channels that a layer computes for it alone: they can have any offsets."""
         return [
             name
             for name in node.input
@@ -115,7 +121,10 @@ class OffsetGraph:
         ]
 
     def clamped_term(self, node: onnx.NodeProto) -> str:
-        """A clamp's result that a sum alone reads and that can hold its offset; "" where another term can have one."""
+        """The result of a clamp that only this sum reads and that can have an offset.
+
+        "" if there is none, or if another term can have an offset of its own.
+        """
         if node.op_type != "Add" or self._free_terms(node) or len(set(node.input)) < len(node.input):
             return ""
         term = ""
@@ -128,11 +137,11 @@ class OffsetGraph:
         return term
 
     def own_bias(self, node: onnx.NodeProto) -> bool:
-        """Whether a layer has a bias that is a constant, or can be given one."""
+        """Whether a layer has a constant bias, or can get one."""
         return node.op_type in ("Conv", "ConvTranspose") and all(name in self.constants for name in node.input[2:])
 
     def shiftable(self, node: onnx.NodeProto) -> bool:
-        """Whether a clamp alone follows a layer, or a sum with a free term, and its bounds are constants."""
+        """Whether a clamp has constant bounds and is the only reader of a layer or of a sum with a free term."""
         maker = self.makers.get(node.input[0])
         return (
             maker is not None
@@ -149,29 +158,31 @@ class OffsetGraph:
         return node.name in self.known and self.own_bias(node)
 
     def propagated(self, offsets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """The offset of every tensor that has one so that those in `offsets` have theirs, in the graph's order."""
+        """The offsets of all tensors that need one so that those in `offsets` have theirs, in the graph's order.
+
+        Arrays are (channels,) or (1,) float64.
+        """
         sums = [node for node in self.model.graph.node if node.output[0] in offsets]
-        wanted = {**offsets, **{term: offsets[node.output[0]] for node in sums if (term := self.clamped_term(node))}}
-        clamps = [node for node in self.model.graph.node if node.op_type in CLAMPS and node.output[0] in wanted]
-        wanted |= {clamp.input[0]: wanted[clamp.output[0]] for clamp in clamps}
-        every: dict[str, np.ndarray] = {}
+        targets = {**offsets, **{term: offsets[node.output[0]] for node in sums if (term := self.clamped_term(node))}}
+        clamps = [node for node in self.model.graph.node if node.op_type in CLAMPS and node.output[0] in targets]
+        targets |= {clamp.input[0]: targets[clamp.output[0]] for clamp in clamps}  # both sides of a clamp move
+        propagated: dict[str, np.ndarray] = {}
         for node in self.model.graph.node:
             name = node.output[0]
             if node.op_type == "Add":
-                every |= self._through_sum(node, wanted.get(name), every)
-            elif name in wanted:
-                every[name] = wanted[name].astype(np.float64)
-        return every
+                propagated |= self._through_sum(node, targets.get(name), propagated)
+            elif name in targets:
+                propagated[name] = targets[name].astype(np.float64)
+        return propagated
 
     def _through_sum(
-        self, node: onnx.NodeProto, wanted: np.ndarray | None, every: Mapping[str, np.ndarray]
+        self, node: onnx.NodeProto, target: np.ndarray | None, propagated: Mapping[str, np.ndarray]
     ) -> dict[str, np.ndarray]:
-        """The offsets of a sum and of its first free term, so that the sum has the `wanted` one (none is 0)."""
-        target = np.zeros(1) if wanted is None else wanted
-        total = sum((every[term] for term in node.input if term in every), np.zeros(1))
-        free = [term for term in self._free_terms(node) if term not in every]
+        """The offsets of a sum and of its first free term, so that the sum has the offset `target` (None: 0)."""
+        total = sum((propagated[term] for term in node.input if term in propagated), np.zeros(1))
+        free = [term for term in self._free_terms(node) if term not in propagated]
         offsets: dict[str, np.ndarray] = {}
-        if free and (wanted is not None or np.any(total)):
-            offsets[free[0]] = target - total  # the free term makes up the difference
+        if free and (target is not None or np.any(total)):
+            offsets[free[0]] = (np.zeros(1) if target is None else target) - total  # the free term adds the difference
             total = total + offsets[free[0]]
         return offsets | ({node.output[0]: total} if np.any(total) else {})

@@ -1,4 +1,4 @@
-"""Ranges of single channels over the calibration set."""
+"""The range of each channel of a tensor over the calibration set."""
 
 from __future__ import annotations
 
@@ -16,10 +16,11 @@ Ends = Mapping[str, tuple[np.ndarray, np.ndarray]]  # the values at which a tens
 
 @dataclass(frozen=True)
 class ChannelRange:
-    """Least and largest value of each channel, (channels,): `low` and `high` ever, the usual ones a mean over batches.
+    """The smallest and the largest value of each channel; all arrays are (channels,).
 
-    A single image may have peaks many times as high as those of all others; factors that suit it would suit no other.
-    The usual values also end where the tensor is clipped anyway.
+    `low` and `high` are the extremes over all batches. `usual_low` and `usual_high` are means over batches of the
+    extremes of each batch, clipped to the range of the tensor: one image may have peaks many times as high as those of
+    all others, and factors that suit this image would suit no other.
     """
 
     low: np.ndarray
@@ -36,12 +37,15 @@ class ChannelRange:
 def channel_ranges(
     graph: Path, tensors: Iterable[str], batches: Iterable[Mapping[str, np.ndarray]], ends: Ends | None = None
 ) -> dict[str, ChannelRange]:
-    """The range of each channel (axis 1) over batches, by tensor; `ends` are where some tensors are clipped."""
+    """The range of each channel (axis 1) over batches, by tensor.
+
+    `ends` holds, for some tensors, the smallest and the largest value after clipping, (channels,) or (1,) each.
+    """
     session = GraphSession(graph, outputs=list(tensors))
     extremes: defaultdict[str, list[tuple[np.ndarray, np.ndarray]]] = defaultdict(list)
     for batch in batches:
         for name, value in session.run(batch).items():
-            others = tuple(axis for axis in range(value.ndim) if axis != 1)
+            others = tuple(axis for axis in range(value.ndim) if axis != 1)  # (batch, channels, height, width): 0, 2, 3
             extremes[name].append((value.min(axis=others), value.max(axis=others)))
     return {name: _range(pairs, (ends or {}).get(name)) for name, pairs in extremes.items()}
 

@@ -1,6 +1,6 @@
-"""The arrays of a plan's edits in a file `.safetensors` beside the plan.
+"""The arrays of a plan's edits, in a `.safetensors` file next to the plan.
 
-An array is called by its field and the tensor or layer that it belongs to, with a colon between: `factors:conv1.out`.
+The name of an array is its field, a colon, and the tensor or layer that it belongs to: `factors:conv1.out`.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ Fields = dict[str, dict[str, np.ndarray]]  # arrays by field and name
 
 
 def arrays_of(edits: Sequence[Edit]) -> Fields:
-    """The arrays of all edits."""
+    """The arrays of all edits by field and name."""
     fields: Fields = {}
     for edit in edits:
         fields |= {field: dict(arrays) for field, arrays in edit.arrays.items() if arrays}
@@ -39,7 +39,7 @@ def arrays_of(edits: Sequence[Edit]) -> Fields:
 
 
 def arrays_hash(fields: Fields) -> str:
-    """Hash of the names and values of arrays; "" where there are none."""
+    """Hash of the names and values of arrays; "" if there are none."""
     arrays = _named(fields)
     digest = hashlib.sha256()
     for name, value in sorted(arrays.items()):
@@ -49,13 +49,13 @@ def arrays_hash(fields: Fields) -> str:
 
 
 def save_arrays(fields: Fields, path: Path) -> None:
-    """Write arrays, atomically."""
+    """Write arrays to a file, atomically."""
     with atomic_file(path) as temporary:
         temporary.write_bytes(save({name: np.ascontiguousarray(value) for name, value in _named(fields).items()}))
 
 
 def load_arrays(path: Path) -> Fields:
-    """Read arrays by field and name. Raises PlanError for a file that is missing, cut off or of another kind."""
+    """Read arrays by field and name. Raises PlanError for a missing or incomplete file, or one of another format."""
     try:
         with open_file(path, PlanError):
             arrays = load_file(path)
@@ -69,7 +69,7 @@ def load_arrays(path: Path) -> Fields:
 
 
 def edits_of(named: Sequence[tuple[str, Collection[str]]], arrays: Fields) -> tuple[Edit, ...]:
-    """The edits with these kinds and names. Raises KeyError for an unknown kind or an array that is missing."""
+    """The edits with these kinds and names. Raises KeyError for an unknown kind or a missing array."""
     kinds = {kind.KIND: kind for kind in KINDS}
     edits = []
     for kind, names in named:
@@ -79,10 +79,10 @@ def edits_of(named: Sequence[tuple[str, Collection[str]]], arrays: Fields) -> tu
 
 
 def edits_of_format_1(split: Sequence[str], arrays: Fields) -> tuple[Edit, ...]:
-    """The edits of a plan of 0.1.0, which has no list of them. Raises KeyError for an array that is missing.
+    """The edits of a plan of sandglass 0.1.0, which has no list of them. Raises KeyError for a missing array.
 
-    There the factors and offsets of the graph's inputs are among those of tensors. Edits skip names that are not
-    theirs, so that each can have all.
+    In such a plan the factors and offsets of the graph's inputs are among those of tensors. An edit ignores names that
+    do not concern it, so that each edit may have all arrays.
     """
     factors, offsets = arrays.get("factors", {}), arrays.get("offsets", {})
     both = factors.keys() & offsets.keys()

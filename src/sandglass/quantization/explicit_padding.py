@@ -1,4 +1,4 @@
-"""Pad nodes in place of a layer's own padding, for layers that have to pad with another value than 0."""
+"""Pad nodes that replace a layer's own padding, for layers that have to pad with another value than 0."""
 
 from __future__ import annotations
 
@@ -14,7 +14,10 @@ from sandglass.graph.layers import facts
 
 
 def pad_layers(model: onnx.ModelProto, values: Mapping[str, float]) -> None:
-    """Let the layers in `values` pad with these in place of 0, by a Pad before each, in place."""
+    """Let each layer in `values` pad with its value and not with 0; changes the model.
+
+    A Pad node in front of the layer replaces its own padding.
+    """
     if not values:
         return
     known, graph, nodes = facts(model), GraphIndex(model), list[onnx.NodeProto]()
@@ -28,12 +31,12 @@ def pad_layers(model: onnx.ModelProto, values: Mapping[str, float]) -> None:
     set_nodes(model, nodes)
 
 
-def pad_node(graph: GraphIndex, tensor: str, wanted: str, pads: Sequence[int], value: float) -> onnx.NodeProto:
-    """A Pad of `tensor` by a layer's `pads` with `value`, whose result has a fresh name like `wanted`."""
-    (starts, ends), padded = np.reshape(pads, (2, -1)), graph.fresh(wanted)
+def pad_node(graph: GraphIndex, tensor: str, output: str, pads: Sequence[int], value: float) -> onnx.NodeProto:
+    """A Pad of `tensor` by a layer's `pads` with `value`; its output is named `output` if that name is not taken."""
+    (starts, ends), padded = np.reshape(pads, (2, -1)), graph.fresh(output)
     sizes = graph.add_constant(f"{padded}.pads", np.array([0, 0, *starts, 0, 0, *ends], np.int64))
     filler = graph.add_constant(f"{padded}.value", np.array(value, np.float32))
-    # pnnx lets the layer pad where the mode is written out, though it is the default.
+    # The default mode is written out, because only then pnnx merges the Pad into the layer.
     name = graph.fresh(f"{padded}.by")
     return helper.make_node("Pad", [tensor, sizes, filler], [padded], name, mode="constant")
 

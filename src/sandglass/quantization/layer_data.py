@@ -1,4 +1,4 @@
-"""The float network's layers as they are rounded: weights, biases, and rows of their inputs."""
+"""The layers of the edited float network: the weights, biases and rows of inputs that their rounding needs."""
 
 from __future__ import annotations
 
@@ -19,18 +19,19 @@ from sandglass.quantization.output_noise import Batches
 from sandglass.quantization.plan import Plan, PlannedLayer
 from sandglass.quantization.spec import Spec
 
-SAMPLES = 128  # calibration inputs that rows are drawn from, the most
-SILENT = 1e-12  # power of an output below which noise is not compared with it
+SAMPLES = 128  # calibration inputs from which rows are drawn, at most
+SILENT = 1e-12  # the least power of an output by which noise is divided
 
 RoundWeights = Callable[[LayerToRound, Rounded], Rounded]
 
 
 @dataclass(frozen=True)
 class LayerData:
-    """The layers of the edited float network, and rows of their inputs: enough to round each of them again.
+    """The layers of the edited float network, and rows of their inputs: enough to round each layer again.
 
-    All fields are by layer: `weights` in the shape of the graph, `biases` (channels,) or None, `rows` (rows, groups,
-    columns). `rounding` holds the repairs that choose integers and biases, by name and in order.
+    All dictionaries but `rounding` are by layer: `weights` in the shape of the graph, `biases` (channels,) or None,
+    `rows` (rows, groups, columns) float32. `rounding` holds the repairs that choose integers and biases, by name and in
+    order.
     """
 
     spec: Spec
@@ -41,19 +42,21 @@ class LayerData:
     rounding: Mapping[str, RoundWeights]
 
     def shifted(self, model: onnx.ModelProto, offsets: Mapping[str, np.ndarray]) -> LayerData:
-        """The data after `offsets`, (channels,) or (1,) by tensor, were taken off, in `model` too."""
+        """The data after `offsets`, (channels,) or (1,) by tensor, are subtracted; `model` is the shifted network."""
         rows = {}
         for name, fact in self.facts.items():
             rows[name] = before = self.rows[name]
             if (offset := offsets.get(fact.layer.input)) is not None:
-                # Columns are channels by taps of the kernel, channels first.
-                each = np.repeat(offset, before[0].size // offset.size).reshape(before.shape[1:])
-                rows[name] = (before - each).astype(np.float32)
+                # Columns are channels x taps of the kernel, channels first: the offset of a channel is repeated for
+                # each of its taps, (groups, columns).
+                columns = np.repeat(offset, before[0].size // offset.size).reshape(before.shape[1:])
+                rows[name] = (before - columns).astype(np.float32)
         return replace(self, rows=rows, biases=layer_biases(model, self.facts))
 
     def round(self, plan: Plan, name: str, bits: int, repairs: Sequence[str]) -> Rounded:
-        """A layer's integers of `bits` bits or fewer under the plan's ranges, chosen by those of the `repairs` that
-        choose integers; without any of them the nearest ones.
+        """The integers of a layer, of at most `bits` bits, for the ranges of the plan.
+
+        Each weight becomes the nearest integer; then those of the `repairs` that change integers or biases follow.
         """
         fact = self.facts[name]
         layer = LayerToRound(
@@ -73,14 +76,15 @@ class LayerData:
         return rounded
 
     def local_noise(self, plan: Plan, name: str) -> float:
-        """Power of a layer's output error over the power of its output, when its input and weights are rounded."""
+        """Power of the error of a layer's output over the power of the output, with rounded input and weights."""
         fact, rows = self.facts[name], self.rows[name]
         rounded = plan.rounded.get(name) or self.round(plan, name, plan.layers[name].weight_bits, ())
         weights = self.weights[name], rounded.weights(fact.axis)
         first, second = (input_rows.weight_matrix(weight, fact).transpose(0, 2, 1) for weight in weights)
-        seen = round_input(rows, plan.tensors[fact.layer.input], self.spec.asymmetric)
-        # (groups, rows, columns) @ (groups, columns, outputs)
-        expected, actual = rows.transpose(1, 0, 2) @ first, seen.transpose(1, 0, 2) @ second
+        rounded_rows = round_input(rows, plan.tensors[fact.layer.input], self.spec.asymmetric)
+        # (groups, rows, columns) @ (groups, columns, outputs) = (groups, rows, outputs)
+        expected, actual = rows.transpose(1, 0, 2) @ first, rounded_rows.transpose(1, 0, 2) @ second
+        # The variance over rows leaves out the mean error, which a bias correction removes.
         power = float(expected.var(axis=1).mean())
         return float((actual - expected).var(axis=1).mean()) / max(power, SILENT)
 
@@ -93,7 +97,7 @@ def draw(
     batches: Batches,
     rounding: Mapping[str, RoundWeights],
 ) -> LayerData:
-    """Data of those of the planned `layers` whose rows can be drawn and whose operator is integer on the target.
+    """Data of the `layers` that can run in int8 on the target and whose rows can be drawn (see `input_rows.drawable`).
 
     The file `graph` holds `model`.
     """
@@ -110,7 +114,7 @@ def draw(
 
 
 def layer_biases(model: onnx.ModelProto, layers: Mapping[str, Facts]) -> dict[str, np.ndarray | None]:
-    """The bias, (channels,), of each layer that has one, and None of the others."""
+    """The bias of each layer, (channels,), or None for a layer without one."""
     constants = {entry.name: entry for entry in model.graph.initializer}
     nodes = {node.name: node for node in model.graph.node}
     biases: dict[str, np.ndarray | None] = {}

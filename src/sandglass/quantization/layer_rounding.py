@@ -1,4 +1,4 @@
-"""Rounding of one layer: its input to 8 bits as a runtime sees it, and its weights to the nearest integers."""
+"""Rounding of one layer: its input to 8 bits, as a runtime does it, and its weights to the nearest integers."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from sandglass.quantization.plan import TensorRange
 from sandglass.quantization.qdq import activation_scale, weight_scales
 
 
-def round_input(rows: np.ndarray, seen: TensorRange, asymmetric: bool) -> np.ndarray:
-    """Values of a tensor with the range `seen` as the runtime sees them after rounding to 8 bits, float32."""
-    step, zero = activation_scale(seen, asymmetric)
+def round_input(rows: np.ndarray, tensor_range: TensorRange, asymmetric: bool) -> np.ndarray:
+    """Values of a tensor after rounding to 8 bits within its range, float32 in the shape of `rows`."""
+    step, zero = activation_scale(tensor_range, asymmetric)
     low, high = (0, 255) if asymmetric else (-127, 127)
     # q = clip(round(x / step) + zero), and the runtime computes with step * (q - zero).
     integers = np.clip(np.round(rows / step) + np.float32(zero), low, high) - np.float32(zero)
@@ -25,10 +25,11 @@ def round_input(rows: np.ndarray, seen: TensorRange, asymmetric: bool) -> np.nda
 
 @dataclass(frozen=True)
 class LayerToRound:
-    """A layer of the edited float network, rows of its input, and how its weights are to be rounded.
+    """A layer of the edited float network, with rows of its input and the parameters of its rounding.
 
-    `rows` are (rows, groups, columns) as `input_rows.draw` gives them, `range` is that of the layer's input, `bias` is
-    (channels,). `bits` are those of the weights. `repairs` names the repairs that the plan has.
+    `weight` has the shape of the graph, `bias` is (channels,). `rows` are (rows, groups, columns) float32 from
+    `input_rows.draw`. `range` is the range of the layer's input, and `asymmetric` says that it has a zero point. `bits`
+    is the number of bits of a weight. `repairs` names the repairs of the plan.
     """
 
     fact: Facts
@@ -42,12 +43,12 @@ class LayerToRound:
 
     @property
     def largest(self) -> int:
-        """The largest integer that a weight may be."""
+        """The largest integer of a weight: 127 with 8 bits."""
         return int(2 ** (self.bits - 1) - 1)
 
     @cached_property
     def matrix(self) -> np.ndarray:
-        """The weights, (groups, outputs, columns) float64."""
+        """The weights as a matrix, (groups, outputs, columns) float64."""
         return weight_matrix(self.weight, self.fact).astype(np.float64)
 
     @cached_property
@@ -56,10 +57,11 @@ class LayerToRound:
         return round_input(self.rows, self.range, self.asymmetric)
 
     def steps(self, scales: np.ndarray) -> np.ndarray:
-        """The scale of each row of the matrix, (groups, outputs) float64, from the `scales` of the weight's axis."""
-        channels = row_channels(self.fact)
-        own = channels if len(scales) == self.fact.channels else channels % len(scales)
-        return np.asarray(scales[own].astype(np.float64))
+        """The scale of each row of the matrix, (groups, outputs) float64, from the `scales` of the channels."""
+        channels = row_channels(self.fact)  # (groups, outputs)
+        # A transposed convolution with groups has the scales of one group, which all groups share.
+        indices = channels if len(scales) == self.fact.channels else channels % len(scales)
+        return np.asarray(scales[indices].astype(np.float64))
 
     def integers(self, matrix: np.ndarray) -> np.ndarray:
         """A matrix of integers, (groups, outputs, columns), as int8 in the weight's shape."""
@@ -67,8 +69,9 @@ class LayerToRound:
 
 
 def round_to_nearest(layer: LayerToRound) -> Rounded:
-    """Each weight at the integer that is nearest, with the bias as it is."""
+    """Each weight as the nearest integer, and the bias unchanged (0 for a layer without one)."""
     scales = weight_scales(layer.weight, layer.fact.axis, layer.bits)
-    integers = np.clip(np.round(layer.matrix / layer.steps(scales)[..., None]), -layer.largest, layer.largest)
+    steps = layer.steps(scales)[..., None]  # (groups, outputs, 1)
+    integers = np.clip(np.round(layer.matrix / steps), -layer.largest, layer.largest)
     bias = np.zeros(layer.fact.channels) if layer.bias is None else layer.bias
     return Rounded(layer.integers(integers), scales, bias.astype(np.float32))

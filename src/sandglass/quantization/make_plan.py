@@ -20,9 +20,10 @@ from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange, planned
 from sandglass.quantization.statistics import gather
 from sandglass.quantization.thresholds import threshold
 
-# A mean of many values has little of their rounding errors, which are independent, but all of what clipping takes off.
+# Operators that average many values. Independent rounding errors cancel out in a mean, but the losses by clipping all
+# have the same sign. So a tensor that only these read is not clipped.
 MEANS = ("AveragePool", "GlobalAveragePool", "ReduceMean")
-# Values of a tensor that are all smaller count as 0: the factor to their integers might be more than a float32 holds.
+# Threshold of a tensor that counts as 0: the factor from its values to integers, 127 / threshold, could overflow.
 DEAD = 1e-12
 
 
@@ -34,8 +35,9 @@ def make_plan(
 ) -> Plan:
     """Measure the ranges of a graph on `batches` and choose thresholds by `method`.
 
-    A batch is arrays by the name of the input, or the array of the first one. `calibration` is recorded in the plan:
-    where the batches came from. Raises DatasetError without batches, PlanError for activations that are not finite.
+    A batch holds arrays by the name of the input, or is the array of the first input; arrays have the batch first.
+    `calibration` describes the origin of the batches and is stored in the plan. Raises DatasetError without batches and
+    PlanError for activations that are not finite.
     """
     return make_plans(graph, batches, [method], calibration)[method]
 
@@ -46,43 +48,44 @@ def make_plans(
     methods: Iterable[str],
     calibration: JsonObject | None = None,
 ) -> dict[str, Plan]:
-    """`make_plan` for several methods, by their names, from one pass over the batches."""
+    """The plans of several methods, by method, from one pass over the batches; see `make_plan`."""
     model = load_graph(graph)
-    layers, tensors, mark = planned_layers(find_layers(model)), measured_tensors(model), fingerprint(model)
+    layers, tensors, graph_hash = planned_layers(find_layers(model)), measured_tensors(model), fingerprint(model)
     inputs, stands = list(static_inputs(model)), carriers(model, tensors)
     means = {node.input[0] for node in model.graph.node if node.op_type in MEANS}
     session = GraphSession(model, outputs=[name for name in tensors if name not in inputs])
-    del model  # a large one need not be in memory while it runs
+    del model  # frees the memory of a large model while the session runs
     named = (batch if isinstance(batch, Mapping) else {inputs[0]: batch} for batch in batches)
     statistics = gather(session, tensors, named)
-    read = {layer.input for layer in layers.values()}
+    layer_inputs = {layer.input for layer in layers.values()}
 
-    def chosen(name: str, method: str) -> float:
-        unclipped = name in means and name not in read
-        return threshold(statistics[name], "minmax" if unclipped else method, name in read)
+    def choose_threshold(name: str, method: str) -> float:
+        unclipped = name in means and name not in layer_inputs
+        return threshold(statistics[name], "minmax" if unclipped else method, name in layer_inputs)
 
     def plan(method: str) -> Plan:
-        thresholds = in_threads(partial(chosen, method=method), statistics, "choosing a threshold")
+        thresholds = in_threads(partial(choose_threshold, method=method), statistics, "choosing a threshold")
         ranges = {
             name: TensorRange(entry.minimum, entry.maximum, clipped)
             for (name, entry), clipped in zip(statistics.items(), thresholds, strict=True)
         }
-        ranges = shared_ranges.shared(ranges, {name: stands[name] for name in ranges}, read)
-        decided = {name: _decide(layer, ranges) for name, layer in layers.items()}
-        return Plan(mark, method, ranges, decided, calibration or {})
+        ranges = shared_ranges.shared(ranges, {name: stands[name] for name in ranges}, layer_inputs)
+        decisions = {name: _decide(layer, ranges) for name, layer in layers.items()}
+        return Plan(graph_hash, method, ranges, decisions, calibration or {})
 
     return {method: plan(method) for method in methods}
 
 
 def load_plan(path: Path, graph: Path) -> Plan:
-    """Read a plan and check that it fits the graph; raises PlanError."""
+    """Read a plan and check that it belongs to the graph. Raises PlanError if it does not."""
     model, plan = load_graph(graph), Plan.load(path)
-    mark, layers = fingerprint(model), find_layers(model)
+    graph_hash, layers = fingerprint(model), find_layers(model)
+    # Some edits let layers read new tensors: the check has to see the graph with these edits.
     moved = {name for name in layers if name in plan.layers and plan.layers[name].input != layers[name].input}
     for edit in plan.edits:
         model = edit.apply(model, moved) if edit.RENAMES else model
     renamed = {name: replace(layer, weight=layers[name].weight) for name, layer in find_layers(model).items()}
-    plan.check(mark, renamed, measured_tensors(model))
+    plan.check(graph_hash, renamed, measured_tensors(model))
     return plan
 
 

@@ -1,7 +1,8 @@
-"""The quantization plan: what becomes int8, at which ranges, what stays in float and why, and edits before rounding.
+"""The quantization plan: the layers in int8, the ranges of activations, and the edits of the network before rounding.
 
-A plan knows the graph, not a runtime. Scales of weights are not in it: they follow from the weights, one for each
-output channel. A plan's file is JSON, made to be edited; the arrays of its edits lie beside it (see `edits_file`).
+For each layer in float the plan has a reason. A plan depends on the graph and not on a runtime. Scales of weights are
+not in it: they follow from the weights, one for each output channel. The file of a plan is JSON that can be edited by
+hand; the arrays of the edits are in a second file next to it (see `edits_file`).
 """
 
 from __future__ import annotations
@@ -34,7 +35,7 @@ from sandglass.quantization.plan_record import FORMAT, FirstPlanRecord, PlanReco
 
 @dataclass(frozen=True)
 class TensorRange:
-    """Smallest and largest value seen, and the magnitude at which the tensor is clipped."""
+    """The range of a tensor: its extremes on the calibration set, and the magnitude at which int8 clips it."""
 
     minimum: float
     maximum: float
@@ -42,13 +43,13 @@ class TensorRange:
 
     @property
     def largest(self) -> float:
-        """The largest magnitude seen."""
+        """The largest magnitude on the calibration set."""
         return max(-self.minimum, self.maximum)
 
 
 @dataclass(frozen=True)
 class PlannedLayer(Layer):
-    """The decision on a layer: how many bits its weights have, or why it stays in float."""
+    """The decision on a layer: the bits of its weights, or the reason why it stays in float."""
 
     weight_bits: int = 8
     keep_float: bool = False
@@ -57,10 +58,11 @@ class PlannedLayer(Layer):
 
 @dataclass(frozen=True)
 class Plan:
-    """Ranges by tensor and decisions by layer, for the graph with the given fingerprint.
+    """Ranges by tensor and decisions by layer.
 
-    `repairs` names the repairs that the plan was made with. `edits` are the changes of the float network that they
-    chose, in normal form (see `quantization.edits`).
+    `graph` is the fingerprint of the graph that the plan is for. `method` chose the thresholds. `calibration` describes
+    the calibration set. `repairs` names the repairs of the plan, and `edits` are their changes of the float network, in
+    normal form (see `quantization.edits`).
     """
 
     graph: str
@@ -73,17 +75,17 @@ class Plan:
 
     @property
     def split(self) -> tuple[str, ...]:
-        """Names of the groups of tensors whose channels are there twice."""
+        """Names of the groups of tensors in which each channel has two copies."""
         return next((edit.tensors for edit in self.edits if isinstance(edit, SplitChannels)), ())
 
     @property
     def offsets(self) -> Mapping[str, np.ndarray]:
-        """Offsets of tensors, (channels,) or (1,), that are taken off before rounding."""
+        """Offsets that are subtracted from tensors before rounding, (channels,) or (1,) float32 by tensor."""
         return next((edit.offsets for edit in self.edits if isinstance(edit, ShiftChannels)), {})
 
     @property
     def rounded(self) -> Mapping[str, Rounded]:
-        """Weights by layer that were rounded by more than rounding to nearest."""
+        """Integer weights and biases that repairs chose, by layer; the other layers round to nearest."""
         return next((edit.rounded for edit in self.edits if isinstance(edit, SetWeights)), {})
 
     def with_edit(self, edit: Edit) -> Plan:
@@ -91,16 +93,19 @@ class Plan:
         return replace(self, edits=add_edit(self.edits, edit))
 
     def with_weights(self, rounded: Mapping[str, Rounded]) -> Plan:
-        """The plan with these weights for the layers in `rounded`, which may be none."""
+        """The plan with these weights for the layers in `rounded`, which may be empty."""
         return self.with_edit(SetWeights(rounded)) if rounded else self
 
     def weight_scales(self, name: str, bits: int) -> np.ndarray | None:
-        """Scales of a layer whose weights were rounded to at most `bits` bits; None where rounding finds them."""
+        """Scales of a layer's weights, (channels,) float32, if the plan has integers of at most `bits` bits for it.
+
+        Otherwise None: then the scales follow from the largest weights (see `qdq.weight_scales`).
+        """
         rounded = self.rounded.get(name)
         return rounded.scales if rounded is not None and rounded.levels < 2 ** (bits - 1) else None
 
     def to_json(self) -> str:
-        """The plan as JSON text, one line a tensor and a layer."""
+        """The plan as JSON text, with one line for each tensor and each layer."""
         head = {
             "format": FORMAT,
             "graph": self.graph,
@@ -117,7 +122,7 @@ class Plan:
         return "{\n" + ",\n".join(parts) + "\n}\n"
 
     def save(self, path: Path) -> None:
-        """Write the arrays, where there are any, and then the JSON text beside them, each atomically."""
+        """Write the arrays, if there are any, and then the JSON text next to them, each file atomically."""
         if arrays := arrays_of(self.edits):
             save_arrays(arrays, path.with_suffix(".safetensors"))
         with atomic_file(path) as temporary:
@@ -130,7 +135,7 @@ class Plan:
 
     @staticmethod
     def load(path: Path) -> Plan:
-        """Read a plan and its arrays. Raises PlanError for a file that is not a plan, or with a value that is wrong."""
+        """Read a plan and its arrays. Raises PlanError for a file that is not a plan or that has a wrong value."""
         record = read_plan_record(path)
         return Plan(
             graph=record.graph,
@@ -143,9 +148,9 @@ class Plan:
         )
 
     def check(self, graph: str, layers: Mapping[str, Layer], tensors: Collection[str]) -> None:
-        """Raise PlanError unless this plan was made for the graph with this fingerprint, these layers and tensors.
+        """Raise PlanError unless this plan is for the graph with this fingerprint, these layers and these tensors.
 
-        A tensor that is not a layer's input may lack a range: then it is not rounded.
+        A tensor that no layer reads may lack a range: then it is not rounded.
         """
         if unknown := sorted(set(self.layers) ^ set(layers)):
             raise PlanError(f"the plan and the graph differ in the layer {unknown[0]}", "use the plan of this model")
@@ -170,15 +175,17 @@ class Plan:
 
 
 def planned_layers(layers: Mapping[str, Layer]) -> dict[str, PlannedLayer]:
-    """A plan's layers by name, each with the usual number of bits."""
+    """The layers of a graph as a plan has them, by name: in int8, with weights of 8 bits."""
     return {name: PlannedLayer(**dataclasses.asdict(layer)) for name, layer in layers.items()}
 
 
 def _edits(path: Path, record: PlanRecord | FirstPlanRecord) -> tuple[Edit, ...]:
-    """The edits of a plan in the file `path`, with the arrays beside it, which have to have the hash in the plan."""
+    """The edits of the plan in the file `path`. Raises PlanError if the arrays next to it have not the plan's hash."""
     arrays = load_arrays(path.with_suffix(".safetensors")) if record.arrays else {}
     if arrays_hash(arrays) != record.arrays:
-        raise PlanError(f"{path} belongs to other arrays than those beside it", "keep both files together")
+        raise PlanError(
+            f"{path} does not match the arrays in {path.with_suffix('.safetensors').name}", "keep both files together"
+        )
     try:
         if isinstance(record, FirstPlanRecord):
             return edits_of_format_1(record.split, arrays)

@@ -1,4 +1,4 @@
-"""The content of a plan's file, as types: unknown fields and wrong values are refused with their place."""
+"""The content of a plan's file as types: unknown fields and wrong values raise an error that names the field."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from sandglass.core.files import read_json
 from sandglass.core.json_values import JsonObject
 from sandglass.core.records import Record, to_record
 
-FORMAT = 2  # 1 is that of 0.1.0
+FORMAT = 2  # sandglass 0.1.0 wrote format 1
 FIX = "edit the plan, or start from one that `sandglass deploy` wrote"
 
 
@@ -27,7 +27,7 @@ class RangeRecord(Record, frozen=True):
         if not all(map(math.isfinite, numbers)) or self.threshold < 0:
             raise ValueError(f"the range is {numbers}, expected finite numbers and a threshold above 0")
         if self.minimum > self.maximum:
-            raise ValueError(f"the minimum is {self.minimum}, above the maximum {self.maximum}")
+            raise ValueError(f"the minimum {self.minimum} is above the maximum {self.maximum}")
         if self.threshold == 0 and (self.minimum or self.maximum):
             raise ValueError("the threshold is 0, expected the largest magnitude of the tensor")
 
@@ -45,14 +45,14 @@ class LayerRecord(Record, frozen=True):
 
 
 class EditRecord(Record, frozen=True):
-    """An edit of the network, and the tensors or layers that it changes; its arrays are in the file beside the plan."""
+    """An edit of the network, and the tensors or layers that it changes; the file next to the plan has its arrays."""
 
     edit: Literal["split channels", "scale channels", "shift channels", "read bytes", "set weights"]
     names: tuple[str, ...]
 
 
 class _AnyPlanRecord(Record, frozen=True, kw_only=True):
-    """What plans of every format have. `arrays` is the hash of the arrays in the file beside a plan, "" without."""
+    """The fields of plans of every format. `arrays` is the hash of the file with arrays next to the plan, or ""."""
 
     graph: str
     method: str
@@ -64,25 +64,28 @@ class _AnyPlanRecord(Record, frozen=True, kw_only=True):
 
 
 class PlanRecord(_AnyPlanRecord, frozen=True, kw_only=True):
-    """A plan: see `Plan`. `arrays` is the hash of the arrays in the file beside it, "" without."""
+    """A plan: see `Plan`. `arrays` is the hash of the arrays in the file next to it, or "" if it has none."""
 
     format: Literal[2]
     edits: tuple[EditRecord, ...] = ()
 
 
 class FirstPlanRecord(_AnyPlanRecord, frozen=True, kw_only=True):
-    """A plan of 0.1.0, which has no list of edits: `split` names groups of tensors whose channels are there twice."""
+    """A plan of sandglass 0.1.0, without a list of edits.
+
+    `split` names the groups of tensors in which each channel has two copies.
+    """
 
     format: Literal[1]
     split: tuple[str, ...] = ()
 
 
 def read_plan_record(path: Path) -> PlanRecord | FirstPlanRecord:
-    """The content of a plan's file; raises PlanError for anything else."""
+    """The content of a plan's file. Raises PlanError for a file that is not a plan."""
     data = read_json(path, PlanError)
-    written = data.get("format") if isinstance(data, dict) else None
-    if type(written) is not int or written not in (1, FORMAT):
-        raise PlanError(f"{path} is not a plan: format is {shown(written)}, expected {FORMAT}", FIX)
-    if written == FORMAT:
+    version = data.get("format") if isinstance(data, dict) else None
+    if type(version) is not int or version not in (1, FORMAT):
+        raise PlanError(f"{path} is not a plan: format is {shown(version)}, expected {FORMAT}", FIX)
+    if version == FORMAT:
         return to_record(data, PlanRecord, str(path), PlanError, FIX)
     return to_record(data, FirstPlanRecord, str(path), PlanError, FIX)

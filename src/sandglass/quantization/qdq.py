@@ -1,4 +1,9 @@
-"""The plan written into the graph as QuantizeLinear and DequantizeLinear, the form that ONNX runtimes read."""
+"""A plan as QuantizeLinear and DequantizeLinear nodes in the graph, the form that ONNX runtimes read (QDQ).
+
+An activation x becomes q = clip(round(x / scale) + zero, 0, 255), and a reader gets scale * (q - zero). Example: for
+the range -1 .. 3 the scale is 4 / 255 = 0.0157 and the zero point round(1 / 0.0157) = 64. Then 0.5 becomes 96, which
+stands for 32 * 0.0157 = 0.502.
+"""
 
 from __future__ import annotations
 
@@ -18,19 +23,18 @@ from sandglass.lowering.transposed_conv import split_late
 from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange
 from sandglass.quantization.spec import Spec, decide
 
-# Integers of a bias, at most: half of what int32 holds, so that the sum of products fits as well.
+# Largest integer of a bias: half of what int32 holds, which leaves the other half for the sum of products.
 LARGEST_BIAS = 2.0**30
-SMALLEST = 1e-12  # magnitude of a channel's largest weight that has a scale of its own: a float32 holds its reciprocal
+SMALLEST = 1e-12  # least magnitude from which the scale of a channel is computed: its reciprocal fits into float32
 
 
 def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-    """Give the graph, in place, int8 weights and rounded activations, as `plan` and `spec` say.
+    """Give the graph int8 weights and rounded activations, as `plan` and `spec` say; changes the model.
 
-    The model is the float graph that the plan is for, after the plan's edits.
-
-    Weights are signed bytes with a scale for each output channel. Where integers flow between layers (`spec.between`)
-    outputs are rounded too and biases are int32; elsewhere only the inputs of int8 layers are rounded. A tensor
-    without a range in the plan is not rounded.
+    The model is the float graph that the plan is for, after the plan's edits. Weights are signed bytes with one scale
+    for each output channel. If the target passes integers from layer to layer (`spec.between`), outputs are rounded too
+    and biases are int32; otherwise only the inputs of int8 layers are rounded. A tensor without a range in the plan is
+    not rounded.
     """
     with GraphIndex(model) as graph:
         writer = _Writer(graph, plan, spec)
@@ -42,49 +46,56 @@ def quantize_dequantize(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
 
 
 def integers_flowing(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-    """Do `quantize_dequantize` in the form that ONNX Runtime has integer kernels for, in place.
+    """`quantize_dequantize` in the form for which ONNX Runtime has integer kernels; changes the model.
 
-    Transposed convolutions are split, 1x1 convolutions that make an output are products of matrices, whose sums stay
-    in float, what stands between layers are sums and products of rounded tensors, and upsampling copies pixels.
+    Transposed convolutions are split. 1x1 convolutions that compute an output of the network become matrix products,
+    whose sums stay in float. The operators between layers become sums and products of rounded tensors, and upsampling
+    copies pixels.
     """
     quantize_dequantize(model, plan, spec)
     for lowering in (sums_and_products, outputs_as_products, split_late, repeat_pixels, keep_in_float):
         lowering(model)
 
 
-def activation_scale(seen: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
-    """Scale and zero point of a tensor: uint8 over its clipped range with 0 exact, or int8 symmetric around 0."""
+def activation_scale(tensor_range: TensorRange, asymmetric: bool) -> tuple[np.float32, np.ndarray]:
+    """Scale and zero point of a tensor.
+
+    With `asymmetric` they are for uint8 over the clipped range, and the value 0 is exact; otherwise for int8, symmetric
+    around 0.
+    """
     if not asymmetric:
-        return np.float32(seen.threshold / 127), np.array(0, np.int8)
+        return np.float32(tensor_range.threshold / 127), np.array(0, np.int8)
     # x is about scale * (q - zero) with q in 0 .. 255: low at 0, high at 255, and 0 itself at the integer `zero`.
-    low, high = clipped_range(seen)
+    low, high = clipped_range(tensor_range)
     scale = np.float32(max((high - low) / 255, 1e-12))
     return scale, np.array(np.clip(round(-low / float(scale)), 0, 255), np.uint8)
 
 
-def byte_ends(seen: TensorRange) -> tuple[np.float32, np.float32, int]:
-    """The values of the bytes 0 and 255 of a tensor, and the byte of the value 0."""
-    scale, zero = activation_scale(seen, True)
+def byte_ends(tensor_range: TensorRange) -> tuple[np.float32, np.float32, int]:
+    """For a tensor in uint8: the values of the bytes 0 and 255, and the byte of the value 0."""
+    scale, zero = activation_scale(tensor_range, True)
     return np.float32(-int(zero)) * scale, np.float32(255 - int(zero)) * scale, int(zero)
 
 
-def rounded_range(seen: TensorRange, asymmetric: bool) -> tuple[float, float]:
-    """Smallest and largest value that a rounded tensor can have."""
-    return clipped_range(seen) if asymmetric else (-seen.threshold, seen.threshold)
+def rounded_range(tensor_range: TensorRange, asymmetric: bool) -> tuple[float, float]:
+    """The smallest and the largest value that a rounded tensor can have."""
+    return clipped_range(tensor_range) if asymmetric else (-tensor_range.threshold, tensor_range.threshold)
 
 
-def clipped_range(seen: TensorRange) -> tuple[float, float]:
-    """Smallest and largest value of a tensor after clipping, 0 among them."""
-    return min(max(seen.minimum, -seen.threshold), 0.0), max(min(seen.maximum, seen.threshold), 0.0)
+def clipped_range(tensor_range: TensorRange) -> tuple[float, float]:
+    """The smallest and the largest value of a tensor after clipping; the range always includes 0."""
+    low = max(tensor_range.minimum, -tensor_range.threshold)
+    high = min(tensor_range.maximum, tensor_range.threshold)
+    return min(low, 0.0), max(high, 0.0)
 
 
 def weight_scales(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
-    """One float32 scale for each channel along `axis`: its largest magnitude becomes the largest integer."""
+    """The scale of each channel along `axis`, (channels,) float32: the largest weight becomes the largest integer."""
     return _largest(weight, axis) / np.float32(2 ** (bits - 1) - 1)
 
 
 def weight_factors(weight: np.ndarray, axis: int, bits: int = 8) -> np.ndarray:
-    """What `weight_scales` are the reciprocals of, but for the last bit."""
+    """The factors from weights to integers, (channels,) float32: the reciprocals of `weight_scales` up to rounding."""
     return np.float32(2 ** (bits - 1) - 1) / _largest(weight, axis)
 
 
@@ -94,10 +105,11 @@ def _largest(weight: np.ndarray, axis: int) -> np.ndarray:
 
 
 def least_scales(bias: np.ndarray, activation: np.float32, channels: int) -> np.ndarray:
-    """The smallest scale that each of the `channels` of a weight may have, (channels,) float32.
+    """The smallest scale that each channel of a weight may have so that its bias fits into int32, (channels,) float32.
 
-    A runtime that adds the bias to integer sums has it in steps of the weight's scale times the scale `activation` of
-    the input, and clips what int32 does not hold. Weights that a larger scale rounds away are small beside the bias.
+    A runtime that adds the bias to integer sums stores it in steps of the weight's scale times the scale `activation`
+    of the input, and clips larger integers. A larger scale of the weight rounds small weights to 0, but these are
+    negligible next to such a bias.
     """
     peaks = np.abs(np.broadcast_to(bias.ravel(), max(channels, bias.size))).reshape(-1, channels).max(axis=0)
     return (peaks / (LARGEST_BIAS * np.float64(activation))).astype(np.float32)
@@ -106,16 +118,17 @@ def least_scales(bias: np.ndarray, activation: np.float32, channels: int) -> np.
 def integer_weights(
     weight: np.ndarray, layer: PlannedLayer, plan: Plan, spec: Spec, fact: Facts, least: np.ndarray | float = 0.0
 ) -> tuple[np.ndarray, np.ndarray]:
-    """A layer's weights as int8 and their float32 steps, one for each output channel: the plan's, or max.
+    """A layer's weights as int8 in the shape of `weight`, and their scales, (channels,) float32.
 
-    No step is smaller than the `least` one.
+    The scales are those of the plan if it has some for this layer; otherwise the largest weight of a channel becomes
+    the largest integer. No scale is smaller than `least`.
     """
     bits = spec.weight_bits(fact, layer.weight_bits)
     scales = plan.weight_scales(layer.name, bits)
     if scales is None:
         scales = weight_scales(weight, fact.axis, bits)
     scales = np.maximum(scales, np.float32(least))
-    # w is about scale * q with q in -127 .. 127, or fewer: symmetric, so that no product needs the weight's zero point.
+    # w is about scale * q with q in -127 .. 127 (fewer with fewer bits): symmetric, so that weights need no zero point.
     shape = [-1 if i == fact.axis else 1 for i in range(weight.ndim)]
     return np.clip(np.round(weight / scales.reshape(shape)), -127, 127).astype(np.int8), scales
 
@@ -125,18 +138,22 @@ class _Writer:
         self.graph, self.plan, self.spec = graph, plan, spec
         self.facts, self.reasons = facts(graph.model), decide(plan, spec, graph.model)
         self.nodes = {node.name: node for node in graph}
-        # What a layer reads is a tensor of the plan, or that tensor with its padding.
+        # A layer reads a tensor of the plan, or that tensor after a Pad, which then has the same range.
         layers = [(self.nodes[name], layer.input) for name, layer in plan.layers.items()]
-        padded = {node.input[0]: plan.tensors[given] for node, given in layers if given in plan.tensors}
+        padded = {node.input[0]: plan.tensors[tensor] for node, tensor in layers if tensor in plan.tensors}
         self.ranges = padded | plan.tensors
-        for node in graph:  # below -3 a hard swish is 0
-            found = self.ranges.get(node.input[0]) if node.op_type == "HardSwish" else None
-            if found is not None and graph.only_consumer(node.input[0]) is not None:
-                self.ranges[node.input[0]] = replace(found, minimum=max(found.minimum, -3.0))
-        self.scaled_weights: list[onnx.NodeProto] = []  # DequantizeLinear nodes, which go before all others
+        for node in graph:  # a hard swish is 0 for all values below -3: they need no integers
+            tensor_range = self.ranges.get(node.input[0]) if node.op_type == "HardSwish" else None
+            if tensor_range is not None and graph.only_consumer(node.input[0]) is not None:
+                self.ranges[node.input[0]] = replace(tensor_range, minimum=max(tensor_range.minimum, -3.0))
+        self.scaled_weights: list[onnx.NodeProto] = []  # DequantizeLinear nodes, which come before all others
 
     def rounded_tensors(self) -> list[str]:
-        """Inputs of int8 layers; where integers flow, also what layers and the operators between them make and read."""
+        """The tensors to round: the inputs of int8 layers.
+
+        If the target passes integers from layer to layer, also the outputs of these layers, and the inputs and outputs
+        of the operators between layers.
+        """
         chosen = dict.fromkeys(self.nodes[n].input[0] for n, reason in self.reasons.items() if not reason)
         if self.spec.between:
             outputs, leading = self.graph.outputs, self._leading()
@@ -145,22 +162,22 @@ class _Writer:
                     chosen[rounded_tensor(self.graph, self.plan.layers[name].output)] = None
             for node in self.graph:
                 if node.op_type in self.spec.between and any(name in chosen for name in node.input):
-                    made = rounded_tensor(self.graph, node.output[0])
-                    if made in leading and made not in outputs:
-                        chosen.update(dict.fromkeys([*(n for n in node.input if n in self.ranges), made]))
+                    output = rounded_tensor(self.graph, node.output[0])
+                    if output in leading and output not in outputs:
+                        chosen.update(dict.fromkeys([*(n for n in node.input if n in self.ranges), output]))
             chosen = {name: None for name in chosen if name not in outputs}
         return [name for name in chosen if name in self.ranges and self.ranges[name].threshold > 0]
 
     def _leading(self) -> set[str]:
-        """Tensors from which integers may flow to a layer in int8."""
-        found = {self.nodes[name].input[0] for name, reason in self.reasons.items() if not reason}
+        """Tensors whose integers can reach a layer in int8, through operators that compute on integers."""
+        leading = {self.nodes[name].input[0] for name, reason in self.reasons.items() if not reason}
         for node in reversed(self.graph):
-            if node.op_type in (*self.spec.between, *CLAMPS) and node.output[0] in found:
-                found.update(node.input)
-        return found
+            if node.op_type in (*self.spec.between, *CLAMPS) and node.output[0] in leading:
+                leading.update(node.input)
+        return leading
 
     def weights(self, layer: PlannedLayer) -> None:
-        """Replace a layer's weight by bytes, and its bias by int32 where the runtime adds it to integer sums."""
+        """Replace a layer's weight by int8, and its bias by int32 if the runtime adds it to integer sums."""
         node = self.nodes[layer.name]
         weight = self.graph.constant(node.input[1])
         fact, bias = self.facts[layer.name], self._integer_bias(node)
@@ -169,19 +186,20 @@ class _Writer:
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact, least)
         self.graph.set_input(node, 1, self._constant(f"{layer.name}.weight", integers, scales, fact.axis))
         if bias is not None:
-            step = scales * activation  # of the sums: (w / scale) (x / activation) adds up to sum / step
+            # Step of the integer sums: the sum of (w / scale) (x / activation) is (the sum of w x) / step.
+            step = scales * activation  # (channels,)
             integers = np.round(bias / step.astype(np.float64)).astype(np.int32)
             self.graph.set_input(node, 2, self._constant(f"{layer.name}.bias", integers, step, 0))
 
     def _integer_bias(self, node: onnx.NodeProto) -> np.ndarray | None:
-        """The bias of a layer where the runtime adds it to integer sums; None without one, or where it is computed."""
+        """The bias of a layer if the runtime adds it to integer sums; None if the layer has no constant bias."""
         return self.graph.value(node.input[2]) if self.spec.between and len(node.input) > 2 else None
 
     def round(self, tensor: str) -> None:
-        """Put a rounding pair behind a tensor.
+        """Insert QuantizeLinear and DequantizeLinear after a tensor.
 
-        Every reader reads the rounded values where integers flow between layers, else int8 layers alone: a sum that
-        the target computes in float reads floats.
+        If the target passes integers from layer to layer, all readers get the rounded values. Otherwise only int8
+        layers do, because the target computes sums and other operators in float.
         """
         scale, zero = activation_scale(self.ranges[tensor], self.spec.asymmetric)
         graph = self.graph
@@ -201,11 +219,11 @@ class _Writer:
         ]
         graph.insert_after(graph.producer(tensor), pair)
 
-    def _constant(self, wanted: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
-        """Add integers that stand for weights; the name of the weights."""
-        graph, name, zeros = self.graph, self.graph.fresh(wanted), np.zeros(scales.shape, integers.dtype)
+    def _constant(self, name: str, integers: np.ndarray, scales: np.ndarray, axis: int) -> str:
+        """Add integers and a DequantizeLinear for them; returns the name of its output, `name` if that is not taken."""
+        graph, output, zeros = self.graph, self.graph.fresh(name), np.zeros(scales.shape, integers.dtype)
         parts = (("q", integers), ("scale", scales), ("zero_point", zeros))
-        inputs = [graph.add_constant(f"{name}.{part}", values) for part, values in parts]
-        made = graph.fresh(f"{name}.dequantize")
-        self.scaled_weights.append(helper.make_node("DequantizeLinear", inputs, [name], made, axis=axis))
-        return name
+        inputs = [graph.add_constant(f"{output}.{part}", values) for part, values in parts]
+        node_name = graph.fresh(f"{output}.dequantize")
+        self.scaled_weights.append(helper.make_node("DequantizeLinear", inputs, [output], node_name, axis=axis))
+        return output

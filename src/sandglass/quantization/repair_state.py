@@ -1,4 +1,4 @@
-"""The state that repairs plan on: frozen data, of which each step of a repair returns a changed copy."""
+"""The state on which repairs work: frozen data, of which each step of a repair returns a changed copy."""
 
 from __future__ import annotations
 
@@ -26,10 +26,10 @@ from sandglass.quantization.spec import Spec
 
 @dataclass(frozen=True)
 class Network:
-    """The float network before channels are scaled or shifted, in the file `graph`.
+    """The float network before its channels are scaled or shifted, in the file `graph`.
 
-    `integer` are the layers that the target can run in int8. `offsets` are the tensors that can have offsets. `ends`
-    are where a plan without equalization clips tensors.
+    `integer` holds the layers that the target can run in int8, and `offsets` the tensors that can have offsets. `ends`
+    are the values at which a plan without equalization clips tensors.
     """
 
     graph: Path
@@ -40,20 +40,20 @@ class Network:
 
     @cached_property
     def facts(self) -> dict[str, Facts]:
-        """Facts of every layer, by name."""
+        """The facts of each layer, by name."""
         return facts(load_graph(self.graph))
 
     @cached_property
     def links(self) -> list[Link]:
-        """The groups of tensors that rounding gains by when their channels are scaled, in the graph's order."""
+        """The groups of tensors for which scaled channels can reduce rounding errors, in the graph's order."""
         model = load_graph(self.graph)
         return gaining(links(model), model, self.integer)
 
     @cached_property
     def channel_ranges(self) -> dict[str, ChannelRange]:
-        """Ranges of the tensors that can be scaled or shifted; none where one of them is not finite.
+        """The ranges of the tensors that can be scaled or shifted; empty if one of them is not finite.
 
-        In that case reading the ranges of all tensors raises an error that names the tensor and the sample.
+        In that case `read_ranges` raises an error later, which names the tensor and the sample.
         """
         tensors = dict.fromkeys([*(tensor for link in self.links for tensor in link.tensors), *self.offsets.linear])
         if not tensors or not self.batches:
@@ -64,12 +64,16 @@ class Network:
 
 @dataclass(frozen=True, kw_only=True)
 class NetworkState:
-    """What is known before ranges are read.
+    """The state before ranges are measured.
 
-    `source` is the graph that the plan is for, `scratch` a folder for graphs. `repairs` names the chosen repairs,
-    `rounding` holds the ones that choose integers. `edits` are those so far, in normal form. `known_ranges` are ranges
-    that follow from an edit, whatever calibration shows. `centered` are tensors whose range a later step centres, so
-    that until then they are treated as if they had a zero point.
+    source        the file of the graph that the plan is for
+    scratch       a folder for edited graphs
+    method        the method that chooses thresholds
+    repairs       the names of the chosen repairs
+    rounding      the repairs that choose integers, by name
+    edits         the edits so far, in normal form
+    known_ranges  ranges that follow from an edit and replace the measured ones, by tensor
+    centered      tensors whose range a later step centers around 0; until then they count as having a zero point
     """
 
     source: Path
@@ -87,7 +91,7 @@ class NetworkState:
 
     @property
     def offsets(self) -> Mapping[str, np.ndarray]:
-        """Offsets that the edits so far take off, by tensor."""
+        """The offsets that the edits so far subtract, (channels,) or (1,) float32 by tensor."""
         return next((edit.offsets for edit in self.edits if isinstance(edit, ShiftChannels)), {})
 
     def with_edit(self, edit: Edit) -> NetworkState:
@@ -97,9 +101,9 @@ class NetworkState:
 
 @dataclass(frozen=True, kw_only=True)
 class RangeState(NetworkState):
-    """What is known once ranges are read: also the edited network, its ranges and layers, and data of its layers.
+    """The state after ranges are measured: it adds the edited network, its ranges, and its layers with their data.
 
-    The file `graph` holds the edited network as it was when its ranges were read; `model` is that network after all
+    The file `graph` holds the edited network on which the ranges were measured; `model` is that network after all
     `edits` so far.
     """
 
@@ -111,17 +115,17 @@ class RangeState(NetworkState):
 
     @property
     def asymmetric(self) -> dict[str, bool]:
-        """For each tensor whether its range need not lie around 0."""
+        """For each tensor whether it has a zero point, so that its range need not be symmetric around 0."""
         return {name: self.spec.asymmetric or name in self.centered for name in self.ranges}
 
     def with_ranges(self, ranges: Mapping[str, TensorRange]) -> RangeState:
-        """The state with other ranges for the tensors in `ranges`."""
+        """The state with new ranges for the tensors in `ranges`."""
         return replace(self, ranges={**self.ranges, **ranges})
 
     def shifted(self, offsets: Mapping[str, np.ndarray]) -> RangeState:
-        """The state after `offsets`, (channels,) or (1,) by tensor, are taken off; its ranges are as before.
+        """The state after `offsets`, (channels,) or (1,) by tensor, are subtracted; its ranges do not change.
 
-        Rows of layers' inputs follow by arithmetic: no image is run again.
+        The rows of layers' inputs are shifted by arithmetic, without running the network again.
         """
         edit, model = ShiftChannels(offsets), onnx.ModelProto()
         model.CopyFrom(self.model)
@@ -130,17 +134,17 @@ class RangeState(NetworkState):
 
 
 def read_ranges(state: NetworkState) -> RangeState:
-    """The state with the ranges of the network after its edits, read from the calibration set.
+    """The state with the ranges of the edited network, measured on the calibration set.
 
-    Raises DatasetError without batches, PlanError for activations that are not finite.
+    Raises DatasetError without batches and PlanError for activations that are not finite.
     """
     model, graph = load_graph(state.source), state.scratch / "edited.onnx"
     weights = {name: layer.weight for name, layer in find_layers(model).items()}
     model = apply_edits(model, state.edits, state.network.integer)
     save_graph(model, graph)
-    state.say(f"plan: reading activation ranges from {len(state.batches)} samples, method {state.method}")
+    state.say(f"plan: measuring activation ranges on {len(state.batches)} samples, method {state.method}")
     plan = make_plan.make_plan(graph, state.batches, state.method)
-    # Edits give layers that share weights their own: the plan names those of the graph.
+    # An edit gives each layer that shares a weight a copy of its own; the plan has the names of the original graph.
     layers = {name: replace(plan.layers[name], weight=weight) for name, weight in weights.items()}
     data = draw(model, graph, layers, state.spec, state.batches, state.rounding)
     before = {entry.name: getattr(state, entry.name) for entry in fields(NetworkState)}

@@ -1,7 +1,8 @@
-"""Tensors that carry the values of others: what MaxPool, Resize to the nearest and Concat make is what they read.
+"""One range for tensors that hold the same values: the outputs of MaxPool, Concat and Resize to the nearest pixel.
 
-On one grid these values are rounded once. On a grid of its own each tensor is rounded again, and a runtime that could
-hand integers on has to go by way of floats. So they share a range.
+These operators copy values from their inputs. If all tensors of such a group have the same range, a value is rounded
+once and its integer is passed on. With a range of its own each tensor would be rounded again, and the runtime would
+have to convert to float and back.
 """
 
 from __future__ import annotations
@@ -14,17 +15,21 @@ from sandglass.quantization.plan import TensorRange
 def shared(
     ranges: Mapping[str, TensorRange], stands: Mapping[str, str], read: Collection[str]
 ) -> dict[str, TensorRange]:
-    """`ranges` with one range for tensors of the same values: that of those in `read`, by layers, or of all."""
+    """`ranges`, in which all tensors of a group have one range.
+
+    `stands` gives for each tensor the one that stands for its group. The range is the union over the tensors of the
+    group that layers read, which are in `read`, or over all of them if layers read none.
+    """
     groups: dict[str, list[str]] = {}
     for name, standing in stands.items():
         groups.setdefault(standing, []).append(name)
     merged = dict(ranges)
     for names in groups.values():
-        seen = [ranges[name] for name in names if name in read] or [ranges[name] for name in names]
+        group = [ranges[name] for name in names if name in read] or [ranges[name] for name in names]
         union = TensorRange(
-            min(entry.minimum for entry in seen),
-            max(entry.maximum for entry in seen),
-            max(entry.threshold for entry in seen),
+            min(entry.minimum for entry in group),
+            max(entry.maximum for entry in group),
+            max(entry.threshold for entry in group),
         )
         merged |= dict.fromkeys(names, union)
     return merged

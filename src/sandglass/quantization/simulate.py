@@ -1,9 +1,10 @@
-"""A plan on the graph, without a target's runtime, and with its arithmetic to the last bit where that is known.
+"""Simulation of a plan without the target's runtime, with the target's arithmetic, to the last bit where it is known.
 
-Sums of products of integers are exact, in float32 as in int32. What a runtime does around them, the `Arithmetic` of its
-`Spec` says: rounding is chaotic, so that one bit less in a scale moves some value over the edge between two integers,
-and later layers spread the step. Where integers flow between layers (`Spec.between`) ONNX Runtime's integer kernels
-are the simulation. A plan for a processor whose sums saturate has weights for which they do not (`Spec.on`).
+Sums of products of integers are exact in float32 as in int32, as long as they stay below 2^24. The `Arithmetic` of a
+`Spec` describes what the runtime does around the sums. Its details matter: one bit in a scale moves some value over the
+boundary between two integers, and later layers spread this step. For targets that pass integers from layer to layer
+(`Spec.between`) the integer kernels of ONNX Runtime are the simulation. On a processor whose sums saturate, a plan has
+weights for which they do not saturate (`Spec.on`).
 """
 
 from __future__ import annotations
@@ -29,7 +30,7 @@ from sandglass.quantization.spec import Grid, Spec, decide
 
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
-    """A session that computes as a target with `spec` would under `plan`; its `run` takes the graph's inputs."""
+    """A session that computes what a target with `spec` computes under `plan`; its `run` takes the graph's inputs."""
     model, plan = repaired(graph, plan, spec)
     if spec.between:
         integers_flowing(model, plan, spec)
@@ -42,14 +43,14 @@ def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) ->
 
 
 def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
-    """Let the int8 layers of `plan` compute, in place, on integers, held in float32.
+    """Let the int8 layers of `plan` compute on integers, which are stored as float32; changes the model.
 
-    Each input of such a layer is rounded, for that layer alone: what else reads it reads floats.
+    The input of such a layer is rounded for this layer alone; all other readers of the tensor read floats.
     """
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
     known = facts(model)
     with GraphIndex(model) as graph:
-        of_layers = _alone_made_for(graph, plan, integer) if spec.arithmetic.grid else set()
+        of_layers = _between_layers(graph, plan, integer) if spec.arithmetic.grid else set()
         writer = _Writer(graph, plan, spec, of_layers)
         for node in graph:
             if node.name in integer:
@@ -58,47 +59,48 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
         tap_by_tap(model)
 
 
-def _alone_made_for(graph: GraphIndex, plan: Plan, integer: set[str]) -> set[str]:
-    """Results of layers, after a clamp that alone follows, that nothing but layers in `integer` reads."""
-    made = {layer.output for layer in plan.layers.values()}
+def _between_layers(graph: GraphIndex, plan: Plan, integer: set[str]) -> set[str]:
+    """The results of layers, with the clamp after them if there is one, that only layers in `integer` read."""
+    results = {layer.output for layer in plan.layers.values()}
     for node in graph:
-        if node.op_type in CLAMPS and node.input[0] in made and len(graph.consumers(node.input[0])) == 1:
-            made.add(node.output[0])
-    return {name for name in made if {node.name for node in graph.consumers(name)} <= integer} - graph.outputs
+        if node.op_type in CLAMPS and node.input[0] in results and len(graph.consumers(node.input[0])) == 1:
+            results.add(node.output[0])
+    return {name for name in results if {node.name for node in graph.consumers(name)} <= integer} - graph.outputs
 
 
 class _Writer:
     def __init__(self, graph: GraphIndex, plan: Plan, spec: Spec, of_layers: Collection[str]) -> None:
         self.graph, self.plan, self.spec, self.of_layers = graph, plan, spec, of_layers
-        self.integers: dict[str, str] = {}  # by the tensor that they are rounded from
+        self.integers: dict[str, str] = {}  # the name of the rounded tensor, by the tensor in float
 
     def layer(self, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
-        """A layer on the integers of its input and weights: their sums, scaled, and the bias."""
+        """The nodes of a layer on integers: round its input, sum the products, scale the sums, and add the bias."""
         layer, name, weight = self.plan.layers[node.name], node.name, self.graph.constant(node.input[1])
         integers, scales = integer_weights(weight, layer, self.plan, self.spec, fact)
         bias = self.graph.constant(node.input[2]).ravel() if len(node.input) > 2 and node.input[2] else None
         nodes = self.round(node.input[0], self.plan.tensors[layer.input])
-        made = self.graph.fresh(f"{name}.sums")
+        sums = self.graph.fresh(f"{name}.sums")
         weights = self.graph.add_constant(f"{name}.weights", integers.astype(np.float32))
-        sums = changed_node(node, [self.integers[node.input[0]], weights], made)
+        layer_node = changed_node(node, [self.integers[node.input[0]], weights], sums)
         steps = self._steps(layer, weight, scales, fact)
-        steps = np.tile(steps, fact.channels // steps.size)
+        steps = np.tile(steps, fact.channels // steps.size)  # (channels,): groups may share the scales of one group
+        # Channels are the last axis of a matrix product, and axis 1 of a convolution: (batch, channels, height, width).
         shape = (-1,) if node.op_type in ("Gemm", "MatMul") else (1, -1, *[1] * (integers.ndim - 2))
-        added = None if bias is None else np.broadcast_to(bias, (fact.channels,)).reshape(shape)
+        shift = None if bias is None else np.broadcast_to(bias, (fact.channels,)).reshape(shape)
         fused = self.spec.arithmetic.fused_sums
-        return [*nodes, sums, *self._linear(made, steps.reshape(shape), added, node.output[0], fused)]
+        return [*nodes, layer_node, *self._linear(sums, steps.reshape(shape), shift, node.output[0], fused)]
 
-    def round(self, tensor: str, seen: TensorRange) -> list[onnx.NodeProto]:
-        """The integers of what a layer reads, as float32, without the zero point."""
+    def round(self, tensor: str, tensor_range: TensorRange) -> list[onnx.NodeProto]:
+        """The nodes that turn a tensor into integers, as float32, with the zero point subtracted."""
         if tensor in self.integers:
             return []
         graph = self.graph
         self.integers[tensor] = name = graph.fresh(f"{tensor}.integers")
         scaled, rounded, clipped = (graph.fresh(f"{name}.{part}") for part in ("scaled", "round", "clipped"))
-        grid = self._grid(seen, tensor in self.of_layers)
+        grid = self._grid(tensor_range, tensor in self.of_layers)
         shift = None if grid.shift is None else np.asarray(grid.shift)
         nodes = self._linear(tensor, np.asarray(grid.factor), shift, scaled, grid.fused)
-        if self.spec.arithmetic.half_away:
+        if self.spec.arithmetic.half_away:  # sign(x) * floor(|x| + 0.5); the operator Round takes halves to even
             half = graph.add_constant(f"{name}.half", np.float32(0.5))
             size, over, floor, sign = (graph.fresh(f"{name}.{part}") for part in ("size", "over", "floor", "sign"))
             nodes += [
@@ -116,41 +118,46 @@ class _Writer:
         offset = graph.add_constant(f"{name}.zero_point", np.float32(grid.zero))
         return [*nodes, helper.make_node("Sub", [clipped, offset], [name])]
 
-    def _grid(self, seen: TensorRange, of_layer: bool) -> Grid:
+    def _grid(self, tensor_range: TensorRange, of_layer: bool) -> Grid:
+        """The grid of an activation: the target's own, or the one that follows from its range."""
         if self.spec.arithmetic.grid is not None:
-            return self.spec.arithmetic.grid(seen, of_layer)
+            return self.spec.arithmetic.grid(tensor_range, of_layer)
         if not self.spec.asymmetric:
-            return Grid(np.float32(127 / seen.threshold), None, 0, -127, 127)
-        low, high, zero = byte_ends(seen)
+            return Grid(np.float32(127 / tensor_range.threshold), None, 0, -127, 127)
+        low, high, zero = byte_ends(tensor_range)
         factor = np.float32(255) / (high - low)
         return Grid(factor, -low * factor, zero, 0, 255)
 
     def _steps(self, layer: PlannedLayer, weight: np.ndarray, scales: np.ndarray, fact: Facts) -> np.ndarray:
-        """What one in a sum stands for, for each of the `scales` of a weight's channels.
+        """The value of 1 in an integer sum, for each of the `scales` of a weight's channels, (channels,) float32.
 
-        A target without zero points keeps factors from float to integer, whose reciprocals are rounded.
+        It is the scale of the input times the scale of the weight. A target without zero points stores the factors from
+        float to integer, so that the step is a rounded reciprocal.
         """
-        seen = self.plan.tensors[layer.input]
+        tensor_range = self.plan.tensors[layer.input]
         if self.spec.asymmetric:
-            low, high, _ = byte_ends(seen)
+            low, high, _ = byte_ends(tensor_range)
             return (high - low) / np.float32(255) * scales
         bits = self.spec.weight_bits(fact, layer.weight_bits)
         planned = self.plan.weight_scales(layer.name, bits) is not None
         factors = 1 / scales if planned else weight_factors(weight, fact.axis, bits)
-        # Both factors are rounded to float32, as the target keeps them, and then the product and its reciprocal.
-        return 1 / (np.float32(127 / seen.threshold) * factors)
+        # As in the target, both factors are rounded to float32, then their product, and then its reciprocal.
+        return 1 / (np.float32(127 / tensor_range.threshold) * factors)
 
     def _linear(
-        self, data: str, factor: np.ndarray, shift: np.ndarray | None, made: str, fused: bool
+        self, data: str, factor: np.ndarray, shift: np.ndarray | None, output: str, fused: bool
     ) -> list[onnx.NodeProto]:
-        """data * factor + shift in float32; fused, which is rounded once, by way of float64."""
-        kind, graph = np.float64 if fused else np.float32, self.graph
-        wide, product, total = (graph.fresh(f"{made}.{part}") for part in ("wide", "product", "sum"))
-        source, result = (wide, total) if fused else (data, made)
+        """The nodes of data * factor + shift in float32.
+
+        With `fused` the result is rounded once: float64 computes it, which is exact before the rounding to float32.
+        """
+        dtype, graph = np.float64 if fused else np.float32, self.graph
+        wide, product, total = (graph.fresh(f"{output}.{part}") for part in ("wide", "product", "sum"))
+        source, result = (wide, total) if fused else (data, output)
         nodes = [helper.make_node("Cast", [data], [wide], to=TensorProto.DOUBLE)] if fused else []
-        scale = graph.add_constant(f"{made}.factor", factor.astype(kind))
+        scale = graph.add_constant(f"{output}.factor", factor.astype(dtype))
         nodes.append(helper.make_node("Mul", [source, scale], [product if shift is not None else result]))
         if shift is not None:
-            offset = graph.add_constant(f"{made}.shift", shift.astype(kind))
+            offset = graph.add_constant(f"{output}.shift", shift.astype(dtype))
             nodes.append(helper.make_node("Add", [product, offset], [result]))
-        return nodes + ([helper.make_node("Cast", [total], [made], to=TensorProto.FLOAT)] if fused else [])
+        return nodes + ([helper.make_node("Cast", [total], [output], to=TensorProto.FLOAT)] if fused else [])

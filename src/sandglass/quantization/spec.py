@@ -1,4 +1,7 @@
-"""What a target can run in int8, and why not the rest. A backend states its Spec; the plan knows no target."""
+"""The int8 arithmetic of a target: the layers that it can run on integers, and why the others stay in float.
+
+Each backend with int8 declares one `Spec`. A plan does not depend on a target.
+"""
 
 from __future__ import annotations
 
@@ -12,34 +15,39 @@ from sandglass.core.processor import ANY, Processor
 from sandglass.graph.layers import Facts, facts
 from sandglass.quantization.plan import Plan, TensorRange
 
-EXACT_BITS = 7  # of weights whose products with 8 unsigned bits add up in pairs: 2 * 255 * 63 < 2 ** 15
+# Bits of weights with which a sum of two products fits into signed 16 bits. A product is an unsigned byte (at most 255)
+# times a weight: 2 * 255 * 63 = 32,130 < 2 ** 15 with 7 bits, but 2 * 255 * 127 = 64,770 saturates with 8 bits.
+EXACT_BITS = 7
 
 
 def no_exception(layer: Facts) -> str:
-    """Nothing stays in float for the target's sake."""
+    """The default of `Spec.exception`: the target keeps no layer in float."""
     return ""
 
 
 def eight_bits(layer: Facts) -> tuple[int, ...]:
-    """Weights have 8 bits."""
+    """The default of `Spec.bits`: weights have 8 bits."""
     return (8,)
 
 
 def pairs_products(layer: Facts) -> bool:
-    """Whether a fast x86 kernel adds pairs of a layer's products: not a depthwise one, which has one input a sum."""
+    """Whether a fast x86 kernel adds the products of a layer in pairs.
+
+    It does not for a depthwise layer, whose sums have one input channel each.
+    """
     return not layer.channelwise
 
 
 def never(layer: Facts) -> bool:
-    """No layer's sums saturate on any processor."""
+    """The default of `Spec.saturates`: the sums of a layer saturate on no processor."""
     return False
 
 
 @dataclass(frozen=True)
 class Grid:
-    """The integers of an activation: value * factor + shift, rounded, limited to `first` and `last`, minus `zero`.
+    """How a target turns an activation into integers: clip(round(value * factor + shift), first, last) - zero.
 
-    `fused`: one instruction multiplies and adds, so that the result is rounded to float once.
+    With `fused` one instruction multiplies and adds, so that value * factor + shift is rounded to float once.
     """
 
     factor: np.float32
@@ -52,12 +60,14 @@ class Grid:
 
 @dataclass(frozen=True)
 class Arithmetic:
-    """How a target gets from floats to integers and back, where its last bits depend on it.
+    """The details of a target's conversions between float and int8 that decide the last bits of its results.
 
-    `fused_sums`: a sum times its step plus the bias is rounded to float once, as one instruction does. `half_away`:
-    halves are rounded away from zero, not to even. `grid(range, of_layer)` returns the grid of an activation, where the
-    target has one of its own; `of_layer` says that the layer before makes the integers. `ordered_taps`: depthwise
-    layers in float start from the bias and add tap after tap, each rounded once.
+    fused_sums    (integer sum) * step + bias is rounded to float once, because one instruction computes it
+    half_away     halves are rounded away from zero: 2.5 becomes 3; otherwise to the nearest even number: 2
+    grid          grid(tensor_range, of_layer) returns the `Grid` of an activation; `of_layer` says that the layer that
+                  computes the activation writes the integers. None: the grid follows from `Spec.asymmetric`
+    ordered_taps  a depthwise layer in float starts with the bias, adds the taps of its kernel in order, and rounds
+                  each sum to float once
     """
 
     fused_sums: bool = False
@@ -68,16 +78,19 @@ class Arithmetic:
 
 @dataclass(frozen=True)
 class Spec:
-    """Integer arithmetic of a target.
+    """The integer arithmetic of a target.
 
-    `operators` have integer kernels with one scale for each output channel. `asymmetric` activations have a zero
-    point (uint8), the others are signed bytes around zero; `pads` says of these that layers pad with any value.
-    `timed_converting` says that layers are timed with the conversion of what they read, whoever made that. `between`
-    names the operators that integers also flow through when everything around them is rounded. `exception` returns why
-    a layer stays in float, or "". `bits` returns the numbers of weight bits that a layer may have, the largest first:
-    several where the target has different kernels for them. `saturates` returns whether a layer's kernel adds pairs of
-    products in saturating 16 bits on processors where that is faster (see `core.processor`). `arithmetic` is what a
-    simulation does around the sums.
+    operators         operators with integer kernels; their weights have one scale for each output channel
+    asymmetric        activations are uint8 with a zero point; otherwise they are int8, symmetric around 0
+    timed_converting  the profiler's time of a layer includes the conversion of its input to int8
+    between           operators that compute on integers if all tensors around them are rounded, such as Add
+    pads              for symmetric targets: layers can pad with other values than 0
+    exception         returns the reason why a layer stays in float, or ""
+    bits              returns the numbers of weight bits that a layer may have, the largest first; there are several if
+                      the target has different kernels for them
+    saturates         returns whether the kernel of a layer adds pairs of products in saturating 16 bits, on processors
+                      where that is faster (see `core.processor`)
+    arithmetic        the conversions between float and int8 around the sums, for the simulation
     """
 
     operators: tuple[str, ...]
@@ -95,28 +108,31 @@ class Spec:
         return fact.layer.operator in self.operators and not self.exception(fact)
 
     def weight_bits(self, fact: Facts, planned: int) -> int:
-        """Bits of a layer's weights: as planned, or the most that the target's sums hold."""
+        """Bits of a layer's weights: as `planned`, but no more than the target allows."""
         return min(planned, self.bits(fact)[0])
 
     def exact_on(self, processor: Processor) -> Processor:
-        """The kind of processor that sums are exact on, of what is made for `processor`: any where none saturate."""
+        """The kind of processor on which the sums of an artifact made for `processor` are exact.
+
+        It is ANY for a target whose sums never saturate.
+        """
         return ANY if self.saturates is never else processor
 
     def on(self, processor: Processor) -> Spec:
-        """The arithmetic on one kind of processor: weights have at most EXACT_BITS bits where sums would saturate."""
+        """The arithmetic on one kind of processor: weights whose sums would saturate have at most EXACT_BITS bits."""
         if not processor.saturates:
             return self
 
         def bits(fact: Facts) -> tuple[int, ...]:
             offered = self.bits(fact)
-            exact = tuple(dict.fromkeys(min(count, EXACT_BITS) for count in offered))
+            exact = tuple(dict.fromkeys(min(count, EXACT_BITS) for count in offered))  # (8, 6) becomes (7, 6)
             return exact if self.saturates(fact) else offered
 
         return replace(self, bits=bits)
 
 
 def decide(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, str]:
-    """For every layer of the graph "" where it runs in int8 on the target, else the reason why it stays in float."""
+    """For each layer of the graph, by name: "" if it runs in int8 on the target, else the reason why it does not."""
     return {name: _reason(plan, spec, fact) for name, fact in facts(model).items()}
 
 

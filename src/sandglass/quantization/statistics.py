@@ -12,12 +12,15 @@ from sandglass.core.errors import DatasetError, PlanError
 from sandglass.core.parallel import in_threads
 from sandglass.graph.session import GraphSession
 
-NEGLIGIBLE = 1e-30  # below this the step of an 8-bit grid is no normal float32
-BINS = 8192  # after a doubling of the range at least half of them cover the largest value
+NEGLIGIBLE = 1e-30  # largest magnitude of a tensor that counts as 0: its 8-bit step would not be a normal float32
+BINS = 8192  # bins of the histogram of a tensor; after its range doubles, half of them cover the old range
 
 
 class TensorStatistics:
-    """What is kept of one tensor: two numbers and BINS counts, however many images there are."""
+    """The statistics of one tensor: its extremes, and a histogram of its magnitudes with BINS bins.
+
+    Memory does not grow with the number of images. `range` is the upper end of the histogram; `counts` is (BINS,).
+    """
 
     def __init__(self) -> None:
         self.minimum, self.maximum = float("inf"), float("-inf")
@@ -26,38 +29,39 @@ class TensorStatistics:
         self.zeros = 0
 
     def update(self, values: np.ndarray) -> None:
-        """Take in one array. Raises ValueError for values that are not finite."""
+        """Add the values of one array, float32 of any shape. Raises ValueError for values that are not finite."""
         low, high = float(values.min()), float(values.max())
         if not (np.isfinite(low) and np.isfinite(high)):
             raise ValueError("NaN or infinite")
         self.minimum, self.maximum = min(self.minimum, low), max(self.maximum, high)
         self._widen(max(-low, high))
         if self.range > NEGLIGIBLE:
-            magnitudes = np.abs(values.reshape(1, -1))
+            magnitudes = np.abs(values.reshape(1, -1))  # (1, elements), an image for OpenCV
             counts = cv2.calcHist(
                 [magnitudes], [0], None, [BINS], [0, float(np.nextafter(self.range, np.inf)) * 1.000001]
             )
             zeros = magnitudes.size - cv2.countNonZero(magnitudes)
             self.counts += counts.ravel()  # OpenCV 4 returns a column
-            self.counts[0] -= zeros  # zeros are exact in every format; padding and ReLU would drown the rest
+            self.counts[0] -= zeros  # 0 is exact in int8, and the zeros of padding and ReLU outnumber all other values
             self.zeros += zeros
 
     @property
     def largest(self) -> float:
-        """Largest magnitude; 0 for a tensor that has nothing but zeros and underflow."""
+        """Largest magnitude; 0 for a tensor in which all values are negligible."""
         largest = max(-self.minimum, self.maximum)
         return largest if largest > NEGLIGIBLE else 0.0
 
     def histogram(self, bins: int) -> np.ndarray:
         """Counts of non-zero magnitudes in `bins` equal bins over 0 .. largest, (bins,) float64."""
+        # The new bins end between the edges of the old ones: counts are interpolated on the cumulative histogram.
         edges = np.linspace(0, self.range, BINS + 1)
-        cumulative = np.concatenate([[0.0], np.cumsum(self.counts)])
+        cumulative = np.concatenate([[0.0], np.cumsum(self.counts)])  # (BINS + 1,)
         return np.diff(np.interp(np.linspace(0, self.largest, bins + 1), edges, cumulative))
 
     def _widen(self, largest: float) -> None:
         if self.range <= NEGLIGIBLE:
             self.range = largest
-        while largest > self.range:
+        while largest > self.range:  # double the range: each bin takes the counts of two, and the upper half is empty
             self.counts = np.concatenate([self.counts.reshape(-1, 2).sum(1), np.zeros(BINS // 2)])
             self.range *= 2
 
@@ -67,31 +71,29 @@ def gather(
 ) -> dict[str, TensorStatistics]:
     """Run every batch through the graph and collect the statistics of `tensors`, by name.
 
-    In place of the graph a session may be given that returns them.
-
-    Memory does not grow with the number of batches. Tensors of integers and truths, which nothing quantizes, are left
-    out. Raises DatasetError when there is no batch, and PlanError naming the first tensor, in the graph's order, that
-    is NaN or infinite.
+    `graph` is a file, or a session that returns these tensors. Memory does not grow with the number of batches. Only
+    float32 tensors are quantized, so that the others are left out. Raises DatasetError if there is no batch, and
+    PlanError with the name of the first tensor, in the graph's order, that is NaN or infinite.
     """
     statistics = {name: TensorStatistics() for name in tensors}
     session = graph if isinstance(graph, GraphSession) else None
-    seen = False
+    empty = True
     for index, batch in enumerate(batches):
         if session is None:
             session = GraphSession(graph, outputs=[name for name in tensors if name not in batch])
-        seen = True
+        empty = False
         values = {**batch, **session.run(batch)}
         statistics = {name: entry for name, entry in statistics.items() if values[name].dtype == np.float32}
         updates = [(name, entry, values[name], index) for name, entry in statistics.items()]
         for _ in in_threads(_update, updates, "the statistics of a tensor"):
             pass
-    if not seen:
+    if empty:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     return statistics
 
 
 def _update(entry: tuple[str, TensorStatistics, np.ndarray, int]) -> None:
-    """Add a tensor's values on one sample to its statistics. Raises PlanError for one that is NaN or infinite."""
+    """Add the values of a tensor on one sample to its statistics. Raises PlanError for NaN or infinite values."""
     name, statistics, values, index = entry
     try:
         statistics.update(values)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -10,6 +10,7 @@ import numpy as np
 from sandglass.artifacts import parity
 from sandglass.backends import load_backend
 from sandglass.core.errors import InputError
+from sandglass.core.sizes import Size
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import Facts, facts
 from sandglass.graph.work import layer_work
@@ -66,13 +67,27 @@ class SearchInputs:
         """The task's prediction from the outputs for one look."""
         return self.task.decode(outputs, [look.view], self.source.card)[0]
 
+    def predictions(self, outputs: Sequence[Arrays], looks: Sequence[Look]) -> list[Prediction]:
+        """The task's prediction from the outputs for each look."""
+        return [self.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
 
-def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> SearchInputs:
-    """Read the calibration images and the graph. Raises DatasetError, GraphError and InputError."""
+    def agreement(self, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
+        """The task's first measure of fidelity: the mean over the predictions where it is not NaN; NaN without any."""
+        pairs = zip(before, after, strict=True)
+        values = np.array([self.task.agreement(first, second)[self.task.FIDELITY[0]] for first, second in pairs])
+        return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
+
+
+def prepare_inputs(source: Source, backend: str, calibration: Calibration, shape: Size | None = None) -> SearchInputs:
+    """Read the calibration images and the graph.
+
+    Inputs have the card's size, or `shape` (height, width) where the task's inputs may have another. Raises
+    DatasetError, GraphError and InputError.
+    """
     spec = load_backend(backend).SPEC
     if spec is None:
         raise InputError(f"{backend} has no int8 arithmetic", "name another backend")
-    for_ranges, others = calibration_looks(source.card, calibration)
+    for_ranges, others = calibration_looks(source.card, calibration, shape)
     reference = parity.Reference(source, [array for array, _ in for_ranges])
     name = next(iter(reference.inputs))
     model = load_graph(source.graph)

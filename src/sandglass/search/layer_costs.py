@@ -17,7 +17,6 @@ from sandglass.search.costs import LayerCost, LayerVariant
 from sandglass.search.inputs import Arrays, Look, SearchInputs
 from sandglass.search.run import LAYERS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
-from sandglass.tasks import Prediction, Task
 
 # Inputs that each layer is rounded alone on, at most. It bounds the longest stage of a search: a simulation on all of
 # them for each variant of each layer. `inputs_to_try` takes fewer where the network is large.
@@ -45,7 +44,8 @@ def measure_layer_costs(
     `base` is the float artifact. Variants with fewer bits are timed in artifacts of their own.
     """
     bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # the most bits first
-    noises = _measure_noises(inputs, repaired, [(name, count) for name in bits for count in bits[name]], run)
+    variants = [(name, count) for name in bits for count in bits[name]]
+    noises = measure_noises(inputs, repaired, variants, run, SENSITIVITY_SAMPLES)
     float_ms, int8_ms = run.timer.layers_beside(full, base)
     times = {(name, bits[name][0]): int8_ms.get(name, 0.0) for name in bits}
     for count in {count for counts in bits.values() for count in counts[1:]}:
@@ -70,15 +70,18 @@ def measure_layer_costs(
     ]
 
 
-def _measure_noises(
-    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run
+def measure_noises(
+    inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run, most_looks: int
 ) -> dict[Variant, Noise]:
-    """The noise of each variant of a layer that is rounded alone. Simulations are journaled: a killed run continues."""
-    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, SENSITIVITY_SAMPLES))
+    """The noise of each variant of a layer that is rounded alone, on `most_looks` looks or fewer.
+
+    Simulations are journaled: a killed run continues.
+    """
+    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, most_looks))
     expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
-    predictions = _predictions(inputs, looks, expected)
+    predictions = inputs.predictions(expected, looks)
     plan = repaired.plan
-    key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(variant) for variant in variants]}
+    key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(one) for one in variants], "looks": len(looks)}
     journal = Journal[tuple[list[float], float, float]](key)  # changes of the outputs by look, local noise, fidelity
     with journal:
         run.left.expect(LAYERS, len(variants) - len(journal.done), runs=len(looks))
@@ -86,7 +89,7 @@ def _measure_noises(
             if number in journal.done:
                 continue
             outputs, local = _rounded_alone(inputs, repaired, name, bits, looks)
-            fidelity = _mean_agreement(inputs.task, predictions, _predictions(inputs, looks, outputs))
+            fidelity = inputs.agreement(predictions, inputs.predictions(outputs, looks))
             journal.append({number: (output_noise.changes(expected, outputs).tolist(), local, fidelity)})
             decibels = output_noise.decibels(output_noise.noise(expected, outputs))
             run.left.step(LAYERS)
@@ -111,13 +114,3 @@ def _rounded_alone(
     data = repaired.layer_data
     local = data.local_noise(plan, name) if name in data.rows else 0.0
     return output_noise.run(session, [look.inputs for look in looks]), local
-
-
-def _predictions(inputs: SearchInputs, looks: Sequence[Look], outputs: Sequence[Arrays]) -> list[Prediction]:
-    return [inputs.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
-
-
-def _mean_agreement(task: Task, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
-    """The task's first measure of agreement, the mean over the predictions where it has a meaning; NaN if none has."""
-    agreements = [task.agreement(first, second) for first, second in zip(before, after, strict=True)]
-    return float(np.nanmean([agreement[task.FIDELITY[0]] for agreement in agreements]))

@@ -15,6 +15,7 @@ from pathlib import Path
 
 from sandglass.artifacts.artifact import Artifact, load_artifact
 from sandglass.artifacts.find_card import find_card
+from sandglass.artifacts.plan_file import plan_path
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import BudgetError, InputError
 from sandglass.core.files import atomic_folder
@@ -106,7 +107,7 @@ def quantize(
     timer: Timer = CLOCK,
     say: Say = lambda line: None,
 ) -> Quantization:
-    """Write `out/BACKEND-int8`, the float artifact next to it and `out/plan.json`; see the module's docstring.
+    """Write `out/BACKEND-int8`, the float artifact next to it and its plan; see the module's docstring.
 
     `source` is a zoo model's name, a card's path, a float artifact's folder or a Card; `ema` takes the averaged weights
     of the checkpoint. The budget: `max_drop` in points (hundredths) of `metric`, by default the task's first;
@@ -252,7 +253,7 @@ def _accepted(
 
 def _publish(best: Attempt, out: Path, target: Target, replace_old: bool) -> Artifact:
     """Copy the very artifact that was measured to its folder, and write its plan."""
-    best.plan.save(out / "plan.json")
+    best.plan.save(plan_path(out, target))
     with atomic_folder(out / target.folder, replace_old) as folder:
         shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)
     return load_artifact(out / target.folder)

@@ -18,7 +18,7 @@ from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
 from sandglass.quantization.automatic_method import automatic_plan
-from sandglass.quantization.calibration import Calibration, drawn
+from sandglass.quantization.calibration import drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
@@ -26,7 +26,7 @@ from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
 from sandglass.quantization.repairs import UNSEEN, chosen_repairs
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
-from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
@@ -152,15 +152,6 @@ def plan_with(
     rounded = dict(plan.rounded)
     rounded |= {name: repaired.roundings[name, count] for name, count in changed.items() if name in rounded}
     return output_noise.without(replace(plan, layers=layers).with_weights(rounded), reasons)
-
-
-def build_full_int8(source: Source, backend: str, calibration: Calibration, out: Path, say: Say) -> Artifact:
-    """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
-    inputs = prepare_inputs(source, backend, calibration)
-    plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
-    artifact = build_exact(inputs, plan, out, say)
-    plan.save(out / "plan.json")
-    return artifact
 
 
 def build_exact(inputs: SearchInputs, plan: Plan | None, folder: Path, say: Say) -> Artifact:

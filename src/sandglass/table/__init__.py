@@ -1,1 +1,1 @@
-"""Tables of models, backends and precisions: their TOML file, the run that fills them, and how they are written."""
+"""Tables of models, backends and precisions: the TOML file, the run that fills the cells, and the output formats."""

@@ -1,7 +1,6 @@
-"""The files of a table's cells: `cell.json` in the folder of each, and `speed-BACKEND.json` of the cells of a backend.
+"""The files of a table's cells: `cell.json` in each cell's folder, and `speed-BACKEND.json` for the cells of a backend.
 
-A file that does not fit its record, for example one that another version wrote, is as good as none: the cell is made
-again.
+A file that does not fit its record, for example one of another version, is ignored, and the cell is measured again.
 """
 
 from __future__ import annotations
@@ -26,11 +25,11 @@ CELL, SPEED = "cell.json", "speed-{}.json"
 AGAIN = "remove it, and run the command again"
 
 
-class Asked(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """What a cell follows from: a cell is made again when it is asked for with other values.
+class CellInputs(Record, frozen=True, kw_only=True, omit_defaults=True):
+    """The inputs of a cell. A cell is measured again if one of them changes.
 
-    `files` are the hashes of the model's files, `data` is the fingerprint of the dataset. `calibration` is fingerprint,
-    size, method and seed, and `budget` the most points and the least fidelity of a search.
+    `files` are the SHA-256 hashes of the model's files, and `data` is the fingerprint of the dataset. `calibration` is
+    (fingerprint, size, method, seed). `budget` is (largest drop in points, smallest fidelity) of a search.
     """
 
     card: JsonObject
@@ -42,19 +41,19 @@ class Asked(Record, frozen=True, kw_only=True, omit_defaults=True):
 
 
 class EmptyCell(Record, frozen=True):
-    """A cell without a result, and why."""
+    """A cell without a result, with the reason."""
 
-    asked: Asked
+    inputs: CellInputs = field(name="asked")
     reason: str
 
 
 class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
     """A cell with the evaluation of its artifact.
 
-    `metrics` are by name. `verdict` and `int8_share_of_macs` are those of a search.
+    `metrics` has the metrics by name. `verdict` and `int8_share_of_macs` (0 to 1) are the results of a search.
     """
 
-    asked: Asked
+    inputs: CellInputs = field(name="asked")
     model: str
     input: tuple[int, int]
     backend: str
@@ -72,16 +71,16 @@ class MeasuredCell(Record, frozen=True, kw_only=True, omit_defaults=True):
 
     @property
     def task_predictions(self) -> list[Prediction]:
-        """The predictions as those of the task, which adds fields to the ones that all tasks have."""
+        """The predictions with the type of the task's predictions, which have more fields."""
         return cast("list[Prediction]", self.predictions)
 
     @property
     def artifact_sha256(self) -> str:
-        """The hash of the artifact that was evaluated."""
+        """The hash of the manifest of the evaluated artifact; "" if it is unknown."""
         return str(self.origin.get("artifact_sha256", ""))
 
     def results(self) -> JsonObject:
-        """The evaluation as JSON-able data, without its predictions."""
+        """The evaluation as JSON data, without its predictions."""
         return {name: value for name, value in to_data(self).items() if name not in ("asked", "predictions")}
 
 
@@ -95,7 +94,7 @@ class Latency(Record, frozen=True):
 
 
 class Timing(Record, frozen=True, kw_only=True, omit_defaults=True):
-    """The speed of an artifact, with the conditions under which it was measured."""
+    """The speed of an artifact, and the conditions of the measurement."""
 
     model: str
     input: tuple[int, int]
@@ -114,9 +113,11 @@ class Timing(Record, frozen=True, kw_only=True, omit_defaults=True):
     command: str
 
 
-def measured_cell(asked: Asked, evaluation: Evaluation, verdict: str = "", share: float | None = None) -> MeasuredCell:
-    """The record of an evaluation, with the verdict and the share of work in int8 of a search."""
-    fields = {**evaluation.to_dict(), "predictions": evaluation.predictions, "asked": to_data(asked)}
+def measured_cell(
+    inputs: CellInputs, evaluation: Evaluation, verdict: str = "", share: float | None = None
+) -> MeasuredCell:
+    """The record of an evaluation. `verdict` and `share` (of multiply-accumulates in int8, 0 to 1) are of a search."""
+    fields = {**evaluation.to_dict(), "predictions": evaluation.predictions, "asked": to_data(inputs)}
     search = {"verdict": verdict, "int8_share_of_macs": share}
     return to_record({**fields, **search}, MeasuredCell, CELL, ArtifactError, AGAIN)
 
@@ -132,7 +133,7 @@ def write_cell(folder: Path, cell: EmptyCell | MeasuredCell) -> None:
 
 
 def read_cell(folder: Path) -> EmptyCell | MeasuredCell | None:
-    """The cell in `folder`; None where there is none, or its file does not fit."""
+    """The cell in `folder`, or None if there is no file or the file is invalid."""
     path = folder / CELL
     try:
         data = read_json(path, ArtifactError)
@@ -144,12 +145,12 @@ def read_cell(folder: Path) -> EmptyCell | MeasuredCell | None:
 
 
 def write_timings(path: Path, timings: Sequence[Timing]) -> None:
-    """Write the speeds of the cells of a backend."""
+    """Write the speeds of a backend's cells to one file."""
     write_json(path, [to_data(entry) for entry in timings])
 
 
 def read_timings(path: Path) -> list[Timing]:
-    """The speeds of the cells of a backend; none where there is no such file, or it does not fit."""
+    """The speeds of a backend's cells; an empty list if there is no file or the file is invalid."""
     try:
         data = read_json(path, ArtifactError)
         entries = data if isinstance(data, list) else []

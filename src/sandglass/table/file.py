@@ -1,4 +1,4 @@
-"""The TOML file of a table: models down, backends and precisions across. The fields are described in docs/table.md."""
+"""The TOML file of a table of models, backends and precisions. docs/table.md describes the fields."""
 
 from __future__ import annotations
 
@@ -28,44 +28,48 @@ HELP = "see docs/table.md"
 
 Positive = Annotated[int, Meta(ge=1)]
 MaxDrop = Annotated[
-    Annotated[float, Meta(ge=0, le=100)] | None, Meta(description="int8 is searched for: the most points it may lose")
+    Annotated[float, Meta(ge=0, le=100)] | None,
+    Meta(description="largest drop of the metric in points (hundredths); starts a search for the fastest int8"),
 ]
 MinFidelity = Annotated[
-    Annotated[float, Meta(ge=0, le=1)] | None, Meta(description="the least agreement with fp32 that a search keeps")
+    Annotated[float, Meta(ge=0, le=1)] | None,
+    Meta(description="smallest agreement with fp32 that the search must keep, 0 to 1"),
 ]
 Images = Annotated[Path | None, Meta(description="folder or file, relative to the table")]
 Annotations = Annotated[Path | None, Meta(description="relative to the table")]
 
 
 class DataEntry(Record, frozen=True):
-    """The dataset that a row is evaluated on, with the options of the command line."""
+    """The dataset for the evaluation of a row. The fields are the options of `sandglass evaluate`."""
 
     dataset: str
     images: Images = None
     annotations: Annotations = None
     detections: Annotations = None
-    limit: Annotated[Positive | None, Meta(description="images, drawn by the seed (default all)")] = None
-    seed: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="of the draw")] = None
+    limit: Annotated[Positive | None, Meta(description="number of images, a random subset (default: all)")] = None
+    seed: Annotated[Annotated[int, Meta(ge=0)] | None, Meta(description="random seed of the subset (default: 0)")] = (
+        None
+    )
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown dataset."""
         _check_known("dataset is", self.dataset, discover.names("datasets"))
 
     def load(self) -> Dataset:
-        """The dataset; raises DatasetError."""
+        """Load the dataset. Raises DatasetError for missing or damaged files."""
         names = ("images", "annotations", "detections", "limit", "seed")
         options = {name: value for name in names if (value := getattr(self, name)) is not None}
         return load_dataset(self.dataset, **options)
 
 
 class CalibrationEntry(Record, frozen=True):
-    """The images that int8 is calibrated on: a dataset, or a folder of photos if no dataset is named."""
+    """The images for the calibration of int8: a dataset, or a folder of photos if no dataset is named."""
 
     dataset: Annotated[str | None, Meta(description="format of the images (default: a folder of photos)")] = None
     images: Images = None
     annotations: Annotations = None
-    size: Annotated[Positive, Meta(description="samples")] = 64
-    method: Annotated[str, Meta(description="of thresholds")] = AUTO
+    size: Annotated[Positive, Meta(description="number of samples (default: 64)")] = 64
+    method: Annotated[str, Meta(description="method for the thresholds (default: auto)")] = AUTO
 
     def __post_init__(self) -> None:
         """Raises ValueError for an unknown dataset or method, and for annotations of no dataset."""
@@ -76,7 +80,7 @@ class CalibrationEntry(Record, frozen=True):
         _check_known("method is", self.method, (AUTO, *METHODS))
 
     def load(self, task: Task) -> Calibration:
-        """The calibration set for a task; raises DatasetError."""
+        """Load the calibration set for a task. Raises DatasetError for missing or damaged files."""
         if self.dataset is None and self.images is not None:
             return Calibration(load_photos(task.READS, self.images, self.size), self.size, self.method)
         paths = {name: path for name in ("images", "annotations") if (path := getattr(self, name)) is not None}
@@ -85,11 +89,11 @@ class CalibrationEntry(Record, frozen=True):
 
 
 class RowEntry(Record, frozen=True, kw_only=True):
-    """One model with its data, as the file has it."""
+    """One model with its data, as written in the file."""
 
     model: Annotated[str, Meta(description="a zoo name, a model card, or an OpenMMLab config")]
     checkpoint: Annotated[Path | None, Meta(description="trained weights, relative to the table")] = None
-    ema: Annotated[bool, Meta(description="take the averaged weights of the checkpoint")] = False
+    ema: Annotated[bool, Meta(description="use the averaged (EMA) weights of the checkpoint")] = False
     data: DataEntry
     calibration: CalibrationEntry | None = None
     max_drop: MaxDrop = None
@@ -97,7 +101,7 @@ class RowEntry(Record, frozen=True, kw_only=True):
 
 
 class TableFile(Record, frozen=True, kw_only=True):
-    """The content of a table's file: every row is made for each of `backends` in each of `precisions`."""
+    """The content of a table's file: each model in `row` is built for each of `backends` in each of `precisions`."""
 
     backends: Annotated[list[str], Meta(min_length=1)]
     precisions: Annotated[list[str], Meta(min_length=1)] = field(default_factory=lambda: ["fp32", "int8"])
@@ -106,7 +110,7 @@ class TableFile(Record, frozen=True, kw_only=True):
     row: Annotated[list[RowEntry], Meta(min_length=1)]
 
     def __post_init__(self) -> None:
-        """Raises ValueError for an unknown backend, and for a precision that none of the backends has."""
+        """Raises ValueError for an unknown backend, and for a precision that no listed backend supports."""
         for name in self.backends:
             _check_known("backends has", name, discover.names("backends"))
         known = {precision for name in self.backends for precision in load_backend(name).PRECISIONS}
@@ -116,9 +120,10 @@ class TableFile(Record, frozen=True, kw_only=True):
 
 @dataclass(frozen=True)
 class Row:
-    """One model with its data. `budget` is None where int8 is not searched for but all layers are in it.
+    """One model with its data.
 
-    `ema` takes the averaged weights of the checkpoint. Without `calibration` there is no int8.
+    With a `budget`, int8 is the result of a search. Without one, every layer that can run in int8 does. Without
+    `calibration` there are no int8 cells. `ema` selects the averaged weights of the checkpoint.
     """
 
     card: Card
@@ -129,40 +134,44 @@ class Row:
     ema: bool = False
 
     def load_data(self) -> Dataset:
-        """The dataset to evaluate on; raises DatasetError."""
+        """Load the dataset for the evaluation. Raises DatasetError for missing or damaged files."""
         return self.data.load()
 
     def load_calibration(self) -> Calibration | None:
-        """The calibration set, None where the row has none; raises DatasetError."""
+        """Load the calibration set; None if the row has none. Raises DatasetError for missing or damaged files."""
         return self.calibration.load(load_task(self.card.task)) if self.calibration else None
 
 
 @dataclass(frozen=True)
 class Table:
-    """Every row is made for each of `backends` in each of `precisions`."""
+    """A table: each of `rows` is built for each of `backends` in each of `precisions`."""
 
     rows: tuple[Row, ...]
     backends: tuple[str, ...]
     precisions: tuple[str, ...]
 
     def targets(self) -> list[Target]:
-        """Backends and precisions, each with each."""
+        """All pairs of a backend and a precision."""
         return [Target(backend, precision) for backend in self.backends for precision in self.precisions]
 
 
 def read_table(path: Path) -> Table:
-    """Read a table's file; paths in it are relative to its folder.
+    """Read a table's file. Paths in it are relative to its folder.
 
-    Raises InputError naming the file, the field and the value for what is missing, unknown or of the wrong type, and
-    for two rows of one name.
+    Raises InputError, with the file, the field and the value, for a missing or unknown field, a value of the wrong
+    type, and two rows with the same model.
     """
     content = read_toml_record(path, TableFile, "table", InputError, HELP)
     rows = tuple(_row(f"{path}: row[{i}]", path.parent, entry, content) for i, entry in enumerate(content.row))
     names = [row.card.name for row in rows]
     if wrong := [name for name in names if not is_plain_name(name)]:
-        raise InputError(f"{path}: a row has the model {wrong[0]!r}, whose name cannot be the name of its folder", HELP)
+        raise InputError(
+            f"{path}: the model name {wrong[0]!r} cannot be the name of a folder", "change `name` in the model card"
+        )
     if twice := [name for name in names if names.count(name) > 1]:
-        raise InputError(f"{path}: two rows have the model {twice[0]!r}, expected each once", HELP)
+        raise InputError(
+            f"{path}: two rows have the model {twice[0]!r}", "remove one row, or change `name` in one of the cards"
+        )
     return Table(rows, tuple(dict.fromkeys(content.backends)), tuple(dict.fromkeys(content.precisions)))
 
 
@@ -179,13 +188,13 @@ def _card(where: str, folder: Path, model: str) -> Card:
 
 
 def _budget(where: str, card: Card, entry: RowEntry, table: TableFile) -> Budget | None:
-    """The budget of a row: its own fields, else those of the table, else the least fidelity of the task."""
+    """The budget of a row: its own fields, or those of the table; the default fidelity is that of the task."""
     drop = table.max_drop if entry.max_drop is None else entry.max_drop
     fidelity = table.min_fidelity if entry.min_fidelity is None else entry.min_fidelity
     if drop is not None:
         return Budget.of_task(load_task(card.task), drop, min_fidelity=fidelity)
     if fidelity is not None:
-        raise InputError(f"{where}: min_fidelity is part of a search, expected max_drop with it", HELP)
+        raise InputError(f"{where}: min_fidelity has no effect without max_drop", "add max_drop, or remove it")
     return None
 
 

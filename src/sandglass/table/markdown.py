@@ -1,4 +1,4 @@
-"""Rows to Markdown. A row is a mapping from column to text; a column that no row fills is left out."""
+"""Rows as a Markdown table. A row maps column names to text; a column exists if at least one row names it."""
 
 from __future__ import annotations
 
@@ -8,7 +8,7 @@ Row = dict[str, str]
 
 
 def markdown(rows: Sequence[Mapping[str, str]]) -> str:
-    """A Markdown table with aligned columns, in the order in which the rows name them."""
+    """A Markdown table with aligned columns, in the order in which the rows first name them."""
     columns = columns_of(rows)
     lines = [columns, *([row.get(column, "") for column in columns] for row in rows)]
     widths = [max(3, *(len(line[i]) for line in lines)) for i in range(len(columns))]
@@ -19,7 +19,7 @@ def markdown(rows: Sequence[Mapping[str, str]]) -> str:
 
 
 def columns_of(rows: Sequence[Mapping[str, str]]) -> list[str]:
-    """All columns, in the order in which the rows name them."""
+    """All column names, in the order in which the rows first name them."""
     return list(dict.fromkeys(column for row in rows for column in row))
 
 

@@ -1,4 +1,4 @@
-"""A matrix as a table: the precisions of a model and backend side by side, as Markdown, CSV and JSON-able data."""
+"""A filled table as Markdown, CSV and JSON data, with the precisions of a model and backend side by side."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from sandglass.tasks import load_task
 
 
 def sides(lines: Sequence[Line]) -> list[tuple[Line, list[Cell]]]:
-    """For each model and backend its cells, one a precision."""
+    """For each model and backend, its line and its cells, one for each precision."""
     return [
         (line, [cell for cell in line.cells if cell.target.backend == backend])
         for line in lines
@@ -24,7 +24,7 @@ def sides(lines: Sequence[Line]) -> list[tuple[Line, list[Cell]]]:
 
 
 def table_row(line: Line, cells: Sequence[Cell]) -> Row:
-    """A line of the Markdown table: what cannot be filled is said in its last column."""
+    """A row of the Markdown table. Its last column gives the reasons for empty cells."""
     metric, (height, width) = first_metric(line), line.row.card.input.size
     row = {
         "model": line.row.card.name,
@@ -52,29 +52,29 @@ def _interval(metric: Interval) -> str:
 
 
 def _subset(cells: Sequence[Cell]) -> Row:
-    """The column that says which part of its dataset was measured."""
+    """The column with the measured subset of the dataset; empty if all of it was measured."""
     return next((part(cell.result.protocol) for cell in cells if cell.result), {})
 
 
 def first_metric(line: Line) -> str:
-    """The metric that a model's task is known by."""
+    """The first metric of the model's task."""
     return load_task(line.row.card.task).METRICS[0]
 
 
 def median(cell: Cell) -> float | None:
-    """Milliseconds; None where the cell was not timed."""
+    """The median latency in milliseconds; None if the cell was not timed."""
     return cell.speed.latency_ms.median if cell.speed else None
 
 
 def to_float(cell: Cell, cells: Sequence[Cell]) -> float | None:
-    """Its latency over that of float on the same backend; None where either is missing."""
-    base = next((median(other) for other in cells if other.target.precision == FLOAT), None)
-    mine = median(cell)
-    return mine / base if mine and base else None
+    """The cell's latency over that of float on the same backend; None if one of them is missing."""
+    float_median = next((median(other) for other in cells if other.target.precision == FLOAT), None)
+    cell_median = median(cell)
+    return cell_median / float_median if cell_median and float_median else None
 
 
 def empty(cells: Sequence[Cell]) -> str:
-    """Why cells of a line are empty."""
+    """The reasons for the empty cells of a line, with their precisions; "" if none is empty."""
     reasons = {cell.target.precision: cell.reason or cell.speed_reason for cell in cells}
     if len(reasons) > 1 and len(set(reasons.values())) == 1:
         return next(iter(reasons.values()))
@@ -82,36 +82,37 @@ def empty(cells: Sequence[Cell]) -> str:
 
 
 def table_rows(lines: Sequence[Line]) -> list[Row]:
-    """A row for each model and backend."""
+    """One row for each model and backend."""
     return [table_row(line, cells) for line, cells in sides(lines)]
 
 
 def conditions(lines: Sequence[Line], machine: Mapping[str, object]) -> str:
-    """The protocol of each model, and the machine."""
+    """The text under the table: the protocol of each model, and the machine."""
     protocols = "".join(f"{line.row.card.name}: {_conditions(line)}.\n" for line in lines)
     return (
         f"{protocols}{machine_text(machine)}\n"
-        "Intervals are bootstrapped over images; a change is paired with fp32 on the same backend. "
-        "Latency is inference alone, batch 1, the median of interleaved bursts."
+        "Intervals are bootstrapped over images; a change is the paired difference to fp32 on the same backend. "
+        "Latency is inference only, batch 1, the median over bursts in which the artifacts take turns."
     )
 
 
 def _conditions(line: Line) -> str:
-    """The protocol of a model's evaluation, and how its int8 was made."""
+    """The protocol of a model's evaluation, and the way its int8 was found."""
     protocol = next((cell.result.protocol for cell in line.cells if cell.result), {})
     texts = [protocol_text(protocol, "; ")] if protocol else []
     if any(cell.artifact and cell.target.precision == "int8" for cell in line.cells):
         budget = line.row.budget
         texts.append(
-            f"int8: searched, at most {budget.max_drop:g} points and a fidelity of at least {budget.min_fidelity:g}"
+            f"int8: search with a drop of at most {budget.max_drop:g} points and a fidelity of at least "
+            f"{budget.min_fidelity:g}"
             if budget
-            else "int8: every layer that can be, repaired"
+            else "int8: the default of `sandglass deploy`"
         )
     return "; ".join(texts) or "nothing was measured"
 
 
 def numbers(lines: Sequence[Line]) -> list[dict[str, object]]:
-    """Every cell as JSON-able data: the evaluation, change, speed, bytes, or the reason."""
+    """Each cell as JSON data: evaluation, change, speed and bytes, or the reason why it is empty."""
     return [
         {
             "model": line.row.card.name,
@@ -129,7 +130,7 @@ def numbers(lines: Sequence[Line]) -> list[dict[str, object]]:
 
 
 def comma_separated(lines: Sequence[Line]) -> str:
-    """The table as CSV, one number a column, empty where there is none."""
+    """The table as CSV, with one number in each column; a missing number is empty."""
     rows = [csv_row(line, cells) for line, cells in sides(lines)]
     stream = io.StringIO()
     writer = csv.DictWriter(stream, list(dict.fromkeys(key for row in rows for key in row)), lineterminator="\n")
@@ -139,7 +140,7 @@ def comma_separated(lines: Sequence[Line]) -> str:
 
 
 def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, object]:
-    """A line with a column for each number; changes are in points."""
+    """A row of the CSV file, with a column for each number. Changes are in points."""
     metric, (height, width) = first_metric(line), line.row.card.input.size
     row: dict[str, object] = {"model": line.row.card.name, "height": height, "width": width,
                               "backend": cells[0].target.backend, "metric": metric}  # fmt: skip
@@ -156,7 +157,7 @@ def csv_row(line: Line, cells: Sequence[Cell]) -> dict[str, object]:
 
 
 def _columns(name: str, interval: Interval | None, factor: float = 1) -> dict[str, object]:
-    """The columns of a value with its interval, which are empty where there is none."""
+    """The columns of a value and its interval; empty texts without a value."""
     return {
         f"{name} {key}".removesuffix(" value"): factor * interval[key] if interval else ""
         for key in ("value", "low", "high")

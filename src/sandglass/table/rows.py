@@ -1,4 +1,4 @@
-"""Rows of tables: what of a model, an artifact, an evaluation, a measurement, an inspection or a trial is shown."""
+"""Rows of tables for models, artifacts, evaluations, speeds, inspected layers and trials of tuning."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ from sandglass.metrics import Interval
 from sandglass.sources.card import Card
 from sandglass.table.markdown import Row
 
-OWN_COLUMN = {"precision": "precision (metric)"}  # the other one is fp32 or int8
+OWN_COLUMN = {"precision": "precision (metric)"}  # the column `precision` says fp32, fp16 or int8
 
 
 def identity(artifact: Artifact) -> Row:
-    """The first columns of every row: model, input size, backend and precision."""
+    """The first columns of a row for an artifact: model, input size, backend and precision."""
     shapes = artifact.shapes or (artifact.card.input.size,)
     return {
         "model": artifact.card.name,
@@ -32,23 +32,23 @@ def identity(artifact: Artifact) -> Row:
 
 
 def failed_row(artifact: Artifact, error: Exception) -> Row:
-    """An artifact that could not be measured, and why."""
+    """The row of an artifact that could not be measured, with the error."""
     return {**identity(artifact), "failed": str(error)}
 
 
 def part(protocol: Mapping[str, object]) -> Row:
-    """A column that marks a result on a part of its dataset, and says how that part was drawn."""
+    """The column `subset` for a result on a subset of its dataset: its size and how it was drawn; otherwise empty."""
     return {"subset": str(protocol["subset"])} if protocol.get("partial") else {}
 
 
 def metric_cells(metrics: Mapping[str, Interval], names: Sequence[str]) -> Row:
-    """Values of metrics by name, three digits; a metric without truths (-1 in COCO) reads "n/a"."""
+    """Values of metrics by name, with three digits; a metric without ground truth (-1 in COCO) becomes "n/a"."""
     values = {name: metrics[name]["value"] for name in names}
     return {OWN_COLUMN.get(name, name): "n/a" if value < 0 else f"{value:.3f}" for name, value in values.items()}
 
 
 def evaluation_row(evaluation: Evaluation) -> Row:
-    """All metrics of one evaluation, the first one with its interval and with the threshold that it was found at."""
+    """All metrics of one evaluation. The first one has its interval, and its score threshold if it depends on one."""
     names = list(evaluation.metrics)
     first = evaluation.metrics[names[0]]
     return {
@@ -62,7 +62,7 @@ def evaluation_row(evaluation: Evaluation) -> Row:
 
 
 def speed_row(speed: Speed, fastest: float) -> Row:
-    """Latency, throughput and memory, and the ratio to the fastest of the run."""
+    """Latency, throughput and memory of an artifact. `fastest` is the smallest median of all, in milliseconds."""
     widened = speed.artifact.precision == "fp16" and not host.half_arithmetic()
     return {
         **identity(speed.artifact),
@@ -75,17 +75,17 @@ def speed_row(speed: Speed, fastest: float) -> Row:
         "peak MiB": f"{speed.peak_memory:.0f}",
         "runs": str(speed.runs),
         **({"tuned for": speed.tuned_for} if speed.tuned_for else {}),
-        **({"note": "no half arithmetic on this processor: fp16 gains size, not speed"} if widened else {}),
+        **({"note": "this processor has no fp16 arithmetic: fp16 saves memory, not time"} if widened else {}),
     }
 
 
 def change(difference: Interval) -> str:
-    """A paired difference with its interval, in points."""
+    """A paired difference with its interval, in points (hundredths)."""
     return f"{100 * difference['value']:+.2f} ({100 * difference['low']:+.2f} .. {100 * difference['high']:+.2f})"
 
 
 def megabytes(size: int) -> str:
-    """A size on disk in MB of 10^6 bytes."""
+    """A size in bytes as MB of 10^6 bytes."""
     return f"{size / 1e6:.2f}"
 
 
@@ -94,9 +94,9 @@ def evaluation_rows(
     changes: Sequence[Mapping[str, Interval] | None],
     speeds: Sequence[Sequence[Speed]] = (),
 ) -> list[Row]:
-    """A row for each evaluation; with a column for the change where there is a float result to compare with.
+    """One row for each evaluation, with its change against float if there is a float result.
 
-    `speeds` are those of each result's artifact, one for each of its shapes.
+    `speeds` has, for each result, the speeds of its artifact, one for each input shape.
     """
     rows: list[Row] = []
     for result, difference, timed in zip(results, changes, speeds or [()] * len(results), strict=True):
@@ -109,7 +109,7 @@ def evaluation_rows(
 
 
 def speed_rows(speeds: Sequence[Speed]) -> list[Row]:
-    """A row for each measurement; after those of an artifact's shapes the mean over the images they were chosen for."""
+    """One row for each measurement. The rows of an artifact's input shapes end with the mean, weighted by images."""
     fastest = min(speed.median for speed in speeds)
     rows: list[Row] = []
     for artifact, group in groupby(speeds, key=lambda speed: speed.artifact):
@@ -123,7 +123,7 @@ def speed_rows(speeds: Sequence[Speed]) -> list[Row]:
 
 
 def throughput_cells(speeds: Sequence[Speed]) -> Row:
-    """Batch and images a second: of an artifact with several shapes the mean over the images they were chosen for."""
+    """Batch size and images per second; for several input shapes the mean, weighted by the images of each shape."""
     if not speeds:
         return {}
     rate = mean_throughput(speeds) if speeds[0].shape else speeds[0].throughput
@@ -131,7 +131,7 @@ def throughput_cells(speeds: Sequence[Speed]) -> Row:
 
 
 def model_row(card: Card) -> Row:
-    """A zoo model: its task, its input size and the metrics that its publisher reports."""
+    """The row of a zoo model: task, input size, and the metrics that its publisher reports."""
     height, width = card.input.size
     return {
         "model": card.name,
@@ -143,7 +143,7 @@ def model_row(card: Card) -> Row:
 
 
 def doctor_row(backend: Mapping[str, Any]) -> Row:
-    """A backend: whether it can be used here, and the command that installs it."""
+    """The row of a backend: whether it can be used here, or the command that installs it."""
     return {
         "backend": backend["backend"],
         "usable": "yes" if backend["usable"] else "no",
@@ -154,7 +154,7 @@ def doctor_row(backend: Mapping[str, Any]) -> Row:
 
 
 def inspection_rows(inspection: Inspection) -> list[Row]:
-    """The layers that the runtime executes, in order: arithmetic, shares of compute and time, and the reason."""
+    """One row for each layer, in the order of execution: arithmetic, shares of compute and time, and the reason."""
     known, slower, total = inspection.float_times(), inspection.slower(), inspection.time
     rows: list[Row] = []
     for run in inspection.runs:
@@ -175,15 +175,15 @@ def inspection_rows(inspection: Inspection) -> list[Row]:
 
 
 def trial_row(trial: Trial) -> Row:
-    """One trial of tuning: the settings, how fast they are, and whether they were accepted."""
+    """The row of one trial of tuning: the settings, their speed, and the verdict."""
     return {
-        "tried": trial.changed,
+        "trial": trial.changed,
         "threads": str(trial.threads),
         "batch": str(trial.batch),
         "processes": str(trial.processes),
         "ms": "" if trial.milliseconds is None else f"{trial.milliseconds:.2f}",
         "images/s": "" if trial.throughput is None else f"{trial.throughput:.1f}",
-        "against the best before": "" if trial.ratio is None else f"{trial.ratio:.2f}",
+        "relative to best": "" if trial.ratio is None else f"{trial.ratio:.2f}",
         "verdict": trial.verdict,
     }
 

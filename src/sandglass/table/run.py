@@ -1,7 +1,7 @@
-"""A matrix of models, backends and precisions in one go, which a killed run goes on with.
+"""Fill a table of models, backends and precisions. The run is resumable.
 
-Each cell has a folder of its own in `out/MODEL`, and in it, written last, `cell.json`: what was measured, or why there
-is nothing. A later run makes again only the cells whose model, data or search is another one by then.
+Each cell has a folder in `out/MODEL`. `cell.json`, written last, holds its measurements or the reason why it is empty.
+A later run repeats only the cells whose model, data or budget changed.
 """
 
 from __future__ import annotations
@@ -39,12 +39,10 @@ from sandglass.measure.evaluation import Progress, evaluate, has_truths
 from sandglass.metrics import Change
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.search.quantize import quantize
-from sandglass.search.trials import build_full_int8
-from sandglass.sources.card import Card
-from sandglass.sources.prepare import find_checkpoint, prepared_source
+from sandglass.sources.prepare import find_checkpoint
 from sandglass.table.cells import (
     SPEED,
-    Asked,
+    CellInputs,
     EmptyCell,
     MeasuredCell,
     Timing,
@@ -66,23 +64,24 @@ REASONS = {
     BudgetError: "budget missed",
     DatasetError: "no data",
     CheckpointError: "no checkpoint",
-    ParityError: "disagrees with the graph",
+    ParityError: "wrong outputs",
     CrashError: "crashed",
 }
-# Another run would end in the same error. After any other error the next run tries the cell again.
-KEPT = (UnsupportedOperator, BudgetError, ParityError)
+# Another run would end with the same error, so the cell stays empty. After any other error the next run tries again.
+LASTING = (UnsupportedOperator, BudgetError, ParityError)
+NewProgress = Callable[[str, str], Progress]  # starts the progress of a step: its label, and the unit of its parts
 
 
-def _silent(label: str) -> Progress:
+def _silent(label: str, unit: str) -> Progress:
     return lambda done, total: None
 
 
 @dataclass(frozen=True)
 class Cell:
-    """What became of one target of a row: a measured artifact, or the reason why there is none.
+    """The result for one target of a row: a measured artifact, or the reason why there is none.
 
-    `change` is the paired change of each metric against float on the same backend. `reason` says why there is no
-    artifact, `speed_reason` why an artifact has no speed.
+    `change` is the paired change of each metric against float on the same backend. `reason` says why the cell has no
+    artifact, and `speed_reason` why an artifact has no speed.
     """
 
     target: Target
@@ -102,21 +101,20 @@ class Line:
     cells: tuple[Cell, ...]
 
 
-def deploy_all(
-    table: Table, out: Path, *, say: Say = lambda line: None, progress: Callable[[str], Progress] = _silent
-) -> list[Line]:
-    """Make, evaluate and time every cell that `out` does not hold already; what stops one cell stops no other.
+def deploy_all(table: Table, out: Path, *, say: Say = lambda line: None, progress: NewProgress = _silent) -> list[Line]:
+    """Build, evaluate and time each cell that is not in `out` yet. An error in one cell does not stop the others.
 
-    Latencies come last, the precisions of a row and backend interleaved. Raises BusyError where another run works in
-    `out`.
+    Latencies are measured last; the precisions of a row and backend take turns. `say` gets lines of progress, and
+    `progress(label, unit)` returns the function that gets the finished and total parts of a step. Raises BusyError if
+    another run works in `out`.
     """
     with locked_folder(out):
         return _deploy_all(table, out, say, progress)
 
 
-def _deploy_all(table: Table, out: Path, say: Say, progress: Callable[[str], Progress]) -> list[Line]:
+def _deploy_all(table: Table, out: Path, say: Say, progress: NewProgress) -> list[Line]:
     total, number = len(table.rows) * len(table.targets()), 0
-    found: list[tuple[Row, list[Cell]]] = []
+    filled: list[tuple[Row, list[Cell]]] = []
     for row in table.rows:
         data, calibration = _loaded(row.load_data), _loaded(row.load_calibration)
         cells = []
@@ -124,13 +122,13 @@ def _deploy_all(table: Table, out: Path, say: Say, progress: Callable[[str], Pro
             number += 1
             name = f"{number}/{total} {row.card.name} {target}"
             work = _Work(row, target, out / row.card.name / target.folder, data, calibration)
-            cells.append(work.run(name, say, progress(name)))
-        found.append((row, _with_changes(row, cells, data)))
-    return [Line(row, tuple(_with_speeds(cells, out / row.card.name, say, progress))) for row, cells in found]
+            cells.append(work.run(name, say, progress(name, "samples")))
+        filled.append((row, _with_changes(row, cells, data)))
+    return [Line(row, tuple(_with_speeds(cells, out / row.card.name, say, progress))) for row, cells in filled]
 
 
 def _loaded(load: Callable[[], T]) -> T | SandglassError:
-    """What is loaded, or the error that stopped it."""
+    """The result of `load`, or the error that stopped it."""
     try:
         return load()
     except SandglassError as error:
@@ -138,13 +136,13 @@ def _loaded(load: Callable[[], T]) -> T | SandglassError:
 
 
 def reason(error: SandglassError) -> str:
-    """Why a cell is empty: the kind of reason, and the error."""
+    """The reason for an empty cell: the kind of error, and the error."""
     return f"{REASONS.get(type(error), 'failed')}: {error}"
 
 
 @dataclass(frozen=True)
 class _Work:
-    """One cell to be made in `folder`; `data` and `calibration` may be the errors that stopped their loading."""
+    """One cell to fill in `folder`. `data` and `calibration` hold an error if they could not be loaded."""
 
     row: Row
     target: Target
@@ -153,40 +151,40 @@ class _Work:
     calibration: Calibration | SandglassError | None
 
     def run(self, name: str, say: Say, progress: Progress) -> Cell:
-        """The cell as it is in its folder, or made anew."""
+        """The finished cell in the folder if its inputs did not change; otherwise a new one."""
         try:
             self.check()
-            asked = self.asked()
-            if done := self.done(asked):
-                say(f"{name}: done before")
-                return done
-            say(f"{name}: begins")
+            inputs = self.inputs()
+            if finished := self.finished(inputs):
+                say(f"{name}: finished before")
+                return finished
+            say(f"{name}: building and evaluating")
             sweep(self.folder)
-            artifact, result = self.make(asked, say, progress)
+            artifact, result = self.fill(inputs, say, progress)
         except SandglassError as error:
             say(f"{name}: {reason(error)}")
-            if isinstance(error, KEPT):
-                write_cell(self.folder, EmptyCell(self.asked(), reason(error)))
+            if isinstance(error, LASTING):
+                write_cell(self.folder, EmptyCell(self.inputs(), reason(error)))
             return Cell(self.target, reason=reason(error))
         write_cell(self.folder, result)
         return Cell(self.target, artifact, result)
 
     def check(self) -> None:
-        """Raises what is known to stop the cell before anything is made."""
+        """Raise the errors that are known before anything is built."""
         backend = load_backend(self.target.backend)
         if self.target.precision not in backend.PRECISIONS:
-            has = ", ".join(backend.PRECISIONS)
-            raise InputError(f"{self.target.backend} has no {self.target.precision}", f"it has {has}")
+            known = ", ".join(backend.PRECISIONS)
+            raise InputError(f"{self.target.backend} does not support {self.target.precision}", f"it supports {known}")
         backend.available()
         for loaded in (self.data, self.calibration if self.integer else None):
             if isinstance(loaded, SandglassError):
                 raise loaded
         if self.integer and self.calibration is None:
-            raise DatasetError("int8 needs calibration images", "give the row a [row.calibration]")
+            raise DatasetError("int8 needs calibration images", "add [row.calibration] to the row")
 
     @property
     def dataset(self) -> Dataset:
-        """The data to evaluate on; raises the error that stopped their loading."""
+        """The dataset for the evaluation. Raises the error that stopped its loading."""
         if isinstance(self.data, SandglassError):
             raise self.data
         return self.data
@@ -195,30 +193,30 @@ class _Work:
     def integer(self) -> bool:
         return self.target.precision == "int8"
 
-    def asked(self) -> Asked:
-        """What the cell follows from."""
+    def inputs(self) -> CellInputs:
+        """The inputs of the cell. Raises CheckpointError if the weights are missing."""
         card, calibration, budget = self.row.card, self.calibration, self.row.budget
         files = [card.graph, card.graph.with_suffix(".bin")] if card.graph else []
         if card.model:
             files.append(find_checkpoint(card, self.row.checkpoint))
-        asked = Asked(
-            card=json.loads(json.dumps(card.to_dict())),  # as it is read from a file
+        inputs = CellInputs(
+            card=json.loads(json.dumps(card.to_dict())),  # in the form in which it is read from a file
             files=[sha256(file) for file in files if file.is_file()],
             data=self.dataset.fingerprint,
             ema=self.row.ema,
         )
         if not (self.integer and isinstance(calibration, Calibration)):
-            return asked
+            return inputs
         return structs.replace(
-            asked,
+            inputs,
             calibration=(calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed),
             budget=(budget.max_drop, budget.min_fidelity) if budget else None,
         )
 
-    def done(self, asked: Asked) -> Cell | None:
-        """The finished cell; None where there is none, it follows from something else, or its artifact is another."""
+    def finished(self, inputs: CellInputs) -> Cell | None:
+        """The finished cell; None if there is none, if it has other inputs, or if its artifact was replaced."""
         cell = read_cell(self.folder)
-        if cell is None or cell.asked != asked:
+        if cell is None or cell.inputs != inputs:
             return None
         if isinstance(cell, EmptyCell):
             return Cell(self.target, reason=cell.reason)
@@ -228,56 +226,63 @@ class _Work:
             return None
         return Cell(self.target, artifact, cell) if cell.artifact_sha256 == artifact.sha256 else None
 
-    def make(self, asked: Asked, say: Say, progress: Progress) -> tuple[Artifact, MeasuredCell]:
-        """The artifact and what is measured: float, searched for under the row's budget, or in int8 as a whole."""
+    def fill(self, inputs: CellInputs, say: Say, progress: Progress) -> tuple[Artifact, MeasuredCell]:
+        """Build and measure the artifact: in float, in int8 by a search within the budget or by the default plan."""
         card, weights, calibration = self.row.card, self.row.checkpoint, self.calibration
-        if not (self.integer and isinstance(calibration, Calibration)):
+        images = calibration if self.integer and isinstance(calibration, Calibration) else None
+        if images is None or self.row.budget is None:
+            for line in shared_images(load_task(card.task), images.dataset, self.dataset) if images else []:
+                say(f"warning: {line}")
             (outcome,) = deployment.deploy(
-                card, [str(self.target)], self.folder, checkpoint=weights, ema=self.row.ema, force=True, say=say
+                card,
+                [str(self.target)],
+                self.folder,
+                checkpoint=weights,
+                ema=self.row.ema,
+                calibration=images,
+                force=True,  # what a run left there that was killed
+                say=say,
             )
             if outcome.artifact is None:
-                raise outcome.error or InputError(f"{self.target} was not made")
-            return outcome.artifact, measured_cell(asked, evaluate(outcome.artifact, self.dataset, progress=progress))
-        if self.row.budget is None:
-            for line in shared_images(load_task(card.task), calibration.dataset, self.dataset):
-                say(f"warning: {line}")
-            artifact = repaired(card, self.target, self.folder, calibration, weights, say, self.row.ema)
-            return artifact, measured_cell(asked, evaluate(artifact, self.dataset, progress=progress))
-        found = quantize(
+                raise outcome.error or InputError(
+                    f"{self.target} makes a build kit, not an artifact", "leave its backend out of the table"
+                )
+            return outcome.artifact, measured_cell(inputs, evaluate(outcome.artifact, self.dataset, progress=progress))
+        result = quantize(
             card,
             str(self.target),
             self.folder,
-            calibration=calibration,
+            calibration=images,
             evaluation=self.dataset,
             checkpoint=weights,
             ema=self.row.ema,
             max_drop=self.row.budget.max_drop,
             min_fidelity=self.row.budget.min_fidelity,
-            force=True,  # what a run left there that was killed
+            force=True,  # replaces the files of a killed run
             say=say,
         )
-        return found.artifact, measured_cell(asked, found.evaluations[-1], found.verdict, found.integer_share)
+        return result.artifact, measured_cell(inputs, result.evaluations[-1], result.verdict, result.integer_share)
 
 
 def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset | SandglassError) -> list[Cell]:
-    """The cells with their paired change against float on the same backend, where there are truths.
+    """The cells with their paired change against float on the same backend, if there is ground truth.
 
-    Their predictions have served then, and are left in their files.
+    The returned cells have no predictions, to save memory; the files of the cells keep them.
     """
-    if isinstance(data, SandglassError):  # then nothing was measured
+    if isinstance(data, SandglassError):  # nothing was measured
         return list(cells)
     task = load_task(row.card.task)
-    base = {cell.target.backend: cell.result for cell in cells if cell.target.precision == FLOAT}
+    float_cells = {cell.target.backend: cell.result for cell in cells if cell.target.precision == FLOAT}
 
-    def change(result: MeasuredCell, before: MeasuredCell | None) -> dict[str, Change] | None:
-        if before is None or before is result or not has_truths(task, before.metrics):
+    def change(result: MeasuredCell, base: MeasuredCell | None) -> dict[str, Change] | None:
+        if base is None or base is result or not has_truths(task, base.metrics):
             return None
-        return task.paired(before.task_predictions, result.task_predictions, data)
+        return task.paired(base.task_predictions, result.task_predictions, data)
 
     return [
         replace(
             cell,
-            change=change(cell.result, base.get(cell.target.backend)),
+            change=change(cell.result, float_cells.get(cell.target.backend)),
             result=structs.replace(cell.result, predictions=[]),
         )
         if cell.result
@@ -286,13 +291,13 @@ def _with_changes(row: Row, cells: Sequence[Cell], data: Dataset | SandglassErro
     ]
 
 
-def _with_speeds(cells: Sequence[Cell], folder: Path, say: Say, progress: Callable[[str], Progress]) -> Iterator[Cell]:
-    """The cells with their speed: as it was measured before for the same artifacts, or measured now."""
+def _with_speeds(cells: Sequence[Cell], folder: Path, say: Say, progress: NewProgress) -> Iterator[Cell]:
+    """The cells with their speeds, which are read from an earlier run with the same artifacts, or measured now."""
     for backend in dict.fromkeys(cell.target.backend for cell in cells):
-        same = [cell for cell in cells if cell.target.backend == backend]
-        artifacts = [cell.artifact for cell in same if cell.artifact]
+        backend_cells = [cell for cell in cells if cell.target.backend == backend]
+        artifacts = [cell.artifact for cell in backend_cells if cell.artifact]
         speeds = iter(_speeds(artifacts, folder / SPEED.format(backend), say, progress))
-        yield from (_with_speed(cell, next(speeds)) if cell.artifact else cell for cell in same)
+        yield from (_with_speed(cell, next(speeds)) if cell.artifact else cell for cell in backend_cells)
 
 
 def _with_speed(cell: Cell, speed: Timing | SandglassError) -> Cell:
@@ -302,35 +307,21 @@ def _with_speed(cell: Cell, speed: Timing | SandglassError) -> Cell:
 
 
 def _speeds(
-    artifacts: Sequence[Artifact], path: Path, say: Say, progress: Callable[[str], Progress]
+    artifacts: Sequence[Artifact], path: Path, say: Say, progress: NewProgress
 ) -> Sequence[Timing | SandglassError]:
     """The speed of each artifact, or the error that stopped it."""
     if not artifacts:
         return []
-    known = read_timings(path)
-    if [entry.artifact_sha256 for entry in known] == [artifact.sha256 for artifact in artifacts]:
-        return known
-    name = f"latency of {artifacts[0].card.name} on {artifacts[0].backend}"
-    say(name)
+    earlier = read_timings(path)
+    if [entry.artifact_sha256 for entry in earlier] == [artifact.sha256 for artifact in artifacts]:
+        return earlier
+    name = f"timing {artifacts[0].card.name} on {artifacts[0].backend}"
+    say(f"{name}: {len(artifacts)} artifacts in turns")
     speeds = [
         entry if isinstance(entry, SandglassError) else timing(entry[0])
-        for entry in benchmark_each(artifacts, progress=progress(name))
+        for entry in benchmark_each(artifacts, progress=progress(name, "rounds"))
     ]
     timings = [entry for entry in speeds if isinstance(entry, Timing)]
     if len(timings) == len(speeds):
         write_timings(path, timings)
     return speeds
-
-
-def repaired(
-    card: Card,
-    target: Target,
-    out: Path,
-    calibration: Calibration,
-    checkpoint: Path | None,
-    say: Say,
-    ema: bool = False,
-) -> Artifact:
-    """Write `out/BACKEND-int8` with every layer in int8 that can be, after all repairs, and `out/plan.json`."""
-    with prepared_source(card, checkpoint, say, ema=ema) as ready:
-        return build_full_int8(ready, target.backend, calibration, out, say)

@@ -1,13 +1,13 @@
-"""Edits of the float network, each a change that a plan records and `apply` makes.
+"""Edits of the float network: changes that a plan stores and that `apply` makes.
 
-    SplitChannels   each channel of a tensor twice
+    SplitChannels   two copies of each channel of a tensor
     ScaleChannels   channels divided by factors
-    ShiftChannels   offsets taken off channels
+    ShiftChannels   offsets subtracted from channels
     ReadBytes       inputs of the graph as bytes
     SetWeights      weights on a grid of integers, and their biases
 
-All but the last leave the float network as it is, up to float rounding. A plan's edits are in a normal form: one edit
-of each kind at most, in the order above. A network is then rounded to float32 once for each kind of edit, however many
+After all but the last the network computes the same, up to float rounding. A plan's edits are in a normal form: at most
+one edit of each kind, in the order above. So a weight is rounded to float32 once for each kind of edit, even if several
 repairs contributed to it, and a layer in float has nearly the weights of its checkpoint.
 """
 
@@ -32,9 +32,9 @@ __all__ = ["KINDS", "Edit", "ReadBytes", "Rounded", "ScaleChannels", "SetWeights
 class Edit(Protocol):
     """A change of the float network.
 
-    `KIND` is its name in a plan's file, `FIELDS` are the names of its arrays there; each holds an array for every one
-    of `names`, which are tensors or layers. With `RENAMES` layers read tensors of new names afterwards, which the
-    plan's ranges then belong to.
+    `KIND` is its name in a plan's file, and `FIELDS` are the names of its arrays there: each field holds one array for
+    each of `names`, which are tensors or layers. `RENAMES` says that layers read tensors of new names after the edit;
+    the plan then has the ranges of these tensors.
     """
 
     KIND: ClassVar[str]
@@ -69,9 +69,10 @@ KINDS: tuple[type[Edit], ...] = (SplitChannels, ScaleChannels, ShiftChannels, Re
 
 
 def add_edit(edits: Iterable[Edit], new: Edit) -> tuple[Edit, ...]:
-    """`edits`, which are in normal form, and then a `new` one, in normal form.
+    """`edits` followed by a `new` one, in normal form; `edits` are in normal form.
 
-    A scale comes before a shift that is there already: the offsets are divided by its factors.
+    In normal form scales come before shifts. If `edits` have a shift and `new` is a scale, the offsets are divided by
+    its factors.
     """
     by_kind = {type(edit): edit for edit in edits}
     shift = by_kind.get(ShiftChannels)
@@ -85,7 +86,7 @@ def add_edit(edits: Iterable[Edit], new: Edit) -> tuple[Edit, ...]:
 def apply_edits(model: onnx.ModelProto, edits: Iterable[Edit], layers: Collection[str]) -> onnx.ModelProto:
     """The float network after all `edits`, in order, in which `layers` run in int8; the model is changed.
 
-    Raises KeyError for an edit of a layer that the model lacks.
+    Raises KeyError for an edit of a layer that the model does not have.
     """
     for edit in edits:
         model = edit.apply(model, layers)

@@ -1,7 +1,7 @@
-"""Let layers read an input of the graph in integer steps: one step of a byte is one level of the image.
+"""Let layers read an input of the graph as bytes: one step of a byte is one level of the image.
 
-The input x becomes b = x / factor - offset, and a layer with weights W reads x = factor (b + offset): its weights are
-multiplied by the factors, and its bias gets what the weights make of factor times offset.
+The input x becomes b = x / factor - offset. A layer with weights W reads b, where x = factor (b + offset): its weights
+are multiplied by the factors, and W (factor * offset) is added to its bias.
 """
 
 from __future__ import annotations
@@ -26,9 +26,9 @@ from sandglass.quantization.explicit_padding import drop_pads, pad_node
 
 @dataclass(frozen=True)
 class ReadBytes:
-    """Inputs of the graph are divided by `factors`, and `offsets` then taken off: (channels,) float32 by input.
+    """Inputs of the graph are divided by `factors`, and then `offsets` are subtracted: (channels,) float32 by input.
 
-    Where that moves 0 to another level an input is padded before, and the layers that read it pad no longer.
+    If that moves the value 0 to another integer, a Pad before the division replaces the padding of the layers.
     """
 
     KIND: ClassVar[str] = "read bytes"
@@ -40,7 +40,7 @@ class ReadBytes:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The inputs."""
+        """The names of the inputs."""
         return tuple(self.factors)
 
     @property
@@ -54,11 +54,11 @@ class ReadBytes:
         return ReadBytes(arrays["byte factors"], arrays["byte offsets"])
 
     def then(self, other: ReadBytes) -> ReadBytes:
-        """Both edits as one; they are of different inputs."""
+        """Both edits as one; they have different inputs."""
         return ReadBytes({**self.factors, **other.factors}, {**self.offsets, **other.offsets})
 
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-        """The network with those of `layers` that can reading their input as bytes; the model is changed."""
+        """The network in which those of `layers` that can (see `byte_readers`) read bytes. Changes the model."""
         own_constants(model)
         for name in (value.name for value in model.graph.input):
             readers = byte_readers(model, name, layers) if name in self.factors else []
@@ -79,8 +79,8 @@ class ReadBytes:
             if new_nodes:
                 drop_pads(node)
             weight, fact = graph.constants[node.input[1]], known[node.name]
-            shifted = factors.astype(np.float64) * offsets
-            change = through_weights(numpy_helper.to_array(weight), fact, shifted)
+            shifted = factors.astype(np.float64) * offsets  # (channels,), in units of the input
+            change = through_weights(numpy_helper.to_array(weight), fact, shifted)  # (outputs,)
             add_to_bias(graph, node, fact.channels, change)
             multiply(weight, factors.astype(np.float64), axis=1)
         scale = graph.fresh(f"{name}.scale")
@@ -89,13 +89,13 @@ class ReadBytes:
 
 
 def _affine(graph: GraphIndex, name: str, factor: np.ndarray, offset: np.ndarray) -> list[str]:
-    """Constants with which one BatchNormalization scales and shifts: its mean is 0 and its variance 1."""
+    """The constants of a BatchNormalization that computes x * factor + offset: its mean is 0 and its variance 1."""
     parts = {"factor": factor, "offset": offset, "mean": np.zeros(len(factor)), "variance": np.ones(len(factor))}
     return [graph.add_constant(f"{name}.{part}", values.astype(np.float32)) for part, values in parts.items()]
 
 
 def byte_readers(model: onnx.ModelProto, name: str, layers: Collection[str]) -> list[str]:
-    """Those of `layers` that can read the input `name` as bytes: dense convolutions with constant biases."""
+    """The layers in `layers` that can read the input `name` as bytes: dense convolutions with constant biases."""
     constants = {entry.name for entry in model.graph.initializer}
     known = facts(model)
     return [
@@ -111,10 +111,10 @@ def byte_readers(model: onnx.ModelProto, name: str, layers: Collection[str]) -> 
 
 
 def pads_change_level(offsets: np.ndarray) -> bool:
-    """Whether the mean level of 0 is not at the integer 0, so that a padded integer 0 would be another level."""
+    """Whether the value 0 is not at the integer 0 on average, so that padding with the integer 0 would be wrong."""
     return bool(round(float(offsets.mean())))
 
 
 def bytes_tensor(names: Names, value: str) -> str:
-    """A name for the tensor of an input's bytes: the same in all graphs that name the same tensors and nodes."""
+    """A name for the tensor with an input's bytes; graphs with the same names of tensors and nodes give the same."""
     return names.fresh(f"{value}.bytes")

@@ -1,4 +1,8 @@
-"""Divide the channels of tensors by factors: the layers that make a tensor divide, those that read it multiply."""
+"""Divide the channels of tensors by factors: the layers that compute a tensor divide, the layers that read it multiply.
+
+Example with one channel and the factor 4: a layer computes 6 x + 2, and the next one reads it with the weight 0.5.
+After the edit the first computes 1.5 x + 0.5, and the next one has the weight 2. For x = 1 both give 4.
+"""
 
 from __future__ import annotations
 
@@ -17,7 +21,7 @@ from sandglass.quantization.channel_links import named_links
 
 @dataclass(frozen=True)
 class ScaleChannels:
-    """Each channel of a tensor is divided by its own factor, (channels,) float32 by tensor.
+    """Each channel of a tensor is divided by its factor; `factors` are (channels,) float32 by tensor.
 
     All tensors of a `Link` that layers read have an entry, with the same factors.
     """
@@ -49,13 +53,13 @@ class ScaleChannels:
         return ScaleChannels({**self.factors, **other.factors, **product})
 
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-        """The same network with scaled channels, whichever `layers` run in int8; the model is changed."""
+        """The network with scaled channels, for any `layers` in int8; it computes the same. Changes the model."""
         own_constants(model)
         known = facts(model)
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         for link in named_links(model, self.factors):
-            # Layer by layer: (W x) / f = (W / f) x for the one that makes the tensor, W x = (W f) (x / f) for a reader.
+            # A layer that computes the tensor: (W x + b) / f = (W / f) x + b / f. A reader: W x = (W f) (x / f).
             factors = self.factors[link.tensor].astype(np.float64)[: known[link.producers[0]].channels]
             for name in link.producers:
                 multiply(constants[known[name].layer.weight], 1 / factors, known[name].axis)
@@ -67,7 +71,7 @@ class ScaleChannels:
 
 
 def multiply(initializer: onnx.TensorProto, values: np.ndarray, axis: int) -> None:
-    """Multiply a constant along an axis, in place; `values` has the axis's length."""
+    """Multiply a constant along an axis, in place; `values` is one-dimensional and as long as the axis."""
     weight = numpy_helper.to_array(initializer)
     shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
     initializer.CopyFrom(numpy_helper.from_array((weight * values.reshape(shape)).astype(np.float32), initializer.name))

@@ -1,4 +1,4 @@
-"""Give layers weights that lie on a grid of integers, and the biases that belong to them."""
+"""Set the weights of layers to multiples of their scales, and set their biases."""
 
 from __future__ import annotations
 
@@ -17,7 +17,10 @@ from sandglass.graph.names import Names
 
 @dataclass(frozen=True)
 class Rounded:
-    """A layer's weights as integers: int8 in the weight's shape, float32 scales and biases one for each channel."""
+    """A layer's weights as integers: `integers` are int8 in the weight's shape.
+
+    `scales` and `bias` are (channels,) float32.
+    """
 
     integers: np.ndarray
     scales: np.ndarray
@@ -29,18 +32,18 @@ class Rounded:
         return int(np.abs(self.integers.astype(np.int16)).max(initial=0))
 
     def weights(self, axis: int) -> np.ndarray:
-        """The weights as floats, integers times scales along the `axis` of the scales."""
+        """The weights as floats: integers times scales, whose channels lie along `axis`."""
         shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]
         return np.asarray(self.integers.astype(np.float32) * self.scales.reshape(shape))
 
     def first(self, channels: int) -> Rounded:
-        """Those of the first `channels` along axis 0."""
+        """The weights of the first `channels` output channels, which lie along axis 0."""
         return Rounded(self.integers[:channels], self.scales[:channels], self.bias[:channels])
 
 
 @dataclass(frozen=True)
 class SetWeights:
-    """Layers that run in int8 have the weights and biases in `rounded`, by layer; in float they keep their own."""
+    """Layers in int8 get the weights and biases in `rounded`, by layer; layers in float keep their own."""
 
     KIND: ClassVar[str] = "set weights"
     FIELDS: ClassVar[tuple[str, ...]] = ("integers", "scales", "bias")
@@ -50,7 +53,7 @@ class SetWeights:
 
     @property
     def names(self) -> tuple[str, ...]:
-        """The layers."""
+        """The names of the layers."""
         return tuple(self.rounded)
 
     @property
@@ -66,11 +69,14 @@ class SetWeights:
         return SetWeights({name: Rounded(*(arrays[field][name] for field in SetWeights.FIELDS)) for name in names})
 
     def then(self, other: SetWeights) -> SetWeights:
-        """Both edits as one: the `other` weights count."""
+        """Both edits as one; for a layer in both the weights of `other` count."""
         return SetWeights({**self.rounded, **other.rounded})
 
     def fitted(self, model: onnx.ModelProto) -> SetWeights:
-        """The edit for a network in which some channels that were to be split are not: their first halves."""
+        """The edit for a network in which some groups of channels are not split: their layers get the first half.
+
+        See `SplitChannels`: a group is not split if no layer in int8 reads it.
+        """
         known = facts(model)
         shortened = {
             name: entry.first(known[name].shape[0])
@@ -80,8 +86,8 @@ class SetWeights:
         return SetWeights({**self.rounded, **shortened})
 
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-        """The network in which `layers`, those in int8, have their rounded weights; the model is changed."""
-        own_constants(model)  # layers that share weights are rounded on their own
+        """The network in which `layers`, the ones in int8, have their rounded weights. Changes the model."""
+        own_constants(model)  # layers that share a weight round it differently
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         known, names = facts(model), Names(model)

@@ -1,4 +1,4 @@
-"""Take offsets off tensors: biases and bounds of clamps around them take the offsets up."""
+"""Subtract offsets from tensors; the biases and the bounds of clamps around them compensate it."""
 
 from __future__ import annotations
 
@@ -21,9 +21,10 @@ LARGEST = float(np.finfo(np.float32).max)
 
 @dataclass(frozen=True)
 class ShiftChannels:
-    """Each channel of a tensor is less by its offset, (channels,) or (1,) float32 by tensor.
+    """The offset of each channel is subtracted from it; `offsets` are (channels,) or (1,) float32 by tensor.
 
-    The tensors are those that `offset_tensors` names. A sum of terms that others read too is less by their offsets.
+    The tensors are those of `offset_tensors`. If such a tensor is a term of a sum without a free term, the offset of
+    the sum changes too (see `channel_offsets`).
     """
 
     KIND: ClassVar[str] = "shift channels"
@@ -59,7 +60,7 @@ class ShiftChannels:
         return ShiftChannels({**self.offsets, **divided})
 
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-        """The same network with offsets taken off, whichever `layers` run in int8; the model is changed."""
+        """The network with offsets subtracted, for any `layers` in int8; it computes the same. Changes the model."""
         own_constants(model)
         graph, index = OffsetGraph(model), GraphIndex(model)
         padding: dict[str, float] = {}  # by layer
@@ -81,7 +82,7 @@ class ShiftChannels:
 
 
 def _move_bounds(graph: GraphIndex, clamp: onnx.NodeProto, offset: float) -> None:
-    """Make a ReLU or Clip a Clip whose input and output are less by `offset`."""
+    """Turn a ReLU or Clip into a Clip from whose input and output `offset` is subtracted."""
     ends = zip(("minimum", "maximum"), clamp_ends(clamp, graph.constants), strict=True)
     bounds = [
         graph.add_constant(f"{clamp.name}.{end}", np.array(np.clip(value - offset, -LARGEST, LARGEST), np.float32))

@@ -1,4 +1,4 @@
-"""Write each channel of a tensor twice: the layers that make it compute it twice, those that read it take the mean."""
+"""Two copies of each channel of a tensor: layers compute both copies, and the layers that read them average them."""
 
 from __future__ import annotations
 
@@ -17,10 +17,10 @@ from sandglass.quantization.channel_links import named_links
 
 @dataclass(frozen=True)
 class SplitChannels:
-    """The groups named after `tensors` have each channel twice, first all channels and then all again.
+    """In the groups named in `tensors` each channel has two copies: all channels, and then all channels again.
 
-    Where none of a group's readers runs in int8 the edit leaves the group as it is. Arrays of later edits then have
-    more entries than the tensor has channels, of which the first ones count.
+    If no layer that reads a group runs in int8, the edit leaves the group as it is. Arrays of later edits then have
+    more entries than the tensor has channels, and the first ones count.
     """
 
     KIND: ClassVar[str] = "split channels"
@@ -49,7 +49,10 @@ class SplitChannels:
         return SplitChannels((*self.tensors, *other.tensors))
 
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
-        """The same network with split tensors where one of `layers`, which run in int8, reads them; changes it."""
+        """The network with split channels in the groups that one of `layers` reads; it computes the same.
+
+        `layers` are those that run in int8. Changes the model.
+        """
         chosen = [link for link in named_links(model, self.tensors) if not {*link.consumers}.isdisjoint(layers)]
         if not chosen:
             return model
@@ -61,9 +64,10 @@ class SplitChannels:
                 for constant in filter(None, nodes[name].input[1:]):
                     _replace(constants[constant], _twice(numpy_helper.to_array(constants[constant]), 0))
             for name in link.consumers:
-                weight = constants[known[name].layer.weight]  # (outputs, inputs, ...): W x = W / 2 x + W / 2 x
+                # (outputs, inputs, height, width) to twice as many inputs: W x = (W / 2) x + (W / 2) x
+                weight = constants[known[name].layer.weight]
                 _replace(weight, _twice(numpy_helper.to_array(weight), 1) / np.float32(2))
-        del model.graph.value_info[:]  # shapes of before
+        del model.graph.value_info[:]  # the shapes before the edit
         return model
 
 

@@ -1,21 +1,23 @@
-"""The seam of repairs: one file is one repair, a change of the network after which rounding loses less.
+"""The seam of repairs: each file is one repair, a change of the network that reduces the errors of rounding.
 
-A repair knows of a target only its Spec. Each file without a leading underscore defines, at module level:
+A repair depends on a target through its Spec only. Each file without a leading underscore defines, at module level:
 
-    NAME         the repair's name in plans; on the command line its spaces are hyphens
-    SOURCE       the paper that it follows, or where it comes from
-    BUILDS_ON    names of repairs without which it does nothing
-    COMPARISON   None where it never adds noise worth speaking of, else a `Comparison`: the search tries plans without
-    STEPS        what it does and when:
+    NAME         the name of the repair in plans; on the command line its spaces become hyphens
+    SOURCE       the paper that it follows, or "this project"
+    BUILDS_ON    names of the repairs without which it does nothing
+    COMPARISON   None if the repair hardly ever adds noise; otherwise a `Comparison`, and the search also tries plans
+                 without the repair
+    STEPS        what the repair does, and when:
 
         NetworkStep(order, plan)    plan(NetworkState) -> NetworkState: edits of the float network, before its ranges
-                                    are read
-        RangeStep(order, plan)      plan(RangeState) -> RangeState: other ranges, and edits that follow from ranges
-        WeightStep(order, round)    round(LayerToRound, Rounded) -> Rounded: other integers, scales or bias for one
-                                    layer, given those of the steps before
+                                    are measured
+        RangeStep(order, plan)      plan(RangeState) -> RangeState: new ranges, and edits that follow from ranges
+        WeightStep(order, round)    round(LayerToRound, Rounded) -> Rounded: new integers, scales or bias of one layer,
+                                    from the result of the previous step
 
-Steps of a kind run in the order of their numbers, those of NetworkStep first. A step returns a changed copy of the
-state and leaves the float network as it is: its edits are those of `quantization.edits`.
+All NetworkSteps run first, then all RangeSteps, then all WeightSteps; steps of one kind run in the order of their
+numbers. A step returns a changed copy of the state. After its edits, which are those of `quantization.edits`, the float
+network computes the same.
 """
 
 from __future__ import annotations
@@ -32,7 +34,7 @@ from sandglass.quantization.repair_state import Network, NetworkState, RangeStat
 
 @dataclass(frozen=True)
 class NetworkStep:
-    """A step before ranges are read."""
+    """A step before ranges are measured."""
 
     order: int
     plan: Callable[[NetworkState], NetworkState]
@@ -40,7 +42,7 @@ class NetworkStep:
 
 @dataclass(frozen=True)
 class RangeStep:
-    """A step that knows ranges."""
+    """A step after ranges are measured."""
 
     order: int
     plan: Callable[[RangeState], RangeState]
@@ -48,7 +50,7 @@ class RangeStep:
 
 @dataclass(frozen=True)
 class WeightStep:
-    """A step that rounds the weights of one layer."""
+    """A step that changes the integers, scales or bias of one layer."""
 
     order: int
     round: RoundWeights
@@ -59,20 +61,20 @@ PHASES: tuple[type[Step], ...] = (NetworkStep, RangeStep, WeightStep)
 OneStep = TypeVar("OneStep", NetworkStep, RangeStep, WeightStep)
 
 # Levels of a Comparison.
-NOISE = 1  # the float network stays the same, and rounding may add noise or take noise away
-UNSEEN = 2  # the float network changes for values beyond those of the calibration set
+NOISE = 1  # the float network computes the same; the noise of rounding may become larger or smaller
+UNSEEN = 2  # the float network changes for values outside the ranges of the calibration set
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """How much is at stake with a repair, NOISE or UNSEEN, and whether it `changes` anything in a network."""
+    """The risk of a repair, NOISE or UNSEEN, and a function that says whether the repair changes a network at all."""
 
     level: int
     changes: Callable[[Network], bool]
 
 
 class Repair(Protocol):
-    """What a file in this folder defines (see the module docstring)."""
+    """The protocol of a file in this folder (see the module docstring)."""
 
     NAME: str
     SOURCE: str
@@ -88,7 +90,7 @@ def load_repairs() -> tuple[Repair, ...]:
 
 
 def chosen_repairs(names: Sequence[str]) -> tuple[Repair, ...]:
-    """The repairs with these names, in their own order. Raises InputError for a name that no repair has."""
+    """The repairs with these names, in the order of their first steps. Raises InputError for an unknown name."""
     repairs = load_repairs()
     known = [repair.NAME for repair in repairs]
     if unknown := [name for name in names if name not in known]:
@@ -97,7 +99,7 @@ def chosen_repairs(names: Sequence[str]) -> tuple[Repair, ...]:
 
 
 def working(repairs: Sequence[Repair]) -> tuple[Repair, ...]:
-    """Those of `repairs` that have among them all that they build on."""
+    """The repairs in `repairs` for which all repairs that they build on are in `repairs` too."""
     names = {repair.NAME for repair in repairs}
     return tuple(repair for repair in repairs if names.issuperset(repair.BUILDS_ON))
 

@@ -1,14 +1,18 @@
-"""Centred activations: the middle of a tensor's range moves into the biases around it.
+"""Centered activations: the middle of a tensor's range moves into the biases around it.
 
-Rounding spends its steps on the whole range between the least and the largest value. A channel that lies away from 0
-wastes them: its offset is taken off by the layer that makes it and put back by those that read it, through their
-weights. The result of a clamp has one offset for all channels, half its range, and its bounds move with it: a target
-whose integers are symmetric around 0 then uses all of them for the result of a ReLU, as if it had a zero point. So does
-a sum with the result of a clamp, by way of that term. Where a target can pad with any value the offset is taken off the
-zeros of a layer's padding too.
+The integers of a tensor cover one range for all of its channels. A channel whose values lie far from 0 makes that range
+wider. So the layer that computes the tensor subtracts the middle of each channel's range, and the layers that read it
+add it back through their weights (see `edits.ShiftChannels`).
 
-The inputs of a layer then have a mean, and so have the errors of its rounded weights. The bias correction takes that
-mean up; without it, noise may grow after a ReLU.
+The result of a clamp has one offset for all channels, half of its range, and the bounds of the clamp move with it.
+Example: a ReLU has values from 0 to 6. A target with integers from -127 to 127 and no zero point uses only those from 0
+to 127, with steps of 6 / 127. After the offset 3 the values lie between -3 and 3, all integers are used, and the step
+is half as large. A sum with such a result among its terms gets its offset through this term. If a target can pad with
+any value, the offset is subtracted from the zeros of a layer's padding too.
+
+Most results of a ReLU are small, and in the example they are now close to -3. They are multiplied by the errors of the
+rounded weights, and the products have a mean. Bias correction removes it; without bias correction, noise may grow after
+a ReLU.
 """
 
 from __future__ import annotations
@@ -30,31 +34,31 @@ COMPARISON = None
 
 
 def _center_linear(state: NetworkState) -> NetworkState:
-    """Take the middle of its range off each channel of linear tensors, and note the clamps to be centred."""
+    """Subtract the middle of its range from each channel of linear tensors, and record the clamps to center later."""
     network = state.network
     state = replace(state, centered=() if state.spec.asymmetric else network.offsets.clamped)
     ranges = {name: network.channel_ranges[name] for name in network.offsets.linear if name in network.channel_ranges}
     if not ranges:
         return state
-    return state.with_edit(ShiftChannels({name: (seen.low + seen.high) / 2 for name, seen in ranges.items()}))
+    return state.with_edit(ShiftChannels({name: (entry.low + entry.high) / 2 for name, entry in ranges.items()}))
 
 
 def _center_clamped(state: RangeState) -> RangeState:
-    """Take the middle of the clipped range off each result of a clamp that is not always 0."""
+    """Subtract the middle of its clipped range from each result of a clamp that is not always 0."""
     ends = {name: clipped_range(state.ranges[name]) for name in state.centered if state.ranges[name].threshold > 0}
     if not ends:
         return state
-    state.say(f"repair: centring {len(ends)} results of clamps")
+    state.say(f"repair: centering {len(ends)} results of clamps around 0")
     middles = {name: (low + high) / 2 for name, (low, high) in ends.items()}
     ranges = {}
     for name, (low, high) in ends.items():
-        seen, middle = state.ranges[name], middles[name]
-        ranges[name] = TensorRange(seen.minimum - middle, seen.maximum - middle, (high - low) / 2)
+        before, middle = state.ranges[name], middles[name]
+        ranges[name] = TensorRange(before.minimum - middle, before.maximum - middle, (high - low) / 2)
     shifted = state.shifted({name: np.array([middle], np.float32) for name, middle in middles.items()})
     return replace(shifted.with_ranges(ranges), centered=())
 
 
 STEPS = (
-    NetworkStep(20, _center_linear),  # before equalization, which brings centred ranges together
-    RangeStep(80, _center_clamped),  # after thresholds and factors are chosen: the middle follows from them
+    NetworkStep(20, _center_linear),  # before equalization, which then compares centered ranges
+    RangeStep(80, _center_clamped),  # after thresholds and factors are chosen: the middle depends on them
 )

@@ -1,7 +1,8 @@
-"""Equalization across Clips: a Clip at a constant lets a factor through where the constant is never reached.
+"""Equalization across Clips: a factor can pass a Clip if the values of the channel stay below its bound.
 
-The Clip then moves with the channel, which changes the network only for values that are larger than all that the
-calibration set has by more than a margin.
+For a bound c and a factor f <= 1, clip(x / f, 0, c) = clip(x, 0, c f) / f: the channel is clipped at c f and not at c.
+Example: a channel has values up to 1 behind a ReLU6. With the factor 0.5 it is clipped at 3. The network changes only
+for values above c f, which stays above the largest value of the calibration set by a margin.
 """
 
 from __future__ import annotations
@@ -26,4 +27,4 @@ def _equalize_clips(state: NetworkState) -> NetworkState:
 
 
 COMPARISON = Comparison(UNSEEN, lambda network: bool(_limited(network)))
-STEPS = (NetworkStep(40, _equalize_clips),)  # next to `equalize`, of other groups of tensors
+STEPS = (NetworkStep(40, _equalize_clips),)  # after `equalize`, whose groups of tensors are different ones

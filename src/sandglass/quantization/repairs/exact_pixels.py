@@ -1,12 +1,17 @@
-"""Images rounded on their own grid: an image from a camera has 256 levels, and so have 8 bits.
+"""Exact pixels: an image is rounded to its own 256 levels, which 8 bits hold exactly.
 
-A normalized image has, in each channel, the levels of a byte at a step of their own. One scale for all channels lays
-another grid over them, and every pixel is off by up to half a level before the first layer has begun. Where
-calibration shows the levels, the input is turned back into bytes, less a zero point, and the first layer's weights and
-bias do the normalization: rounding is then exact. With a zero point padding adds the mean level of 0 of all channels,
-and a channel is off by the distance of its own level of 0 from that mean. Integers around 0 are one fewer than the
-levels, and white, which is rarer than black, is off by one. The image is then padded before it becomes bytes, and
-nothing is off.
+After normalization each channel of an image has 256 levels with a step of its own. A single scale for all channels does
+not match these levels, so that pixels lose up to half a level before the first layer. If the calibration images show
+the levels, the input is turned back into bytes minus a zero point, and the weights and the bias of the first layer do
+the normalization. Rounding is then exact.
+
+Example: the mean 120 and the standard deviation 60 turn the bytes 0, 1, ... 255 into -2, -1.983, ... 2.25. The step is
+1 / 60, and the value 0 is level 120: byte = value * 60 + 120.
+
+Padding needs care, because the value 0 is another level in each channel. With a zero point, padding adds the mean of
+these levels, and the error of a channel is the distance of its level from the mean. Without a zero point there are only
+255 integers around 0: white, which is rarer than black, is one level too dark. There the image is padded before it
+becomes bytes, and padding is exact.
 """
 
 from __future__ import annotations
@@ -31,18 +36,19 @@ NAME = "exact pixels"
 SOURCE = "this project"
 BUILDS_ON: tuple[str, ...] = ()
 COMPARISON = None
-LEVELS = 256  # of a byte
-MIDDLE = 127.0  # the largest of the integers around 0
-LEAST_LEVELS = 128  # seen in a channel: with fewer it is open which levels lie between them
-EXACT = 0.02  # of a step: how far from the grid a value may lie
-IMAGES = 16  # that levels are looked for in
+LEVELS = 256  # levels of a byte
+MIDDLE = 127.0  # largest integer of a target without a zero point; level 127 is its integer 0
+LEAST_LEVELS = 128  # different values that a channel needs: with fewer the step would be uncertain
+EXACT = 0.02  # largest distance of a value from its level, in steps
+IMAGES = 16  # images in which levels are searched
 
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an input becomes integers: divided by `factors`, `offsets` taken off, both (channels,) float32.
+    """How an input becomes integers: it is divided by `factors`, then `offsets` are subtracted.
 
-    The integers are those of the tensor `name`. In `range` one step is one level, whether calibration had it or not.
+    Both arrays are (channels,) float32. `name` is the tensor with the integers, and `range` its range, in which one
+    step is one level. The range includes levels that the calibration images do not have.
     """
 
     name: str
@@ -52,9 +58,10 @@ class Pixels:
 
 
 def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.ndarray, np.ndarray] | None:
-    """Step of each channel of an input (1, channels, ...), and the level of 0, (channels,) float64; None without.
+    """The step of each channel of an input, and the level of its value 0, both (channels,) float64.
 
-    Zeros are left out: padding has them, between the levels of an image.
+    The input is (1, channels, height, width). None if a channel has no levels. Values of exactly 0 are ignored: they
+    come from padding and may lie between two levels.
     """
     arrays = [batch[name] for batch in spread(batches, IMAGES)]
     if not arrays or any(array.dtype != np.float32 or array.ndim != 4 for array in arrays):
@@ -69,30 +76,30 @@ def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.n
 
 
 def _channel_levels(values: np.ndarray) -> tuple[float, float] | None:
-    """Step and level of 0 of a channel's values; None where they are not on a grid of LEVELS."""
-    seen = np.unique(values[values != 0]).astype(np.float64)
-    if len(seen) < LEAST_LEVELS or not np.isfinite(seen[[0, -1]]).all():
+    """The step of a channel's values and the level of the value 0; None if the values are not on a grid of LEVELS."""
+    distinct = np.unique(values[values != 0]).astype(np.float64)  # in rising order
+    if len(distinct) < LEAST_LEVELS or not np.isfinite(distinct[[0, -1]]).all():
         return None
-    gaps = np.diff(seen)
-    apart = gaps > (seen[-1] - seen[0]) / LEVELS / 10  # less is float rounding
+    gaps = np.diff(distinct)
+    apart = gaps > (distinct[-1] - distinct[0]) / LEVELS / 10  # smaller gaps are float rounding within one level
     if not LEAST_LEVELS < apart.sum() < LEVELS:
         return None
     step = float(np.median(gaps[apart]))
-    positions = (seen - seen[0]) / step  # whole numbers, where the values are on a grid
+    positions = (distinct - distinct[0]) / step  # whole numbers if the values are on a grid
     count = round(positions[-1]) + 1
     if np.abs(positions - positions.round()).max() > EXACT or count > LEVELS:
         return None
-    spare = (LEVELS - count) // 2  # levels below the least one that was seen, and as many above the largest
-    return step, spare - seen[0] / step
+    spare = (LEVELS - count) // 2  # unused levels below the smallest value, and as many above the largest
+    return step, spare - distinct[0] / step
 
 
 def find_pixels(
     model: onnx.ModelProto, layers: Collection[str], batches: Sequence[Mapping[str, np.ndarray]], asymmetric: bool
 ) -> dict[str, Pixels]:
-    """How to turn the graph's inputs into bytes, for those with levels that some of `layers` read.
+    """How to turn the graph's inputs into bytes, by input, for inputs with levels that some of `layers` read.
 
-    Targets that are not `asymmetric` have no zero point. The layers that read an input which is padded before have to
-    pad alike.
+    Targets that are not `asymmetric` have no zero point. If an input has to be padded before it becomes bytes, all of
+    its readers must have the same padding.
     """
     pixels, known = {}, facts(model)
     for name in (value.name for value in model.graph.input):
@@ -105,8 +112,8 @@ def find_pixels(
         alike = len({fact.pads for fact in readers}) == 1 and all(fact.explicit for fact in readers)
         if alike or not pads_change_level(offsets):
             highest = LEVELS - 1 - zero if asymmetric else MIDDLE
-            seen = TensorRange(-zero, highest, max(zero, highest))
-            pixels[name] = Pixels(bytes_tensor(Names(model), name), steps.astype(np.float32), offsets, seen)
+            byte_range = TensorRange(-zero, highest, max(zero, highest))
+            pixels[name] = Pixels(bytes_tensor(Names(model), name), steps.astype(np.float32), offsets, byte_range)
     return pixels
 
 
@@ -115,11 +122,11 @@ def _exact_pixels(state: NetworkState) -> NetworkState:
     pixels = find_pixels(load_graph(network.graph), network.integer, state.batches, state.spec.asymmetric)
     if not pixels:
         return state
-    state.say(f"repair: {', '.join(pixels)} is rounded on its own levels")
+    state.say(f"repair: rounding the pixels of {', '.join(pixels)} to their own levels")
     factors = {name: entry.factors for name, entry in pixels.items()}
     offsets = {name: entry.offsets for name, entry in pixels.items()}
     ranges = {entry.name: entry.range for entry in pixels.values()}
     return replace(state.with_edit(ReadBytes(factors, offsets)), known_ranges={**state.known_ranges, **ranges})
 
 
-STEPS = (NetworkStep(50, _exact_pixels),)  # of the graph's inputs alone, which no other repair changes
+STEPS = (NetworkStep(50, _exact_pixels),)  # at any place: no other repair changes the graph's inputs

@@ -1,6 +1,6 @@
-"""Thresholds by what rounding does to a layer's output, not to its input.
+"""Output thresholds: the threshold of a tensor chosen by the error at the output of the layers that read it.
 
-A clamp behind the layer is part of it: what it cuts off may change as it likes.
+A clamp after a layer belongs to the layer: errors in values that the clamp cuts off do not count.
 """
 
 from __future__ import annotations
@@ -26,16 +26,17 @@ NAME = "output thresholds"
 SOURCE = "this project; Wu et al. (2020), EasyQuant, choose scales by a layer's output as well"
 BUILDS_ON: tuple[str, ...] = ()
 COMPARISON = None
-CANDIDATES = np.geomspace(1, 0.05, 20)  # of the largest magnitude
-ROWS = 1024  # of a layer's input that an error is the mean of, about
-HOPELESS = 4.0  # times the least error: smaller ranges only clip more
+CANDIDATES = np.geomspace(1, 0.05, 20)  # thresholds that are compared, as shares of the largest magnitude
+ROWS = 1024  # rows of a layer's input over which an error is averaged, about
+HOPELESS = 4.0  # ratio to the least error at which the comparison stops: smaller thresholds only clip more
 
 
 @dataclass(frozen=True)
 class Reader:
-    """A layer that reads a tensor: its weight, its bias (channels,) if any, and rows of its input.
+    """A layer that reads a tensor: its weight, its bias (channels,) if it has one, and rows of its input.
 
-    `rows` are (rows, groups, columns). `bounds` are those of the clamp that alone follows it, infinite without one.
+    `rows` are (rows, groups, columns). `bounds` are those of the clamp after it, or infinite if there is none or if the
+    layer has other readers too.
     """
 
     fact: Facts
@@ -46,25 +47,27 @@ class Reader:
 
 
 class _Output:
-    """A reader's output for some of its rows, and how far it changes when they are rounded."""
+    """The output of a reader for some of its rows, and its error when the rows are rounded."""
 
     def __init__(self, reader: Reader) -> None:
         self.rows = reader.rows[:: max(1, len(reader.rows) // ROWS)]
+        # (groups, columns, outputs)
         self.matrix = weight_matrix(reader.weight, reader.fact).astype(np.float32).transpose(0, 2, 1)
         self.bounds = reader.bounds
         if reader.fact.layer.operator == "ConvTranspose":
-            self.bounds = (-np.inf, np.inf)  # a row makes one tap of an output, which is clamped as a sum of them
+            self.bounds = (-np.inf, np.inf)  # a row computes one tap of an output, but the sum of the taps is clamped
         self.before = self._output(self.rows)
         if reader.bias is not None and np.isfinite(self.bounds).any():
             self.before += reader.bias.astype(np.float32).reshape(len(self.before), 1, -1)
         self.after = np.clip(self.before, *self.bounds)
 
     def error(self, candidate: TensorRange, asymmetric: bool) -> float:
-        """Mean square of the change when the input is rounded within a range.
+        """The mean squared error of the output when the input is rounded within a range.
 
-        The mean change of values inside does not count, because the bias takes it up. That of clipped ones does.
+        The mean error of values inside the range does not count, because bias correction removes it. The mean error of
+        clipped values counts.
         """
-        # A bias correction takes the mean off: that of rounding, less that of clipping, which it does not correct.
+        # change = rounding error minus its mean within the range, (rows, groups, columns)
         rounded = round_input(self.rows, candidate, asymmetric)
         change = rounded - self.rows - (rounded - np.clip(self.rows, *clipped_range(candidate))).mean(0)
         after = np.clip(self.before + self._output(change), *self.bounds)
@@ -75,12 +78,12 @@ class _Output:
         return np.asarray(rows.transpose(1, 0, 2) @ self.matrix)
 
 
-def output_threshold(seen: TensorRange, readers: Sequence[Reader], asymmetric: bool) -> TensorRange:
-    """The range whose rounding changes the outputs of `readers`, which read the tensor, least, in mean square."""
+def output_threshold(tensor_range: TensorRange, readers: Sequence[Reader], asymmetric: bool) -> TensorRange:
+    """The range with the threshold for which the mean squared errors of the outputs of `readers` have the least sum."""
     outputs = [_Output(reader) for reader in readers]
-    best, least = seen, float("inf")
+    best, least = tensor_range, float("inf")
     for share in CANDIDATES:
-        candidate = replace(seen, threshold=float(share * seen.largest))
+        candidate = replace(tensor_range, threshold=float(share * tensor_range.largest))
         error = sum(output.error(candidate, asymmetric) for output in outputs)
         if error < least:
             best, least = candidate, error
@@ -92,19 +95,18 @@ def output_threshold(seen: TensorRange, readers: Sequence[Reader], asymmetric: b
 def output_thresholds(
     ranges: Mapping[str, TensorRange], readers: Mapping[str, Sequence[Reader]], asymmetric: Mapping[str, bool]
 ) -> dict[str, TensorRange]:
-    """`ranges` with new thresholds for the tensors that have `readers`, on all cores."""
+    """`ranges` with new thresholds for the tensors that have `readers`; uses all cores."""
 
-    def chosen(name: str) -> TensorRange:
-        seen = ranges[name]
-        if not readers.get(name) or seen.threshold == 0:
-            return seen
-        return output_threshold(seen, readers[name], asymmetric[name])
+    def choose(name: str) -> TensorRange:
+        if not readers.get(name) or ranges[name].threshold == 0:
+            return ranges[name]
+        return output_threshold(ranges[name], readers[name], asymmetric[name])
 
-    return dict(zip(ranges, in_threads(chosen, ranges, "choosing a threshold"), strict=True))
+    return dict(zip(ranges, in_threads(choose, ranges, "choosing a threshold"), strict=True))
 
 
 def _readers(state: RangeState, stands: Mapping[str, str]) -> dict[str, list[Reader]]:
-    """The layers that read each tensor, or another one of the same values, which it `stands` for."""
+    """The layers that read each tensor, or another tensor of its group of equal values (see `carriers`)."""
     readers, bounds, data = defaultdict(list), clamp_bounds(state.model), state.data
     for name, fact in data.facts.items():
         reader = Reader(fact, data.weights[name], data.biases[name], data.rows[name], bounds[name])
@@ -113,7 +115,10 @@ def _readers(state: RangeState, stands: Mapping[str, str]) -> dict[str, list[Rea
 
 
 def _output_thresholds(state: RangeState) -> RangeState:
-    """Thresholds by the layers' outputs, and by the network's for tensors with rare peaks or flat areas."""
+    """The state with thresholds chosen by the layers' outputs.
+
+    For tensors with rare peaks, and for those that a depthwise layer reads, the network's outputs decide.
+    """
     stands = carriers(state.model, state.ranges)
     readers = _readers(state, stands)
     state.say("repair: choosing thresholds by the layers' outputs")
@@ -129,4 +134,4 @@ def _output_thresholds(state: RangeState) -> RangeState:
     return state.with_ranges({name: chosen[stands[name]] for name in chosen})
 
 
-STEPS = (RangeStep(60, _output_thresholds),)  # first of those that know ranges
+STEPS = (RangeStep(60, _output_thresholds),)  # first, because the other range steps use its thresholds

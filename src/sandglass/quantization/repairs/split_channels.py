@@ -1,10 +1,13 @@
-"""Narrow tensors written twice, half a step apart: the mean of both has a bit more than each of them.
+"""Narrow tensors with two copies of each channel, half a step apart: the mean of both copies has one more bit.
 
-A tensor of few channels between wide layers, like MobileNetV2's linear bottlenecks, costs little time. Its rounding
-costs accuracy: all that the network knows at that place goes through it, no clamp follows, and sums carry its noise on.
-Here each channel stands in it twice. The second copy is half a step off, by the biases of the layers that make it, so
-that both lie differently between integers; a layer that reads the tensor has half of its weights for each copy. The
-float network stays the same, and in integers the tensor has one bit more, and so have the weights that read it.
+A tensor with few channels between wide layers, such as a linear bottleneck of MobileNetV2, costs little time. But its
+rounding costs accuracy: all information passes through it, no clamp follows it, and sums pass its noise on. Here each
+channel has two copies. The second copy is shifted by half a step, through the biases of the layers that compute it. A
+layer that reads the tensor has half of each weight for each copy. The float network computes the same. In integers the
+tensor has one more bit, and so have the weights that read it.
+
+Example with the step 1: 0.3 is rounded to 0, an error of 0.3. The copies are 0.3 - 0.25 = 0.05 and 0.3 + 0.25 = 0.55;
+they become 0 and 1, and their mean is 0.5, an error of 0.2. The largest error is 0.25 where it was 0.5.
 """
 
 from __future__ import annotations
@@ -28,13 +31,13 @@ NAME = "split channels"
 SOURCE = "Zhao et al. (2019), Improving Neural Network Quantization without Retraining using Outlier Channel Splitting"
 BUILDS_ON: tuple[str, ...] = ()
 COMPARISON = None
-NARROW = 16  # channels, the most: twice as many are two vectors of 16, for which layers take hardly longer
+NARROW = 16  # channels of a group, at most: 32 are two vectors of 16, for which layers take hardly longer
 
 
 def narrow_tensors(model: onnx.ModelProto, linear: Sequence[str]) -> tuple[str, ...]:
-    """Names of the groups of tensors to split; `linear` are the tensors that can have an offset for each channel.
+    """Names of the groups of tensors to split; `linear` holds the tensors that can have one offset for each channel.
 
-    Only dense convolutions and sums make and read the tensors of such a group.
+    Only dense convolutions and sums compute and read the tensors of such a group.
     """
     known = facts(model)
 
@@ -51,24 +54,24 @@ def narrow_tensors(model: onnx.ModelProto, linear: Sequence[str]) -> tuple[str, 
 def half_steps(
     model: onnx.ModelProto, tensors: Sequence[str], ranges: Mapping[str, TensorRange], asymmetric: bool
 ) -> dict[str, np.ndarray]:
-    """Offsets that put the second copy of each channel half a step from the first; `model` is split already.
+    """Offsets that put the two copies of each channel half a step apart; `model` is split already.
 
-    A quarter of a step up and down, so that the mean of both copies stays. (2 x channels,) float32 by tensor, for all
-    split tensors that layers read and that are not always 0.
+    One copy gets a quarter of a step more and the other a quarter less, so that their mean does not change. The offsets
+    are (2 x channels,) float32 by tensor, for the split tensors that layers read and that are not always 0.
     """
     known, offsets = facts(model), {}
     for link in named_links(model, tensors):
         channels = known[link.producers[0]].channels // 2
         for name in (name for name in link.tensors if ranges[name].threshold > 0):
             step, _ = activation_scale(ranges[name], asymmetric)
-            # The rounding errors of x - step / 4 and x + step / 4 differ by half a step: their mean is a quarter of a
-            # step at most, where the error of x alone is half a step at most.
+            # x - step / 4 and x + step / 4 are rounded to the same integer or to neighbours: the error of their mean
+            # is at most a quarter of a step, where the error of x alone is at most half a step.
             offsets[name] = np.repeat(step * np.array([-0.25, 0.25], np.float32), channels)
     return offsets
 
 
 def _dense(fact: Facts | None) -> bool:
-    """Whether a node is a convolution of all channels with all."""
+    """Whether a node is a convolution without groups."""
     return fact is not None and fact.layer.operator == "Conv" and fact.group == 1
 
 
@@ -91,6 +94,6 @@ def _move_apart(state: RangeState) -> RangeState:
 
 
 STEPS = (
-    NetworkStep(10, _split),  # first: all others have an array entry for each channel
-    RangeStep(90, _move_apart),  # last: half a step follows from the final ranges
+    NetworkStep(10, _split),  # first: the arrays of all other edits have one entry for each copy
+    RangeStep(90, _move_apart),  # last: the steps depend on the final ranges
 )

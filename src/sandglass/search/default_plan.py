@@ -1,0 +1,133 @@
+"""The default plan of a deployment: all repairs that help a target, and in float only what the task cannot do without.
+
+Full int8 is simulated on the calibration images first. If the task's agreement with the float network is too low,
+layers go back to float, those with the most noise for their multiply-accumulates first, until it is high enough. No
+runtime is timed for this, and no truths are needed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from math import isnan
+from pathlib import Path
+from tempfile import TemporaryDirectory
+
+from sandglass.core.progress import Say
+from sandglass.core.sizes import Size
+from sandglass.graph.session import GraphSession
+from sandglass.graph.work import inputs_to_try, spread
+from sandglass.quantization import output_noise
+from sandglass.quantization.calibration import Calibration
+from sandglass.quantization.plan import Plan
+from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.simulate import simulate
+from sandglass.search.fidelity_check import INPUTS, MARGIN
+from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.layer_costs import measure_noises
+from sandglass.search.run import CHOICES, Run
+from sandglass.search.trials import RepairedPlan, best_repaired_plan, plan_with
+from sandglass.sources.source import Source
+
+# Inputs that each layer is rounded alone on, at most. They only order the layers: what is kept is measured on INPUTS.
+ORDERING_INPUTS = 8
+# Signal over noise at the outputs in dB, the least where no calibration image shows the task anything to agree on:
+# noise of 1 % of the outputs' power is a correlation of 0.995. A network is published from 0.9, see `artifacts.parity`.
+LEAST_DECIBELS = 20.0
+
+
+@dataclass(frozen=True)
+class Agreement:
+    """How well a plan agrees with the float network on the calibration images: `value` of `measure`, `least` needed."""
+
+    measure: str
+    value: float
+    least: float
+
+    @property
+    def suffices(self) -> bool:
+        """Whether the value is high enough."""
+        return self.value >= self.least
+
+    @property
+    def text(self) -> str:
+        """The measure with its value and the least one."""
+        return f"{self.measure} to float {self.value:.4g} (at least {self.least:.4g})"
+
+
+def default_plan(source: Source, backend: str, calibration: Calibration, say: Say, shape: Size | None = None) -> Plan:
+    """The plan for one backend and the source's processor, from calibration images alone.
+
+    Inputs have the card's size, or `shape` (height, width). Raises DatasetError, GraphError, PlanError and InputError.
+    """
+    inputs = prepare_inputs(source, backend, calibration, shape)
+    with TemporaryDirectory(dir=source.graph.parent) as scratch:
+        run = Run.new(Path(scratch), say)
+        return acceptable_plan(inputs, best_repaired_plan(inputs, REPAIRS, run), run)
+
+
+def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> Plan:
+    """The repaired plan with as few layers in float as the task's agreement needs.
+
+    The agreement has to stay above the task's least fidelity by the margin that a search keeps for other images.
+    """
+    agreement = _simulation(inputs)
+    full = agreement(repaired.plan)
+    run.say(f"plan: all {len(repaired.integer_layers)} layers in int8: {full.text}")
+    if full.suffices or not repaired.integer_layers:
+        return repaired.plan
+    order = _layers_by_cost(inputs, repaired, run)
+    run.left.expect(CHOICES, len(order).bit_length())
+
+    def plan_without(count: int) -> Plan:
+        reason = f"rounding costs too much: {full.text} with all layers in int8"
+        return plan_with(inputs, repaired, {}, dict.fromkeys(order[:count], reason))
+
+    def suffices(count: int) -> bool:
+        result = agreement(plan_without(count))
+        run.left.step(CHOICES)
+        run.say(f"plan: {count} of {len(order)} layers in float: {result.text}")
+        return result.suffices
+
+    count = fewest(len(order), suffices)
+    run.left.end(CHOICES)
+    return plan_without(count)
+
+
+def fewest(most: int, suffices: Callable[[int], bool]) -> int:
+    """The least number from 1 to `most` that suffices, where every larger one does too; `most` is not tried."""
+    low, high = 0, 1  # `low` does not suffice
+    while high < most and not suffices(high):
+        low, high = high, 2 * high
+    high = min(high, most)
+    while high - low > 1:
+        middle = (low + high) // 2
+        low, high = (low, middle) if suffices(middle) else (middle, high)
+    return high
+
+
+def _layers_by_cost(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> list[str]:
+    """The layers in int8, the one with the most noise for its multiply-accumulates first."""
+    bits = {name: inputs.spec.bits(inputs.layers[name])[0] for name in repaired.integer_layers}
+    noises = measure_noises(inputs, repaired, list(bits.items()), run, ORDERING_INPUTS)
+    return sorted(bits, key=lambda name: -noises[name, bits[name]].output / max(1, inputs.macs.get(name, 0)))
+
+
+def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
+    """The agreement of a plan with the float network: the task's first measure, else the noise at the outputs."""
+    looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, INPUTS))
+    feeds = [look.inputs for look in looks]
+    expected = output_noise.run(GraphSession(inputs.source.graph), feeds)
+    predictions = inputs.predictions(expected, looks)
+    measure, task_least = inputs.task.FIDELITY[0], inputs.task.LEAST_FIDELITY
+    least = task_least + MARGIN * (1 - task_least)
+
+    def agreement(plan: Plan) -> Agreement:
+        outputs = output_noise.run(simulate(inputs.source.graph, plan, inputs.spec), feeds)
+        value = inputs.agreement(predictions, inputs.predictions(outputs, looks))
+        if isnan(value):
+            noise = output_noise.noise(expected, outputs)
+            return Agreement("signal over noise in dB", output_noise.decibels(noise), LEAST_DECIBELS)
+        return Agreement(measure, value, least)
+
+    return agreement
