@@ -9,9 +9,19 @@ import pytest
 from graphs import normal
 
 from conformance.test_backends import save_graph
+from sandglass.graph.output_parts import OutputPart
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan
-from sandglass.quantization.output_noise import decibels, integer_layers, layer_noises, noise, only, run, without
+from sandglass.quantization.output_noise import (
+    OutputNoise,
+    decibels,
+    integer_layers,
+    layer_noises,
+    noise,
+    only,
+    run,
+    without,
+)
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
@@ -89,21 +99,32 @@ def test_noise_is_a_share_of_the_power() -> None:
     assert decibels(0) == pytest.approx(120)
 
 
+def test_parts_count_alike() -> None:
+    """Boxes in pixels do not hide what happens to the scores: in dB each part counts as much as the other."""
+    expected = [{"boxes": np.full(4, 300.0), "scores": np.full(2, 0.5)}]
+    actual = [{"boxes": np.full(4, 303.0), "scores": np.full(2, 0.45)}]
+    measure = OutputNoise((OutputPart("boxes", "boxes"), OutputPart("scores", "scores")))
+    assert measure.ratios(expected, actual) == pytest.approx(np.array([[1e-4, 1e-2]]))
+    assert decibels(measure.noise(expected, actual)) == pytest.approx(30)
+    assert measure.changes(expected, actual) == pytest.approx([(1e-4 + 1e-2) / 2])
+    silent = [{"boxes": np.zeros(4), "scores": np.full(2, 0.5)}]
+    assert measure.changes(silent, [{**silent[0], "scores": np.full(2, 0.45)}]) == pytest.approx([1e-2])
+
+
 def test_one_input_counts_for_no_more_than_another() -> None:
     """A layer that is half of the noise on one input, however loud, and nothing on the others adds a share of that.
 
-    What the layers that run in int8 first add is the noise of them all; a further way of one has the same measure.
+    The first variants of all layers add up to the noise of the network; further variants have the same measure.
     """
-    power = np.array([1.0, 1.0, 4.0, 1.0])
-    changed = np.array([[5.0, 0, 0, 0], [5.0, 1e-4, 4e-4, 1e-4], [10.0, 2e-4, 0, 2e-4]])
-    first, second, other = layer_noises(changed, power, [0, 1])
+    changed = np.array([[5.0, 0, 0, 0], [5.0, 1e-4, 1e-4, 1e-4], [10.0, 2e-4, 0, 2e-4]])
+    first, second, other = layer_noises(changed, [0, 1])
     assert first + second == pytest.approx((10 * 1e-12) ** 0.25)
     assert first / (first + second) == pytest.approx(0.5 / 4)
     assert other / (first + second) == pytest.approx((1 + 2 + 2) / 4)
 
 
-def test_inputs_that_tell_nothing_do_not_count() -> None:
-    """Neither where the network has no signal nor where no layer makes a difference; where all are so there is none."""
-    changed = np.array([[1e-2, 0.0, 3.0], [3e-2, 0.0, 1.0]])
-    assert layer_noises(changed, np.array([1.0, 1.0, 0.0]), [0, 1]) == pytest.approx([1e-2, 3e-2])
-    assert layer_noises(changed, np.zeros(3), [0, 1]).tolist() == [0, 0]
+def test_inputs_on_which_nothing_changes_do_not_count() -> None:
+    """If no layer makes a difference on any input, no layer has noise."""
+    changed = np.array([[1e-2, 0.0], [3e-2, 0.0]])
+    assert layer_noises(changed, [0, 1]) == pytest.approx([1e-2, 3e-2])
+    assert layer_noises(np.zeros((2, 3)), [0, 1]).tolist() == [0, 0]

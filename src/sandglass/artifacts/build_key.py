@@ -55,7 +55,7 @@ def build_key(
         "weights": sha256(source.weights) if source.weights else None,
         "plan": plan.sha256 if plan else None,
         "reference": [[_digest(array) for array in feed.values()] for feed in reference.feeds],
-        "least": dict(reference.least),
+        "least": [dict(reference.least), dict(reference.least_decibels)],
         "shapes": [[*size, images] for size, images in shapes.items()],
         "samples": [samples.dataset.fingerprint, samples.flip_test] if samples else None,
     }

@@ -36,13 +36,26 @@ Shapes = Annotated[dict[str, Annotated[tuple[Side, ...], Meta(min_length=1)]], M
 Notes = JsonObject  # the backend's record of its build; the fields are those of the backend's `Notes` type
 
 
+class OutputCheck(Record, frozen=True):
+    """How well one part of the outputs agrees with the graph's (see `graph.output_parts`).
+
+    `snr_db` is the power of the graph's values over the power of the difference, in dB, over all inputs together;
+    `worst_snr_db` is that of the worst input. `cosine` is the cosine of the angle between the two, -1 to 1.
+    """
+
+    snr_db: float
+    worst_snr_db: float
+    cosine: float
+
+
 class Check(Record, frozen=True, omit_defaults=True):
     """The result of comparing an artifact with its graph.
 
     `relative_difference` is the largest absolute difference of an output over the largest absolute value of this
     output; `correlation` is the smallest correlation of an output. Both are None if nothing was compared; `summary`
     gives the reason. `inputs` names the inputs of the comparison. `quantized` is true if the source file was quantized
-    before. `int8_share` is the share of the multiply-accumulates that run in int8, 0 to 1.
+    before. `int8_share` is the share of the multiply-accumulates that run in int8, 0 to 1. `outputs` has the agreement
+    of each part of the outputs, by the name of its tensor.
     """
 
     summary: str = ""
@@ -51,6 +64,7 @@ class Check(Record, frozen=True, omit_defaults=True):
     correlation: float | None = None
     quantized: bool = False
     int8_share: float | None = None
+    outputs: dict[str, OutputCheck] = field(default_factory=dict)
 
 
 class Manifest(Record, frozen=True, kw_only=True):

@@ -12,8 +12,8 @@ from typing import TYPE_CHECKING
 import msgspec
 import numpy as np
 
-from sandglass.artifacts.manifest import Check
-from sandglass.backends import Backend, BuildNotes
+from sandglass.artifacts.manifest import Check, OutputCheck
+from sandglass.backends import Arrays, Backend, BuildNotes
 from sandglass.core import host
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import GraphError, ParityError, SandglassError
@@ -21,15 +21,22 @@ from sandglass.core.sizes import Size, extremes
 from sandglass.sources.source import Source
 
 if TYPE_CHECKING:
+    from sandglass.graph.output_parts import OutputPart
     from sandglass.graph.session import GraphSession
 
 SAMPLES = 4  # inputs of the comparison
 # Largest relative difference of an fp32 artifact. Another order of summation or a Winograd transform changes an output
 # by about 1e-4 of its largest value.
 FLOAT_TOLERANCE = 2e-3
-# Smallest correlation of an output. fp16 rounds every value to 11 bits. An int8 artifact differs by design, but below
-# this correlation the network is broken and not only quantized.
-LEAST_CORRELATION = {"fp16": 0.999, "int8": 0.9}
+# Smallest correlation of an output. fp16 rounds every value to 11 bits.
+LEAST_CORRELATION = {"fp16": 0.999}
+LEAST_OF_QUANTIZED = 0.9  # the same of an fp32 artifact of a file that is quantized, which runtimes round elsewhere
+# Smallest signal over noise in dB of a part of the outputs. An int8 artifact differs by design, but where the noise has
+# a fifth of the power of the outputs, a correlation of 0.9, the network is broken and not only quantized.
+LEAST_DECIBELS = {"int8": 7.0}
+LENIENT = {"int8": -1000.0}  # decibels that every artifact has
+MOST_DECIBELS = 120.0  # reported for outputs that are equal but for their last bits
+NO_POWER = 1e-12  # power of an output of zeros, to divide by
 
 
 class Reference:
@@ -41,13 +48,15 @@ class Reference:
 
     def __init__(self, source: Source, samples: Sequence[np.ndarray]) -> None:
         from sandglass.graph.io import load_graph, static_inputs
+        from sandglass.graph.output_parts import output_parts
         from sandglass.graph.session import GraphSession
 
         self.graph, self.inputs = source.graph, static_inputs(load_graph(source.graph))
         self.processor = source.processor
         self.kind = "calibration samples" if samples else "noise"
-        # Runtimes round the values of a quantized file at different places: its fp32 artifacts differ like int8 ones.
-        self.least = LEAST_CORRELATION | ({"fp32": LEAST_CORRELATION["int8"]} if source.quantized else {})
+        self.least = LEAST_CORRELATION | ({"fp32": LEAST_OF_QUANTIZED} if source.quantized else {})
+        self.least_decibels = LEAST_DECIBELS
+        self.parts = output_parts(load_graph(source.graph))
         # The error of the float build, None if it succeeded, by backend and graph (see `check_float`).
         self.floats: dict[tuple[str, Path], SandglassError | None] = {}
         self.feeds = [self._feed(sample) for sample in samples[:SAMPLES]] or self._noise()
@@ -75,9 +84,9 @@ class Reference:
         return _free(self.graph)
 
     def lenient(self) -> Reference:
-        """A copy that accepts int8 artifacts of any correlation: the search measures them by their predictions."""
+        """A copy that accepts int8 artifacts with any noise: the search measures them by their predictions."""
         other = copy(self)
-        other.least = {**self.least, "int8": -1.0}
+        other.least_decibels = LENIENT
         return other
 
     def check(
@@ -102,7 +111,7 @@ class Reference:
         results = [session.run(feed) for feed in feeds]
         if not backend.CAPABILITIES.computes:
             return Check("not compared: this backend computes nothing")
-        check = compare(expected, results, precision, self.least)
+        check = compare(expected, results, precision, self.parts, self.least, self.least_decibels)
         return msgspec.structs.replace(check, inputs=f"{len(feeds)} {self.kind}")
 
     def _repeated(self, size: Size) -> dict[str, np.ndarray]:
@@ -162,16 +171,19 @@ def _repeated(image: np.ndarray, size: Size) -> np.ndarray:
 
 
 def compare(
-    expected: Sequence[Mapping[str, np.ndarray]],
-    results: Sequence[Mapping[str, np.ndarray]],
+    expected: Sequence[Arrays],
+    results: Sequence[Arrays],
     precision: str,
+    parts: Sequence[OutputPart],
     correlations: Mapping[str, float] = LEAST_CORRELATION,
+    decibels: Mapping[str, float] = LEAST_DECIBELS,
 ) -> Check:
     """Compare an artifact's outputs, `results`, with the graph's outputs, `expected`, on the same inputs.
 
     Both have one dictionary of arrays by output name for each input. Each output is compared over all inputs together,
-    because it may be almost 0 on a single input (a detector that detects nothing). Raises ParityError if the relative
-    difference is over FLOAT_TOLERANCE or, for a precision in `correlations`, if the correlation is below its value.
+    because it may be almost 0 on a single input (a detector that detects nothing). Raises ParityError if an output is
+    NaN or infinite; for a precision in `decibels`, if one of the `parts` has less signal over noise; for one in
+    `correlations`, if the correlation is lower; for others, if the relative difference is over FLOAT_TOLERANCE.
     """
     pairs = [
         tuple(np.concatenate([outputs[name].ravel() for outputs in side]) for side in (expected, results))
@@ -180,13 +192,41 @@ def compare(
     # numpy's maximum of values with a NaN is NaN; the result of Python's depends on the position of the NaN.
     difference = float(np.max([relative_difference(reference, actual) for reference, actual in pairs]))
     agreement = float(np.min([correlation(reference, actual) for reference, actual in pairs]))
-    summary = f"relative difference to the graph {difference:.1e}, correlation {agreement:.6f}"
-    least = correlations.get(precision)
-    wrong = difference > FLOAT_TOLERANCE if least is None else agreement < least
-    if wrong or not np.isfinite(difference):
+    checks = {part.name: _check_part(part, expected, results) for part in parts}
+    if precision in decibels:
+        name = min(checks, key=lambda name: checks[name].snr_db)
+        where = f" in {name}, the lowest of {len(checks)} outputs" if len(checks) > 1 else ""
+        summary = (
+            f"{checks[name].snr_db:.1f} dB signal over noise{where} (worst input {checks[name].worst_snr_db:.1f} dB), "
+            f"correlation {agreement:.4f}"
+        )
+        right, limit = checks[name].snr_db >= decibels[precision], f"at least {decibels[precision]:g} dB"
+    else:
+        summary = f"relative difference to the graph {difference:.1e}, correlation {agreement:.6f}"
+        least = correlations.get(precision)
+        right = difference <= FLOAT_TOLERANCE if least is None else agreement >= least
         limit = f"difference at most {FLOAT_TOLERANCE:g}" if least is None else f"correlation at least {least:g}"
+    if not right or not np.isfinite(difference):
         raise ParityError(
             f"the artifact's outputs are wrong: {summary}; required: {limit}",
             "the artifact was not published; use another backend or precision",
         )
-    return Check(summary, relative_difference=difference, correlation=agreement)
+    return Check(summary, relative_difference=difference, correlation=agreement, outputs=checks)
+
+
+def _check_part(part: OutputPart, expected: Sequence[Arrays], results: Sequence[Arrays]) -> OutputCheck:
+    """The agreement of one part of the outputs over all inputs together, and on the worst of them."""
+    pairs = [(part.values(first), part.values(second)) for first, second in zip(expected, results, strict=True)]
+    powers = np.array([(before**2).sum() for before, _ in pairs])  # (inputs,)
+    changes = np.array([((after - before) ** 2).sum() for before, after in pairs])
+    products = sum(float((before * after).sum()) for before, after in pairs)
+    scale = np.sqrt(powers.sum() * sum(float((after**2).sum()) for _, after in pairs))
+    cosine = products / scale if scale else float(not changes.any())
+    used = powers > 0
+    worst = _decibels(float((changes[used] / powers[used]).max())) if used.any() else MOST_DECIBELS
+    return OutputCheck(_decibels(changes.sum() / max(powers.sum(), NO_POWER)), worst, float(cosine))
+
+
+def _decibels(noise: float) -> float:
+    """Signal over noise in dB from noise over signal; NaN for NaN."""
+    return float(np.clip(-10 * np.log10(max(noise, 1e-300)), -MOST_DECIBELS, MOST_DECIBELS)) + 0 * noise

@@ -30,6 +30,7 @@ from sandglass.core.reading import MALFORMED, open_file
 from sandglass.core.records import Record, read_json_record
 from sandglass.datasets import Dataset
 from sandglass.formats.npz import read_npz
+from sandglass.graph.output_parts import whole_outputs
 from sandglass.kit.make import EXPECTED, PROBES, row_digest
 from sandglass.measure.benchmarking import Speed, speed
 from sandglass.measure.evaluation import Evaluation, evaluate
@@ -121,7 +122,8 @@ def agreement(kit: Collected) -> Check:
     Raises ParityError if they differ too much.
     """
     expected, outputs = _arrays(kit.folder / EXPECTED), kit.open().outputs(PROBES)
-    return parity.compare(_by_row(expected), _by_row(outputs), kit.precision)
+    rows = _by_row(expected)
+    return parity.compare(rows, _by_row(outputs), kit.precision, whole_outputs(rows[0]))
 
 
 def evaluation(kit: Collected, dataset: Dataset) -> Evaluation:

@@ -17,7 +17,7 @@ from sandglass.graph.layers import OPERATORS
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, layer_work, spread
 from sandglass.quantization.make_plan import make_plans
-from sandglass.quantization.output_noise import EXACT, Outputs, run
+from sandglass.quantization.output_noise import OutputNoise, Outputs, decibels, run
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
@@ -29,10 +29,10 @@ TARGETS = tuple(Spec(OPERATORS, asymmetric=asymmetric) for asymmetric in (True, 
 
 
 def automatic_plan(graph: Path, batches: Sequence[np.ndarray | Outputs], calibration: JsonObject | None = None) -> Plan:
-    """The plan of the method with the highest signal-to-noise ratio where all layers are in int8.
+    """The plan of the method with the least noise at the outputs when all layers are in int8.
 
-    The ratio is the mean in dB over the graph's outputs, over inputs spread over `batches`, and over TARGETS. Raises
-    what `make_plan` raises.
+    The noise in dB is the mean over the parts of the outputs, inputs spread over `batches`, and TARGETS. Raises what
+    `make_plan` raises.
     """
     plans, session = make_plans(graph, batches, METHODS, calibration), GraphSession(graph)
     work = sum(macs for macs, _ in layer_work(load_graph(graph)).values())
@@ -40,17 +40,10 @@ def automatic_plan(graph: Path, batches: Sequence[np.ndarray | Outputs], calibra
     tried = [batch if isinstance(batch, Mapping) else {session.input_names[0]: batch} for batch in chosen]
     expected = run(session, tried)
 
-    def quality(plan: Plan) -> float:
-        return float(np.mean([signal_to_noise(expected, run(simulate(graph, plan, spec), tried)) for spec in TARGETS]))
+    measure = OutputNoise.of(graph)
 
-    return max(plans.values(), key=quality)
+    def noise_of(plan: Plan) -> float:
+        noises = [measure.noise(expected, run(simulate(graph, plan, spec), tried)) for spec in TARGETS]
+        return float(np.mean([-decibels(noise) for noise in noises]))
 
-
-def signal_to_noise(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
-    """Power of the outputs over the power of their change, in dB, the mean over outputs and inputs."""
-    ratios = []
-    for first, second in zip(expected, actual, strict=True):
-        for name, values in first.items():
-            power, change = (float((array.astype(np.float64) ** 2).sum()) for array in (values, values - second[name]))
-            ratios.append(-10 * np.log10(max(change, EXACT * power) / power) if power else 0.0)
-    return float(np.mean(ratios))
+    return min(plans.values(), key=noise_of)

@@ -30,7 +30,7 @@ from sandglass.graph.index import GraphIndex
 from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, layer_work, spread
-from sandglass.quantization.output_noise import Batches, Outputs, changes, run
+from sandglass.quantization.output_noise import Batches, Outputs, run
 from sandglass.quantization.plan import TensorRange
 from sandglass.quantization.qdq import activation_scale, rounded_range
 
@@ -136,7 +136,11 @@ def _scaled(current: TensorRange, factor: float) -> TensorRange:
 def _distance(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
     """Sum over inputs of the Euclidean distance between the outputs of two runs."""
     # Distances and not their squares: a sum of squares would be decided by the few inputs with the largest changes.
-    return float(np.sqrt(changes(expected, actual)).sum())
+    powers = [
+        sum(float(((first[name] - second[name]) ** 2).sum()) for name in first)
+        for first, second in zip(expected, actual, strict=True)
+    ]
+    return float(np.sqrt(powers).sum())
 
 
 def _with_peaks(graph: Path, names: Sequence[str], batches: Batches) -> Batches:

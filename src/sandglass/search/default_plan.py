@@ -19,6 +19,7 @@ from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
 from sandglass.quantization.calibration import Calibration
+from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.quantization.simulate import simulate
@@ -118,7 +119,7 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, INPUTS))
     feeds = [look.inputs for look in looks]
     expected = output_noise.run(GraphSession(inputs.source.graph), feeds)
-    predictions = inputs.predictions(expected, looks)
+    predictions, noise_of = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
     measure, task_least = inputs.task.FIDELITY[0], inputs.task.LEAST_FIDELITY
     least = task_least + MARGIN * (1 - task_least)
 
@@ -126,8 +127,8 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
         outputs = output_noise.run(simulate(inputs.source.graph, plan, inputs.spec), feeds)
         value = inputs.agreement(predictions, inputs.predictions(outputs, looks))
         if isnan(value):
-            noise = output_noise.noise(expected, outputs)
-            return Agreement("signal over noise in dB", output_noise.decibels(noise), LEAST_DECIBELS)
+            noise = output_noise.decibels(noise_of.noise(expected, outputs))
+            return Agreement("signal over noise in dB", noise, LEAST_DECIBELS)
         return Agreement(measure, value, least)
 
     return agreement

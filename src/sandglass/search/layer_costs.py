@@ -12,6 +12,7 @@ from sandglass.core.resume import Journal
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
+from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.simulate import simulate
 from sandglass.search.costs import LayerCost, LayerVariant
 from sandglass.search.inputs import Arrays, Look, SearchInputs
@@ -79,7 +80,7 @@ def measure_noises(
     """
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, most_looks))
     expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
-    predictions = inputs.predictions(expected, looks)
+    predictions, measure = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
     plan = repaired.plan
     key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(one) for one in variants], "looks": len(looks)}
     journal = Journal[tuple[list[float], float, float]](key)  # changes of the outputs by look, local noise, fidelity
@@ -90,14 +91,14 @@ def measure_noises(
                 continue
             outputs, local = _rounded_alone(inputs, repaired, name, bits, looks)
             fidelity = inputs.agreement(predictions, inputs.predictions(outputs, looks))
-            journal.append({number: (output_noise.changes(expected, outputs).tolist(), local, fidelity)})
-            decibels = output_noise.decibels(output_noise.noise(expected, outputs))
+            journal.append({number: (measure.changes(expected, outputs).tolist(), local, fidelity)})
+            decibels = output_noise.decibels(measure.noise(expected, outputs))
             run.left.step(LAYERS)
             run.say(f"sensitivity: {len(journal.done)}/{len(variants)} {name}: {decibels:.1f} dB")
     rows = [journal.done[number] for number in range(len(variants))]
     changes = np.array([change for change, _, _ in rows])  # (variants, looks)
     first_of_layer = [i for i, (name, _) in enumerate(variants) if name not in dict(variants[:i])]
-    noises = output_noise.layer_noises(changes, output_noise.powers(expected), first_of_layer)  # (variants,)
+    noises = output_noise.layer_noises(changes, first_of_layer)  # (variants,)
     journal.close()
     return {
         variant: Noise(float(noise), local, fidelity)

@@ -21,6 +21,7 @@ from sandglass.quantization.automatic_method import automatic_plan
 from sandglass.quantization.calibration import drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
+from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
 from sandglass.quantization.repairs import UNSEEN, chosen_repairs
@@ -81,7 +82,7 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -
     if method == AUTO:
         method = automatic_plan(source.graph, inputs.batches).method
     sample = spread(inputs.batches, inputs_to_try(inputs.total_macs, PLAN_SAMPLES))
-    expected = output_noise.run(GraphSession(source.graph), sample)
+    expected, measure = output_noise.run(GraphSession(source.graph), sample), OutputNoise.of(source.graph)
     calibration = drawn(inputs.calibration, inputs.range_looks)
 
     def trial(names: Sequence[str], unequalized: Plan | None) -> RepairTrial:
@@ -97,7 +98,7 @@ def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -
             unequalized,
         )
         session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
-        noise = output_noise.noise(expected, output_noise.run(session, sample))
+        noise = measure.noise(expected, output_noise.run(session, sample))
         run.left.measured((time.monotonic() - started) / len(sample))
         run.left.step(PLANS)
         run.say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
