@@ -46,7 +46,6 @@ CONSTANTS = {
     "quantization.statistics": ("BINS",),
     "quantization.repairs.equalize": ("SHARE", "MARGIN", "SMALLEST"),
     "quantization.repairs.output_thresholds": ("ROWS", "HOPELESS"),
-    "quantization.network_thresholds": ("PEAK", "RARE", "HALVINGS", "GAIN", "HOPELESS", "MOST_INPUTS"),
     "quantization.repairs.split_channels": ("NARROW",),
     "quantization.repairs.exact_pixels": ("EXACT", "IMAGES"),
 }

@@ -65,7 +65,7 @@ def repaired(tmp_path: Path, inputs: SearchInputs) -> RepairedPlan:
 def trial(noise: float, *repairs: str) -> RepairTrial:
     """A plan with some repairs."""
     nothing: Any = None
-    return RepairTrial(repairs, noise, nothing, nothing)
+    return RepairTrial(repairs, noise, nothing)
 
 
 def test_ranges_are_read_on_people_as_they_are_and_wider_ones(inputs: SearchInputs) -> None:

@@ -8,7 +8,8 @@ from pathlib import Path
 from sandglass.core.progress import Say, TimeLeft
 from sandglass.search.timer import CLOCK, Timer
 
-PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "plans", "layers", "times", "choices", "speeds"  # stages of the time left
+# Stages of the time left.
+TRIALS, PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "trials", "plans", "layers", "times", "choices", "speeds"
 
 
 @dataclass(frozen=True)

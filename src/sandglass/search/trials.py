@@ -25,15 +25,17 @@ from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
 from sandglass.quantization.repairs import UNSEEN, chosen_repairs
+from sandglass.quantization.repairs.output_thresholds import NAME as OUTPUT_THRESHOLDS
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs
-from sandglass.search.run import PLANS, Run
+from sandglass.search.run import PLANS, TRIALS, Run
 from sandglass.sources.source import Source
 
-# Inputs that a whole plan is tried on, at most. It bounds the time of a trial: all of a usual calibration set with its
-# wider copies. `inputs_to_try` takes fewer where the network is large.
-PLAN_SAMPLES = 128
+# Inputs that the plan of a trial is made from, and as many others that it is compared on, at most: they bound the time
+# of a trial. `inputs_to_try` takes fewer if the network is large.
+TRIAL_INPUTS = 16
+FIRST_METHOD = "mse"  # that thresholds are chosen by before a repair chooses them by the outputs of layers
 # Share of the best plan's noise that a plan may leave whose repairs change the float network for values that were not
 # seen: a small gain on seen ones does not justify that. Not measured on several networks.
 UNSEEN_SHARE = 0.8
@@ -55,12 +57,14 @@ class RepairedPlan:
 
 @dataclass(frozen=True)
 class RepairTrial:
-    """A plan with some repairs, and its noise at the network's outputs as a share of their power."""
+    """A plan with some repairs, and its noise at the network's outputs as a share of their power.
+
+    The noise is that on inputs that the plan was not made from.
+    """
 
     repairs: tuple[str, ...]
     noise: float
     plan: Plan
-    layer_data: LayerData
 
 
 def repairs_without(names: Sequence[str]) -> list[str]:
@@ -72,48 +76,61 @@ def repairs_without(names: Sequence[str]) -> list[str]:
 
 
 def best_repaired_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
-    """The plan with `repairs`, or with less equalization where that leaves less noise.
+    """The plan with those of `repairs` that leave the least noise, made from all inputs.
 
-    Equalizing channels helps activations and hurts weights: which weighs more depends on the network. The first trial
-    is without it; where that plan clips its channels says how far they have to be equalized.
+    Raises DatasetError without inputs, and PlanError for activations that are not finite.
     """
-    source = inputs.source
+    method = _method(inputs, repairs)
+    best, unequalized = _best_repairs(inputs, repairs, method, run)
+    plan, layer_data = repaired_plan(
+        inputs.source.graph, inputs.batches, inputs.spec, run.scratch, method, best,
+        drawn(inputs.calibration, inputs.range_looks), run.say, unequalized,
+    )  # fmt: skip
+    run.left.step(PLANS)
+    integer = tuple(output_noise.integer_layers(inputs.source.graph, plan, inputs.spec))
+    return RepairedPlan(plan, layer_data, integer, _other_roundings(inputs, plan, layer_data, integer))
+
+
+def _method(inputs: SearchInputs, repairs: Sequence[str]) -> str:
+    """The method for the thresholds that no repair chooses."""
     method = inputs.calibration.method
-    if method == AUTO:
-        method = automatic_plan(source.graph, inputs.batches).method
-    sample = spread(inputs.batches, inputs_to_try(inputs.total_macs, PLAN_SAMPLES))
-    expected, measure = output_noise.run(GraphSession(source.graph), sample), OutputNoise.of(source.graph)
-    calibration = drawn(inputs.calibration, inputs.range_looks)
+    if method != AUTO:
+        return method
+    # Thresholds by the layers' outputs replace those of the method nearly everywhere: it is not worth a comparison.
+    return FIRST_METHOD if OUTPUT_THRESHOLDS in repairs else automatic_plan(inputs.source.graph, inputs.batches).method
+
+
+def _best_repairs(
+    inputs: SearchInputs, repairs: Sequence[str], method: str, run: Run
+) -> tuple[Sequence[str], Plan | None]:
+    """The repairs that leave the least noise, and a plan without equalization, None if equalization is not used.
+
+    Equalization helps activations and hurts weights: which weighs more depends on the network and on the bits of the
+    weights. The first trial is without it; where its plan clips channels says how far equalization has to go. Plans
+    are made from one half of the inputs and compared on the other: on its own inputs every plan has too little noise.
+    """
+    first, *others = choices(inputs.source.graph, inputs.spec, repairs)
+    if not others:
+        return first, None
+    graph, batches = inputs.source.graph, inputs.batches
+    count = inputs_to_try(inputs.total_macs, TRIAL_INPUTS)
+    planned, judged = spread(batches[::2], count), spread(batches[1::2] or batches, count)
+    expected, measure = output_noise.run(GraphSession(graph), judged), OutputNoise.of(graph)
+    run.left.expect(TRIALS, 1 + len(others))
 
     def trial(names: Sequence[str], unequalized: Plan | None) -> RepairTrial:
-        plan, layer_data = repaired_plan(
-            source.graph,
-            inputs.batches,
-            inputs.spec,
-            source.graph.parent,
-            method,
-            names,
-            calibration,
-            run.say,
-            unequalized,
-        )
-        session, started = simulate(source.graph, plan, inputs.spec), time.monotonic()
-        noise = measure.noise(expected, output_noise.run(session, sample))
-        run.left.measured((time.monotonic() - started) / len(sample))
-        run.left.step(PLANS)
+        plan, _ = repaired_plan(graph, planned, inputs.spec, run.scratch, method, names, {}, run.say, unequalized)
+        session, started = simulate(graph, plan, inputs.spec), time.monotonic()
+        noise = measure.noise(expected, output_noise.run(session, judged))
+        run.left.measured((time.monotonic() - started) / len(judged))
+        run.left.step(TRIALS)
         run.say(f"repair: {', '.join(names) or 'none'}: {output_noise.decibels(noise):.1f} dB at the output")
-        return RepairTrial(tuple(names), noise, plan, layer_data)
+        return RepairTrial(tuple(names), noise, plan)
 
-    first, *others = choices(source.graph, inputs.spec, repairs)
-    run.left.expect(PLANS, 1 + len(others))
-    best = trial(first, None)
-    unequalized = best.plan
+    best = plain = trial(first, None)
     for names in others:
-        best = quieter(best, trial(names, unequalized))
-    integer = output_noise.integer_layers(source.graph, best.plan, inputs.spec)
-    return RepairedPlan(
-        best.plan, best.layer_data, tuple(integer), _other_roundings(inputs, best.plan, best.layer_data, integer)
-    )
+        best = quieter(best, trial(names, plain.plan))
+    return best.repairs, None if best is plain else plain.plan
 
 
 def quieter(best: RepairTrial, other: RepairTrial) -> RepairTrial:
