@@ -35,7 +35,8 @@ class SearchInputs:
     """A source for one backend, whose arithmetic is `spec`, with its task.
 
     Activation ranges are read on `looks[:range_looks]`; fidelity has to be kept on all of them. `layers` and `macs`
-    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph.
+    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph. `decodes` is false
+    if the task cannot decode the outputs, as with a detector that has a classifier's card; there are no predictions.
     """
 
     source: Source
@@ -48,6 +49,7 @@ class SearchInputs:
     range_looks: int
     layers: Mapping[str, Facts]
     macs: Mapping[str, int]
+    decodes: bool = True
 
     @property
     def batches(self) -> list[Arrays]:
@@ -68,7 +70,9 @@ class SearchInputs:
         return self.task.decode(outputs, [look.view], self.source.card)[0]
 
     def predictions(self, outputs: Sequence[Arrays], looks: Sequence[Look]) -> list[Prediction]:
-        """The task's prediction from the outputs for each look."""
+        """The task's prediction from the outputs for each look; none if the task cannot decode them."""
+        if not self.decodes:
+            return []
         return [self.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
 
     def agreement(self, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
