@@ -35,8 +35,8 @@ class SearchInputs:
     """A source for one backend, whose arithmetic is `spec`, with its task.
 
     Activation ranges are read on `looks[:range_looks]`; fidelity has to be kept on all of them. `layers` and `macs`
-    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph. `decodes` is false
-    if the task cannot decode the outputs, as with a detector that has a classifier's card; there are no predictions.
+    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph. `decodes` is
+    false if the task cannot decode the outputs, as with a detector that has a classifier's card: no predictions then.
     """
 
     source: Source
