@@ -28,9 +28,9 @@ from sandglass.backends import load_backend
 from sandglass.core.processor import ANY
 from sandglass.graph.session import GraphSession
 from sandglass.quantization.automatic_method import automatic_plan
-from sandglass.quantization.output_noise import decibels, noise, run
+from sandglass.quantization.output_noise import OutputNoise, decibels, run
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, choices, repaired_plan
+from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 from sandglass.table.markdown import markdown
@@ -44,7 +44,6 @@ CONSTANTS = {
     "quantization.repairs.compensated_rounding": ("DAMPING", "BLOCK"),
     "quantization.input_rows": ("FLOATS", "MOST_ROWS"),
     "quantization.statistics": ("BINS",),
-    "quantization.repairs.equalize": ("SHARE", "MARGIN", "SMALLEST"),
     "quantization.repairs.output_thresholds": ("ROWS", "HOPELESS"),
     "quantization.repairs.split_channels": ("NARROW",),
     "quantization.repairs.exact_pixels": ("EXACT", "IMAGES"),
@@ -105,7 +104,7 @@ class Case:
         name = session.input_names[0]
         inputs = [{name: array} for array in network.inputs(CALIBRATING + MEASURED)]
         self.calibrating, self.measured = inputs[:CALIBRATING], inputs[CALIBRATING:]
-        self.expected = run(session, self.calibrating), run(session, self.measured)
+        self.expected = run(session, self.measured)
 
     def decibels(self, trial: Trial) -> float:
         """Signal over noise on the inputs that the plan was not made from."""
@@ -113,21 +112,12 @@ class Case:
             if not trial.repairs:
                 return self._noise(automatic_plan(self.graph, self.calibrating))
             repairs = [name for name in REPAIRS if name not in trial.without]
-            return self._noise(self._best_plan(repairs, Path(scratch)))
+            plan, _ = repaired_plan(self.graph, self.calibrating, self.spec, Path(scratch), METHOD, repairs)
+            return self._noise(plan)
 
     def _noise(self, plan: Plan) -> float:
-        return decibels(noise(self.expected[1], run(simulate(self.graph, plan, self.spec), self.measured)))
-
-    def _best_plan(self, repairs: Sequence[str], scratch: Path) -> Plan:
-        """Of the plans with more and less equalization the one of the least noise on the calibration inputs."""
-        uneven: Plan | None = None
-        plans: list[tuple[float, Plan]] = []
-        for chosen in choices(self.graph, self.spec, repairs):
-            plan, _ = repaired_plan(self.graph, self.calibrating, self.spec, scratch, METHOD, chosen, uneven=uneven)
-            uneven = uneven or plan
-            outputs = run(simulate(self.graph, plan, self.spec), self.calibrating)
-            plans.append((noise(self.expected[0], outputs), plan))
-        return min(plans, key=lambda entry: entry[0])[1]
+        outputs = run(simulate(self.graph, plan, self.spec), self.measured)
+        return decibels(OutputNoise.of(self.graph).noise(self.expected, outputs))
 
 
 def measure(out: Path, chosen: Sequence[Trial], networks: Sequence[Network], backends: Sequence[str]) -> None:

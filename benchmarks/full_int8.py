@@ -28,7 +28,7 @@ from sandglass.quantization.calibration import calibration_inputs
 from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.inputs import prepare_inputs
 from sandglass.search.run import Run
-from sandglass.search.trials import best_repaired_plan, build_exact
+from sandglass.search.trials import build_exact, full_int8_plan
 from sandglass.sources.load_card import load_card
 from sandglass.sources.prepare import prepared_source
 from sandglass.table.markdown import markdown
@@ -80,7 +80,7 @@ def main() -> None:
                 started = time.perf_counter()
                 calibration = Calibration(calibrating, arguments.size)
                 inputs = prepare_inputs(source, backend, calibration)
-                plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
+                plan = full_int8_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
                 full = build_exact(inputs, plan, Path(folder) / "full", say)
                 base = build_exact(inputs, None, Path(folder) / "base", say)
                 seconds = time.perf_counter() - started

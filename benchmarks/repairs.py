@@ -35,7 +35,7 @@ from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
 from sandglass.quantization.simulate import simulate
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
-from sandglass.search.trials import best_repaired_plan, build_exact
+from sandglass.search.trials import build_exact, full_int8_plan
 from sandglass.sources.prepare import prepared_source
 from sandglass.table.markdown import markdown
 from sandglass.tasks import topdown_pose
@@ -45,7 +45,7 @@ VARIANTS: list[tuple[str, Sequence[str]]] = [
     ("none", ()),
     *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
     ("all", REPAIRS),
-    *((f"{name} alone", [name]) for name in REPAIRS if "equalize" not in name),
+    *((f"{name} alone", [name]) for name in REPAIRS),
 ]
 
 
@@ -70,10 +70,7 @@ def ablation(
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
     for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
         with TemporaryDirectory() as scratch:
-            less = [repair for repair in chosen if "equalize" not in repair]
-            plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", less)
-            if "equalize" in chosen:
-                plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen, uneven=plan)
+            plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen)
         found = run(simulate(graph, plan, spec), measured)
         rows.append(judged(backend, told, found))
     return rows
@@ -156,7 +153,7 @@ def main() -> None:
         for backend in arguments.backends:
             rows += ablation(source.graph, backend, calibrating, once, measured, judged)
             inputs = prepare_inputs(source, backend, calibration)
-            plan = best_repaired_plan(inputs, REPAIRS, Run.new(source.graph.parent, silent)).plan
+            plan = full_int8_plan(inputs, REPAIRS, Run.new(source.graph.parent, silent)).plan
             base, full = (build_exact(inputs, used, Path(scratch), silent) for used in (None, plan))
             rows += bfloat16(base, measured, judged) if backend == "openvino" else []
             last.append(agreement(inputs, plan, base, full, dataset, measured, metas))

@@ -187,17 +187,17 @@ size = 8
 def plans() -> list[bytes]:
     """A plan of one layer."""
     layer = PlannedLayer("conv", "Conv", "image", "y", "w")
-    plan = Plan("0" * 64, "kl", {"image": TensorRange(-1.0, 1.0, 1.0)}, {"conv": layer}, {"dataset": "d"}, ("split",))
+    plan = Plan("0" * 64, "kl", {"image": TensorRange(-1.0, 1.0, 1.0)}, {"conv": layer}, {"dataset": "d"}, ("centre",))
     return [plan.to_json().encode()]
 
 
 def plan_arrays() -> list[bytes]:
-    """Factors of a tensor and a rounded layer."""
+    """Offsets of a tensor and a rounded layer."""
     from safetensors.numpy import save
 
     ones = np.ones(4, np.float32)
     rounded = {"integers:conv": np.ones((4, 3), np.int8), "scales:conv": ones, "bias:conv": ones}
-    return [save({"factors:image": ones, **rounded})]
+    return [save({"offsets:image": ones, **rounded})]
 
 
 def manifests(folder: Path) -> list[bytes]:

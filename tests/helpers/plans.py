@@ -2,19 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import replace
 
-import numpy as np
-
-from sandglass.quantization.edits import ReadBytes, ScaleChannels, SetWeights
+from sandglass.quantization.edits import ReadBytes, SetWeights
 from sandglass.quantization.edits_file import arrays_hash, arrays_of
 from sandglass.quantization.plan import Plan
-
-
-def factors(plan: Plan) -> Mapping[str, np.ndarray]:
-    """The factors that a plan divides channels by, by tensor."""
-    return next((edit.factors for edit in plan.edits if isinstance(edit, ScaleChannels)), {})
 
 
 def pixels(plan: Plan) -> ReadBytes:

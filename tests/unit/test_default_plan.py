@@ -16,7 +16,7 @@ from sandglass.search import default_plan
 from sandglass.search.default_plan import Agreement, acceptable_plan, fewest, without_predictions_of_another_task
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
-from sandglass.search.trials import best_repaired_plan
+from sandglass.search.trials import full_int8_plan
 from sandglass.sources.card import Card, Input
 from sandglass.sources.source import Source
 from sandglass.tasks import load_task
@@ -62,7 +62,7 @@ def test_layers_go_back_to_float_until_the_least_agreement(
     monkeypatch.setattr(default_plan, "LEAST_DECIBELS", least)
     lines = list[str]()
     run = Run.new(tmp_path, lines.append)
-    repaired = best_repaired_plan(inputs, [BIAS], run)
+    repaired = full_int8_plan(inputs, [BIAS], run)
     plan = acceptable_plan(inputs, repaired, run)
     in_float = [name for name, layer in plan.layers.items() if layer.keep_float]
     assert in_float == ([] if least < 0 else list(repaired.integer_layers))
@@ -76,7 +76,7 @@ def test_network_of_another_task_goes_by_the_noise_at_its_outputs(inputs: Search
     lines = list[str]()
     run = Run.new(tmp_path, lines.append)
     usable = without_predictions_of_another_task(other, lines.append)
-    plan = acceptable_plan(usable, best_repaired_plan(usable, [BIAS], run), run)
+    plan = acceptable_plan(usable, full_int8_plan(usable, [BIAS], run), run)
     assert any("noise at the outputs decides in place of predictions" in line for line in lines)
     assert plan.layers
     assert without_predictions_of_another_task(inputs, lines.append) is inputs

@@ -177,7 +177,7 @@ def test_plan_is_read_again_and_runs(graph: Path, tmp_path: Path) -> None:
     plan.save(tmp_path / "plan.json")
     again = make_plan.load_plan(tmp_path / "plan.json", graph)
     assert again == replace(plan, edits=again.edits)
-    model = rewritten(quantize_dequantize, repaired_plan.repaired(graph, again, ASYMMETRIC)[0], again, ASYMMETRIC)
+    model = rewritten(quantize_dequantize, repaired_plan.repaired(graph, again, ASYMMETRIC), again, ASYMMETRIC)
     save_graph(model, tmp_path / "qdq.onnx")
     inputs = normalized(images(1, seed=3))[0]
     expected = simulate(graph, again, ASYMMETRIC).run(inputs)["y"]

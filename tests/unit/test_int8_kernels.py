@@ -140,7 +140,7 @@ def test_ncnn_pads_with_what_zero_becomes(tmp_path: Path) -> None:
     for backend in (ncnn, onnxruntime, openvino):
         folder = tmp_path / backend.__name__
         folder.mkdir()
-        save_model(repaired(tmp_path / "g.onnx", plan, backend.SPEC.on(ANY))[0], folder / "g.onnx")
+        save_model(repaired(tmp_path / "g.onnx", plan, backend.SPEC.on(ANY)), folder / "g.onnx")
         notes = backend.build(Source(card, folder / "g.onnx"), "int8", folder, plan)
         session, simulated = backend.open(folder, notes, 1), simulate(tmp_path / "g.onnx", plan, backend.SPEC.on(ANY))
         found, expected = (np.stack([one.run(given)["y"] for given in images]) for one in (session, simulated))

@@ -198,11 +198,11 @@ def test_int8_artifact_and_simulation_agree_with_the_graph(
         pytest.skip(str(error))
     repairs = repaired_plan.REPAIRS if repaired else ()
     plan, _ = repaired_plan.repaired_plan(graph, images(4, 1), backend.SPEC, tmp_path, "minmax", repairs)
-    model, used = repaired_plan.repaired(graph, plan, backend.SPEC)
+    model = repaired_plan.repaired(graph, plan, backend.SPEC)
     save_graph(model, tmp_path / "repaired.onnx")
     card = Card("hostile", "topdown-pose", Input((16, 12), (0.0, 0.0, 0.0), (1.0, 1.0, 1.0)), graph=graph)
     (tmp_path / "out").mkdir()
-    notes = backend.build(Source(card, tmp_path / "repaired.onnx"), "int8", tmp_path / "out", used)
+    notes = backend.build(Source(card, tmp_path / "repaired.onnx"), "int8", tmp_path / "out", plan)
     sessions = [backend.open(tmp_path / "out", notes, 1), simulate(graph, plan, backend.SPEC)]
     for feed in images(2, 2):
         expected = GraphSession(graph).run(feed)["image.scores"].ravel()

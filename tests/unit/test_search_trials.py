@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
@@ -16,18 +15,14 @@ from sandglass.graph.io import save_graph
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.quantization.repairs.bias_correction import NAME as BIAS
-from sandglass.quantization.repairs.equalize import NAME as EQUALIZE
-from sandglass.quantization.repairs.equalize_clips import NAME as CLIPS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
 from sandglass.search.trials import (
     RepairedPlan,
-    RepairTrial,
-    best_repaired_plan,
     build_exact,
     build_trial,
+    full_int8_plan,
     plan_with,
-    quieter,
     repairs_without,
 )
 from sandglass.sources.card import Card, Input
@@ -59,13 +54,7 @@ def inputs(tmp_path: Path) -> SearchInputs:
 @pytest.fixture
 def repaired(tmp_path: Path, inputs: SearchInputs) -> RepairedPlan:
     """Its plan."""
-    return best_repaired_plan(inputs, [BIAS], Run.new(tmp_path, silent))
-
-
-def trial(noise: float, *repairs: str) -> RepairTrial:
-    """A plan with some repairs."""
-    nothing: Any = None
-    return RepairTrial(repairs, noise, nothing)
+    return full_int8_plan(inputs, [BIAS], Run.new(tmp_path, silent))
 
 
 def test_ranges_are_read_on_people_as_they_are_and_wider_ones(inputs: SearchInputs) -> None:
@@ -81,21 +70,6 @@ def test_share_is_that_of_multiply_accumulates(inputs: SearchInputs) -> None:
     assert list(inputs.macs.values()) == [first, second]
     assert inputs.share(list(inputs.macs)[:1]) == pytest.approx(first / (first + second))
     assert inputs.share([]) == 0
-
-
-@pytest.mark.parametrize(
-    ("repairs", "noise", "expected"),
-    [((EQUALIZE,), 2.0, 2.0), ((EQUALIZE,), 3.0, 3.0), ((EQUALIZE,), 4.0, 3.0),
-     ((EQUALIZE, CLIPS), 2.5, 3.0), ((EQUALIZE, CLIPS), 2.3, 2.3)],
-)  # fmt: skip
-def test_more_equalization_has_to_leave_less_noise(repairs: tuple[str, ...], noise: float, expected: float) -> None:
-    """Clips move only where that leaves a fifth less than the best plan before, whose noise is 3."""
-    assert quieter(trial(3.0), trial(noise, *repairs)).noise == expected
-
-
-def test_first_of_equal_plans_is_kept() -> None:
-    first = trial(1.0)
-    assert quieter(first, trial(1.0, EQUALIZE)) is first
 
 
 def test_repairs_are_left_out_by_name() -> None:
@@ -119,7 +93,7 @@ def test_plans_differ_in_the_named_layers_only(inputs: SearchInputs, repaired: R
 def test_other_bits_are_rounded_again(tmp_path: Path) -> None:
     """A layer that a target offers with fewer bits has weights with fewer levels, and the plan says so."""
     inputs = prepared(tmp_path, "ncnn")
-    repaired = best_repaired_plan(inputs, [BIAS], Run.new(tmp_path, silent))
+    repaired = full_int8_plan(inputs, [BIAS], Run.new(tmp_path, silent))
     narrow = {name: min(inputs.spec.bits(inputs.layers[name])) for name in repaired.integer_layers}
     assert set(repaired.roundings) == {
         (name, bits) for name in narrow for bits in inputs.spec.bits(inputs.layers[name])[1:]

@@ -7,14 +7,12 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from sandglass.quantization.channel_links import Link
-from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost, LayerVariant
+from sandglass.search.costs import Boundary, CostModel, LayerCost, LayerVariant
 from sandglass.search.min_cut import cheapest
-from sandglass.search.timing import TimeModel, WholeRun, cost_model, factor_bounds, fit_time_model, split_costs
+from sandglass.search.timing import TimeModel, WholeRun, cost_model, factor_bounds, fit_time_model
 
 TIMES = {"p": (1.0, 10), "d": (1.5, 60), "e": (2.1, 20), "y": (2.2, 10)}  # in int8, and multiply-accumulates
 LAYERS = [LayerCost(name, 2.0, (LayerVariant(8, time, 1e-4),), macs) for name, (time, macs) in TIMES.items()]
-LINKS = [Link("p", ("p", "s"), ("p", "s"), ("p",), ("d", "e"), float("inf"))]  # p makes it, d and e read it
 BOUNDS = factor_bounds(2)
 
 
@@ -84,13 +82,12 @@ INTO_D, BACK = Boundary(frozenset(), frozenset("d"), False), Boundary(frozenset(
 
 
 def test_times_are_scaled_and_conversions_priced() -> None:
-    """All times by the factor, each boundary by its elements; splits were profiled, and are scaled as layers are."""
-    split = Conversion(Boundary(frozenset(), frozenset("e"), False), 3.0)
-    model = cost_model(TimeModel(0.5, 0.01), LAYERS, {INTO_D: 7, BACK: 30}, [split], 9.0, timed_converting=False)
+    """All times by the factor, each boundary by its elements."""
+    model = cost_model(TimeModel(0.5, 0.01), LAYERS, {INTO_D: 7, BACK: 30}, 9.0, timed_converting=False)
     assert [(layer.float_ms, layer.variants[0].milliseconds) for layer in model.layers] == [
         (1.0, time / 2) for time, _ in TIMES.values()
     ]
-    assert [entry.milliseconds for entry in model.conversions] == pytest.approx([0.07, 0.3, 1.5])
+    assert [entry.milliseconds for entry in model.conversions] == pytest.approx([0.07, 0.3])
     assert model.float_ms == 9.0
 
 
@@ -98,35 +95,10 @@ def test_times_are_scaled_and_conversions_priced() -> None:
 def test_conversions_correct_layers_that_were_timed_with_them(each: float, expected: float) -> None:
     """Where layers are timed converting, the conversion is part of the int8 time, which does not fall below 0."""
     boundaries = {Boundary(frozenset(), frozenset(name), False): 7 for name in TIMES}
-    model = cost_model(TimeModel(0.5, each), LAYERS, boundaries, [], 9.0, timed_converting=True)
+    model = cost_model(TimeModel(0.5, each), LAYERS, boundaries, 9.0, timed_converting=True)
     assert model.conversions == ()
     assert model.layers[1].variants[0].milliseconds == pytest.approx(expected)
     assert model.layers[1].float_ms == 1.0
-
-
-@pytest.mark.parametrize(
-    ("names", "expected"),
-    [
-        ("", 0.0),
-        ("y", -0.2),
-        ("p", 1.0 + 0.3),  # no layer reads it in int8: its channels are there once
-        ("d", 0.5 - 0.3 - 0.4),  # p and e are float layers at twice the channels
-        ("de", 0.5 - 0.1 - 0.3),
-        ("pde", 1.0 + 0.5 - 0.1),
-    ],
-)
-def test_splits_are_paid_for_as_soon_as_a_layer_reads_them(names: str, expected: float) -> None:
-    """Times in int8 were measured with the split: only layers that stay in float take longer by it."""
-    layers, splits = split_costs(LAYERS, LINKS, {"p": 0.3, "d": 0.2, "e": 0.4, "y": 9.0})
-    model = CostModel(tuple(layers), tuple(splits), 8.0)
-    assert model.saved_ms(model.assignment(dict.fromkeys(names, 8))) == pytest.approx(expected)
-
-
-def test_noise_in_the_clock_is_not_a_gain() -> None:
-    """A layer that seems to be faster with twice the channels is as fast as before."""
-    layers, splits = split_costs(LAYERS, LINKS, {"p": -0.3, "d": 0.0})
-    assert layers == LAYERS
-    assert [entry.milliseconds for entry in splits] == [0.0]
 
 
 def test_a_bonus_brings_more_work_into_int8() -> None:

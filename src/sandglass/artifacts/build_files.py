@@ -102,23 +102,22 @@ def _build_here(
 ) -> Build:
     backend = load_backend(name)
     version = backend.available()
-    source, plan = _repaired(source, plan, backend)
+    source = _repaired(source, plan, backend)
     each = source.shapes and not backend.CAPABILITIES.dynamic_shapes
     build = _build_each if each else _build_once
     return build(backend, version, source, precision, folder, plan, reference)
 
 
-def _repaired(source: Source, plan: Plan | None, backend: Backend[BuildNotes]) -> tuple[Source, Plan | None]:
-    """A source whose graph contains the plan's edits, saved in a new temporary folder, and the plan for that graph."""
+def _repaired(source: Source, plan: Plan | None, backend: Backend[BuildNotes]) -> Source:
+    """A source whose graph contains the plan's edits, saved in a new temporary folder."""
     if plan is None or not plan.edits or backend.SPEC is None:
-        return source, plan
+        return source
     from sandglass.graph.io import save_graph
     from sandglass.quantization.repaired_plan import repaired
 
     folder = Path(mkdtemp(dir=source.graph.parent))
-    model, changed = repaired(source.graph, plan, backend.SPEC.on(source.processor))
-    save_graph(model, folder / "graph.onnx")
-    return replace(source, graph=folder / "graph.onnx"), changed
+    save_graph(repaired(source.graph, plan, backend.SPEC.on(source.processor)), folder / "graph.onnx")
+    return replace(source, graph=folder / "graph.onnx")
 
 
 def _build_once(

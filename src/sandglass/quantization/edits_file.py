@@ -1,6 +1,6 @@
 """The arrays of a plan's edits, in a `.safetensors` file next to the plan.
 
-The name of an array is its field, a colon, and the tensor or layer that it belongs to: `factors:conv1.out`.
+The name of an array is its field, a colon, and the tensor or layer that it belongs to: `offsets:conv1.out`.
 """
 
 from __future__ import annotations
@@ -16,16 +16,7 @@ from safetensors.numpy import load_file, save
 from sandglass.core.errors import PlanError
 from sandglass.core.files import atomic_file
 from sandglass.core.reading import MALFORMED, open_file
-from sandglass.quantization.edits import (
-    KINDS,
-    Edit,
-    ReadBytes,
-    Rounded,
-    ScaleChannels,
-    SetWeights,
-    ShiftChannels,
-    SplitChannels,
-)
+from sandglass.quantization.edits import KINDS, Edit
 
 Fields = dict[str, dict[str, np.ndarray]]  # arrays by field and name
 
@@ -76,27 +67,6 @@ def edits_of(named: Sequence[tuple[str, Collection[str]]], arrays: Fields) -> tu
         fields = {field: {name: arrays[field][name] for name in names} for field in kinds[kind].FIELDS}
         edits.append(kinds[kind].of(tuple(names), fields))
     return tuple(edits)
-
-
-def edits_of_format_1(split: Sequence[str], arrays: Fields) -> tuple[Edit, ...]:
-    """The edits of a plan of sandglass 0.1.0, which has no list of them. Raises KeyError for a missing array.
-
-    In such a plan the factors and offsets of the graph's inputs are among those of tensors. An edit ignores names that
-    do not concern it, so that each edit may have all arrays.
-    """
-    factors, offsets = arrays.get("factors", {}), arrays.get("offsets", {})
-    both = factors.keys() & offsets.keys()
-    layers = {
-        name: Rounded(*(arrays[field][name] for field in SetWeights.FIELDS)) for name in arrays.get("integers", {})
-    }
-    edits: list[Edit] = [
-        SplitChannels(tuple(split)),
-        ScaleChannels(factors),
-        ShiftChannels(offsets),
-        ReadBytes({name: factors[name] for name in both}, {name: offsets[name] for name in both}),
-        SetWeights(layers),
-    ]
-    return tuple(edit for edit in edits if edit.names)
 
 
 def _named(fields: Fields) -> dict[str, np.ndarray]:

@@ -21,12 +21,11 @@ from sandglass.core.errors import PlanError
 from sandglass.core.files import atomic_file
 from sandglass.core.json_values import JsonObject
 from sandglass.graph.layers import Layer
-from sandglass.quantization.edits import Edit, Rounded, SetWeights, ShiftChannels, SplitChannels, add_edit
+from sandglass.quantization.edits import Edit, Rounded, SetWeights, ShiftChannels, add_edit
 from sandglass.quantization.edits_file import (
     arrays_hash,
     arrays_of,
     edits_of,
-    edits_of_format_1,
     load_arrays,
     save_arrays,
 )
@@ -72,11 +71,6 @@ class Plan:
     calibration: JsonObject = dataclasses.field(default_factory=dict)
     repairs: tuple[str, ...] = ()
     edits: tuple[Edit, ...] = ()
-
-    @property
-    def split(self) -> tuple[str, ...]:
-        """Names of the groups of tensors in which each channel has two copies."""
-        return next((edit.tensors for edit in self.edits if isinstance(edit, SplitChannels)), ())
 
     @property
     def offsets(self) -> Mapping[str, np.ndarray]:
@@ -181,14 +175,18 @@ def planned_layers(layers: Mapping[str, Layer]) -> dict[str, PlannedLayer]:
 
 def _edits(path: Path, record: PlanRecord | FirstPlanRecord) -> tuple[Edit, ...]:
     """The edits of the plan in the file `path`. Raises PlanError if the arrays next to it have not the plan's hash."""
+    if isinstance(record, FirstPlanRecord):
+        if record.arrays:
+            raise PlanError(
+                f"{path} has repairs of sandglass 0.1.0, which this version does not read", "make a new plan"
+            )
+        return ()
     arrays = load_arrays(path.with_suffix(".safetensors")) if record.arrays else {}
     if arrays_hash(arrays) != record.arrays:
         raise PlanError(
             f"{path} does not match the arrays in {path.with_suffix('.safetensors').name}", "keep both files together"
         )
     try:
-        if isinstance(record, FirstPlanRecord):
-            return edits_of_format_1(record.split, arrays)
         return edits_of([(entry.edit, entry.names) for entry in record.edits], arrays)
     except KeyError as error:
         raise PlanError(f"{path} has no array for {error.args[0]!r}", "keep both files together") from error

@@ -47,7 +47,7 @@ class LayerRecord(Record, frozen=True):
 class EditRecord(Record, frozen=True):
     """An edit of the network, and the tensors or layers that it changes; the file next to the plan has its arrays."""
 
-    edit: Literal["split channels", "scale channels", "shift channels", "read bytes", "set weights"]
+    edit: Literal["shift channels", "read bytes", "set weights"]
     names: tuple[str, ...]
 
 
@@ -71,13 +71,10 @@ class PlanRecord(_AnyPlanRecord, frozen=True, kw_only=True):
 
 
 class FirstPlanRecord(_AnyPlanRecord, frozen=True, kw_only=True):
-    """A plan of sandglass 0.1.0, without a list of edits.
-
-    `split` names the groups of tensors in which each channel has two copies.
-    """
+    """A plan of sandglass 0.1.0, without a list of edits."""
 
     format: Literal[1]
-    split: tuple[str, ...] = ()
+    split: tuple[str, ...] = ()  # not read: a plan that has it has arrays too
 
 
 def read_plan_record(path: Path) -> PlanRecord | FirstPlanRecord:

@@ -12,11 +12,10 @@ import onnx
 
 from sandglass.core.progress import Say
 from sandglass.graph.io import load_graph, save_graph
-from sandglass.graph.layers import Facts, facts, find_layers
+from sandglass.graph.layers import find_layers
 from sandglass.quantization import make_plan
-from sandglass.quantization.channel_links import Link, gaining, links
 from sandglass.quantization.channel_offsets import OffsetTensors
-from sandglass.quantization.channel_ranges import ChannelRange, Ends, channel_ranges
+from sandglass.quantization.channel_ranges import ChannelRange, channel_ranges
 from sandglass.quantization.edits import Edit, ShiftChannels, add_edit, apply_edits
 from sandglass.quantization.layer_data import LayerData, RoundWeights, draw
 from sandglass.quantization.output_noise import Batches
@@ -28,37 +27,23 @@ from sandglass.quantization.spec import Spec
 class Network:
     """The float network before its channels are scaled or shifted, in the file `graph`.
 
-    `integer` holds the layers that the target can run in int8, and `offsets` the tensors that can have offsets. `ends`
-    are the values at which a plan without equalization clips tensors.
+    `integer` holds the layers that the target can run in int8, and `offsets` the tensors that can have offsets.
     """
 
     graph: Path
     integer: frozenset[str]
     offsets: OffsetTensors
     batches: Batches
-    ends: Ends
-
-    @cached_property
-    def facts(self) -> dict[str, Facts]:
-        """The facts of each layer, by name."""
-        return facts(load_graph(self.graph))
-
-    @cached_property
-    def links(self) -> list[Link]:
-        """The groups of tensors for which scaled channels can reduce rounding errors, in the graph's order."""
-        model = load_graph(self.graph)
-        return gaining(links(model), model, self.integer)
 
     @cached_property
     def channel_ranges(self) -> dict[str, ChannelRange]:
-        """The ranges of the tensors that can be scaled or shifted; empty if one of them is not finite.
+        """The ranges of the tensors that can have an offset for each channel; empty if one of them is not finite.
 
         In that case `read_ranges` raises an error later, which names the tensor and the sample.
         """
-        tensors = dict.fromkeys([*(tensor for link in self.links for tensor in link.tensors), *self.offsets.linear])
-        if not tensors or not self.batches:
+        if not self.offsets.linear or not self.batches:
             return {}
-        ranges = channel_ranges(self.graph, tensors, self.batches, self.ends)
+        ranges = channel_ranges(self.graph, self.offsets.linear, self.batches)
         return ranges if all(entry.finite for entry in ranges.values()) else {}
 
 

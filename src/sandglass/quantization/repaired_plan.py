@@ -8,7 +8,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 
-import numpy as np
 import onnx
 
 from sandglass.core.json_values import JsonObject
@@ -17,12 +16,10 @@ from sandglass.core.progress import Say
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import facts, fingerprint
 from sandglass.quantization.channel_offsets import offset_tensors
-from sandglass.quantization.channel_ranges import Ends
 from sandglass.quantization.edits import Rounded, SetWeights, apply_edits
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.output_noise import Batches
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.qdq import rounded_range
 from sandglass.quantization.repair_state import Network, NetworkState, RangeState, read_ranges
 from sandglass.quantization.repairs import (
     NetworkStep,
@@ -31,28 +28,10 @@ from sandglass.quantization.repairs import (
     chosen_repairs,
     load_repairs,
     steps_of,
-    working,
 )
 from sandglass.quantization.spec import Spec, decide
 
 REPAIRS = tuple(repair.NAME for repair in load_repairs())
-
-
-def choices(graph: Path, spec: Spec, repairs: Sequence[str]) -> list[list[str]]:
-    """The sets of repairs to compare, the surest first: those that never add noise, then with more that may.
-
-    A repair that is to be compared (see `Comparison`) comes with all others of its level, and a level is left out where
-    none of them changes anything in the network. Raises InputError for an unknown repair.
-    """
-    chosen = chosen_repairs(repairs)
-    compared = {repair.NAME: repair.COMPARISON for repair in chosen if repair.COMPARISON}
-    usable = {repair.NAME for repair in working(chosen)}
-    network = _network(graph, (), spec, None)
-    changing = {entry.level for name, entry in compared.items() if name in usable and entry.changes(network)}
-    return [
-        [name for name in repairs if name not in compared or compared[name].level <= level]
-        for level in (0, *sorted(changing))
-    ]
 
 
 def repaired_plan(
@@ -64,29 +43,28 @@ def repaired_plan(
     repairs: Sequence[str] = REPAIRS,
     calibration: JsonObject | None = None,
     say: Say = lambda line: None,
-    uneven: Plan | None = None,
 ) -> tuple[Plan, LayerData]:
     """A plan for a target with `spec`, and the data to round single layers again.
 
-    Equalization brings channels together as far as `uneven`, a plan made without it, clips them. Graphs are written
+    Graphs are written
     into the folder `scratch`. Raises DatasetError without batches, PlanError for activations that are not finite, and
     InputError for an unknown repair.
     """
     chosen = chosen_repairs(repairs)
-    names, active = tuple(repair.NAME for repair in chosen), working(chosen)
+    names = tuple(repair.NAME for repair in chosen)
     rounding = {name: step.round for name, step in steps_of(load_repairs(), WeightStep)}
-    network = _network(graph, batches, spec, uneven)
+    network = _network(graph, batches, spec)
     state = NetworkState(
         source=graph, scratch=scratch, network=network, spec=spec, batches=batches, method=method, repairs=names,
         rounding=rounding, say=say,
     )  # fmt: skip
-    for _, network_step in steps_of(active, NetworkStep):
+    for _, network_step in steps_of(chosen, NetworkStep):
         state = network_step.plan(state)
     ranged = read_ranges(state)
-    for _, range_step in steps_of(active, RangeStep):
+    for _, range_step in steps_of(chosen, RangeStep):
         ranged = range_step.plan(ranged)
     plan = _plan(ranged, calibration or {})
-    if steps_of(active, WeightStep):
+    if steps_of(chosen, WeightStep):
         say(f"repair: rounding the weights of {len(ranged.data.rows)} layers")
         plan = plan.with_edit(SetWeights(_rounded(ranged.data, plan)))
     return plan, ranged.data
@@ -113,31 +91,16 @@ def _plan(state: RangeState, calibration: JsonObject) -> Plan:
     )
 
 
-def _network(graph: Path, batches: Batches, spec: Spec, uneven: Plan | None) -> Network:
+def _network(graph: Path, batches: Batches, spec: Spec) -> Network:
     """The network in the file `graph`, of which a target with `spec` can run some layers in int8."""
     model = load_graph(graph)
     integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
     offsets = offset_tensors(model, integer, spec.pads)
-    return Network(graph, frozenset(integer), offsets, batches, clip_ends(uneven, spec) if uneven else {})
+    return Network(graph, frozenset(integer), offsets, batches)
 
 
-def clip_ends(plan: Plan, spec: Spec) -> Ends:
-    """The values, in the float network, at which a plan without equalization clips a tensor's channels."""
-    ends = {}
-    for name, seen in plan.tensors.items():
-        if seen.threshold > 0:
-            low, high = rounded_range(seen, spec.asymmetric)
-            offset = plan.offsets.get(name, np.zeros(1, np.float32))  # the plan's range is that of x - offset
-            ends[name] = low + offset, high + offset
-    return ends
-
-
-def repaired(graph: Path, plan: Plan, spec: Spec) -> tuple[onnx.ModelProto, Plan]:
-    """The graph with the plan's edits in it, for the layers that a target with `spec` runs in int8, and its plan.
-
-    That plan has the weights' scales of the graph as it is, where channels that were to be split are not.
-    """
+def repaired(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
+    """The graph with the plan's edits in it, for the layers that a target with `spec` runs in int8."""
     model = load_graph(graph)
     integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
-    model = apply_edits(model, plan.edits, integer)
-    return model, plan.with_weights(SetWeights(plan.rounded).fitted(model).rounded)
+    return apply_edits(model, plan.edits, integer)

@@ -31,7 +31,7 @@ from sandglass.quantization.spec import Grid, Spec, decide
 
 def simulate(graph: Path, plan: Plan, spec: Spec, threads: int | None = None) -> GraphSession:
     """A session that computes what a target with `spec` computes under `plan`; its `run` takes the graph's inputs."""
-    model, plan = repaired(graph, plan, spec)
+    model = repaired(graph, plan, spec)
     if spec.between:
         integers_flowing(model, plan, spec)
     else:

@@ -28,7 +28,7 @@ from sandglass.search.fidelity_check import INPUTS, MARGIN
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.layer_costs import measure_noises
 from sandglass.search.run import CHOICES, Run
-from sandglass.search.trials import RepairedPlan, best_repaired_plan, plan_with
+from sandglass.search.trials import RepairedPlan, full_int8_plan, plan_with
 from sandglass.sources.source import Source
 
 # Inputs that each layer is rounded alone on, at most. They only order the layers: what is kept is measured on INPUTS.
@@ -66,7 +66,7 @@ def default_plan(source: Source, backend: str, calibration: Calibration, say: Sa
     with TemporaryDirectory(dir=source.graph.parent) as scratch:
         run = Run.new(Path(scratch), say)
         inputs = without_predictions_of_another_task(inputs, say)
-        return acceptable_plan(inputs, best_repaired_plan(inputs, REPAIRS, run), run)
+        return acceptable_plan(inputs, full_int8_plan(inputs, REPAIRS, run), run)
 
 
 def without_predictions_of_another_task(inputs: SearchInputs, say: Say) -> SearchInputs:

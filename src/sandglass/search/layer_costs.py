@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -79,7 +80,9 @@ def measure_noises(
     Simulations are journaled: a killed run continues.
     """
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, most_looks))
-    expected = output_noise.run(GraphSession(inputs.source.graph), [look.inputs for look in looks])
+    session, started = GraphSession(inputs.source.graph), time.monotonic()
+    expected = output_noise.run(session, [look.inputs for look in looks])
+    run.left.measured((time.monotonic() - started) / len(looks))
     predictions, measure = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
     plan = repaired.plan
     key = {"alone": plan.sha256, "graph": plan.graph, "ways": [list(one) for one in variants], "looks": len(looks)}

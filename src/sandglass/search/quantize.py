@@ -51,7 +51,7 @@ from sandglass.search.output_folder import claimed_folder
 from sandglass.search.run import CHOICES, LAYERS, SPEEDS, TIMES, Run
 from sandglass.search.time_trials import TIMED_ARTIFACTS, measure_cost_model
 from sandglass.search.timer import CLOCK, Timer
-from sandglass.search.trials import best_repaired_plan, build_exact, build_trial, repairs_without
+from sandglass.search.trials import build_exact, build_trial, full_int8_plan, repairs_without
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
@@ -147,7 +147,7 @@ def quantize(
         _expect_stages(run, ready, len(task.samples(evaluation)))
 
         inputs = prepare_inputs(ready, int8.backend, calibration)
-        repaired = best_repaired_plan(inputs, repairs, run)
+        repaired = full_int8_plan(inputs, repairs, run)
         base = build_exact(inputs, None, out, run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
         float_result = evaluate(base, evaluation)
@@ -206,7 +206,7 @@ def sensitivity(
         run = Run.new(ready.graph.parent, say, timer)
         _expect_stages(run, ready)
         inputs = prepare_inputs(ready, int8.backend, calibration)
-        repaired = best_repaired_plan(inputs, repairs, run)
+        repaired = full_int8_plan(inputs, repairs, run)
         # The float artifact comes first: an int8 one is built only where the same runtime's float one agrees.
         base = build_exact(inputs, None, run.scratch / "base", run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)

@@ -9,7 +9,7 @@ from sandglass.core.progress import Say, TimeLeft
 from sandglass.search.timer import CLOCK, Timer
 
 # Stages of the time left.
-TRIALS, PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "trials", "plans", "layers", "times", "choices", "speeds"
+PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "plans", "layers", "times", "choices", "speeds"
 
 
 @dataclass(frozen=True)

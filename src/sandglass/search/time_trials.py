@@ -10,15 +10,13 @@ import numpy as np
 from sandglass.artifacts.artifact import Artifact
 from sandglass.core import host
 from sandglass.core.progress import Say
-from sandglass.graph.io import load_graph, save_graph
-from sandglass.quantization.channel_links import named_links
-from sandglass.quantization.edits import SplitChannels
+from sandglass.graph.io import load_graph
 from sandglass.search.conversions import boundaries
-from sandglass.search.costs import Assignment, Boundary, Conversion, CostModel, LayerCost
+from sandglass.search.costs import Assignment, Boundary, CostModel, LayerCost
 from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import TIMES, Run
-from sandglass.search.timing import WholeRun, cost_model, factor_bounds, fit_time_model, split_costs
-from sandglass.search.trials import RepairedPlan, build_float_of, build_trial, plan_with
+from sandglass.search.timing import WholeRun, cost_model, factor_bounds, fit_time_model
+from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 
 TIMED_ARTIFACTS = 5  # float, full int8, and three with half of the layers in int8
 
@@ -37,7 +35,6 @@ def measure_cost_model(
     here: every other layer converts the most, the first and the last half the least.
     """
     sizes = boundaries(load_graph(inputs.source.graph), inputs.spec, repaired.integer_layers)
-    layers, splits = _with_splits(inputs, repaired, layers, base, run)
     trials = _halves(layers)
     halves = [
         _build_part(inputs, repaired, layers, part, run.scratch / f"half{number}", run.say)
@@ -46,7 +43,7 @@ def measure_cost_model(
     speeds = run.timer.whole_runs([base, full, *halves], run.say)
     run.left.step(TIMES)
     float_ms, *trial_ms = (speed.median for speed in speeds)
-    profiled = CostModel(tuple(layers), tuple(splits), float_ms)
+    profiled = CostModel(tuple(layers), (), float_ms)
     runs = [
         WholeRun(profiled.saved_ms(part), crossed_elements(sizes, part), float_ms - milliseconds)
         for part, milliseconds in zip(trials, trial_ms, strict=True)
@@ -58,7 +55,7 @@ def measure_cost_model(
         f"search: float takes {float_ms:.2f} ms, full int8 {trial_ms[0]:.2f}; times of layers count "
         f"{time_model.factor:.2f}-fold, converting a million elements {1e6 * time_model.ms_per_element:+.2f} ms"
     )
-    return cost_model(time_model, layers, sizes, splits, float_ms, inputs.spec.timed_converting)
+    return cost_model(time_model, layers, sizes, float_ms, inputs.spec.timed_converting)
 
 
 def crossed_elements(sizes: Mapping[Boundary, int], assignment: Assignment) -> int:
@@ -84,22 +81,3 @@ def _build_part(
     """The artifact with the layers of `part` in int8 and the other `layers` in float."""
     rest = {layer.name: "in float for its time" for layer in layers if layer.name not in part}
     return build_trial(inputs, plan_with(inputs, repaired, {}, rest), folder, say)
-
-
-def _with_splits(
-    inputs: SearchInputs,
-    repaired: RepairedPlan,
-    layers: Sequence[LayerCost],
-    base: Artifact,
-    run: Run,
-) -> tuple[list[LayerCost], list[Conversion]]:
-    """The costs, and what split channels cost the layers around them that stay in float, timed in float."""
-    model = load_graph(inputs.source.graph)
-    links = named_links(model, repaired.plan.split)
-    if not links:
-        return list(layers), []
-    graph = run.scratch / "split.onnx"
-    save_graph(SplitChannels(repaired.plan.split).apply(model, repaired.integer_layers), graph)
-    split = build_float_of(inputs, graph, run.scratch / "split", run.say)
-    split_ms, whole_ms = run.timer.layers(split), run.timer.layers(base)
-    return split_costs(layers, links, {name: split_ms[name] - whole_ms[name] for name in split_ms.keys() & whole_ms})

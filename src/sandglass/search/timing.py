@@ -15,7 +15,6 @@ from dataclasses import dataclass, replace
 
 import numpy as np
 
-from sandglass.quantization.channel_links import Link
 from sandglass.search.costs import Boundary, Conversion, CostModel, LayerCost
 
 # Rounds of alternating least squares. Each multiplies the remaining error by the squared cosine of the angle between
@@ -78,11 +77,10 @@ def cost_model(
     time_model: TimeModel,
     layers: Sequence[LayerCost],
     boundaries: Mapping[Boundary, int],
-    splits: Sequence[Conversion],
     float_ms: float,
     timed_converting: bool,
 ) -> CostModel:
-    """Profiled layers, boundaries with their elements, and profiled `splits`, in milliseconds of whole runs.
+    """Profiled layers, and boundaries with their elements, in milliseconds of whole runs.
 
     Where layers are timed converting their input (`timed_converting`) the time of a conversion corrects the int8 time
     of its only reader: it was timed too long or too short with it.
@@ -90,14 +88,11 @@ def cost_model(
     conversions = [
         Conversion(boundary, time_model.ms_per_element * elements) for boundary, elements in boundaries.items()
     ]
-    splits = [replace(split, milliseconds=time_model.factor * split.milliseconds) for split in splits]
     if not timed_converting:
         scaled_layers = tuple(scaled(layer, time_model.factor) for layer in layers)
-        return CostModel(scaled_layers, (*conversions, *splits), float_ms)
+        return CostModel(scaled_layers, tuple(conversions), float_ms)
     own = {name: entry.milliseconds for entry in conversions for name in entry.boundary.readers}
-    return CostModel(
-        tuple(scaled(layer, time_model.factor, own[layer.name]) for layer in layers), tuple(splits), float_ms
-    )
+    return CostModel(tuple(scaled(layer, time_model.factor, own[layer.name]) for layer in layers), (), float_ms)
 
 
 def scaled(layer: LayerCost, factor: float, more_in_int8: float = 0.0) -> LayerCost:
@@ -107,21 +102,3 @@ def scaled(layer: LayerCost, factor: float, more_in_int8: float = 0.0) -> LayerC
         for variant in layer.variants
     )
     return replace(layer, float_ms=factor * layer.float_ms, variants=variants)
-
-
-def split_costs(
-    layers: Sequence[LayerCost], links: Sequence[Link], longer_ms: Mapping[str, float]
-) -> tuple[list[LayerCost], list[Conversion]]:
-    """Costs and conversions where the channels of tensors are split as soon as a layer in int8 reads them.
-
-    `links` are those of the split tensors, and `longer_ms` the milliseconds that float layers take longer when all
-    tensors are split. A split costs the sum over the layers around it, whichever layer in int8 needs it. Times of int8
-    layers were measured with the split, so that their own part is subtracted.
-    """
-    splits, own_part = [], dict[str, float]()
-    for link in links:
-        around = [name for name in (*link.producers, *link.consumers) if name not in own_part]
-        part = {name: max(0.0, longer_ms.get(name, 0.0)) for name in around}
-        splits.append(Conversion(Boundary(frozenset(), frozenset(link.consumers), False), sum(part.values())))
-        own_part |= part
-    return [scaled(layer, 1.0, -own_part.get(layer.name, 0.0)) for layer in layers], splits

@@ -1,7 +1,5 @@
 """Edits of the float network: changes that a plan stores and that `apply` makes.
 
-    SplitChannels   two copies of each channel of a tensor
-    ScaleChannels   channels divided by factors
     ShiftChannels   offsets subtracted from channels
     ReadBytes       inputs of the graph as bytes
     SetWeights      weights on a grid of integers, and their biases
@@ -20,12 +18,10 @@ import numpy as np
 import onnx
 
 from sandglass.quantization.edits.read_bytes import ReadBytes
-from sandglass.quantization.edits.scale_channels import ScaleChannels
 from sandglass.quantization.edits.set_weights import Rounded, SetWeights
 from sandglass.quantization.edits.shift_channels import ShiftChannels
-from sandglass.quantization.edits.split_channels import SplitChannels
 
-__all__ = ["KINDS", "Edit", "ReadBytes", "Rounded", "ScaleChannels", "SetWeights", "ShiftChannels", "SplitChannels",
+__all__ = ["KINDS", "Edit", "ReadBytes", "Rounded", "SetWeights", "ShiftChannels",
            "add_edit", "apply_edits"]  # fmt: skip
 
 
@@ -65,19 +61,12 @@ class Edit(Protocol):
         ...
 
 
-KINDS: tuple[type[Edit], ...] = (SplitChannels, ScaleChannels, ShiftChannels, ReadBytes, SetWeights)
+KINDS: tuple[type[Edit], ...] = (ShiftChannels, ReadBytes, SetWeights)
 
 
 def add_edit(edits: Iterable[Edit], new: Edit) -> tuple[Edit, ...]:
-    """`edits` followed by a `new` one, in normal form; `edits` are in normal form.
-
-    In normal form scales come before shifts. If `edits` have a shift and `new` is a scale, the offsets are divided by
-    its factors.
-    """
+    """`edits` followed by a `new` one, in normal form; `edits` are in normal form."""
     by_kind = {type(edit): edit for edit in edits}
-    shift = by_kind.get(ShiftChannels)
-    if isinstance(new, ScaleChannels) and isinstance(shift, ShiftChannels):
-        by_kind[ShiftChannels] = shift.divided(new.factors)
     before = by_kind.get(type(new))
     by_kind[type(new)] = before.then(new) if before else new
     return tuple(by_kind[kind] for kind in KINDS if kind in by_kind)

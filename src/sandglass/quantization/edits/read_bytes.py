@@ -20,7 +20,6 @@ from sandglass.graph.layer_edits import add_to_bias, own_constants
 from sandglass.graph.layers import facts
 from sandglass.graph.names import Names
 from sandglass.quantization.channel_offsets import through_weights
-from sandglass.quantization.edits.scale_channels import multiply
 from sandglass.quantization.explicit_padding import drop_pads, pad_node
 
 
@@ -118,3 +117,10 @@ def pads_change_level(offsets: np.ndarray) -> bool:
 def bytes_tensor(names: Names, value: str) -> str:
     """A name for the tensor with an input's bytes; graphs with the same names of tensors and nodes give the same."""
     return names.fresh(f"{value}.bytes")
+
+
+def multiply(initializer: onnx.TensorProto, values: np.ndarray, axis: int) -> None:
+    """Multiply a constant along an axis, in place; `values` is one-dimensional and as long as the axis."""
+    weight = numpy_helper.to_array(initializer)
+    shape = [-1 if i == axis else 1 for i in range(weight.ndim)]
+    initializer.CopyFrom(numpy_helper.from_array((weight * values.reshape(shape)).astype(np.float32), initializer.name))

@@ -72,26 +72,13 @@ class SetWeights:
         """Both edits as one; for a layer in both the weights of `other` count."""
         return SetWeights({**self.rounded, **other.rounded})
 
-    def fitted(self, model: onnx.ModelProto) -> SetWeights:
-        """The edit for a network in which some groups of channels are not split: their layers get the first half.
-
-        See `SplitChannels`: a group is not split if no layer in int8 reads it.
-        """
-        known = facts(model)
-        shortened = {
-            name: entry.first(known[name].shape[0])
-            for name, entry in self.rounded.items()
-            if name in known and known[name].shape[0] < entry.integers.shape[0]
-        }
-        return SetWeights({**self.rounded, **shortened})
-
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
         """The network in which `layers`, the ones in int8, have their rounded weights. Changes the model."""
         own_constants(model)  # layers that share a weight round it differently
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
         known, names = facts(model), Names(model)
-        for name, entry in self.fitted(model).rounded.items():
+        for name, entry in self.rounded.items():
             if name not in layers:
                 continue
             node = nodes[name]

@@ -54,11 +54,6 @@ class ShiftChannels:
         added = {name: self.offsets.get(name, zero) + values for name, values in other.offsets.items()}
         return ShiftChannels({**self.offsets, **added})
 
-    def divided(self, factors: Mapping[str, np.ndarray]) -> ShiftChannels:
-        """The same edit after tensors were divided by `factors`: (x - a) / f = x / f - a / f."""
-        divided = {name: self.offsets[name] / factors[name] for name in self.offsets.keys() & factors.keys()}
-        return ShiftChannels({**self.offsets, **divided})
-
     def apply(self, model: onnx.ModelProto, layers: Collection[str]) -> onnx.ModelProto:
         """The network with offsets subtracted, for any `layers` in int8; it computes the same. Changes the model."""
         own_constants(model)

@@ -4,9 +4,6 @@ A repair depends on a target through its Spec only. Each file without a leading 
 
     NAME         the name of the repair in plans; on the command line its spaces become hyphens
     SOURCE       the paper that it follows, or "this project"
-    BUILDS_ON    names of the repairs without which it does nothing
-    COMPARISON   None if the repair hardly ever adds noise; otherwise a `Comparison`, and the search also tries plans
-                 without the repair
     STEPS        what the repair does, and when:
 
         NetworkStep(order, plan)    plan(NetworkState) -> NetworkState: edits of the float network, before its ranges
@@ -29,7 +26,7 @@ from typing import Protocol, TypeVar, cast
 from sandglass.core import discover
 from sandglass.core.errors import InputError
 from sandglass.quantization.layer_data import RoundWeights
-from sandglass.quantization.repair_state import Network, NetworkState, RangeState
+from sandglass.quantization.repair_state import NetworkState, RangeState
 
 
 @dataclass(frozen=True)
@@ -60,26 +57,12 @@ Step = NetworkStep | RangeStep | WeightStep
 PHASES: tuple[type[Step], ...] = (NetworkStep, RangeStep, WeightStep)
 OneStep = TypeVar("OneStep", NetworkStep, RangeStep, WeightStep)
 
-# Levels of a Comparison.
-NOISE = 1  # the float network computes the same; the noise of rounding may become larger or smaller
-UNSEEN = 2  # the float network changes for values outside the ranges of the calibration set
-
-
-@dataclass(frozen=True)
-class Comparison:
-    """The risk of a repair, NOISE or UNSEEN, and a function that says whether the repair changes a network at all."""
-
-    level: int
-    changes: Callable[[Network], bool]
-
 
 class Repair(Protocol):
     """The protocol of a file in this folder (see the module docstring)."""
 
     NAME: str
     SOURCE: str
-    BUILDS_ON: tuple[str, ...]
-    COMPARISON: Comparison | None
     STEPS: tuple[Step, ...]
 
 
@@ -96,12 +79,6 @@ def chosen_repairs(names: Sequence[str]) -> tuple[Repair, ...]:
     if unknown := [name for name in names if name not in known]:
         raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(known)}")
     return tuple(repair for repair in repairs if repair.NAME in names)
-
-
-def working(repairs: Sequence[Repair]) -> tuple[Repair, ...]:
-    """The repairs in `repairs` for which all repairs that they build on are in `repairs` too."""
-    names = {repair.NAME for repair in repairs}
-    return tuple(repair for repair in repairs if names.issuperset(repair.BUILDS_ON))
 
 
 def steps_of(repairs: Sequence[Repair], kind: type[OneStep]) -> list[tuple[str, OneStep]]:

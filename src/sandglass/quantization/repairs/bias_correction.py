@@ -19,8 +19,6 @@ from sandglass.quantization.repairs import WeightStep
 
 NAME = "bias correction"
 SOURCE = "Nagel et al. (2019), Data-Free Quantization Through Weight Equalization and Bias Correction"
-BUILDS_ON: tuple[str, ...] = ()
-COMPARISON = None
 
 
 def corrected(layer: LayerToRound, rounded: Rounded) -> Rounded:

@@ -29,8 +29,6 @@ from sandglass.quantization.repairs import NetworkStep, RangeStep
 
 NAME = "centre"
 SOURCE = "this project"
-BUILDS_ON: tuple[str, ...] = ()
-COMPARISON = None
 
 
 def _center_linear(state: NetworkState) -> NetworkState:

@@ -29,8 +29,6 @@ from sandglass.quantization.repairs.bias_correction import NAME as BIAS_CORRECTI
 
 NAME = "compensated rounding"
 SOURCE = "Frantar et al. (2023), GPTQ: Accurate Post-Training Quantization for Generative Pre-trained Transformers"
-BUILDS_ON: tuple[str, ...] = ()
-COMPARISON = None
 DAMPING = 0.1  # share of the mean variance that is added to each variance: other images have another covariance
 BLOCK = 576  # columns of a block, at most: a 3 x 3 kernel over 64 channels
 NO_VARIANCE = 1e-12  # least mean variance from which the damping is computed

@@ -34,8 +34,6 @@ from sandglass.quantization.repairs import NetworkStep
 
 NAME = "exact pixels"
 SOURCE = "this project"
-BUILDS_ON: tuple[str, ...] = ()
-COMPARISON = None
 LEVELS = 256  # levels of a byte
 MIDDLE = 127.0  # largest integer of a target without a zero point; level 127 is its integer 0
 LEAST_LEVELS = 128  # different values that a channel needs: with fewer the step would be uncertain

@@ -23,8 +23,6 @@ from sandglass.quantization.repairs import RangeStep
 
 NAME = "output thresholds"
 SOURCE = "this project; Wu et al. (2020), EasyQuant, choose scales by a layer's output as well"
-BUILDS_ON: tuple[str, ...] = ()
-COMPARISON = None
 CANDIDATES = np.geomspace(1, 0.05, 20)  # thresholds that are compared, as shares of the largest magnitude
 ROWS = 1024  # rows of a layer's input over which an error is averaged, about
 HOPELESS = 4.0  # ratio to the least error at which the comparison stops: smaller thresholds only clip more
