@@ -106,7 +106,7 @@ def test_every_extra_that_a_command_names_exists() -> None:
 
 def distribution_extras() -> set[str]:
     """Extras of the project's file."""
-    from sandglass.core.toml_files import tomllib
+    import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == distribution.NAME

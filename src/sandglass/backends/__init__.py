@@ -191,7 +191,7 @@ CONTRACT = Backend  # a plugin is compared with it
 
 
 def load_backend(name: str) -> Backend[BuildNotes]:
-    """The backend `name`. Raises InputError with the known names for an unknown one, PluginError for a broken plugin."""
+    """The backend `name`. Raises InputError for an unknown name, and PluginError for a broken plugin."""
     return cast("Backend[BuildNotes]", discover.load("backends", name))
 
 

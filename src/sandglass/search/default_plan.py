@@ -8,11 +8,12 @@ no times on a runtime and needs no labels.
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sandglass.core.errors import GraphError
 from sandglass.core.progress import Say
 from sandglass.core.sizes import Size
 from sandglass.graph.session import GraphSession
@@ -68,7 +69,23 @@ def default_plan(source: Source, backend: str, calibration: Calibration, say: Sa
     inputs = prepare_inputs(source, backend, calibration, shape)
     with TemporaryDirectory(dir=source.graph.parent) as scratch:
         run = Run.new(Path(scratch), say)
+        inputs = without_predictions_of_another_task(inputs, say)
         return acceptable_plan(inputs, full_int8_plan(inputs, repair_names(), run), run)
+
+
+def without_predictions_of_another_task(inputs: SearchInputs, say: Say) -> SearchInputs:
+    """The same inputs, with `decodes` false if the task refuses the outputs of the graph.
+
+    The noise at the outputs then decides in place of predictions, so that a network of any task can be deployed.
+    """
+    look = inputs.looks[0]
+    outputs = GraphSession(inputs.source.graph).run(look.inputs)
+    try:
+        inputs.prediction(outputs, look)
+    except GraphError as error:
+        say(f"plan: {error.message}; noise at the outputs decides in place of predictions")
+        return replace(inputs, decodes=False)
+    return inputs
 
 
 def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> Plan:

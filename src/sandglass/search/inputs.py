@@ -35,7 +35,9 @@ class SearchInputs:
     """A source for one backend, whose arithmetic is `spec`, with its task.
 
     Activation ranges are measured on `looks[:range_looks]`; fidelity is checked on all `looks`. `layers` and `macs`
-    hold the facts and the multiply-accumulates of each layer. `reference` compares artifacts with the graph.
+    hold the facts and the multiply-accumulates of each layer. `reference` compares artifacts with the graph. `decodes`
+    is false if the task cannot decode the outputs, such as those of a detector with a classifier's card: then there are
+    no predictions.
     """
 
     source: Source
@@ -48,6 +50,7 @@ class SearchInputs:
     range_looks: int
     layers: Mapping[str, Facts]
     macs: Mapping[str, int]
+    decodes: bool = True
 
     @property
     def batches(self) -> list[Arrays]:
@@ -68,7 +71,9 @@ class SearchInputs:
         return self.task.decode(outputs, [look.view], self.source.card)[0]
 
     def predictions(self, outputs: Sequence[Arrays], looks: Sequence[Look]) -> list[Prediction]:
-        """The task's prediction from the outputs for each look."""
+        """The task's prediction from the outputs for each look; none if the task cannot decode them."""
+        if not self.decodes:
+            return []
         return [self.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
 
     def agreement(self, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
