@@ -90,18 +90,7 @@ def deploy(
     integer = [target for target in unique if target.precision == "int8"]
     if integer and calibration is None and (dequantize or not is_quantized(card)):
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration DIR, a folder of images")
-    if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in unique):
-        able = ", ".join(name for name, backend in usable_backends().items() if backend.CAPABILITIES.tunes_kernels)
-        raise InputError(f"{unique[0].backend} has no kernels to tune",
-                         f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
-    if soc and not any(_capabilities(target.backend).compiles_for_soc for target in unique):
-        raise InputError(f"--soc {soc} has no effect: no target is compiled for a named processor", "leave out --soc")
-    if samples and not any(map(needs_kit, unique)):
-        raise InputError("--dataset has no effect: evaluation samples are for build kits, and no target makes one",
-                         "leave out --dataset")  # fmt: skip
-    if shapes and (kits := [target for target in unique if needs_kit(target)]):
-        raise InputError(f"{kits[0]} makes a build kit, which has a single input shape",
-                         "leave out --shapes and --shapes-from")  # fmt: skip
+    _refuse_useless_options(unique, tune_minutes, soc, samples, shapes)
     quantized: Quantized = "float" if dequantize else "keep"
     with (
         own_folder(out, [out / target.folder for target in unique], card, force),
@@ -137,12 +126,31 @@ def deploy(
         return [outcomes[target] for target in unique]
 
 
+def _refuse_useless_options(
+    unique: Sequence[Target], tune_minutes: float, soc: str, samples: Samples | None, shapes: Shapes
+) -> None:
+    """Raise InputError for an option that has an effect on none of the targets."""
+    if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in unique):
+        able = ", ".join(name for name, backend in usable_backends().items() if backend.CAPABILITIES.tunes_kernels)
+        raise InputError(f"{unique[0].backend} has no kernels to tune",
+                         f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
+    if soc and not any(_capabilities(target.backend).compiles_for_soc for target in unique):
+        raise InputError(f"--soc {soc} has no effect: no target is compiled for a named processor", "leave out --soc")
+    if samples and not any(map(needs_kit, unique)):
+        raise InputError("--dataset has no effect: evaluation samples are for build kits, and no target makes one",
+                         "leave out --dataset")  # fmt: skip
+    if shapes and (kits := [target for target in unique if needs_kit(target)]):
+        raise InputError(f"{kits[0]} makes a build kit, which has a single input shape",
+                         "leave out --shapes and --shapes-from")  # fmt: skip
+
+
 def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape: Size | None) -> Plan:
     """The default plan of an int8 target. If an earlier call stored it next to its artifact, it is read from there."""
     source, data = request.source, calibration.dataset.fingerprint
     inputs = {
         "target": str(target),
         "version": own_version(),
+        "card": source.card.to_dict(),
         "graph": sha256(source.graph),
         "calibration": [data, calibration.size, calibration.method, calibration.seed],
         "shape": shape,

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from sandglass.artifacts.plan_file import MADE_FROM, kept_plan, plan_path, save_plan
+from sandglass.artifacts.plan_file import MADE_FROM, load_or_make_plan, plan_path, save_plan
 from sandglass.artifacts.target import Target
 from sandglass.core.errors import ArtifactError
 from sandglass.quantization.plan import Plan, PlannedLayer, TensorRange
@@ -26,13 +26,13 @@ def path(tmp_path: Path) -> Path:
     """The file of a plan that was made from INPUTS."""
     path = plan_path(tmp_path, Target("ncnn", "int8"))
     assert path.name == "ncnn-int8.plan.json"
-    kept_plan(path, INPUTS, False, lambda: PLAN)
+    load_or_make_plan(path, INPUTS, False, lambda: PLAN)
     return path
 
 
 def test_plan_from_the_same_inputs_is_not_made_again(path: Path) -> None:
     """It says what it was made from; all else is as it was made."""
-    plan = kept_plan(path, INPUTS, False, never)
+    plan = load_or_make_plan(path, INPUTS, False, never)
     assert replace(plan, calibration={}) == PLAN
     assert len(str(plan.calibration[MADE_FROM])) == 64
 
@@ -47,10 +47,10 @@ def test_another_plan_is_kept_unless_forced(change: str, path: Path) -> None:
         path.write_text("{")
     before = path.read_text()
     with pytest.raises(ArtifactError, match="exists already and is another plan"):
-        kept_plan(path, inputs, False, never)
+        load_or_make_plan(path, inputs, False, never)
     assert path.read_text() == before
-    kept_plan(path, inputs, True, lambda: PLAN)
-    assert kept_plan(path, inputs, False, never).layers == PLAN.layers
+    load_or_make_plan(path, inputs, True, lambda: PLAN)
+    assert load_or_make_plan(path, inputs, False, never).layers == PLAN.layers
 
 
 def test_the_same_plan_may_be_saved_again(tmp_path: Path) -> None:
