@@ -1,7 +1,7 @@
-# Two commands need only Python 3.11 and pip; they install everything else into .venv:
+# Two commands need only Python 3.11 to 3.13 and pip (make demo PYTHON=python3.12 names another one than python3):
 #   make demo    deploy the embedded model to every runtime, and measure it on the embedded data
 #   make test    run the tests without the slow ones; under ten minutes on two cores
-# More commands:
+# They install everything else into .venv. More commands:
 #   make slow    run the slow tests, as .ci/run does
 #   make stress  repeat cold starts and kills several hundred times
 #   make check   run ruff and mypy
@@ -15,6 +15,7 @@ BIN := .venv/bin
 venv: .venv/installed
 
 .venv/installed: pyproject.toml constraints.txt
+	@echo "installing Sandglass and its runtimes into .venv: 2 GB of packages, a few minutes"
 	$(PYTHON) -m venv .venv
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check -c constraints.txt -e '.[all,dev,docs]'
 	touch $@

@@ -30,7 +30,8 @@ from sandglass.graph.session import GraphSession
 from sandglass.quantization.automatic_method import automatic_plan
 from sandglass.quantization.output_noise import OutputNoise, decibels, run
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
+from sandglass.quantization.repaired_plan import repaired_plan
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 from sandglass.table.markdown import markdown
@@ -79,8 +80,8 @@ class Trial:
 
 def trials() -> list[Trial]:
     """All of them; the first is the plan as it is."""
-    entries = [Trial("all repairs"), Trial("no repairs", tuple(REPAIRS))]
-    entries += [Trial(f"without {name}", (name,)) for name in REPAIRS]
+    entries = [Trial("all repairs"), Trial("no repairs", tuple(repair_names()))]
+    entries += [Trial(f"without {name}", (name,)) for name in repair_names()]
     for table, repairs in ((CONSTANTS, True), (METHOD_CONSTANTS, False)):
         if not repairs:
             entries.append(Trial("automatic thresholds, no repairs", repairs=False))
@@ -111,7 +112,7 @@ class Case:
         with trial.applied(), TemporaryDirectory() as scratch:
             if not trial.repairs:
                 return self._noise(automatic_plan(self.graph, self.calibrating))
-            repairs = [name for name in REPAIRS if name not in trial.without]
+            repairs = [name for name in repair_names() if name not in trial.without]
             plan, _ = repaired_plan(self.graph, self.calibrating, self.spec, Path(scratch), METHOD, repairs)
             return self._noise(plan)
 

@@ -25,7 +25,7 @@ from sandglass.datasets import KeypointDataset, coco_keypoints
 from sandglass.graph.session import GraphSession
 from sandglass.measure.benchmarking import benchmark
 from sandglass.quantization.calibration import calibration_inputs
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.search.inputs import prepare_inputs
 from sandglass.search.run import Run
 from sandglass.search.trials import build_exact, full_int8_plan
@@ -80,7 +80,7 @@ def main() -> None:
                 started = time.perf_counter()
                 calibration = Calibration(calibrating, arguments.size)
                 inputs = prepare_inputs(source, backend, calibration)
-                plan = full_int8_plan(inputs, REPAIRS, Run.new(source.graph.parent, say)).plan
+                plan = full_int8_plan(inputs, repair_names(), Run.new(source.graph.parent, say)).plan
                 full = build_exact(inputs, plan, Path(folder) / "full", say)
                 base = build_exact(inputs, None, Path(folder) / "base", say)
                 seconds = time.perf_counter() - started

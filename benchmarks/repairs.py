@@ -31,7 +31,8 @@ from sandglass.measure.evaluation import evaluate, fidelity
 from sandglass.quantization.calibration import calibration_looks
 from sandglass.quantization.output_noise import decibels, noise, run
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
+from sandglass.quantization.repaired_plan import repaired_plan
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
@@ -43,9 +44,9 @@ from sandglass.tasks import topdown_pose
 Row = Callable[[str, str, list[Any]], dict[str, str]]  # of a runtime, in words, and what it computed
 VARIANTS: list[tuple[str, Sequence[str]]] = [
     ("none", ()),
-    *((f"all but {name}", [repair for repair in REPAIRS if repair != name]) for name in REPAIRS),
-    ("all", REPAIRS),
-    *((f"{name} alone", [name]) for name in REPAIRS),
+    *((f"all but {name}", [repair for repair in repair_names() if repair != name]) for name in repair_names()),
+    ("all", repair_names()),
+    *((f"{name} alone", [name]) for name in repair_names()),
 ]
 
 
@@ -68,7 +69,7 @@ def ablation(
     """One row for each choice of repairs; `once` are the calibration inputs without the wider ones."""
     spec, rows = discover.load("backends", backend).SPEC.on(ANY), []
     variants = [(told, chosen, calibrating) for told, chosen in VARIANTS]
-    for told, chosen, inputs in [*variants, ("all, people seen once", REPAIRS, once)]:
+    for told, chosen, inputs in [*variants, ("all, people seen once", repair_names(), once)]:
         with TemporaryDirectory() as scratch:
             plan, _ = repaired_plan(graph, inputs, spec, Path(scratch), "kl", chosen)
         found = run(simulate(graph, plan, spec), measured)
@@ -153,7 +154,7 @@ def main() -> None:
         for backend in arguments.backends:
             rows += ablation(source.graph, backend, calibrating, once, measured, judged)
             inputs = prepare_inputs(source, backend, calibration)
-            plan = full_int8_plan(inputs, REPAIRS, Run.new(source.graph.parent, silent)).plan
+            plan = full_int8_plan(inputs, repair_names(), Run.new(source.graph.parent, silent)).plan
             base, full = (build_exact(inputs, used, Path(scratch), silent) for used in (None, plan))
             rows += bfloat16(base, measured, judged) if backend == "openvino" else []
             last.append(agreement(inputs, plan, base, full, dataset, measured, metas))

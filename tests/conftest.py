@@ -8,6 +8,8 @@ from pathlib import Path
 
 import pytest
 
+pytest.register_assert_rewrite("sandglass.cli.conformance")  # its tests show what they compare
+
 ROOT = Path(__file__).resolve().parents[1]
 
 

@@ -15,7 +15,7 @@ from mkdocs.structure.files import File, Files
 
 ROOT = Path(__file__).resolve().parents[1]
 PAGES = {"README.md": "index.md", "CONTRIBUTING.md": "contributing.md", "SECURITY.md": "report.md",
-         "CHANGELOG.md": "changes.md"}  # fmt: skip
+         "CHANGELOG.md": "changes.md", "README.zh.md": "zh/index.md"}  # fmt: skip
 LOADED_FROM_ELSEWHERE = re.compile(r'<(?:script|img|iframe)[^>]*src="(?:https?:)?//|<link[^>]*href="(?:https?:)?//')
 GROUPS = {"Functions": str.islower, "Classes": lambda name: not name.islower()}
 ENTRY = """::: {path}
@@ -35,7 +35,7 @@ def on_files(files: Files, config: Any) -> Files:
     """Add the pages (called by mkdocs before it reads any)."""
     for source, page in PAGES.items():
         text = (ROOT / source).read_text(encoding="utf-8")
-        files.append(File.generated(config, page, content=relative_to_docs(text)))
+        files.append(File.generated(config, page, content=relative_to(page, text)))
     files.append(File.generated(config, "api.md", content=api_page()))
     return files
 
@@ -47,11 +47,12 @@ def on_post_page(output: str, page: Any, **_: Any) -> str:
     return output
 
 
-def relative_to_docs(text: str) -> str:
-    """A page of the top with its links as they are seen from docs/."""
-    for source, page in PAGES.items():
-        text = text.replace(f"]({source}", f"]({page}")
-    return text.replace("](docs/", "](")
+def relative_to(page: str, text: str) -> str:
+    """A file at the top of the repository with its links as they are seen from a page of the site."""
+    up = "../" * page.count("/")
+    for source, target in PAGES.items():
+        text = text.replace(f"]({source}", f"]({up}{target}")
+    return text.replace("](docs/", f"]({up}")
 
 
 def api_page() -> str:

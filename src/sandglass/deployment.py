@@ -16,8 +16,7 @@ from sandglass.artifacts.find_card import find_card
 from sandglass.artifacts.input_shapes import Shapes
 from sandglass.artifacts.plan_file import load_or_make_plan, plan_path, save_plan
 from sandglass.artifacts.target import Outcome, Target
-from sandglass.backends import Capabilities, load_backend
-from sandglass.core import discover
+from sandglass.backends import Capabilities, load_backend, usable_backends
 from sandglass.core.errors import InputError, SandglassError
 from sandglass.core.files import sha256
 from sandglass.core.host import own_version
@@ -92,7 +91,7 @@ def deploy(
     if integer and calibration is None and (dequantize or not is_quantized(card)):
         raise InputError(f"{integer[0]} needs calibration images", "give --calibration DIR, a folder of images")
     if tune_minutes and not any(_capabilities(target.backend).tunes_kernels for target in unique):
-        able = ", ".join(name for name in discover.names("backends") if _capabilities(name).tunes_kernels)
+        able = ", ".join(name for name, backend in usable_backends().items() if backend.CAPABILITIES.tunes_kernels)
         raise InputError(f"{unique[0].backend} has no kernels to tune",
                          f"leave out --tune-minutes, or deploy to {able}")  # fmt: skip
     if soc and not any(_capabilities(target.backend).compiles_for_soc for target in unique):

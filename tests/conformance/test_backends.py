@@ -1,231 +1,20 @@
-"""Every file in backends/ is tested here because it exists."""
+"""Every file in backends/ is tested here because it exists: by the contract, and by the rules of this project."""
 
 from __future__ import annotations
 
 import ast
-import subprocess
-import sys
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import replace
-from pathlib import Path
+import re
 
-import numpy as np
-import onnx
 import pytest
-from onnx import TensorProto, helper, numpy_helper
 
-from sandglass.artifacts.artifact import Artifact, load_artifact
-from sandglass.artifacts.parity import Reference
-from sandglass.artifacts.target import Target
-from sandglass.backends import Backend, BuildNotes, load_backend
+from sandglass.backends import BuildNotes, load_backend
+from sandglass.cli.conformance.backends import *  # noqa: F403 - the tests of the contract
 from sandglass.core import discover
-from sandglass.core.errors import BackendUnavailable, SandglassError
-from sandglass.deployment import deploy
-from sandglass.sources.card import Card, Input
 
-NAMES = discover.names("backends")
-PRECISIONS = [(name, precision) for name in NAMES
-              for precision in load_backend(name).PRECISIONS]  # fmt: skip
+OWN = discover.own_names("backends")
 
 
-def save_graph(path: Path) -> Path:
-    """A network with the usual parts: strided, depthwise and grouped convolutions, a sum, upsampling."""
-    random = np.random.default_rng(0)
-
-    def weight(name: str, *shape: int) -> onnx.TensorProto:
-        values = random.standard_normal(shape) * (2 / np.prod(shape[1:])) ** 0.5
-        return numpy_helper.from_array(values.astype(np.float32), name)
-
-    initializers = [weight("w1", 8, 3, 3, 3), weight("b1", 8), weight("w2", 8, 1, 3, 3), weight("w3", 16, 8, 1, 1),
-                    weight("w4", 16, 16, 3, 3), weight("w5", 17, 16, 1, 1),
-                    numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")]  # fmt: skip
-    pads = {"pads": [1, 1, 1, 1], "kernel_shape": [3, 3]}
-    nodes = [
-        helper.make_node("Conv", ["image", "w1", "b1"], ["c1"], "first", strides=[2, 2], **pads),
-        helper.make_node("Relu", ["c1"], ["r1"], "relu1"),
-        helper.make_node("Conv", ["r1", "w2"], ["c2"], "depthwise", group=8, strides=[2, 2], **pads),
-        helper.make_node("Relu", ["c2"], ["r2"], "relu2"),
-        helper.make_node("Conv", ["r2", "w3"], ["c3"], "pointwise"),
-        helper.make_node("Conv", ["c3", "w4"], ["c4"], "three", **pads),
-        helper.make_node("Add", ["c3", "c4"], ["sum"], "add"),
-        helper.make_node("Relu", ["sum"], ["r3"], "relu3"),
-        helper.make_node("Resize", ["r3", "", "scales"], ["up"], "up", mode="nearest", nearest_mode="floor",
-                         coordinate_transformation_mode="asymmetric"),
-        helper.make_node("Conv", ["up", "w5"], ["heatmaps"], "last"),
-    ]  # fmt: skip
-    graph = helper.make_graph(
-        nodes,
-        "small",
-        [helper.make_tensor_value_info("image", TensorProto.FLOAT, [1, 3, 32, 24])],
-        [helper.make_tensor_value_info("heatmaps", TensorProto.FLOAT, [1, 17, 16, 12])],
-        initializers,
-    )
-    onnx.save(helper.make_model(graph, opset_imports=[helper.make_opsetid("", 17)], ir_version=8), path)
-    return path
-
-
-@pytest.fixture(scope="module")
-def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
-    """A card over the small graph."""
-    path = save_graph(tmp_path_factory.mktemp("graph") / "small.onnx")
-    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
-
-
-@pytest.fixture(scope="module")
-def calibration() -> object:
-    """A few synthetic people."""
-    from sandglass.quantization.calibration import Calibration
-
-    return Calibration(discover.load("datasets", "synthetic-people").load(limit=6, split="train"), size=8)
-
-
-@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
-def test_artifact_runs_alone_and_agrees_with_the_graph(
-    name: str, precision: str, card: Card, calibration: object, tmp_path: Path
-) -> None:
-    """An artifact is loadable from its folder, answers for one image as for a batch, and agrees with the graph."""
-    backend = load_backend(name)
-    try:
-        backend.available()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
-    (outcome,) = deploy(card, [f"{name}:{precision}"], tmp_path, calibration=calibration, quick=True)
-    if not backend.CAPABILITIES.runs_graphs:
-        assert isinstance(outcome.error, SandglassError), "an ONNX file has no module to run"
-        assert not (tmp_path / f"{name}-{precision}").exists()
-        return
-    assert outcome.error is None
-    artifact = load_artifact(tmp_path / f"{name}-{precision}")
-    session = artifact.open(1)
-    batch = np.random.default_rng(1).standard_normal((3, 3, 32, 24)).astype(np.float32)
-    together = session.run({"image": batch})["heatmaps"]
-    assert together.shape == (3, 17, 16, 12)
-    assert together.dtype == np.float32
-    alone = np.concatenate([session.run({"image": batch[i : i + 1]})["heatmaps"] for i in range(3)])
-    np.testing.assert_allclose(together, alone, atol=1e-4 * max(1.0, float(np.abs(alone).max())))
-    if backend.CAPABILITIES.computes:
-        limit = {"fp32": 0.999999, "fp16": 0.9999, "int8": 0.99}[precision]
-        assert artifact.manifest.check.correlation > limit
-
-
-@pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.runs_graphs])
-def test_session_serves_several_threads(name: str, card: Card, tmp_path: Path) -> None:
-    """Calls from as many threads as there are callers give what the same calls give one after the other."""
-    backend = load_backend(name)
-    try:
-        backend.available()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
-    (outcome,) = deploy(card, [f"{name}:{backend.PRECISIONS[0]}"], tmp_path)
-    assert outcome.artifact is not None, outcome.error
-    session = outcome.artifact.open(1, callers=3)
-    images = np.random.default_rng(2).standard_normal((24, 1, 3, 32, 24)).astype(np.float32)
-    expected = [session.run({"image": image})["heatmaps"] for image in images]
-    with ThreadPoolExecutor(3) as pool:
-        found = list(pool.map(lambda image: session.run({"image": image})["heatmaps"], images))
-    np.testing.assert_array_equal(found, expected)
-
-
-@pytest.mark.parametrize("name", discover.names("backends"))
-def test_first_layer_may_work_in_place(name: str, tmp_path: Path) -> None:
-    """A graph that starts with arithmetic on the image runs, and leaves the caller's image alone."""
-    backend = load_backend(name)
-    try:
-        backend.available()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
-    text = """
-    <ir_version: 8, opset_import: ["" : 17]>
-    g (float[1, 3, 32, 24] image) => (float[1, 3, 32, 24] y) {
-        two = Constant<value = float {2.0}>() y = Mul(image, two) }
-    """
-    onnx.save(onnx.parser.parse_model(text), tmp_path / "small.onnx")
-    card = Card("small", "topdown-pose", Input((32, 24), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "small.onnx")
-    (outcome,) = deploy(card, [f"{name}:{backend.PRECISIONS[0]}"], tmp_path / "out")
-    if outcome.artifact is None:
-        assert not backend.CAPABILITIES.runs_graphs
-        return
-    image = np.random.default_rng(1).standard_normal((1, 3, 32, 24)).astype(np.float32)
-    before = image.copy()
-    found = outcome.artifact.open(1).run({"image": image})["y"]
-    np.testing.assert_array_equal(image, before)
-    if backend.CAPABILITIES.computes:
-        np.testing.assert_allclose(found, 2 * image, rtol=1e-6)
-
-
-def deployed(
-    name: str, precision: str, card: Card, calibration: object, folder: Path
-) -> tuple[Backend[BuildNotes], Artifact]:
-    """A backend with an artifact of the small graph, or of the embedded model where it takes no ONNX file."""
-    backend = load_backend(name)
-    try:
-        backend.available()
-    except BackendUnavailable as error:
-        pytest.skip(str(error))
-    source = card if backend.CAPABILITIES.runs_graphs else "hourglass-tiny-synthetic"
-    (outcome,) = deploy(source, [f"{name}:{precision}"], folder, calibration=calibration, quick=True)  # type: ignore[arg-type]
-    assert outcome.artifact is not None
-    return backend, outcome.artifact
-
-
-@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
-def test_layers_are_those_of_the_graph(
-    name: str, precision: str, card: Card, calibration: object, tmp_path: Path
-) -> None:
-    """Every layer with weights is found by the graph's name and with its work; one that fell back to float says why."""
-    backend, artifact = deployed(name, precision, card, calibration, tmp_path)
-    runs = backend.layers(*artifact.files(), 1, artifact.noise())
-    assert all(run.milliseconds is None or run.milliseconds >= 0 for run in runs)
-    assert {run.arithmetic for run in runs} <= {"int8", "float"}
-    layers = {run.name: run for run in runs if run.macs}
-    if backend.CAPABILITIES.computes and backend.CAPABILITIES.runs_graphs:
-        places = {"first": 16 * 12, "depthwise": 8 * 6, "pointwise": 8 * 6, "three": 8 * 6, "last": 16 * 12}
-        weights = {"first": 8 * 27, "depthwise": 8 * 9, "pointwise": 16 * 8, "three": 16 * 144, "last": 17 * 16}
-        assert {key: run.macs for key, run in layers.items()} == {key: places[key] * weights[key] for key in places}
-        assert layers["three"].terms == 144
-    for layer in layers.values():
-        if layer.arithmetic == "int8":
-            assert precision == "int8"
-            assert len(layer.steps) > 1
-            assert min(layer.steps) > 0
-        elif precision == "int8":
-            assert layer.note
-    if precision == "int8":
-        integer = sum(run.macs for run in layers.values() if run.arithmetic == "int8")
-        assert integer > 0.5 * sum(run.macs for run in layers.values())
-
-
-@pytest.mark.parametrize(("name", "precision"), PRECISIONS)
-def test_every_setting_opens_and_computes_nearly_the_same(
-    name: str, precision: str, card: Card, calibration: object, tmp_path: Path
-) -> None:
-    """The first value of a setting is the default, and no value breaks the result of a batch."""
-    backend, artifact = deployed(name, precision, card, calibration, tmp_path)
-    inputs = artifact.noise(5)
-    expected = artifact.open(2, {}).run(inputs)
-    defaults = {setting: values[0] for setting, values in backend.SETTINGS.items()}
-    for output, array in artifact.open(2, defaults).run(inputs).items():
-        np.testing.assert_allclose(array, expected[output], atol=1e-4 * max(1.0, float(np.abs(array).max())))
-    for setting, values in backend.SETTINGS.items():
-        for value in values[1:]:
-            for output, array in artifact.open(2, {setting: value}).run(inputs).items():
-                agreement = np.corrcoef(array.ravel(), expected[output].ravel())[0, 1]
-                assert agreement > 0.95, f"{setting} {value}: correlation {agreement:.4f}"
-
-
-@pytest.mark.parametrize("name", discover.names("backends"))
-def test_backend_says_what_it_is(name: str) -> None:
-    """A backend names its install command, precisions and purpose, and has a spec where it writes int8."""
-    backend = load_backend(name)
-    assert backend.INSTALL
-    assert backend.PURPOSE in ("deploy", "test")
-    assert set(backend.PRECISIONS) <= {"fp32", "fp16", "int8"}
-    assert ("int8" in backend.PRECISIONS) == (backend.SPEC is not None)
-    assert Target.parse(name) == Target(name, backend.PRECISIONS[0])
-    assert all(len(set(values)) == len(values) > 1 for values in backend.SETTINGS.values())
-
-
-@pytest.mark.parametrize("name", NAMES)
+@pytest.mark.parametrize("name", OWN)
 def test_mypy_compares_the_file_with_the_protocol(name: str) -> None:
     """The last lines of a backend's file say so: `this_module` is of the type Backend, with the backend's notes."""
     backend = load_backend(name)
@@ -237,37 +26,10 @@ def test_mypy_compares_the_file_with_the_protocol(name: str) -> None:
     )
 
 
-@pytest.mark.parametrize("name", [name for name in NAMES if load_backend(name).CAPABILITIES.make_kit])
-def test_kit_stands_alone(name: str, card: Card, tmp_path: Path) -> None:
-    """A build kit has a script that is whole, and Python of 3.7 that imports numpy and the vendor's package only."""
-    from sandglass.kit.build import build_kit
-    from sandglass.sources.prepare import prepared_source
-
-    backend = load_backend(name)
-    with prepared_source(card, None) as source:
-        ready = replace(source, soc=backend.CAPABILITIES.compiles_for_soc or "")
-        target = Target(name, backend.PRECISIONS[0])
-        made = build_kit(target, ready, Reference(ready, []), None, tmp_path / "kit", False, lambda line: None)
-    assert made.kit is not None, made.error
-    subprocess.run(["sh", "-n", "build.sh"], cwd=made.kit, check=True)
-    vendors = set()
-    for file in ("run.py", "runtime.py"):
-        tree = ast.parse((made.kit / file).read_text(), feature_version=(3, 7))
-        for node in ast.walk(tree):
-            assert not isinstance(node, ast.NamedExpr)
-            if isinstance(node, ast.Import | ast.ImportFrom):
-                names = [node.module or ""] if isinstance(node, ast.ImportFrom) else [a.name for a in node.names]
-                vendors |= {entry.partition(".")[0] for entry in names}
-    assert len(vendors - sys.stdlib_module_names - {"numpy", "runtime"}) == 1
-    assert "never run on a device" in (made.kit / "README.md").read_text()
-
-
 def test_no_backend_is_named_outside_its_own_file() -> None:
     """The rest of the package knows backends only through the folder."""
-    import re
-
     package = discover.PACKAGE
-    names = [name for name in discover.names("backends") if name not in ("null", "reference", "pytorch")]
+    names = [name for name in OWN if name not in ("null", "reference", "pytorch")]
     # graph/session.py is the graph's own executor; formats/ and two sources hold files that bear their runtime's name.
     allowed = ["backends/", "formats/", "graph/session.py", "sources/ncnn_onnx.py", "sources/foreign.py"]
     for path in package.rglob("*.py"):

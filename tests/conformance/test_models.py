@@ -4,125 +4,18 @@ from __future__ import annotations
 
 import hashlib
 import json
-from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from references import names, reference
 
+from sandglass.cli.conformance.models import *  # noqa: F403 - the tests of the contract
+from sandglass.cli.conformance.models import outputs, shapes, torch
 from sandglass.core import discover
-from sandglass.core.errors import CheckpointError
-from sandglass.sources.card import Card, Input, zoo
-from sandglass.sources.checkpoint import RENAMES
+from sandglass.sources.card import ZOO, zoo
 from sandglass.sources.load_card import load_card
 
-torch = pytest.importorskip("torch")
-
-MODELS = discover.names("models")
 CARDS = [name for name in zoo() if load_card(name).model]
-RGB = ((123.675, 116.28, 103.53), (58.395, 57.12, 57.375))
-
-
-def tiny(name: str) -> Card:
-    """A card over the family's smallest member."""
-    family = discover.load("models", name)
-    return Card(f"tiny-{name}", discover.names("tasks")[0], Input(family.TINY_SIZE, *RGB), name, family.TINY)
-
-
-def shapes(card: Card) -> dict[str, tuple[int, ...]]:
-    """State-dict keys and shapes, in order, of a module that takes no memory."""
-    with torch.device("meta"):
-        module = discover.load("models", card.model).build(**card.arguments)
-    return {key: tuple(value.shape) for key, value in module.state_dict().items()}
-
-
-@pytest.fixture(params=MODELS)
-def card(request: pytest.FixtureRequest) -> Card:
-    """Each family's smallest member."""
-    return tiny(request.param)
-
-
-def trained(card: Card) -> dict[str, Any]:
-    """A state dict with weights, variances and counters that are not those of a fresh module."""
-    torch.manual_seed(0)
-    state = discover.load("models", card.model).build(**card.arguments).state_dict()
-    for key, value in state.items():
-        if key.endswith("running_mean"):
-            value.normal_(std=0.1)
-        elif key.endswith("running_var"):
-            value.uniform_(0.5, 1.5)
-    return state
-
-
-def outputs(card: Card, result: Any) -> dict[str, Any]:
-    """A module's result by its outputs' names."""
-    tensors = result if isinstance(result, tuple | list) else (result,)
-    return dict(zip(discover.load("models", card.model).OUTPUTS, tensors, strict=True))
-
-
-def test_build_is_ready_and_repeats(card: Card) -> None:
-    """A module is in evaluation mode, answers a batch as it answers one image, and has the same keys each time."""
-    family = discover.load("models", card.model)
-    module = family.build(**card.arguments)
-    assert not module.training
-    assert list(module.state_dict()) == list(shapes(card))
-    images = torch.randn(2, 3, *card.input.size, generator=torch.Generator().manual_seed(0))
-    with torch.inference_mode():
-        together = outputs(card, module(images))
-        alone = [outputs(card, module(image[None])) for image in images]
-    for name, value in together.items():
-        assert value.dtype == torch.float32
-        np.testing.assert_allclose(value, torch.cat([one[name] for one in alone]), rtol=1e-4, atol=1e-5)
-
-
-@pytest.mark.parametrize("renamed", [False, True], ids=["new", "old"])
-def test_checkpoints_of_both_generations_load(card: Card, renamed: bool, tmp_path: Path) -> None:
-    """A published file under the names of OpenMMLab 1.x, or of 0.x, gives the same weights."""
-    from sandglass.sources.export import read_weights
-
-    state = trained(card)
-    older = {new: pattern.removeprefix("^").replace("\\.", ".") for pattern, new in RENAMES if new}
-    names = {key: next((o + key[len(n) :] for n, o in older.items() if key.startswith(n)), key) for key in state}
-    content = {(f"module.{names[key]}" if renamed else key): value for key, value in state.items()}
-    torch.save({"meta": {"epoch": 1}, "state_dict": content}, tmp_path / "a.pth")
-    read = read_weights(card, tmp_path / "a.pth", tmp_path / "a.safetensors")
-    assert list(read) == list(state)
-    for key, value in state.items():
-        np.testing.assert_array_equal(read[key], value.numpy(), err_msg=key)
-
-
-def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, tmp_path: Path) -> None:
-    """One key missing, one that is a stranger and one of another shape are all named, and nothing is written."""
-    from sandglass.sources.export import read_weights
-
-    state = trained(card)
-    first, *_, last = (key for key in state if key.endswith("weight"))
-    del state[first]
-    state[last] = torch.zeros(*state[last].shape, 2)
-    state["stranger"] = torch.zeros(3)
-    torch.save(state, tmp_path / "a.pth")
-    with pytest.raises(CheckpointError) as caught:
-        read_weights(card, tmp_path / "a.pth", tmp_path / "a.safetensors")
-    assert f"1 missing ({first})" in caught.value.message
-    assert "1 unexpected (stranger)" in caught.value.message
-    assert f"1 wrongly shaped ({last} [" in caught.value.message
-    assert not (tmp_path / "a.safetensors").exists()
-
-
-@pytest.mark.slow
-def test_export_is_static_and_equal_to_the_module(card: Card, tmp_path: Path) -> None:
-    """The graph has the family's outputs, no BatchNorm, fixed shapes, and the module's results."""
-    from sandglass.graph.io import load_graph, static_inputs, static_outputs
-    from sandglass.sources.export import TOLERANCE, export_graph
-
-    state = {key: value.numpy() for key, value in trained(card).items()}
-    report = export_graph(card, state, tmp_path / "graph.onnx")
-    assert report.difference <= TOLERANCE
-    model = load_graph(tmp_path / "graph.onnx")
-    assert static_inputs(model) == {"input": (1, 3, *card.input.size)}
-    assert tuple(static_outputs(model)) == discover.load("models", card.model).OUTPUTS
-    assert "BatchNormalization" not in {node.op_type for node in model.graph.node}
 
 
 @pytest.mark.parametrize("name", CARDS)
@@ -143,8 +36,6 @@ def test_zoo_model_gives_what_its_task_decodes(name: str) -> None:
 @pytest.mark.parametrize("name", CARDS)
 def test_zoo_checkpoint_is_named_with_its_hash(name: str) -> None:
     """A zoo card says where trained weights are: in the package, or at addresses with at least 8 digits of a hash."""
-    from sandglass.sources.card import ZOO
-
     checkpoint = load_card(name).checkpoint
     assert checkpoint is not None
     if not (ZOO / checkpoint.file).is_file():

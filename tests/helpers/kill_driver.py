@@ -40,7 +40,7 @@ class ConstantTimes:
         """Milliseconds of each layer that the plan decides on; none for a float artifact."""
         return dict.fromkeys(artifact.files()[1].layers or {}, 1e3 * INT8_SECONDS)
 
-    def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
+    def paired_layers(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
         """Milliseconds in float and in int8."""
         int8_ms = self.layers(artifact)
         return dict.fromkeys(int8_ms, 1e3 * FLOAT_SECONDS), int8_ms

@@ -74,7 +74,7 @@ def test_free_dimension_is_named_where_a_fixed_one_is_needed() -> None:
 def test_card_of_another_size_is_refused() -> None:
     """A graph that is fixed to one size does not take another."""
     model = parser.parse_model(FREE.replace("N, 3, H, W", "1, 3, 32, 32"))
-    with pytest.raises(GraphError, match=r"\[1, 3, 32, 32\], the card says \[1, 3, 32, 24\]"):
+    with pytest.raises(GraphError, match=r"\[1, 3, 32, 32\], but the card says \[1, 3, 32, 24\]"):
         fix_input(model, (32, 24))
 
 

@@ -95,8 +95,8 @@ def test_noisiest_layers_go_back_to_float_and_no_more() -> None:
     """The fewest, each with its reason; fidelity, noise and time are those of the choice."""
     choice = search(network(costs(0.01, 0.08, 0.02, 0.04)), 0.96)[0]
     assert choice.reasons == {
-        "b": "gives 8.0e-02 of the output's power as noise for 1.000 ms",
-        "d": "gives 4.0e-02 of the output's power as noise for 1.000 ms",
+        "b": "int8 saves 1.000 ms, but its noise is 8.0e-02 of the outputs' power",
+        "d": "int8 saves 1.000 ms, but its noise is 4.0e-02 of the outputs' power",
     }
     assert choice.bits == {"a": 8, "c": 8}
     assert (choice.fidelity, choice.noise, choice.saved_ms) == pytest.approx((0.97, 0.03, 2.0))
@@ -116,8 +116,8 @@ def test_layers_without_gain_are_in_float() -> None:
     choice = search(model, 0.5)[0]
     assert choice.bits == {"a": 8, "b": 8}
     assert choice.reasons == {
-        "idle": "int8 gains no time: 1.200 ms, float 1.000 ms",
-        "same": "int8 gains no time: 1.000 ms, float 1.000 ms",
+        "idle": "int8 is not faster: 1.200 ms, float 1.000 ms",
+        "same": "int8 is not faster: 1.000 ms, float 1.000 ms",
     }
     assert set(search(model, 0.985)[0].reasons) == {"idle", "same", "b"}
     assert not any({"idle", "same"} & entry.keys() for entry in assignments(model))

@@ -25,6 +25,7 @@ from sandglass.quantization.edits_file import arrays_of, save_arrays
 from sandglass.quantization.output_noise import noise, only, run
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.qdq import activation_scale
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 
@@ -360,7 +361,7 @@ def test_channels_of_linear_tensors_are_centred(graph: Path, tmp_path: Path) -> 
 @pytest.mark.parametrize("spec", [SYMMETRIC, ASYMMETRIC], ids=["symmetric", "asymmetric"])
 def test_network_in_float_is_the_same_after_all_repairs(spec: Spec, method: str, graph: Path, tmp_path: Path) -> None:
     """All repairs together, every layer in float: what is left is float rounding."""
-    plan = plan_for(graph, spec, repaired_plan.REPAIRS, tmp_path, method)
+    plan = plan_for(graph, spec, repair_names(), tmp_path, method)
     assert plan.offsets
     save_graph(apply_edits(load_graph(graph), plan.edits, []), tmp_path / "repaired.onnx")
     for inputs in images(2, 1000):
@@ -370,7 +371,7 @@ def test_network_in_float_is_the_same_after_all_repairs(spec: Spec, method: str,
 
 def test_offsets_are_saved_with_the_plan(graph: Path, tmp_path: Path) -> None:
     """They read back to the last bit, and the plan is not taken with others or without them."""
-    plan = plan_for(graph, SYMMETRIC, repaired_plan.REPAIRS, tmp_path)
+    plan = plan_for(graph, SYMMETRIC, repair_names(), tmp_path)
     plan.save(tmp_path / "plan.json")
     again = make_plan.load_plan(tmp_path / "plan.json", graph)
     assert again.sha256 == plan.sha256

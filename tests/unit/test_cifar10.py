@@ -117,7 +117,7 @@ def test_pickle_that_would_run_something_is_refused(tmp_path: Path) -> None:
 
     for protocol in (2, 4):
         (tmp_path / "test_batch").write_bytes(pickle.dumps({"data": Evil(), "labels": [0]}, protocol=protocol))
-        with pytest.raises(DatasetError, match="which no array needs: it was refused and nothing was run"):
+        with pytest.raises(DatasetError, match="which no array needs: it was refused and nothing was executed"):
             cifar10.load(tmp_path)
         assert not (tmp_path / "ran").exists()
 
@@ -164,7 +164,7 @@ def test_wrong_options_are_told(tmp_path: Path) -> None:
         ({"images": tmp_path / "none"}, "there is no .*none"),
         ({"images": tmp_path}, "neither batches nor CIFAR-10's classes"),
         ({"images": tmp_path, "split": "val"}, "no split 'val'"),
-        ({"images": tmp_path, "annotations": tmp_path}, "leave annotations and detections out"),
+        ({"images": tmp_path, "annotations": tmp_path}, "leave out annotations and detections"),
     ):
         with pytest.raises(DatasetError, match=message):
             cifar10.load(**options)
@@ -180,8 +180,8 @@ def spoilt(**entries: bytes) -> bytes:
     [
         (b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.", "a key is a nested tuple"),
         (b"\x80\x02" + b")" + b"\x85" * 1_000_000 + b".", "more than 600000 opcodes"),
-        (spoilt(data=b"N", labels=b"]"), "its data are not rows"),
-        (spoilt(data=b"]", labels=b"]"), "its data are not rows"),
+        (spoilt(data=b"N", labels=b"]"), "its data is not rows"),
+        (spoilt(data=b"]", labels=b"]"), "its data is not rows"),
         (spoilt(labels=b"]"), "'data'"),
         (seeds.pickled(b"]"), "list"),
     ],

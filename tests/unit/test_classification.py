@@ -65,7 +65,7 @@ def test_box_is_cut_out_first(image: np.ndarray) -> None:
     (sample,) = classification.samples_in_image(image, [(-10, 20, 110, 50)])
     array, _ = classification.prepare(image, sample, card((50, 100)))
     np.testing.assert_allclose(array, expected(image[20:70, :100]), atol=1e-5)
-    with pytest.raises(InputError, match="the box 600,0,10,10 holds no pixel of the image, which is 500x333"):
+    with pytest.raises(InputError, match="the box 600,0,10,10 is outside the image, which is 500x333"):
         classification.samples_in_image(image, [(600, 0, 10, 10)])
 
 
@@ -112,7 +112,7 @@ def test_outputs_of_another_task_are_refused() -> None:
 
 def test_label_that_the_network_lacks_is_named() -> None:
     """ImageNet's labels for a network of ten classes."""
-    with pytest.raises(DatasetError, match="image 4 has the label 10, the network has 10 classes"):
+    with pytest.raises(DatasetError, match="image 4 has the label 10, but the network has 10 classes"):
         classification.decode({"a": np.zeros((1, 10))}, [{"image_id": 4, "label": 10}], card())
 
 

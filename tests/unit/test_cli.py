@@ -130,7 +130,7 @@ def refused(capsys: pytest.CaptureFixture[str], *arguments: object) -> str:
         ("quantize c --to b --out o --max-drop 101", "'101' is not a number from 0 to 100", "see "),
         ("quantize c --to b --out o --min-int8-share 2", "'2' is not a number from 0 to 1", "see "),
         ("quantize c --to b --out o --gain x", 'invalid value "x" for --gain. Choose from: "time", "work"', "see "),
-        ("evaluate a --dataset x", 'invalid value "x" for --dataset', "see "),
+        ("evaluate a --dataset x", "invalid value for --dataset: there is no dataset 'x'; known: cifar10, ", "see "),
         ("predict a i --out p --box 1,2,0,4", "'1,2,0,4' is not X,Y,W,H with a width and a height above 0", "see "),
         ("deploy c --out o --to null --for riscv", "unknown processor 'riscv'", "known: any, x86-avx2"),
         ("models --json a --json b", "--json may be given only once", "run the command once for each value"),

@@ -263,7 +263,7 @@ def test_python_interface_raises_the_same(tmp_path: Path) -> None:
 
     card = save_classifier(tmp_path)
     people = sandglass.load_dataset("synthetic-people", limit=2)
-    with pytest.raises(DatasetError, match="reads images with a class each"):
+    with pytest.raises(DatasetError, match="reads images with one class each"):
         sandglass.deploy(card, ["onnxruntime:int8"], tmp_path / "out", calibration=sandglass.Calibration(people))
     (outcome,) = sandglass.deploy(card, ["onnxruntime"], tmp_path / "out")
     assert outcome.artifact

@@ -229,8 +229,8 @@ REFUSED = {
     r"annotations\[0\]: annotation 1 has no area": lambda data: data["annotations"][0].pop("area"),
     r"annotations\[0\]: annotation 1 has no whole number as its iscrowd": first("annotations", iscrowd="maybe"),
     r"annotations\[0\]: annotation 1 has no whole number as its num_keypoints": first("annotations", num_keypoints=1.5),
-    r"annotations\[3\] is not an object": lambda data: data["annotations"].append(None),
-    r"images\[0\] is not an object": lambda data: data["images"].insert(0, 3),
+    r"annotations\[3\] is not a JSON object": lambda data: data["annotations"].append(None),
+    r"images\[0\] is not a JSON object": lambda data: data["images"].insert(0, 3),
     r"images\[0\]: image True has no file_name, or no number as its id": first("images", id=True),
     r"images\[0\]: image 1.5 has no file_name, or no number as its id": first("images", id=1.5),
     r"has no person with keypoints": each("annotations", "category_id", lambda _: "dog"),
@@ -260,7 +260,7 @@ def test_detections_of_another_category_are_not_people(tmp_path: Path) -> None:
     change = READ_AS_THEY_ARE["category 0"]
     with pytest.raises(DatasetError, match="has no person in the annotated images") as caught:
         loaded(tmp_path, change, detections=tmp_path / "d.json")
-    assert "category_id of people, 0" in caught.value.fix
+    assert "category_id of people is 0" in caught.value.fix
     (tmp_path / "d.json").write_text(json.dumps([{**found[0], "category_id": "0"}]))
     assert len(topdown_pose.samples(loaded(tmp_path, change, detections=tmp_path / "d.json"))) == 1
 

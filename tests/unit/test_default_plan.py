@@ -13,12 +13,13 @@ from sandglass.graph.io import save_graph
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.repairs.bias_correction import NAME as BIAS
 from sandglass.search import default_plan
-from sandglass.search.default_plan import Agreement, acceptable_plan, fewest
+from sandglass.search.default_plan import Agreement, acceptable_plan, fewest, without_predictions_of_another_task
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
 from sandglass.search.trials import full_int8_plan
 from sandglass.sources.card import Card, Input
 from sandglass.sources.source import Source
+from sandglass.tasks import load_task
 
 CARD = Card("a", "topdown-pose", Input((64, 48), (120.0, 115.0, 100.0), (60.0, 58.0, 57.0)), model="hourglass")
 NETWORK = """g (float[1, 3, 64, 48] x) => (float[1, 17, 32, 24] y) {
@@ -67,6 +68,18 @@ def test_layers_go_back_to_float_until_the_least_agreement(
     assert in_float == ([] if least < 0 else list(repaired.integer_layers))
     assert all("signal over noise in dB" in plan.layers[name].reason for name in in_float)
     assert any("all 3 layers in int8" in line for line in lines)
+
+
+def test_network_of_another_task_goes_by_the_noise_at_its_outputs(inputs: SearchInputs, tmp_path: Path) -> None:
+    """The task is named and refuses the outputs; the plan is made without predictions."""
+    other = replace(inputs, task=load_task("classification"))
+    lines = list[str]()
+    run = Run.new(tmp_path, lines.append)
+    usable = without_predictions_of_another_task(other, lines.append)
+    plan = acceptable_plan(usable, full_int8_plan(usable, [BIAS], run), run)
+    assert any("noise at the outputs decides in place of predictions" in line for line in lines)
+    assert plan.layers
+    assert without_predictions_of_another_task(inputs, lines.append) is inputs
 
 
 def test_agreement_says_what_was_measured_and_needed() -> None:

@@ -12,7 +12,7 @@ from sandglass.table.rows import doctor_row
 
 ROOT = Path(__file__).resolve().parents[2]
 TEXTS = ("README.md", "CHANGELOG.md", "Makefile", "constraints.txt", "pyproject.toml", ".ci/run")
-FOLDERS = ("src", "docs", "benchmarks", "tools")
+FOLDERS = ("src", "docs", "benchmarks", "tools", "examples")
 COMMAND = re.compile(r"pip3? install\b.*")
 OWN_NAME = re.compile(r"(?<![\w./-])sandglass(-vision)?(?![\w./-])", re.IGNORECASE)
 EXTRA_OF_A_NAME = re.compile(r"(?<![\w./-])sandglass(-vision)?\[(torch|openvino|ncnn|tvm|all|dev)")
@@ -106,7 +106,7 @@ def test_every_extra_that_a_command_names_exists() -> None:
 
 def distribution_extras() -> set[str]:
     """Extras of the project's file."""
-    from sandglass.core.toml_files import tomllib
+    import tomllib
 
     project = tomllib.loads((ROOT / "pyproject.toml").read_text(encoding="utf-8"))["project"]
     assert project["name"] == distribution.NAME

@@ -34,8 +34,8 @@ def test_intermediate_tensors_are_those_of_the_network(graph: Path) -> None:
 @pytest.mark.parametrize(
     ("inputs", "message"),
     [
-        ({}, r"needs the input image, and \[\] were given"),
-        ({"picture": IMAGE}, r"needs the input image, and \['picture'\] were given"),
+        ({}, r"needs the input image, but got \[\]"),
+        ({"picture": IMAGE}, r"needs the input image, but got \['picture'\]"),
         ({"image": IMAGE[:, :, :4]}, "invalid dimensions"),
         ({"image": IMAGE.astype(np.float64)}, "tensor\\(double\\)"),
     ],

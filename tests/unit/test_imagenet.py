@@ -47,14 +47,14 @@ def test_folders_named_by_wordnet_have_the_tables_places(tmp_path: Path) -> None
     assert list(dataset.labels.values()) == [0, 278]
     assert list(dataset.images.values()) == ["n01440764/a.JPEG", "n02119789/b.JPEG"]
     assert dataset.classes[278] == "kit fox"
-    assert dataset.protocol["dataset"] == "imagenet, val, a folder a class"
+    assert dataset.protocol["dataset"] == "imagenet, val, one folder per class"
 
 
 def test_folders_of_ones_own_are_told_to_be(tmp_path: Path) -> None:
     """Other names are classes by the alphabet, and the protocol says so."""
     dataset = imagenet.load(images(tmp_path / "val", "weld/b.png", "crack/a.png"))
     assert dataset.classes == ("crack", "weld")
-    assert dataset.protocol["dataset"] == "imagenet, val, a folder a class, 2 in alphabetical order"
+    assert dataset.protocol["dataset"] == "imagenet, val, one folder per class, 2 in alphabetical order"
 
 
 def test_labels_as_mmpretrain_writes_them(tmp_path: Path) -> None:
@@ -80,7 +80,7 @@ def test_labels_as_the_devkit_writes_them(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("a.jpg 1\na.jpg 1000\nb.jpg 4000\n", "line 2: a.jpg has a label already"),
+        ("a.jpg 1\na.jpg 1000\nb.jpg 4000\n", "line 2: a.jpg already has the label"),
         ("a.jpg 1\nb.jpg 1000\nc.jpg 4000\n", "2 of 3 labels are out of range, the first is 1000 in line 2"),
         ("a.jpg 1\nb.jpg -1\n", "line 2: 'b.jpg -1' is not an image and its label"),
         ("a.jpg\n", "line 1: 'a.jpg' is not an image and its label"),

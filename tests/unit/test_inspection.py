@@ -114,14 +114,14 @@ def test_shares_and_what_is_slower(pair: dict[str, Artifact]) -> None:
     assert found.integer_share == 0.9
     assert found.time_share(integer=True) == pytest.approx(2.5 / 4)
     assert list(found.slower()) == ["b"]
-    assert "only 9 products" in found.slower()["b"]
+    assert "sum of only 9 products" in found.slower()["b"]
     lines = "\n".join(summary(found))
     assert "90.0 % of" in lines
     assert "1.25 times the latency of float" in lines
-    assert "1 int8 layers are slower than float and lose 1.00 ms" in lines
+    assert "1 int8 layers are slower than in float; together they lose 1.00 ms" in lines
     untimed = Inspection(pair["int8"], (LayerRun("a", "QConv", INT8, 600),), 1, 5.0)
     assert untimed.time_share(integer=True) is None
-    assert "cannot time" in summary(untimed)[1]
+    assert "does not report the times" in summary(untimed)[1]
     assert "| ms" not in markdown(inspection_rows(untimed))
 
 
@@ -153,7 +153,7 @@ def test_float_to_compare_with_must_be_float_and_of_the_same_graph(
     pair: dict[str, Artifact], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """Two int8 artifacts, another graph, or no artifact: one line each."""
-    with pytest.raises(InputError, match="expected a float artifact"):
+    with pytest.raises(InputError, match="expected fp32"):
         inspect(pair["fp32"], against=pair["int8"])
     other = Artifact(pair["fp32"].folder, replace(pair["fp32"].manifest, graph_sha256="1"), pair["fp32"].card)
     with pytest.raises(InputError, match="different graphs"):

@@ -24,7 +24,8 @@ from sandglass.graph.session import GraphSession
 from sandglass.quantization.make_plan import make_plan
 from sandglass.quantization.output_noise import without
 from sandglass.quantization.plan import Plan, TensorRange
-from sandglass.quantization.repaired_plan import REPAIRS, repaired, repaired_plan
+from sandglass.quantization.repaired_plan import repaired, repaired_plan
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.sources.card import Card, Input
 from sandglass.sources.source import Source
@@ -133,7 +134,7 @@ def test_ncnn_pads_with_what_zero_becomes(tmp_path: Path) -> None:
     biases = {f"b{i}": normal(10 + i, len(weights[f"w{i}"])) / 4 for i in range(1, 5)}
     save_model(network(text, weights | biases), tmp_path / "g.onnx")
     images = [{"image": normal(100 + i, 1, 3, 12, 8)} for i in range(8)]
-    plan, _ = repaired_plan(tmp_path / "g.onnx", images, ncnn.SPEC.on(ANY), tmp_path, "minmax", REPAIRS)
+    plan, _ = repaired_plan(tmp_path / "g.onnx", images, ncnn.SPEC.on(ANY), tmp_path, "minmax", repair_names())
     assert {"r", "q"} <= set(plan.offsets)
     card = Card("small", "topdown-pose", Input((12, 8), (0, 0, 0), (1, 1, 1)), graph=tmp_path / "g.onnx")
     exact = GraphSession(tmp_path / "g.onnx")

@@ -24,6 +24,7 @@ from sandglass.lowering.half_precision import half_precision
 from sandglass.lowering.transposed_conv import split_late
 from sandglass.quantization import repaired_plan
 from sandglass.quantization.make_plan import make_plan
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.sources.bring_up import bring_up_file
 from sandglass.sources.card import Card, Input
@@ -196,7 +197,7 @@ def test_int8_artifact_and_simulation_agree_with_the_graph(
         backend.available()
     except BackendUnavailable as error:
         pytest.skip(str(error))
-    repairs = repaired_plan.REPAIRS if repaired else ()
+    repairs = repair_names() if repaired else ()
     plan, _ = repaired_plan.repaired_plan(graph, images(4, 1), backend.SPEC, tmp_path, "minmax", repairs)
     model = repaired_plan.repaired(graph, plan, backend.SPEC)
     save_graph(model, tmp_path / "repaired.onnx")

@@ -15,6 +15,7 @@ from sandglass.graph.io import load_graph, save_graph
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import repaired_plan
 from sandglass.quantization.qdq import LARGEST_BIAS, least_scales, quantize_dequantize
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 from sandglass.sources.card import Card, Input
@@ -53,7 +54,7 @@ def test_simulated_integers_stay_close(size: float, repaired: bool, between: boo
     """No bias is clipped and no scale is infinite, in every kind of integer arithmetic."""
     graph = pruned(tmp_path / "g.onnx", size, 1.5)
     spec = Spec(("Conv",), asymmetric=True, between=("Relu",)) if between else Spec(("Conv",), asymmetric=False)
-    repairs = repaired_plan.REPAIRS if repaired else ()
+    repairs = repair_names() if repaired else ()
     plan, _ = repaired_plan.repaired_plan(graph, images(3), spec, tmp_path, "minmax", repairs)
     session = simulate(graph, plan, spec)
     for feed in images(2):

@@ -93,7 +93,7 @@ def test_weight_that_changed_with_its_type_is_noticed(tmp_path: Path) -> None:
         (TensorProto.INT32, ["N", 3, "H", "W"], "input x is of type int32, expected float"),
         (TensorProto.UINT8, [1, 6, 5, 3], "input x is of type uint8, expected float"),
         (FLOAT, [1, 6, 5, 3], r"shape \[1, 6, 5, 3\].*channels first"),
-        (FLOAT, [1, 1, 6, 5], r"shape \[1, 1, 6, 5\], the card says \[1, 3, 6, 5\]"),
+        (FLOAT, [1, 1, 6, 5], r"shape \[1, 1, 6, 5\], but the card says \[1, 3, 6, 5\]"),
         (HALF, [1, 6, 5, 3], r"shape \[1, 6, 5, 3\].*channels first"),
     ],
 )

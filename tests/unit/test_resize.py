@@ -36,7 +36,10 @@ def test_equal_size_is_the_same_image(image: np.ndarray) -> None:
 
 @pytest.mark.parametrize(
     ("library", "interpolation", "message"),
-    [("torch", "bilinear", "library is 'torch'"), ("pillow", "area", "interpolation is 'area', pillow has nearest")],
+    [
+        ("torch", "bilinear", "library is 'torch'"),
+        ("pillow", "area", "interpolation is 'area', but pillow has nearest"),
+    ],
 )
 def test_unknown_settings_are_named(image: np.ndarray, library: str, interpolation: str, message: str) -> None:
     """What a card may say is told with the error."""

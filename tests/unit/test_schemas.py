@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import json
+import tomllib
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from sandglass.cli.schemas import SHIPPED, schema_texts, write_schemas
-from sandglass.core.toml_files import tomllib
 from sandglass.sources.card import zoo
 
 

@@ -19,7 +19,7 @@ from sandglass.graph.io import save_graph
 from sandglass.measure import benchmarking
 from sandglass.measure.benchmarking import Speed
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.search.attempts import Attempt, first_within_budget, is_full_faster
 from sandglass.search.budget import Verdict
 from sandglass.search.fidelity_check import FidelityResult
@@ -56,7 +56,7 @@ class FixedTimes:
         integer = layers_in_int8(artifact)
         return {name: ms if name in integer else 1.0 for name, ms in self.int8_ms.items()}
 
-    def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
+    def paired_layers(self, artifact: Artifact, base: Artifact) -> tuple[dict[str, float], dict[str, float]]:
         """Of the float artifact, and of the other one."""
         return self.layers(base), self.layers(artifact)
 
@@ -122,7 +122,7 @@ def test_a_search_ends_in_an_artifact_and_reasons(tmp_path: Path, capsys: pytest
     assert all(layer["because"] for layer in result["layers"] if layer["runs_in"] == "float")
     assert result["fidelity"][1]["OKS"]["value"] > 0.9
     plan = json.loads((out / "openvino-int8.plan.json").read_text())
-    assert plan["repairs"] == list(REPAIRS)
+    assert plan["repairs"] == list(repair_names())
     chosen = [layer["name"] for layer in result["layers"] if layer["runs_in"] == "int8"]
     assert layers_in_int8(load_artifact(out / "openvino-int8")) == chosen
     assert load_artifact(out / "openvino-fp32").precision == "fp32"
@@ -146,7 +146,7 @@ def test_a_missed_budget_publishes_nothing(tmp_path: Path, small: Path) -> None:
         search(small, out, **options)
     assert not (out / "openvino-int8").exists()
     assert not (out / "openvino-int8.plan.json").exists()
-    with pytest.raises(InputError, match="started with another max_drop"):
+    with pytest.raises(InputError, match="other values of max_drop"):
         search(small, out, **options | {"max_drop": 3.0})
     result = search(small, out, best_effort=True, **options)
     assert (result.met, planned_in_int8(out)) == (False, list(LAYERS))

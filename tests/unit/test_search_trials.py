@@ -13,7 +13,7 @@ from sandglass.core.errors import InputError, ParityError
 from sandglass.datasets import synthetic_people
 from sandglass.graph.io import save_graph
 from sandglass.quantization.calibration import Calibration
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.repairs.bias_correction import NAME as BIAS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.run import Run
@@ -74,9 +74,9 @@ def test_share_is_that_of_multiply_accumulates(inputs: SearchInputs) -> None:
 
 def test_repairs_are_left_out_by_name() -> None:
     """By its name or as the command line writes it."""
-    assert repairs_without([]) == list(REPAIRS)
+    assert repairs_without([]) == list(repair_names())
     assert repairs_without([BIAS]) == repairs_without([BIAS.replace(" ", "-")])
-    assert set(REPAIRS) - set(repairs_without([BIAS])) == {BIAS}
+    assert set(repair_names()) - set(repairs_without([BIAS])) == {BIAS}
     with pytest.raises(InputError, match="unknown repair 'magic'"):
         repairs_without(["magic"])
 

@@ -16,7 +16,7 @@ from documents import write_photo
 
 from sandglass.cli.main import main
 from sandglass.core.errors import BackendUnavailable, BudgetError
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.search.timer import Clock
 from sandglass.table import run as table_run
 from unit.test_cli_classification import CARD, save_card
@@ -96,7 +96,7 @@ def test_table_has_float_and_int8_side_by_side(table: Path, capsys: pytest.Captu
     assert fp32["change"] is None
     assert int8["protocol"]["partial"] is True
     made = json.loads((out / "small/onnxruntime-int8/onnxruntime-int8.plan.json").read_text())["repairs"]
-    assert made == list(REPAIRS)
+    assert made == list(repair_names())
 
 
 def test_killed_run_goes_on(table: Path, capsys: pytest.CaptureFixture[str]) -> None:

@@ -103,7 +103,7 @@ def test_label_that_is_repeated_is_read_once(tmp_path: Path) -> None:
     dataset = labelled(tmp_path, "\na.png 3\nb.png 4\n\na.png 3\n", "a.png", "b.png")
     assert list(dataset.labels.values()) == [3, 4]
     assert dataset.protocol["labels_listed_twice"] == "1 (a.png)"
-    with pytest.raises(DatasetError, match=r"labels\.txt, line 5: a.png has a label already, 3 in line 2"):
+    with pytest.raises(DatasetError, match=r"labels\.txt, line 5: a.png already has the label 3 in line 2"):
         labelled(tmp_path, "\na.png 3\nb.png 4\n\na.png 5\n")
 
 
@@ -116,7 +116,7 @@ def test_what_only_looks_like_a_number_is_not_a_label(label: str, tmp_path: Path
 
 def test_empty_line_among_numbers_is_refused(tmp_path: Path) -> None:
     """There line k is the label of image k: an empty line would move all labels after it."""
-    with pytest.raises(DatasetError, match=r"labels\.txt, line 2: it is empty"):
+    with pytest.raises(DatasetError, match=r"labels\.txt, line 2 is empty"):
         labelled(tmp_path, "1\n\n449\n", "v_1.png", "v_2.png")
 
 

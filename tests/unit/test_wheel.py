@@ -14,6 +14,7 @@ import subprocess
 import sys
 import sysconfig
 import tarfile
+import tomllib
 import zipfile
 from email.parser import Parser
 from pathlib import Path
@@ -22,7 +23,6 @@ import pytest
 from packaging.requirements import Requirement
 
 from sandglass.core import distribution
-from sandglass.core.toml_files import tomllib
 
 ROOT = Path(__file__).resolve().parents[2]
 PROJECT = ("src", "docs", "pyproject.toml", "README.md", "LICENSE", "MANIFEST.in", "CHANGELOG.md", "Makefile",

@@ -14,7 +14,7 @@ from sandglass.artifacts.input_shapes import Shapes
 from sandglass.artifacts.manifest import Check, write_manifest
 from sandglass.artifacts.parity import Reference
 from sandglass.artifacts.target import Outcome, Target
-from sandglass.backends import INT8, load_backend
+from sandglass.backends import INT8, Backend, BuildNotes, load_backend, usable_backends
 from sandglass.core import discover
 from sandglass.core.errors import BackendError, BackendUnavailable, InputError, SandglassError, UnsupportedOperator
 from sandglass.core.files import atomic_folder, sha256
@@ -47,18 +47,18 @@ class BuildRequest:
 
     def key(self, target: Target, version: str) -> str:
         """The build key of a target's artifact when `version` of its runtime builds it."""
+        version = " ".join([version, *discover.package_of("backends", target.backend).values()])
         return build_key(target.folder, version, self.source, self.plan_for(target), self.reference, self.shapes)
 
 
 def able_backends(source: Source, reference: Reference, apart_from: str) -> list[str]:
     """Names of the installed backends, without `apart_from`, that build the float graph and compute it correctly."""
-    others = [name for name in discover.names("backends") if name != apart_from]
-    return [name for name in others if _deploys(name) and _is_able(name, source, reference)]
+    others = [name for name, backend in usable_backends().items() if name != apart_from and _deploys(backend)]
+    return [name for name in others if _is_able(name, source, reference)]
 
 
-def _deploys(backend: str) -> bool:
-    module = load_backend(backend)
-    return module.PURPOSE == "deploy" and FLOAT in module.PRECISIONS
+def _deploys(backend: Backend[BuildNotes]) -> bool:
+    return backend.PURPOSE == "deploy" and FLOAT in backend.PRECISIONS
 
 
 def _is_able(backend: str, source: Source, reference: Reference) -> bool:
@@ -127,13 +127,18 @@ def _manifest_fields(target: Target, request: BuildRequest, build: Build, check:
         "graph_sha256": sha256(source.graph),
         "checkpoint_sha256": sha256(source.weights) if source.weights else None,
         "plan_sha256": plan.sha256 if plan else None,
-        "versions": {"sandglass": own_version(), target.backend: build.version},
+        "versions": _versions(target.backend, build),
         **_processor(target.backend, source, plan),
         "build_key": request.key(target, build.version),
         "check": to_data(check),
         **_notes(build),
         **_shapes(request.shapes),
     }
+
+
+def _versions(backend: str, build: Build) -> dict[str, str]:
+    """The versions of this package, of the runtime, and of the package that adds the backend."""
+    return {"sandglass": own_version(), **discover.package_of("backends", backend), backend: build.version}
 
 
 def _processor(backend: str, source: Source, plan: Plan | None) -> dict[str, str]:

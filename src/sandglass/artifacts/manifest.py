@@ -151,7 +151,7 @@ def _entries(folder: Path) -> Iterator[tuple[str, Path]]:
 
 def check_target(backend: str, precision: str) -> None:
     """Raise ValueError for an unknown backend, and for a precision that the backend cannot write."""
-    if backend not in discover.names("backends"):
+    if not discover.has("backends", backend):
         raise ValueError(f"backend is {shown(backend)}, expected one of {', '.join(discover.names('backends'))}")
     precisions = load_backend(backend).PRECISIONS
     if precision not in precisions:

@@ -43,6 +43,7 @@ __all__ = [
     "layer_note",
     "load_backend",
     "read_notes",
+    "usable_backends",
 ]
 
 Arrays = Mapping[str, np.ndarray]
@@ -186,9 +187,17 @@ class Backend(Protocol[N]):
         ...
 
 
+CONTRACT = Backend  # a plugin is compared with it
+
+
 def load_backend(name: str) -> Backend[BuildNotes]:
-    """The backend `name`. Raises InputError with the known names for an unknown one."""
+    """The backend `name`. Raises InputError for an unknown name, and PluginError for a broken plugin."""
     return cast("Backend[BuildNotes]", discover.load("backends", name))
+
+
+def usable_backends() -> dict[str, Backend[BuildNotes]]:
+    """Every backend by name; broken plugins are left out."""
+    return {name: cast("Backend[BuildNotes]", module) for name, module in discover.load_usable("backends").items()}
 
 
 def all_settings(offered: OfferedSettings, settings: Settings) -> dict[str, SettingValue]:

@@ -13,8 +13,8 @@ import numpy as np
 from sandglass import deployment
 from sandglass.artifacts.artifact import Artifact
 from sandglass.artifacts.target import Outcome
-from sandglass.backends import load_backend
-from sandglass.core import discover, host
+from sandglass.backends import usable_backends
+from sandglass.core import host
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.core.files import atomic_file, refuse_existing, write_json
 from sandglass.core.image_ids import Id
@@ -108,8 +108,7 @@ def _demo(out: Path, force: bool, say: Say, progress: NewProgress) -> Demo:
 def runnable_targets(say: Say) -> list[str]:
     """Every precision of every runtime that is installed here, as `BACKEND:PRECISION`."""
     targets = []
-    for name in discover.names("backends"):
-        backend = load_backend(name)
+    for name, backend in usable_backends().items():
         if backend.PURPOSE != "deploy" or backend.CAPABILITIES.compiles_for_soc:  # the latter needs a processor's name
             continue
         try:

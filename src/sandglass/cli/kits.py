@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from sandglass.cli.inputs import load_samples
 from sandglass.cli.options import Against, KitSamples, Output
 from sandglass.cli.output import Part, show, write_result
-from sandglass.cli.values import DATASETS
+from sandglass.core import discover
 from sandglass.core.errors import InputError
 
 if TYPE_CHECKING:
@@ -68,7 +68,8 @@ def _dataset(options: KitSamples, *more: object) -> Dataset | None:
         return load_samples(options.dataset, options)
     values = (options.images, options.annotations, options.detections, options.limit, *more)
     if any(value is not None for value in values):
-        raise InputError("the options for evaluation samples need --dataset", f"give --dataset {'|'.join(DATASETS)}")
+        names = discover.names("datasets")
+        raise InputError("the options for evaluation samples need --dataset", f"give --dataset {'|'.join(names)}")
     return None
 
 

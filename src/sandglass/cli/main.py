@@ -17,6 +17,7 @@ from cyclopts import (
     UnusedCliTokensError,
 )
 
+from sandglass.cli.conformance import conformance
 from sandglass.cli.deploy import all_of, deploy
 from sandglass.cli.kits import collect
 from sandglass.cli.measure import benchmark, evaluate
@@ -35,7 +36,7 @@ MAKE, MEASURE, LOOK = (
 COMMANDS = {
     MAKE: (quantize, sensitivity, demo),
     MEASURE: (evaluate, benchmark, inspect, tune, predict, collect),
-    LOOK: (models, fetch, doctor),
+    LOOK: (models, fetch, doctor, conformance),
 }
 
 

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 from sandglass.cli.inputs import load_artifacts, load_samples
 from sandglass.cli.options import ArtifactPath, Output, RunOptions, Samples
 from sandglass.cli.output import Progress, show, write_result
-from sandglass.cli.values import DATASET, FILE, SECONDS
+from sandglass.cli.values import DATASET, FILE, SECONDS, DatasetName
 from sandglass.core.errors import InputError, SandglassError
 
 if TYPE_CHECKING:
@@ -25,7 +25,7 @@ Measured = TypeVar("Measured")
 
 def evaluate(
     *artifacts: ArtifactPath,
-    dataset: Annotated[str, DATASET],
+    dataset: Annotated[DatasetName, DATASET],
     samples: Samples = Samples(),
     flip_test: Annotated[bool | None, Parameter(negative="--no-flip-test")] = None,
     run: RunOptions = RunOptions(),

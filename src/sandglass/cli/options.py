@@ -21,6 +21,7 @@ from sandglass.cli.values import (
     PROCESSOR,
     SHARE,
     WHOLE,
+    DatasetName,
     Size,
     each,
     sizes,
@@ -81,7 +82,7 @@ class CalibrationOptions:
     """folder of the calibration images, on which the ranges for int8 are measured"""
     calibration_annotations: Annotated[Path | None, FILE] = None
     """annotation file of the calibration images (default: none; the folder is read as plain photos)"""
-    calibration_dataset: Annotated[str | None, DATASET] = None
+    calibration_dataset: Annotated[DatasetName | None, DATASET] = None
     """format of the calibration set (default: coco-keypoints if annotations are given, otherwise a folder of photos)"""
     calibration_size: Annotated[int, COUNT] = 64
     """number of calibration samples (default: 64)"""
@@ -114,7 +115,7 @@ class EvaluationOptions(Draw):
     """folder of the evaluation images, on which the result is measured"""
     evaluation_annotations: Annotated[Path | None, FILE] = None
     """annotation file of the evaluation images (default: none; only the fidelity is measured)"""
-    evaluation_dataset: Annotated[str | None, DATASET] = None
+    evaluation_dataset: Annotated[DatasetName | None, DATASET] = None
     """format of the evaluation set (default: coco-keypoints if annotations are given, otherwise a folder of photos)"""
 
     @property
@@ -141,7 +142,7 @@ class Samples(Draw):
 class KitSamples(Samples):
     """Evaluation samples of a build kit."""
 
-    dataset: Annotated[str | None, DATASET] = None
+    dataset: Annotated[DatasetName | None, DATASET] = None
     """format of the evaluation samples that a build kit contains (default: the kit contains none)"""
 
 

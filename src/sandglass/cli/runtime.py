@@ -102,6 +102,7 @@ def predict(
 
     picture, predictions = prediction.predict(load_artifact(artifact), image, boxes)
     write_image(out, picture)
+    say(f"wrote {out}")
     write_result(output, predictions)
     return 0
 

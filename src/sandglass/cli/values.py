@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, Literal, TypeVar
 
 from cyclopts import Parameter, Token
 
@@ -16,7 +16,10 @@ Value = TypeVar("Value")
 Size = tuple[int, int]
 Box = tuple[float, ...]
 
-DATASETS = tuple(discover.names("datasets"))
+if TYPE_CHECKING:
+    DatasetName = str
+else:  # what help and completion show, without reading entry points; `dataset` accepts plugins too
+    DatasetName = Literal[tuple(discover.own_names("datasets"))]
 LONGEST_NUMBER = 18  # digits of a count; a longer number is a mistake and may not fit into 64 bits
 
 
@@ -91,6 +94,13 @@ def file_or_stdout(text: str) -> Path:
     return Path(text)
 
 
+def dataset(text: str) -> str:
+    """The name of a dataset, also of one that another package adds."""
+    if not discover.has("datasets", text):
+        raise ValueError(f"there is no dataset {text!r}; known: {', '.join(discover.names('datasets'))}")
+    return text
+
+
 def one(read: Callable[[str], Value], metavar: str) -> Parameter:
     """An option with a single value, which `read` parses."""
 
@@ -113,6 +123,6 @@ COUNT, WHOLE = one(count, "N"), one(whole, "N")
 SECONDS, MINUTES = one(positive, "SECONDS"), one(positive, "MINUTES")
 POINTS, SHARE = one(points, "POINTS"), one(share, "SHARE")
 PROCESSOR = one(find_processor, "KIND")
-DATASET = Parameter(choices=DATASETS, metavar="NAME")
+DATASET = one(dataset, "NAME")
 FILE_OR_STDOUT = Parameter.combine(one(file_or_stdout, "FILE"), Parameter(allow_leading_hyphen=True))
 FILE, FOLDER = Parameter(metavar="FILE"), Parameter(metavar="DIR")

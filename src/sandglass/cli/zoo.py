@@ -27,14 +27,14 @@ def models(*, output: Output = Output()) -> int:
 
 
 def doctor(*, output: Output = Output()) -> int:
-    """List the backends that this machine can use, and how to install the others."""
+    """List the backends that this machine can use, how to install the others, and the plugins."""
     from sandglass.core import host
     from sandglass.table.rows import doctor_row
 
-    backends, machine = host.backends(), host.describe()
+    backends, plugins, machine = host.backends(), host.plugins(), host.describe()
     conditions = f"{machine['processor']}, {machine['threads']} threads, {' '.join(machine['instruction_sets'])}"
-    show(output, [doctor_row(backend) for backend in backends], conditions)
-    write_result(output, {"backends": backends, "host": machine})
+    show(output, [doctor_row(backend) for backend in backends], conditions, *([plugins] if plugins else []))
+    write_result(output, {"backends": backends, "plugins": plugins, "host": machine})
     return 0
 
 

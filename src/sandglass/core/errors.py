@@ -15,6 +15,7 @@ SandglassError
 │   ├── BackendUnavailable    its package is not installed here
 │   ├── UnsupportedOperator   it does not support an operator of the graph
 │   └── CrashError            its process crashed, hung, or raised an unexpected error
+├── PluginError           a member that an installed package adds cannot be used
 ├── BudgetError           the search found no artifact within the budget
 └── ParityError           the outputs of two stages differ too much
 """
@@ -116,6 +117,10 @@ class UnsupportedOperator(BackendError):
 
 class CrashError(BackendError):
     """The process of a runtime crashed, was killed, took too long, or raised an unexpected error."""
+
+
+class PluginError(SandglassError):
+    """An installed package adds a member of a seam that cannot be used."""
 
 
 class ParityError(SandglassError):

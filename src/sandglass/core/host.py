@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from sandglass.core import discover, distribution
-from sandglass.core.errors import BackendUnavailable
+from sandglass.core.errors import BackendUnavailable, PluginError
 
 
 def threads() -> int:
@@ -109,8 +109,7 @@ def backends() -> list[dict[str, object]]:
     For a backend that is not usable, `version` holds the reason.
     """
     rows = []
-    for name in discover.names("backends"):
-        backend = discover.load("backends", name)
+    for name, backend in discover.load_usable("backends").items():
         try:
             version_text, usable = backend.available(), True
         except BackendUnavailable as error:
@@ -125,6 +124,21 @@ def backends() -> list[dict[str, object]]:
                 "install": backend.INSTALL,
             }
         )
+    return rows
+
+
+def plugins() -> list[dict[str, str]]:
+    """One row for each member that another package adds: its seam, name and package, and why it cannot be used."""
+    rows = []
+    for seam in discover.SEAMS:
+        for plugin in discover.plugins_of(seam):
+            try:
+                discover.load_plugin(seam, plugin)
+                problem = ""
+            except PluginError as error:
+                problem = str(error)
+            package = f"{plugin.package} {plugin.version}"
+            rows.append({"group": plugin.group, "name": plugin.name, "package": package, "problem": problem})
     return rows
 
 

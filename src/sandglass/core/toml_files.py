@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-import sys
+import tomllib
 from pathlib import Path
 
 from sandglass.core.errors import InputError
 from sandglass.core.json_values import JsonObject
 from sandglass.core.reading import read_text
-
-if sys.version_info >= (3, 11):
-    import tomllib
-else:
-    import tomli as tomllib
 
 MOST_BYTES = 1 << 18  # bytes of a TOML file; a card has about 1,000
 MOST_DOTS = 100  # dots in a line: the time of tomllib is quadratic in the parts of a dotted key

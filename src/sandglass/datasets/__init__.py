@@ -1,7 +1,7 @@
-"""The seam of datasets: one file is one place that samples and truths come from, or one format of files.
+"""The seam of datasets: each file is one source of samples and labels, or one file format.
 
-Each file is a `DatasetModule`: it says which kind of dataset it loads, and loads one. A kind is a class in this module
-that is a `Dataset` and has the truths in the form that the tasks of its kind read.
+Each file is a `DatasetModule`, which declares the kind of its datasets and loads one. A kind is a class in this module:
+it is a `Dataset` and has the labels (also called truths) in the form that a task reads.
 """
 
 from __future__ import annotations
@@ -25,19 +25,20 @@ from sandglass.vision.image import image_size
 from sandglass.vision.polygon import AnnotatedText
 
 Read = Callable[[Id], np.ndarray]
-Conditions = Mapping[str, JsonValue]  # what a result says of what was measured
-FOR_CALIBRATION = "for calibration, which needs no truths, leave the name of the dataset out"  # what else may be done
+Conditions = Mapping[str, JsonValue]  # the conditions of a measurement, as a result states them
+FOR_CALIBRATION = "for calibration, which needs no labels, leave out the name of the dataset"  # the end of some fixes
 
 
 OwnT = TypeVar("OwnT")
 
 
 class Dataset(Protocol):
-    """What every dataset has, of whatever kind.
+    """The interface of all datasets.
 
-    `HOLDS` says in words what the datasets of a kind hold. `name` is the file's, as a user writes it. `protocol` names
-    the `dataset`, how the `subset` was drawn, `partial` where it is not the whole, where `boxes` come from where there
-    are any, and counts of what could not be used.
+    HOLDS     the contents of datasets of this kind, in words
+    name      the name of the dataset's file, as a user writes it
+    protocol  the name of the `dataset`, the `subset` and how it was drawn, `partial` if it is not the whole dataset,
+              the source of `boxes` if there are any, and counts of samples that could not be used
     """
 
     HOLDS: ClassVar[str]
@@ -55,17 +56,17 @@ class Dataset(Protocol):
 
     @property
     def read(self) -> Read:
-        """Reads an image by its id: HWC uint8 RGB, the caller's own. Raises DatasetError for a broken file."""
+        """Reads an image by its id: a new array, (H, W, 3) uint8 RGB. Raises DatasetError for a damaged file."""
         ...
 
     @property
     def fingerprint(self) -> str:
-        """A hash: two datasets with the same one have the same samples and truths."""
+        """A hash: two datasets with the same fingerprint have the same samples and labels."""
         ...
 
     @classmethod
     def of_photos(cls: type[OwnT], name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> OwnT:
-        """Images without truths, numbered from 0: enough for calibration and for fidelity."""
+        """A dataset of images without labels, numbered from 0: enough for calibration and fidelity."""
         ...
 
 
@@ -73,8 +74,10 @@ class Dataset(Protocol):
 class KeypointDataset:
     """Images with people.
 
-    `coco` is the ground truth in COCO's format; `read` returns an image by its id, HWC uint8 RGB; `protocol` says where
-    the boxes come from and how the subset was drawn; `detections` are boxes that replace the ground-truth ones.
+    coco        the labels in COCO's format
+    read        see `Dataset`
+    protocol    see `Dataset`
+    detections  boxes of a detector, which replace those of the labels
     """
 
     HOLDS: ClassVar[str] = "people with keypoints"
@@ -87,7 +90,7 @@ class KeypointDataset:
 
     @classmethod
     def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> KeypointDataset:
-        """Photos without truths; each is one box, which is all of it. Raises DatasetError for a file that is broken."""
+        """Photos without labels, with one box each, the whole image. Raises DatasetError for a damaged file."""
         images: list[CocoImage] = []
         boxes: list[CocoBox] = []
         for number, photo in enumerate(photos):
@@ -100,12 +103,12 @@ class KeypointDataset:
 
     @property
     def image_ids(self) -> list[Id]:
-        """Ids of the images, in the order of the ground truth."""
+        """Ids of the images, in the order of the labels."""
         return [image["id"] for image in self.coco["images"]]
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of truths and boxes: two datasets with the same one have the same samples."""
+        """Hash of labels and boxes."""
         content = json.dumps([self.name, self.coco, self.detections], sort_keys=True)
         return hashlib.sha256(content.encode()).hexdigest()
 
@@ -114,8 +117,8 @@ class KeypointDataset:
 class TextDataset:
     """Pages with text.
 
-    `texts` has for each image's id the outline of every text, points x and y in pixels, and whether it is ignored;
-    `read` returns an image by its id, HWC uint8 RGB; `protocol` says how the subset was drawn and what was left out.
+    `texts` has, for the id of each image, the outline of each text, as points (x, y) in pixels, and whether the text is
+    ignored. See `Dataset` for `read` and `protocol`.
     """
 
     HOLDS: ClassVar[str] = "pages with outlines of texts"
@@ -127,7 +130,7 @@ class TextDataset:
 
     @classmethod
     def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> TextDataset:
-        """Photos without truths."""
+        """Photos without labels."""
         numbers: dict[Id, int] = {str(number): number for number in range(len(photos))}
         return cls(name, {key: [] for key in numbers}, lambda key: read(numbers[key]), protocol)
 
@@ -138,20 +141,21 @@ class TextDataset:
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the truths."""
+        """Hash of the labels."""
         return hashlib.sha256(json.dumps([self.name, self.texts]).encode()).hexdigest()
 
 
 @dataclass
 class LabelledDataset:
-    """Images that show one thing each.
+    """Images with one class each.
 
-    `labels` maps an image's id to its class, from 0, or to None where that is not known; `classes` are the names of all
-    classes, empty where only numbers are known; `images` maps the id to the image's name, for errors and the
-    fingerprint; `read` and `protocol` are those of every dataset.
+    labels          the class of each image by id, from 0; None if it is unknown
+    classes         the names of all classes; empty if only numbers are known
+    images          the name of each image by id, for errors and the fingerprint
+    read, protocol  see `Dataset`
     """
 
-    HOLDS: ClassVar[str] = "images with a class each"
+    HOLDS: ClassVar[str] = "images with one class each"
 
     name: str
     labels: Mapping[Id, int | None]
@@ -162,24 +166,24 @@ class LabelledDataset:
 
     @classmethod
     def of_photos(cls, name: str, photos: Sequence[Path], read: Read, protocol: Conditions) -> LabelledDataset:
-        """Photos without truths."""
+        """Photos without labels."""
         names: dict[Id, str] = {number: photo.name for number, photo in enumerate(photos)}
         return cls(name, dict.fromkeys(names), (), names, read, protocol)
 
     @property
     def image_ids(self) -> list[Id]:
-        """Ids of the images, rising."""
+        """Ids of the images, in rising order."""
         return list(self.labels)
 
     @cached_property
     def fingerprint(self) -> str:
-        """Hash of the images' names and labels, and of what the protocol says of their files."""
+        """Hash of the names and labels of images, and of the protocol, which has a hash of their files."""
         content = [self.name, self.protocol, [[i, self.images[i], label] for i, label in self.labels.items()]]
         return hashlib.sha256(json.dumps(content, sort_keys=True).encode()).hexdigest()
 
 
 class Options(TypedDict, total=False):
-    """What a dataset is loaded with (see `DatasetModule.load`)."""
+    """The options with which a dataset is loaded (see `Load`)."""
 
     images: Path
     annotations: Path
@@ -195,9 +199,13 @@ DatasetT = TypeVar("DatasetT", bound=Dataset, covariant=True)
 class Load(Protocol[DatasetT]):
     """The function of a dataset's file that loads it.
 
-    `limit` is the number of images, drawn at random by the seed and by class where there are classes. Raises
-    DatasetError, naming the path, for a file that is missing or malformed and for an option that the dataset does not
-    have.
+    images       folder or file with images
+    annotations  file or folder with labels
+    detections   file with the boxes of a detector
+    limit        number of images, drawn at random with `seed`; from all classes in proportion if there are classes
+    split        "train" or "test", for datasets that have both
+
+    Raises DatasetError with the path for a missing or malformed file, and for an option that the dataset does not have.
     """
 
     def __call__(
@@ -212,7 +220,7 @@ class Load(Protocol[DatasetT]):
 
 
 class DatasetModule(Protocol[DatasetT]):
-    """What a file in this folder defines."""
+    """The protocol of a file in this folder."""
 
     @property
     def KIND(self) -> type[DatasetT]:
@@ -226,18 +234,21 @@ class DatasetModule(Protocol[DatasetT]):
     def example(self) -> Callable[[Path], Options]:
         """Writes a few samples into a folder and returns the options with which `load` reads them.
 
-        A dataset that needs no files writes none and returns a limit only.
+        A dataset without files writes nothing and returns only a limit.
         """
         ...
 
     @property
     def class_names(self) -> Callable[[], Sequence[str]] | None:
-        """The names of its classes, in the order of labels; None where its images have no classes."""
+        """The names of its classes in the order of labels; None without classes, or if only its files name them."""
         ...
 
 
+CONTRACT = DatasetModule  # a plugin is compared with it
+
+
 def load_dataset_module(name: str) -> DatasetModule[Dataset]:
-    """The module of the dataset `name`. Raises InputError that lists the known ones."""
+    """The module of the dataset `name`. Raises InputError for an unknown name; the error lists the known ones."""
     return cast(DatasetModule[Dataset], discover.load("datasets", name))
 
 
@@ -250,17 +261,20 @@ def load_dataset(
     split: str = "test",
     seed: int = 0,
 ) -> Dataset:
-    """Load a dataset by name (see `Load` for the options). Raises InputError for an unknown name."""
+    """Load a dataset by name; see `Load` for the options and errors. Raises InputError for an unknown name."""
     return load_dataset_module(name).load(images, annotations, detections, limit, split, seed)
 
 
 def subset(count: int, total: int, images: str, drawn: str) -> JsonObject:
-    """What the protocol says of `count` out of `total` `images`: all of them, or a part and how it was drawn."""
+    """The entries of a protocol for `count` of `total` images: all of them, or a part and how it was drawn.
+
+    `images` is the word for them.
+    """
     if count == total:
         return {"subset": f"all {total} {images}"}
     return {"subset": f"{count} of {total} {images}, {drawn}", "partial": True}
 
 
 def of_kind(kind: type[Dataset]) -> list[str]:
-    """Names of the datasets of a kind."""
-    return [name for name in discover.names("datasets") if load_dataset_module(name).KIND is kind]
+    """Names of the datasets of a kind; broken plugins are left out."""
+    return [name for name, module in discover.load_usable("datasets").items() if module.KIND is kind]

@@ -1,4 +1,4 @@
-"""Which annotations of a COCO file are people: categories as people's tools write them."""
+"""The categories of a COCO file, and which of its annotations are people, in the variants that many tools write."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ PERSON_ID = 1  # in COCO's own files
 
 
 class Categories:
-    """The categories of a file by `names`, the name of each id in lower case; `person` is the name of people's."""
+    """The categories of a file: `names` has the name of each id in lower case, and `person` is the name for people."""
 
     def __init__(self, names: Mapping[Id, str], person: str) -> None:
         self.names, self.person, self.ids = dict(names), person, Ids(names)
 
     @property
     def person_id(self) -> Id:
-        """The first id of people."""
+        """The first id of the category for people."""
         return next(key for key, name in self.names.items() if name == self.person)
 
     def find(self, entry: Mapping[str, object]) -> str | None:
-        """The category of an annotation: that of people where it names none, None where it is not known."""
+        """The category of an annotation: people if it has no category, None if its category is unknown."""
         value = entry.get("category_id")
         if value is None:
             return self.person
-        own = self.ids.find(value)
-        if own is not None:
-            return self.names[own]
+        category_id = self.ids.find(value)
+        if category_id is not None:
+            return self.names[category_id]
         return name if isinstance(value, str) and (name := value.lower()) in self.names.values() else None
 
     def is_person(self, entry: Mapping[str, object]) -> bool:
@@ -38,18 +38,19 @@ class Categories:
 
 
 def read_categories(listed: object, annotations: Sequence[Mapping[str, object]]) -> Categories:
-    """The categories of a file, from its list (anything else counts as none) and its annotations.
+    """The categories of a file, from its list `listed` (anything else counts as empty) and its annotations.
 
-    People are the category `person`, else the only one, else the only one of 17 keypoints, else the one of COCO's id.
-    Where no annotation is of that category, and all that are not of a known one have the same number, these are people.
+    The category for people is `person`; if there is none, the only category; or the only one with 17 keypoints; or the
+    one with COCO's id. If no annotation has that category, and all annotations of unknown categories have the same
+    number, these are people.
     """
-    known: Mapping[Id, Mapping[str, object]] = {
-        own: entry
+    by_id: Mapping[Id, Mapping[str, object]] = {
+        category_id: entry
         for entry in (listed if isinstance(listed, list) else [])
-        if isinstance(entry, dict) and (own := plain_id(entry.get("id"))) is not None
+        if isinstance(entry, dict) and (category_id := plain_id(entry.get("id"))) is not None
     } or {PERSON_ID: coco17.CATEGORY}
-    names = {own: str(entry.get("name") or f"category {own}").lower() for own, entry in known.items()}
-    person = _people_among(known, names)
+    names = {key: str(entry.get("name") or f"category {key}").lower() for key, entry in by_id.items()}
+    person = _people_among(by_id, names)
     categories = Categories(names, person)
     unknown = {plain_id(entry["category_id"]) for entry in annotations if categories.find(entry) is None}
     if len(unknown) != 1 or any(map(categories.is_person, annotations)):
@@ -58,12 +59,12 @@ def read_categories(listed: object, annotations: Sequence[Mapping[str, object]])
     return Categories({only: person}, person) if only is not None and is_number(only) else categories
 
 
-def _people_among(known: Mapping[Id, Mapping[str, object]], names: Mapping[Id, str]) -> str:
-    """The name of people's category."""
-    complete = [own for own, entry in known.items() if _has_all_keypoints(entry)]
+def _people_among(categories: Mapping[Id, Mapping[str, object]], names: Mapping[Id, str]) -> str:
+    """The name of the category for people."""
+    complete = [key for key, entry in categories.items() if _has_all_keypoints(entry)]
     if PERSON in names.values():
         return PERSON
-    for candidates in (list(known), complete):
+    for candidates in (list(categories), complete):
         if len(candidates) == 1:
             return names[candidates[0]]
     return names.get(PERSON_ID, PERSON)

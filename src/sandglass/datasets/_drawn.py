@@ -1,4 +1,4 @@
-"""What the drawn datasets share: splits of endless images, each made from its number when it is read."""
+"""Shared by the drawn datasets: splits without an end, in which each image is drawn from its number when it is read."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ Render = Callable[[int, str, int], tuple[np.ndarray, list[CocoShape]]]
 
 
 def refuse_files(name: str, *options: Path | None) -> None:
-    """Raise DatasetError where paths are given."""
+    """Raise DatasetError if a path is given."""
     if any(option is not None for option in options):
-        raise DatasetError(f"{name} is drawn at run time and takes no files", "leave the paths out")
+        raise DatasetError(f"{name} is drawn at run time and takes no files", "leave out the paths")
 
 
 def load(name: str, render: Render, limit: int | None, split: str, seed: int) -> KeypointDataset:
-    """The first `limit` images of a split; `render` gives an image by number, split and seed, and its people.
+    """The first `limit` images of a split; `render` draws an image and its people from its number, split and seed.
 
-    Raises DatasetError for another split's name and for a limit below 1.
+    Raises DatasetError for an unknown split and for a limit below 1.
     """
     if split not in SPLITS:
         raise DatasetError(f"{name} has no split {split!r}", f"use one of {', '.join(SPLITS)}")
     if limit is not None and limit < 1:
-        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for the whole split")
+        raise DatasetError(f"the limit is {limit} images", "use 1 or more, or no limit for the whole split")
     count = IMAGES[split] if limit is None else limit
     coco: CocoTruth = {"images": [], "annotations": [], "categories": [coco17.CATEGORY]}
     for index in range(count):

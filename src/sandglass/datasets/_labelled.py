@@ -1,4 +1,4 @@
-"""Images with one label each, whatever files they come from: folders of classes, draws by class, what was left out."""
+"""Shared by datasets of images with one label each: folders of classes, subsets, and counts of images left out."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sandglass.datasets import FOR_CALIBRATION, LabelledDataset, Read, subset
 from sandglass.vision.image import read_image
 
 IMAGES = (".bmp", ".jpeg", ".jpg", ".png", ".ppm", ".tif", ".tiff", ".webp")
-WHOLE = re.compile(r"\d{1,9}", re.ASCII)  # a class
-SHOWN = 3  # names in a line that counts things
+WHOLE = re.compile(r"\d{1,9}", re.ASCII)  # the number of a class
+SHOWN = 3  # names in a note, at most
 
 
 @dataclass
@@ -40,10 +40,11 @@ def labelled(
 ) -> LabelledDataset:
     """The dataset of a listing, or of `limit` images of it.
 
-    `description` says what it is; `read` takes the places of its images.
+    `description` follows the name in the protocol; `read` takes positions in the listing. Raises DatasetError for a
+    limit below 1.
     """
     if limit is not None and limit < 1:
-        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
+        raise DatasetError(f"the limit is {limit} images", "use 1 or more, or no limit for all")
     total = len(listing.labels)
     chosen = range(total) if limit is None or limit >= total else stratified(listing.labels, limit, seed)
     part = subset(len(chosen), total, "images", f"drawn by class with seed {seed}")
@@ -58,27 +59,28 @@ def labelled(
 
 
 def stratified(labels: Sequence[int], limit: int, seed: int) -> list[int]:
-    """Places of `limit` labels, rising: each class has its share of them to within one, its members drawn at random.
+    """The positions of `limit` labels, in rising order: a random subset with each class in proportion, to within one.
 
-    A larger draw with the same seed holds the smaller one.
+    A larger subset with the same seed contains the smaller one.
     """
     random, values = np.random.default_rng(seed), np.asarray(labels)
-    places = np.argsort(values, kind="stable")
+    by_class = np.argsort(values, kind="stable")
     order = np.empty(len(values))
-    for members in np.split(places, np.flatnonzero(np.diff(values[places])) + 1):
+    for members in np.split(by_class, np.flatnonzero(np.diff(values[by_class])) + 1):
+        # The members of a class get random places at equal distances between 0 and 1.
         order[members] = (random.permutation(len(members)) + random.random()) / len(members)
     return sorted(int(i) for i in np.argsort(order, kind="stable")[:limit])
 
 
-def class_folders(folder: Path, known: Sequence[str]) -> tuple[Listing, list[str]]:
-    """Images in one folder a class, and the classes' names.
+def class_folders(folder: Path, known_names: Sequence[str]) -> tuple[Listing, list[str]]:
+    """The images in a folder with one folder for each class, and the names of the classes.
 
-    Folders are numbered by their place in `known`, by themselves where their names are numbers, else alphabetically. A
-    class folder that is empty or cannot be read is counted in the notes, as are images next to the folders. Raises
-    DatasetError where no image is left, and where only some of the folders are `known`.
+    The label of a folder is its position in `known_names`, or its name if all names are numbers, or its position in
+    alphabetical order. Class folders that are empty or cannot be read are counted in the notes, and so are images next
+    to the folders. Raises DatasetError if no image is left, or if only some of the folders are in `known_names`.
     """
     names, loose = _content(folder)
-    numbers, classes = _number(folder, names, known)
+    numbers, classes = _number(folder, names, known_names)
     listing, empty, unreadable = Listing([], []), [], []
     for name in sorted(names, key=lambda name: numbers[name]):
         try:
@@ -92,8 +94,8 @@ def class_folders(folder: Path, known: Sequence[str]) -> tuple[Listing, list[str
         listing.labels += [numbers[name]] * len(files)
     if not listing.images:
         raise DatasetError(
-            f"{folder} has no image in any folder of a class",
-            f"give one folder of images a class; {FOR_CALIBRATION}",
+            f"{folder} has no folder of a class with images",
+            f"give one folder of images for each class; {FOR_CALIBRATION}",
         )
     listing.notes |= counted("empty_class_folders", empty)
     listing.notes |= counted("unreadable_class_folders", unreadable)
@@ -102,12 +104,12 @@ def class_folders(folder: Path, known: Sequence[str]) -> tuple[Listing, list[str
 
 
 def reader(folder: Path, images: Sequence[str]) -> Read:
-    """Reads an image file by its place."""
+    """A function that reads an image file by its position in `images`."""
     return lambda index: read_image(folder / images[int(index)])
 
 
 def counted(what: str, names: Sequence[str]) -> dict[str, str]:
-    """A note that counts things and shows some; none where there are none."""
+    """A note with the number of `names` and the first of them, by the key `what`; empty if there are no names."""
     if not names:
         return {}
     more = ", ..." if len(names) > SHOWN else ""
@@ -115,7 +117,7 @@ def counted(what: str, names: Sequence[str]) -> dict[str, str]:
 
 
 def _content(folder: Path) -> tuple[list[str], list[str]]:
-    """Names of a folder's folders, but for hidden ones, and of its images."""
+    """The names of the folders in a folder, without hidden ones, and of its images."""
     if not folder.is_dir():
         raise DatasetError(f"there is no folder of images {folder}", "check the path")
     try:
@@ -131,24 +133,26 @@ def _images(folder: Path) -> Iterator[str]:
 
 
 def _by_number(folder: Path, names: Sequence[str]) -> dict[str, int]:
-    """Labels of folders whose names are numbers."""
+    """The labels of folders whose names are numbers."""
     numbers = {name: int(name) for name in names}
-    if twice := [name for name in names if list(numbers.values()).count(numbers[name]) > 1]:
-        raise DatasetError(f"{folder} has several folders of class {numbers[twice[0]]}: {', '.join(twice[:SHOWN])}",
-                           "give each class one folder")  # fmt: skip
+    if repeated := [name for name in names if list(numbers.values()).count(numbers[name]) > 1]:
+        raise DatasetError(
+            f"{folder} has several folders of class {numbers[repeated[0]]}: {', '.join(repeated[:SHOWN])}",
+            "use one folder for each class",
+        )
     return numbers
 
 
-def _number(folder: Path, names: Sequence[str], known: Sequence[str]) -> tuple[Mapping[str, int], list[str]]:
-    """Labels by folder, and the names of all classes."""
+def _number(folder: Path, names: Sequence[str], known_names: Sequence[str]) -> tuple[Mapping[str, int], list[str]]:
+    """The labels by folder, and the names of all classes."""
     if all(WHOLE.fullmatch(name) for name in names):
         return _by_number(folder, names), []
-    strangers = [name for name in names if name not in set(known)]
-    if 0 < len(strangers) < len(names):
+    unknown = [name for name in names if name not in set(known_names)]
+    if 0 < len(unknown) < len(names):
         raise DatasetError(
-            f"{folder} has {len(strangers)} folders that are no class, such as {strangers[0]}, among {len(names)}",
-            "take them out",
+            f"{len(unknown)} of {len(names)} folders in {folder} are not names of classes, such as {unknown[0]}",
+            "move them to another place",
         )
-    order = names if strangers else known
-    places = {name: i for i, name in enumerate(order)}
-    return {name: places[name] for name in names}, list(order)
+    order = names if unknown else known_names
+    labels = {name: i for i, name in enumerate(order)}
+    return {name: labels[name] for name in names}, list(order)

@@ -1,4 +1,4 @@
-"""What formats of text datasets share: a folder of images, one of annotation files, and outlines that have defects."""
+"""Shared by text datasets: a folder of images, a folder of annotation files, and outlines with defects."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from sandglass.vision.image import read_image
 from sandglass.vision.polygon import AnnotatedText
 
 SUFFIXES = {".jpg", ".jpeg", ".png", ".bmp", ".tif", ".tiff", ".webp"}
-MOST_BYTES = 1 << 20  # of the annotations of one image; the largest published have 20,000
-IGNORED = {"###", "*"}
-CROSSED = "crosses itself"
+MOST_BYTES = 1 << 20  # size of the annotations of one image, at most; the largest published file has 20,000 bytes
+IGNORED = {"###", "*"}  # texts of regions that do not count
+CROSSED = "crosses itself"  # the problem of an outline that is kept
 
 Outline = tuple[list[list[float]], str]
 
@@ -35,19 +35,19 @@ def load_folder(
     suffixes: set[str],
     parse: Callable[[Path], list[Outline]],
 ) -> TextDataset:
-    """A dataset of the images that have an annotation file, `limit` of them drawn by `seed` where it is given.
+    """A dataset of the images that have an annotation file, or of `limit` of them, drawn with `seed`.
 
-    Files belong together when their names without suffix have the same `key`. `parse` gives the outlines in a file,
-    each with its text. An outline that crosses itself is kept, as it is scored by what it encloses; one without an area
-    is left out. Both are counted in the protocol, as are images without annotation and the reverse, and images and
-    annotations of which several have the same key: which of them belong together is not known.
+    An image and a file belong together if `key` gives the same for their names without suffix. `parse` returns the
+    outlines in a file, each with its text. An outline that crosses itself is kept, since the area inside counts; an
+    outline without area is left out. Both are counted in the protocol. It also counts images without annotations,
+    annotations without images, and files with the same key as others, which are ambiguous.
 
-    Raises DatasetError for folders that are missing or do not belong together.
+    Raises DatasetError for folders that are missing or do not belong together, and for the errors of `parse`.
     """
     if limit is not None and limit < 1:
-        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
+        raise DatasetError(f"the limit is {limit} images", "use 1 or more, or no limit for all")
     if detections is not None:
-        raise DatasetError(f"{name} takes no detections: text is looked for in whole images", "leave them out")
+        raise DatasetError(f"{name} takes no detections: texts are detected in whole images", "leave them out")
     if images is None or annotations is None:
         raise DatasetError(
             f"{name} needs images and annotations",
@@ -59,7 +59,7 @@ def load_folder(
     if not paired:
         raise DatasetError(
             f"no image in {images} has an annotation in {annotations}",
-            f"give the folder of images and that of their {' or '.join(sorted(suffixes))} files",
+            f"give the folder of images, and the folder with their {' or '.join(sorted(suffixes))} files",
         )
     drawn = set(random.Random(seed).sample(list(paired), min(limit or len(paired), len(paired))))
     places: dict[Id, Path] = {image.stem: image for name, (image, _) in paired.items() if name in drawn}
@@ -80,10 +80,10 @@ def load_folder(
 
 
 def numbers(values: Sequence[str], where: str, line: str, expected: str) -> list[float]:
-    """Fields of a line as numbers; raises DatasetError with its place, the line and what was expected of it."""
+    """The fields of a line as numbers. Raises DatasetError with the place, the line and the expected format."""
     try:
         coordinates = [float(value) for value in values]
-        if all(abs(value) < float("inf") for value in coordinates):  # NaN is not
+        if all(abs(value) < float("inf") for value in coordinates):  # false for NaN too
             return coordinates
     except ValueError:
         pass
@@ -91,17 +91,17 @@ def numbers(values: Sequence[str], where: str, line: str, expected: str) -> list
 
 
 def lines(path: Path) -> list[tuple[int, str]]:
-    """Lines of a file that hold something, each with its number."""
+    """The lines of a file that are not empty, each with its number."""
     return read_lines(path, DatasetError, MOST_BYTES)
 
 
 def points(values: Sequence[float]) -> list[list[float]]:
-    """x, y, x, y, ... as points; a last x without its y is dropped."""
+    """x, y, x, y, ... as points; an x at the end without a y is dropped."""
     return [list(pair) for pair in zip(values[::2], values[1::2], strict=False)]
 
 
 def _files(folder: Path, suffixes: set[str], key: Callable[[str], str]) -> dict[str, list[Path]]:
-    """Files of a folder by the key of their names, in the order of the numbers in them."""
+    """The files of a folder by the key of their names, in the order of the numbers in the names."""
     if not folder.is_dir():
         raise DatasetError(f"there is no folder {folder}", "check the path")
     files: dict[str, list[Path]] = {}
@@ -120,7 +120,7 @@ def _usable(outline: list[list[float]]) -> bool:
 
 
 def _defects(outlines: dict[str, list[Outline]]) -> dict[str, str]:
-    """What is wrong with outlines, for the protocol."""
+    """The entry of the protocol for outlines with defects; empty if there are none."""
     counts = Counter(polygon.problem(points) for texts in outlines.values() for points, _ in texts)
     left_out = [f"{count} {problem} (left out)" for problem, count in sorted(counts.items())
                 if problem and problem != CROSSED]  # fmt: skip

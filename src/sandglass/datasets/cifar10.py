@@ -1,4 +1,4 @@
-"""CIFAR-10 as published (binary batches, or Python's), as arrays in one `.npz`, or as a folder of images a class."""
+"""CIFAR-10 in the published batches (binary or Python), as arrays in an `.npz`, or as a folder of images per class."""
 
 from __future__ import annotations
 
@@ -20,15 +20,15 @@ from sandglass.vision.image import write_image
 
 KIND = LabelledDataset
 CLASSES = ("airplane", "automobile", "bird", "cat", "deer", "dog", "frog", "horse", "ship", "truck")
-SIDE = 32
-BYTES = 3 * SIDE * SIDE
+SIDE = 32  # of an image, in pixels
+BYTES = 3 * SIDE * SIDE  # of an image
 SPLITS = {"test": ("test_batch",), "train": tuple(f"data_batch_{k}" for k in range(1, 6))}
-MOST_BYTES = 512 << 20  # of a file; all 60,000 images have 184 MB
-FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")
+MOST_BYTES = 512 << 20  # size of a file, at most; all 60,000 images have 184 MB
+FOLDERS = ("", "cifar-10-batches-bin", "cifar-10-batches-py")  # folders in which batches are searched
 
 
 def class_names() -> tuple[str, ...]:
-    """Names of the ten classes."""
+    """The names of the ten classes."""
     return CLASSES
 
 
@@ -40,15 +40,17 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> LabelledDataset:
-    """Read a split, or draw `limit` images of it by class with `seed`.
+    """Read a split, or draw `limit` images of it from all classes with `seed`.
 
-    `images` is the folder of the published batches, of which `split` names the files; or one such file, or an `.npz`
-    with `images` (N, 32, 32, 3) uint8 and `labels` (N,), which are what they are; or a folder with one folder of
-    images a class, or with such folders for `train` and `test`. Nothing in a batch is executed. Raises DatasetError
-    for what is missing, malformed, or has a label above 9.
+    `images` is one of:
+    - the folder with the published batches, of which `split` selects the files
+    - one such file, or an `.npz` with `images` (N, 32, 32, 3) uint8 and `labels` (N,); `split` has no effect then
+    - a folder with one folder of images for each class, or with such folders in `train` and `test`
+
+    Code in a batch is never executed. Raises DatasetError if something is missing or malformed, or for a label above 9.
     """
     if annotations is not None or detections is not None:
-        raise DatasetError("cifar10 has its labels in its files", "leave annotations and detections out")
+        raise DatasetError("cifar10 has its labels in its files", "leave out annotations and detections")
     if split not in SPLITS:
         raise DatasetError(f"cifar10 has no split {split!r}", f"use one of {', '.join(SPLITS)}")
     if images is None or not images.exists():
@@ -59,14 +61,16 @@ def load(
     folder = images / split if (images / split).is_dir() else images
     listing, classes = class_folders(folder, CLASSES)
     if classes and tuple(classes) != CLASSES:
-        raise DatasetError(f"{folder} has neither batches nor CIFAR-10's classes", f"these are {', '.join(CLASSES)}")
+        raise DatasetError(
+            f"{folder} has neither batches nor CIFAR-10's classes", f"the classes are {', '.join(CLASSES)}"
+        )
     _in_range(folder, listing.labels)
-    description, read = f"{folder.name}, a folder a class", reader(folder, listing.images)
+    description, read = f"{folder.name}, one folder per class", reader(folder, listing.images)
     return labelled("cifar10", description, listing, CLASSES, read, limit, seed)
 
 
 def example(folder: Path) -> Options:
-    """Write a few coloured images by class."""
+    """Write a few colored images, one folder per class."""
     random = np.random.default_rng(0)
     for i, name in enumerate([*CLASSES[:3], *CLASSES[:3]]):
         write_image(folder / "images" / name / f"{i}.png", random.integers(0, 256, (SIDE, SIDE, 3), np.uint8))
@@ -74,9 +78,9 @@ def example(folder: Path) -> Options:
 
 
 def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
-    """Images (N, 32, 32, 3) uint8 RGB and labels (N,) of one file, whose first bytes tell its format.
+    """Images (N, 32, 32, 3) uint8 RGB and labels (N,) of one file; its first bytes decide the format.
 
-    Raises DatasetError when it is not a batch, or a pickle that names anything but an array.
+    Raises DatasetError if it is not a batch, or a pickle that names anything but arrays.
     """
     data = read_bytes(path, DatasetError, most=MOST_BYTES)
     try:
@@ -95,7 +99,7 @@ def read_batch(path: Path) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _batches(folder: Path, split: str) -> list[Path]:
-    """The files of a split, binary before Python's; none where the folder has no batches."""
+    """The files of a split, binary ones if there are both; empty if the folder has no batches."""
     for inside in FOLDERS:
         for ending in (".bin", ""):
             files = [folder / inside / f"{name}{ending}" for name in SPLITS[split]]
@@ -129,7 +133,7 @@ def _in_range(path: Path, labels: Sequence[int]) -> None:
 
 
 def _binary(data: bytes) -> tuple[np.ndarray, np.ndarray]:
-    """A byte for the label, then the red, green and blue plane, for each image."""
+    """Images and labels: for each image one byte with the label, then its red, green and blue plane."""
     if len(data) % (1 + BYTES):
         raise ValueError(f"{len(data)} bytes are not a multiple of {1 + BYTES}")
     records = np.frombuffer(data, np.uint8).reshape(-1, 1 + BYTES)
@@ -151,17 +155,17 @@ def _pickled(data: bytes) -> tuple[np.ndarray, np.ndarray]:
     batch = {text(key): value for key, value in content.items()}
     pixels = array(batch["data"]) if is_array(batch["data"]) else None
     if pixels is None or pixels.dtype != np.uint8 or pixels.ndim != 2 or pixels.shape[1] != BYTES:
-        raise ValueError(f"its data are not rows of {BYTES} bytes")
+        raise ValueError(f"its data is not rows of {BYTES} bytes")
     if not all(type(label) is int and 0 <= label < 1 << 31 for label in batch["labels"]):
         raise ValueError("its labels are not whole numbers")
     return _from_planes(pixels), np.array(batch["labels"], np.int64)
 
 
 def _refuse(name: Global) -> None:
-    """A batch holds nothing but arrays: a name that they do not need means that the file is an attack."""
+    """Refuse names that arrays do not need: a batch holds only arrays, so that such a name means an attack."""
     if str(name) not in NAMES:
         raise DatasetError(
-            f"the batch names {name}, which no array needs: it was refused and nothing was run",
+            f"the batch names {name}, which no array needs: it was refused and nothing was executed",
             "get the file from its publisher",
         )
 

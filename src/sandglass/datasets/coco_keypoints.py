@@ -1,11 +1,11 @@
-"""People in COCO's format: a folder of images, an annotation file, and optionally a detector's boxes."""
+"""People in COCO's format: a folder of images, an annotation file, and optionally the boxes of a detector."""
 
 from __future__ import annotations
 
 import random
 from collections.abc import Sequence
 from dataclasses import replace
-from os.path import isfile  # unlike Path.is_file, also of names that are too long
+from os.path import isfile  # unlike Path.is_file it returns False for a name that is too long
 from pathlib import Path
 
 from sandglass.core.errors import DatasetError
@@ -20,7 +20,7 @@ from sandglass.vision.image import read_image, write_image
 
 KIND = KeypointDataset
 class_names = None  # its images have no classes
-SHOWN = 3  # missing images that an error names
+SHOWN = 3  # missing images that an error names, at most
 
 
 def load(
@@ -31,16 +31,16 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> KeypointDataset:
-    """Read the annotations, check them against the images, and draw `limit` images by `seed` where it is given.
+    """Read the annotations, check them against the images, and draw `limit` images with `seed` if it is given.
 
-    Without annotations every image is one sample, looked at whole, and nothing can be scored. Otherwise only images
-    with a usable person (or a detection) have samples. People without keypoints, crowds and boxes without
-    area inside the image are not samples, as in mmpose. Boxes without area are counted in the protocol, and so is what
-    the file leaves unclear (see `_coco_file`). `split` does not matter here: the files say it. Raises DatasetError for
-    files that are missing or malformed, and where no box is left.
+    Without annotations each whole image is one sample, and no metric can be computed. With annotations only images with
+    a usable person, or with a detection, have samples. As in mmpose, people without keypoints, crowds, and boxes
+    without area inside the image are not samples. Boxes without area and ambiguous entries (see `_coco_file`) are
+    counted in the protocol. `split` has no effect: the files decide it. Raises DatasetError for missing or malformed
+    files, and if no box is left.
     """
     if limit is not None and limit < 1:
-        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for all")
+        raise DatasetError(f"the limit is {limit} images", "use 1 or more, or no limit for all")
     if images is None:
         raise DatasetError("coco-keypoints needs images", "give the folder, and the JSON file of their annotations")
     if not images.is_dir():
@@ -69,7 +69,7 @@ def load(
     if flat == len(regions):
         raise DatasetError(
             f"{detections or annotations} has no box with an area in {drawn['subset']}",
-            "boxes are x, y, width, height in pixels of their image",
+            "write boxes as x, y, width, height in pixels of their image",
         )
     if flat:
         protocol["boxes_without_area"] = f"{flat} left out"
@@ -77,14 +77,14 @@ def load(
 
 
 def _unlabelled(images: Path, detections: Path | None, limit: int | None, seed: int) -> KeypointDataset:
-    """A folder of images without truths: each is looked at whole. Enough for calibration and for fidelity."""
+    """A folder of images without labels, with each whole image as a sample: enough for calibration and fidelity."""
     if detections is not None:
-        raise DatasetError(f"{detections} names images by ids, which annotations define", "give --annotations too")
+        raise DatasetError(f"{detections} has ids of images, which annotations define", "give --annotations too")
     return replace(load_photos(KeypointDataset, images, limit, seed), name="coco-keypoints")
 
 
 def example(folder: Path) -> Options:
-    """Write a few drawn people and their boxes, as a detector would give them."""
+    """Write a few drawn people, and their boxes as those of a detector."""
     from sandglass.datasets import synthetic_people
 
     drawn = synthetic_people.load(limit=6)
@@ -105,24 +105,24 @@ def example(folder: Path) -> Options:
 
 
 def is_sample(entry: CocoShape) -> bool:
-    """Whether an annotated person is looked at: it has keypoints and is not a crowd, as in mmpose."""
+    """Whether an annotated person is a sample: it has keypoints and is not a crowd, as in mmpose."""
     return bool(entry["num_keypoints"] and not entry["iscrowd"] and any(entry["keypoints"]))
 
 
 def clipped_box(box: Sequence[float], width: float, height: float) -> tuple[float, float, float, float]:
-    """A box x, y, w, h cut to the pixels 0..width-1 and 0..height-1, as mmpose's dataset does."""
+    """A box (x, y, width, height) clipped to the pixels 0 .. width - 1 and 0 .. height - 1, as in mmpose's dataset."""
     left, right = (min(max(value, 0), width - 1) for value in (box[0], box[0] + box[2]))
     top, bottom = (min(max(value, 0), height - 1) for value in (box[1], box[1] + box[3]))
     return left, top, right - left, bottom - top
 
 
 def has_area(box: Sequence[float]) -> bool:
-    """Whether a box x, y, w, h has a width and a height."""
+    """Whether a box (x, y, width, height) has a width and a height above 0."""
     return box[2] > 0 and box[3] > 0
 
 
 def _regions(coco: CocoTruth, detections: list[CocoBox] | None) -> list[Sequence[float]]:
-    """The boxes that would be samples: detections as they are, people's cut to their image."""
+    """The boxes of all possible samples: detections unchanged, annotated people clipped to their image."""
     if detections is not None:
         return [entry["bbox"] for entry in detections]
     sizes = {image["id"]: (image["width"], image["height"]) for image in coco["images"]}
@@ -130,7 +130,7 @@ def _regions(coco: CocoTruth, detections: list[CocoBox] | None) -> list[Sequence
 
 
 def _draw(coco: CocoTruth, limit: int, seed: int) -> tuple[CocoTruth, Conditions]:
-    """Images with people come first in line: a subset of empty images would measure nothing."""
+    """At most `limit` images with people: a subset of empty images would measure nothing."""
     with_people = {entry["image_id"] for entry in coco["annotations"] if entry["num_keypoints"]}
     candidates = sorted(
         (image for image in coco["images"] if image["id"] in with_people), key=lambda i: id_order(i["id"])

@@ -1,10 +1,10 @@
-"""SCUT-CTW1500: curved lines of text, in the three formats that its annotations have been published in.
+"""SCUT-CTW1500: curved lines of text, with annotations in the three formats in which they were published.
 
-- XML (2020, the training images): `<image><box><label>TEXT</label><segs>x1,y1,...</segs></box></image>`
-- text (2020, the test images; `0001001.txt` belongs to `1001.jpg`): `x1,y1,...,####TEXT` a line
-- text (2017): 32 numbers a line, the box xmin,ymin,xmax,ymax and 14 points relative to its corner
+- XML (2020, training images): `<image><box><label>TEXT</label><segs>x1,y1,...</segs></box></image>`
+- text (2020, test images; `0001001.txt` belongs to `1001.jpg`): one line `x1,y1,...,####TEXT` for each text
+- text (2017): one line of 32 numbers for each text: the box xmin,ymin,xmax,ymax, and 14 points relative to its corner
 
-Outlines have 14 points in all of them; other numbers of points are read too where points are absolute.
+All published outlines have 14 points. In the first two formats other numbers of points are read too.
 """
 
 from __future__ import annotations
@@ -22,7 +22,7 @@ KIND = TextDataset
 class_names = None  # its images have no classes
 LINE = "x1,y1,...,####TEXT or 32 numbers"
 MARK = "####"
-BOX, RELATIVE = 4, 32
+BOX, RELATIVE = 4, 32  # numbers of the box and of the whole line in the format of 2017
 
 
 def load(
@@ -33,10 +33,10 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> TextDataset:
-    """Read the images that have an annotation file of the same number; `limit` is theirs, drawn by `seed`.
+    """Read the images that have an annotation file with the same number, or `limit` of them, drawn with `seed`.
 
-    Each file is read in the format that it has. Texts that read `###` or `*` are ignored regions. `split` does not
-    matter here: the folders say it. See `_text.load_folder` for what is counted and what is raised.
+    The format of each file is detected. Texts `###` or `*` are ignored regions. `split` has no effect: the folders
+    decide it. See `_text.load_folder` for the counts in the protocol and the errors.
     """
     return _text.load_folder(
         "ctw1500", images, annotations, detections, limit, seed,
@@ -45,7 +45,7 @@ def load(
 
 
 def parse(path: Path) -> list[_text.Outline]:
-    """Outlines and texts of a file in any format. Raises DatasetError naming the file and what is not a text."""
+    """The outlines and texts of a file in any of the formats. Raises DatasetError with the place of a wrong entry."""
     if path.suffix.lower() == ".xml":
         return _parse_xml(path)
     return [_parse_line(line, f"{path}, line {number}") for number, line in _text.lines(path)]
@@ -65,7 +65,8 @@ def _parse_line(line: str, where: str) -> _text.Outline:
 
 def _parse_xml(path: Path) -> list[_text.Outline]:
     data = read_bytes(path, DatasetError, most=_text.MOST_BYTES)
-    if b"<!ENTITY" in data or b"<!ENTITY".decode().encode("utf-16-le") in data:  # entities can grow without limit
+    # Entities can expand to a text of unlimited size.
+    if b"<!ENTITY" in data or b"<!ENTITY".decode().encode("utf-16-le") in data:
         raise DatasetError(f"{path} defines entities, which no annotation needs", "give the annotations as published")
     try:
         boxes = list(ElementTree.fromstring(data).iter("box"))
@@ -81,7 +82,7 @@ def _parse_xml(path: Path) -> list[_text.Outline]:
 
 
 def example(folder: Path) -> Options:
-    """Write a few drawn pages, half of them annotated in XML."""
+    """Write a few drawn pages; half of the annotations are XML."""
     from sandglass.datasets import synthetic_text
     from sandglass.vision.image import write_image
 

@@ -1,4 +1,7 @@
-"""ICDAR 2015, Challenge 4: `img_N.jpg` in one folder, `gt_img_N.txt` in another, four corners and a text a line."""
+"""ICDAR 2015, Challenge 4: images `img_N.jpg` in one folder, and `gt_img_N.txt` in another.
+
+Each line of an annotation file has the four corners of a text, and the text.
+"""
 
 from __future__ import annotations
 
@@ -10,9 +13,9 @@ from sandglass.datasets import Options, TextDataset, _text
 KIND = TextDataset
 class_names = None  # its images have no classes
 LINE = "x1,y1,x2,y2,x3,y3,x4,y4,text"
-COORDINATES = 8
+COORDINATES = 8  # in a line
 NUMBER = re.compile(r"\s*[-+]?\d+(\.\d*)?\s*")
-TABS = re.compile(r"([-+\d. ]+\t){7}")  # between the numbers, in place of commas
+TABS = re.compile(r"([-+\d. ]+\t){7}")  # a line with tabs and not commas between the numbers
 
 
 def load(
@@ -23,10 +26,10 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> TextDataset:
-    """Read the images that have a `gt_IMAGE.txt`; `limit` is their number, drawn by `seed`.
+    """Read the images that have a `gt_IMAGE.txt`, or `limit` of them, drawn with `seed`.
 
-    Texts that read `###` or `*` are ignored regions. `split` does not matter here: the folders say it. See
-    `_text.load_folder` for what is counted and what is raised.
+    Texts `###` or `*` are ignored regions. `split` has no effect: the folders decide it. See `_text.load_folder` for
+    the counts in the protocol and the errors.
     """
     return _text.load_folder(
         "icdar2015", images, annotations, detections, limit, seed,
@@ -35,20 +38,22 @@ def load(
 
 
 def parse(path: Path) -> list[_text.Outline]:
-    """Outlines and texts of a file. Raises DatasetError naming a line that is not a text."""
+    """The outlines and texts of a file. Raises DatasetError with the place of a wrong line."""
     return [_parse_line(line, f"{path}, line {number}") for number, line in _text.lines(path)]
 
 
 def _parse_line(line: str, where: str) -> _text.Outline:
     fields = line.split("\t" if TABS.match(line) else ",", COORDINATES)
-    few = next((i for i, field in enumerate(fields) if not NUMBER.fullmatch(field)), len(fields))
-    count = few if 2 <= few < 6 else COORDINATES  # fewer than three points are a defect, other lines are not texts
+    leading = next((i for i, field in enumerate(fields) if not NUMBER.fullmatch(field)), len(fields))
+    # A line with one or two points is a text with a defective outline, which is counted. Other lines with fewer than
+    # eight numbers are errors.
+    count = leading if 2 <= leading < 6 else COORDINATES
     values = _text.numbers(fields[:count], where, line, LINE)
     return _text.points(values), ",".join(fields[count:])
 
 
 def example(folder: Path) -> Options:
-    """Write a few drawn pages, their annotations with a byte-order mark."""
+    """Write a few drawn pages, and annotations with a byte-order mark."""
     from sandglass.datasets import synthetic_text
     from sandglass.vision.image import write_image
 

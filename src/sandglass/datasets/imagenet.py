@@ -1,6 +1,6 @@
-"""ImageNet's validation set, or images in its layout: a folder a class, or one folder and a file of labels.
+"""ImageNet's validation set, or images in its layout: one folder per class, or one folder and a file of labels.
 
-Labels are places in the order of WordNet ids, which is that of every published network's outputs.
+A label is the position of the class in the order of WordNet ids, which is the order of outputs of published networks.
 """
 
 from __future__ import annotations
@@ -30,13 +30,13 @@ TABLE = Path(__file__).with_name("imagenet_classes.txt")
 
 @lru_cache
 def table() -> tuple[tuple[str, int, str], ...]:
-    """WordNet id, ILSVRC2012_ID (1 to 1000, the devkits' own order) and name of each class, in the order of labels."""
+    """WordNet id, ILSVRC2012_ID (1 to 1000, the order of the devkit) and name of each class, in the order of labels."""
     rows = (line.split() for line in TABLE.read_text(encoding="utf-8").splitlines()[1:])
     return tuple((wordnet, int(number), name.replace("_", " ")) for wordnet, number, name in rows)
 
 
 def class_names() -> tuple[str, ...]:
-    """Names of the 1000 classes."""
+    """The names of the 1000 classes."""
     return tuple(name for _, _, name in table())
 
 
@@ -48,13 +48,13 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> LabelledDataset:
-    """Read the labels, and draw `limit` images by class with `seed` where it is given.
+    """Read the labels, and draw `limit` images from all classes with `seed` if it is given.
 
-    Without `annotations` every folder in `images` is a class, named by its WordNet id; folders with other names are
-    classes in alphabetical order. `annotations` is a file of labels for a flat folder: `name label` in each line, as
-    mmpretrain has it, or the devkit's ground truth, an ILSVRC2012_ID in each line for the image of that number. Images
-    without a label and labels without an image are counted in the protocol. `split` does not matter here: the files
-    say it. Raises DatasetError for what is missing or malformed, and where nothing is left.
+    Without `annotations` each folder in `images` is a class, named by its WordNet id; folders with other names are
+    classes in alphabetical order. `annotations` is a file with labels for one folder of images: `name label` in each
+    line, as in mmpretrain; or the ground truth of the devkit, where line k has the ILSVRC2012_ID of image k. Images
+    without a label and labels without an image are counted in the protocol. `split` has no effect: the files decide it.
+    Raises DatasetError if something is missing or malformed, or if no image is left.
     """
     if detections is not None:
         raise DatasetError("imagenet has no detections", "leave them out")
@@ -62,9 +62,10 @@ def load(
         raise DatasetError("imagenet needs images", "give the folder")
     if annotations is None:
         listing, folders = class_folders(images, [wordnet for wordnet, _, _ in table()])
-        own = bool(folders) and folders[0] != table()[0][0]
-        classes = tuple(folders) if own else class_names()
-        description = f"{images.name}, a folder a class" + (f", {len(folders)} in alphabetical order" if own else "")
+        other = bool(folders) and folders[0] != table()[0][0]  # classes that are not ImageNet's
+        classes = tuple(folders) if other else class_names()
+        order = f", {len(folders)} in alphabetical order" if other else ""
+        description = f"{images.name}, one folder per class{order}"
     else:
         listing, classes = _flat(images, annotations), class_names()
         description = f"{annotations.name} ({sha256(annotations)[:8]})"
@@ -72,7 +73,7 @@ def load(
 
 
 def example(folder: Path) -> Options:
-    """Write a few coloured images and their labels."""
+    """Write a few colored images and their labels."""
     random = np.random.default_rng(0)
     names = [f"{i}.png" for i in range(6)]
     for name in names:
@@ -83,7 +84,7 @@ def example(folder: Path) -> Options:
 
 
 def _flat(folder: Path, annotations: Path) -> Listing:
-    """The labelled images of a folder."""
+    """The images of a folder with the labels in a file."""
     lines = read_lines(annotations, DatasetError)
     if not lines:
         raise DatasetError(f"{annotations} has no labels", "give a file of labels")
@@ -103,7 +104,7 @@ def _flat(folder: Path, annotations: Path) -> Listing:
 
 
 def _files(folder: Path) -> set[str]:
-    """Image files of a folder and those in it, relative, with slashes."""
+    """The image files in a folder and in the folders inside it, as relative paths with slashes."""
     files = set()
     for place, _, names in os.walk(folder):
         inside = Path(place).relative_to(folder)
@@ -112,16 +113,18 @@ def _files(folder: Path) -> set[str]:
 
 
 def _named(lines: Lines, present: set[str], path: Path, listing: Listing) -> dict[str, int]:
-    """Labels by image, from lines of name and label. One that is repeated as it is counts in the notes of `listing`."""
+    """The labels by image, from lines with name and label. Repeated lines are counted in the notes of `listing`."""
     labels: dict[str, tuple[int, int]] = {}
     repeated = []
     for number, line in lines:
         name, label = [*line.rsplit(maxsplit=1), ""][:2]
         if not WHOLE.fullmatch(label):
             raise DatasetError(f"{path}, line {number}: {line[:80]!r} is not an image and its label", FIX)
-        first, known = labels.setdefault(name, (number, int(label)))
-        if known != int(label):
-            raise DatasetError(f"{path}, line {number}: {name} has a label already, {known} in line {first}", FIX)
+        first, first_label = labels.setdefault(name, (number, int(label)))
+        if first_label != int(label):
+            raise DatasetError(
+                f"{path}, line {number}: {name} already has the label {first_label} in line {first}", FIX
+            )
         repeated += [name] if first != number else []
     _in_range(path, list(labels.values()), 0)
     listing.notes |= counted("labels_listed_twice", repeated)
@@ -129,12 +132,12 @@ def _named(lines: Lines, present: set[str], path: Path, listing: Listing) -> dic
 
 
 def _numbered(lines: Lines, present: set[str], path: Path, listing: Listing) -> dict[str, int]:
-    """Labels by image, from the devkit's ground truth: line k is for the image whose name ends in the number k.
+    """The labels by image, from the ground truth of the devkit: line k belongs to the image whose name ends in k.
 
-    Images of one number count in the notes of `listing`: which of them the label is for is not known.
+    Images with the same number are counted in the notes of `listing` and left out, because the label is ambiguous.
     """
     if empty := [k for k, (number, _) in enumerate(lines, 1) if number != k]:
-        raise DatasetError(f"{path}, line {empty[0]}: it is empty, expected the label of image {empty[0]}", FIX)
+        raise DatasetError(f"{path}, line {empty[0]} is empty, expected the label of image {empty[0]}", FIX)
     ids = [(number, int(line)) for number, line in lines]
     _in_range(path, ids, 1)
     label = {number: i for i, (_, number, _) in enumerate(table())}
@@ -142,13 +145,13 @@ def _numbered(lines: Lines, present: set[str], path: Path, listing: Listing) -> 
     for name in sorted(present):
         if match := re.search(r"(\d+)\.\w+$", name):
             names.setdefault(int(match[1]), []).append(name)
-    several = {k for k, own in names.items() if len(own) > 1}
-    listing.notes |= counted("images_of_one_number", [name for k in sorted(several) for name in names[k]])
-    return {names.get(k, [f"image {k}"])[0]: label[own] for k, own in ids if k not in several}
+    ambiguous = {k for k, same in names.items() if len(same) > 1}
+    listing.notes |= counted("images_of_one_number", [name for k in sorted(ambiguous) for name in names[k]])
+    return {names.get(k, [f"image {k}"])[0]: label[class_id] for k, class_id in ids if k not in ambiguous}
 
 
 def _in_range(path: Path, labels: Sequence[tuple[int, int]], first: int) -> None:
-    """Raise DatasetError where labels, each with its line, are not of the table."""
+    """Raise DatasetError for labels, each with its line, that are not in the table."""
     last = first + len(table()) - 1
     if wrong := [(number, label) for number, label in labels if not first <= label <= last]:
         raise DatasetError(

@@ -1,7 +1,7 @@
-"""Drawn scenes with several people, in images of several shapes: nothing is shipped, everything follows from a seed.
+"""Drawn scenes with several people, in several image sizes, drawn at run time from a seed, without files.
 
-People stand side by side and in front of each other. Those of whom fewer than eight keypoints are seen are annotated
-without keypoints, so that COCO's metric neither asks for them nor counts their detections as wrong.
+People stand next to each other and in front of each other. A person with fewer than eight visible keypoints is
+annotated without keypoints: for COCO's metric it is neither an error to miss this person nor to detect it.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ from sandglass.vision.coco_format import CocoShape
 
 KIND = KeypointDataset
 class_names = None  # its images have no classes
-SIZES = ((256, 256), (240, 288), (288, 240), (240, 320))  # height, width; the first is as frequent as two others
-MINIMUM_KEYPOINTS = 8
+SIZES = ((256, 256), (240, 288), (288, 240), (240, 320))  # height, width; the first is twice as frequent as the others
+MINIMUM_KEYPOINTS = 8  # visible keypoints of a person that is annotated with keypoints, at least
 
 
 def load(
@@ -29,23 +29,22 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> KeypointDataset:
-    """The first `limit` images of a split (200 for test). The two splits share no figure.
+    """The first `limit` images of a split (default: 200 for test). The two splits have different figures.
 
-    Raises DatasetError when files are given (this dataset has none), the split has another name, or the limit is
-    below 1.
+    Raises DatasetError for paths, an unknown split, or a limit below 1.
     """
     _drawn.refuse_files("synthetic-crowd", images, annotations, detections)
     return _drawn.load("synthetic-crowd", render, limit, split, seed)
 
 
 def example(folder: Path) -> Options:
-    """Options for a few images; nothing is written."""
+    """Options for a few images; this writes nothing."""
     return {"limit": 6}
 
 
-@lru_cache(maxsize=256)  # 50 MB: drawing costs ten times more than what is done with an image
+@lru_cache(maxsize=256)  # 50 MB: drawing takes ten times as long as the use of an image
 def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShape]]:
-    """Image `index` of a split, HWC uint8 RGB, and its people as COCO annotations without ids."""
+    """Image `index` of a split, (H, W, 3) uint8 RGB, and its people as COCO annotations without ids."""
     random = np.random.default_rng([seed, _drawn.SPLITS[split], index, len(SIZES)])
     size = SIZES[random.choice(len(SIZES), p=[0.4, 0.2, 0.2, 0.2])]
     image = scenes.background(random, size)
@@ -53,7 +52,7 @@ def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShap
 
 
 def _people(random: np.random.Generator, size: tuple[int, int]) -> list[figures.Figure]:
-    """One to five people side by side, jostling a little, the nearest (lowest in the image) last."""
+    """One to five people next to each other, with some overlap; the nearest one (lowest in the image) is the last."""
     height, width = size
     count = int(random.choice([1, 2, 3, 4, 5], p=[0.1, 0.3, 0.3, 0.2, 0.1]))
     placed = []

@@ -1,4 +1,4 @@
-"""Drawn people with exact keypoints, made at run time: nothing is shipped, everything follows from a seed."""
+"""Drawn people with exact keypoints: images are drawn at run time from a seed, and no files are needed."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ from sandglass.vision.coco_format import CocoShape
 
 KIND = KeypointDataset
 class_names = None  # its images have no classes
-SIZE = (256, 320)
-MINIMUM_KEYPOINTS = 5
+SIZE = (256, 320)  # height, width
+MINIMUM_KEYPOINTS = 5  # visible keypoints of an annotated person, at least
 
 
 def load(
@@ -26,23 +26,22 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> KeypointDataset:
-    """The first `limit` images of a split (200 for test). The two splits share no figure.
+    """The first `limit` images of a split (default: 200 for test). The two splits have different figures.
 
-    Raises DatasetError when files are given (this dataset has none), the split has another name, or the limit is
-    below 1.
+    Raises DatasetError for paths, an unknown split, or a limit below 1.
     """
     _drawn.refuse_files("synthetic-people", images, annotations, detections)
     return _drawn.load("synthetic-people", render, limit, split, seed)
 
 
 def example(folder: Path) -> Options:
-    """Options for a few images; nothing is written."""
+    """Options for a few images; this writes nothing."""
     return {"limit": 6}
 
 
-@lru_cache(maxsize=256)  # 63 MB: drawing costs ten times more than what is done with an image
+@lru_cache(maxsize=256)  # 63 MB: drawing takes ten times as long as the use of an image
 def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShape]]:
-    """Image `index` of a split, HWC uint8 RGB, and its people as COCO annotations without ids."""
+    """Image `index` of a split, (H, W, 3) uint8 RGB, and its people as COCO annotations without ids."""
     random = default_rng([seed, _drawn.SPLITS[split], index])
     image = scenes.background(random, SIZE)
     image, people = scenes.draw(random, image, _people(random), MINIMUM_KEYPOINTS)
@@ -50,7 +49,7 @@ def render(index: int, split: str, seed: int) -> tuple[np.ndarray, list[CocoShap
 
 
 def _people(random: Generator) -> list[figures.Figure]:
-    """One to three people, the nearest (lowest in the image) last."""
+    """One to three people; the nearest one (the lowest in the image) is the last."""
     height, width = SIZE
     count = int(random.choice([1, 2, 3], p=[0.45, 0.35, 0.2]))
     slots = random.permutation(count)

@@ -1,4 +1,4 @@
-"""Drawn shapes of ten kinds, made at run time: a classification set that needs no files."""
+"""Drawn shapes of ten kinds, for classification: images are drawn at run time from a seed, and no files are needed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from sandglass.datasets._labelled import Listing, labelled
 
 KIND = LabelledDataset
 CLASSES = ("bar", "circle", "cross", "dots", "frame", "moon", "ring", "square", "star", "triangle")
-SIDE = 192
+SIDE = 192  # of an image, in pixels
 SPLITS = {"train": 1, "test": 2}
 IMAGES = {"train": 2000, "test": 400}
 
 
 def class_names() -> tuple[str, ...]:
-    """Names of the ten classes."""
+    """The names of the ten classes."""
     return CLASSES
 
 
@@ -31,12 +31,12 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> LabelledDataset:
-    """A split (400 images for test), or `limit` images of it by class; `seed` draws both the shapes and the images.
+    """A split (400 images for test), or `limit` images of it from all classes; `seed` draws the shapes and the images.
 
-    Raises DatasetError when files are given (this dataset has none), and for another split.
+    Raises DatasetError for paths, an unknown split, or a limit below 1.
     """
     if any(option is not None for option in (images, annotations, detections)):
-        raise DatasetError("synthetic-shapes is drawn at run time and takes no files", "leave the paths out")
+        raise DatasetError("synthetic-shapes is drawn at run time and takes no files", "leave out the paths")
     if split not in SPLITS:
         raise DatasetError(f"synthetic-shapes has no split {split!r}", f"use one of {', '.join(SPLITS)}")
     count = IMAGES[split]
@@ -48,12 +48,12 @@ def load(
 
 
 def example(folder: Path) -> Options:
-    """Options for a few images; nothing is written."""
+    """Options for a few images; this writes nothing."""
     return {"limit": 6}
 
 
 def render(index: int, split: str, seed: int) -> np.ndarray:
-    """Image `index` of a split, HWC uint8 RGB: a shape of the class `index` modulo ten on a noisy ground."""
+    """Image `index` of a split, (H, W, 3) uint8 RGB: a shape of the class `index` modulo ten on a noisy background."""
     random = np.random.default_rng([seed, SPLITS[split], index])
     ground, colour = random.integers(0, 256, (2, 3))
     while np.abs(ground - colour).sum() < 150:
@@ -68,7 +68,7 @@ def render(index: int, split: str, seed: int) -> np.ndarray:
 
 
 def _draw(mask: np.ndarray, name: str, centre: np.ndarray, size: float, turn: float) -> None:
-    """A shape of the given half width, in 255."""
+    """Draw a shape with the half width `size`, rotated by `turn` in radians, into a mask with the value 255."""
     middle = (round(float(centre[0])), round(float(centre[1])))
     whole, third = round(size), round(size / 3)
 

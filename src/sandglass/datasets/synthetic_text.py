@@ -1,4 +1,4 @@
-"""Drawn words with exact corners, made at run time: nothing is shipped, everything follows from a seed."""
+"""Drawn words with exact corners: pages are drawn at run time from a seed, and no files are needed."""
 
 from __future__ import annotations
 
@@ -15,12 +15,12 @@ from sandglass.vision.polygon import AnnotatedText
 
 KIND = TextDataset
 class_names = None  # its images have no classes
-SIZE = (256, 320)
+SIZE = (256, 320)  # height, width
 SPLITS = {"train": 1, "test": 2}
 IMAGES = {"train": 2000, "test": 100}
 FONTS = (cv2.FONT_HERSHEY_SIMPLEX, cv2.FONT_HERSHEY_DUPLEX, cv2.FONT_HERSHEY_COMPLEX, cv2.FONT_HERSHEY_TRIPLEX)
 LETTERS = list("ABCDEFGHIKLMNOPRSTUVWXYZabcdeghklmnorstuvxz0123456789")
-PAD = 4  # pixels around a word before it is placed
+PAD = 4  # pixels around a word before it is warped into the page
 ILLEGIBLE = 0.15  # share of words that are ignored
 
 
@@ -32,17 +32,16 @@ def load(
     split: str = "test",
     seed: int = 0,
 ) -> TextDataset:
-    """The first `limit` pages of a split (100 for test). The two splits share no page.
+    """The first `limit` pages of a split (default: 100 for test). The two splits have different pages.
 
-    Raises DatasetError when files are given (this dataset has none), the split has another name, or the limit is
-    below 1.
+    Raises DatasetError for paths, an unknown split, or a limit below 1.
     """
     if any(option is not None for option in (images, annotations, detections)):
-        raise DatasetError("synthetic-text is drawn at run time and takes no files", "leave the paths out")
+        raise DatasetError("synthetic-text is drawn at run time and takes no files", "leave out the paths")
     if split not in SPLITS:
         raise DatasetError(f"synthetic-text has no split {split!r}", f"use one of {', '.join(SPLITS)}")
     if limit is not None and limit < 1:
-        raise DatasetError(f"the limit is {limit} images", "give 1 or more, or none for the whole split")
+        raise DatasetError(f"the limit is {limit} images", "use 1 or more, or no limit for the whole split")
     count = IMAGES[split] if limit is None else limit
     texts: dict[Id, list[AnnotatedText]] = {
         f"{split}-{index}": list(render(index, split, seed)[1]) for index in range(count)
@@ -53,13 +52,13 @@ def load(
 
 
 def example(folder: Path) -> Options:
-    """Options for a few pages; nothing is written."""
+    """Options for a few pages; this writes nothing."""
     return {"limit": 6}
 
 
 @lru_cache(maxsize=256)  # 63 MB
 def render(index: int, split: str, seed: int) -> tuple[np.ndarray, tuple[AnnotatedText, ...]]:
-    """A page, HWC uint8 RGB, and its words: corners in reading order, and whether they are illegible."""
+    """A page, (H, W, 3) uint8 RGB, and its words: corners in reading order, and whether the word is illegible."""
     random = np.random.default_rng([seed, SPLITS[split], index])
     page = _paper(random)
     taken = np.zeros(SIZE, np.uint8)
@@ -69,7 +68,7 @@ def render(index: int, split: str, seed: int) -> tuple[np.ndarray, tuple[Annotat
 
 
 def _paper(random: np.random.Generator) -> np.ndarray:
-    """A background with a gradient and a few patches, float32."""
+    """A background with a gradient and a few patches, (H, W, 3) float32."""
     colours = random.uniform(120, 245, (2, 3))
     page = np.linspace(colours[0], colours[1], SIZE[0])[:, None].repeat(SIZE[1], 1).astype(np.float32)
     for _ in range(random.integers(0, 5)):
@@ -80,7 +79,7 @@ def _paper(random: np.random.Generator) -> np.ndarray:
 
 
 def _word(random: np.random.Generator, page: np.ndarray, taken: np.ndarray) -> AnnotatedText | None:
-    """Draw a word where none is yet; None where the place that was drawn is taken."""
+    """Draw a word at a random place; None if another word or the edge of the page is there."""
     font, height = int(random.choice(FONTS)), float(random.uniform(26, 56))
     word = "".join(random.choice(LETTERS, random.integers(3, 8)))
     (width, tall), below = cv2.getTextSize(word, font, 1, 2)

@@ -1,1 +1,1 @@
-"""What a graph is: reading and writing, running, layers, shapes, and the work that they are."""
+"""Graphs: reading and writing, running, layers, shapes, and their work in multiply-accumulates."""

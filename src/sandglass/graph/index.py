@@ -1,7 +1,7 @@
-"""A graph with its edges: the node that makes a tensor, the nodes that read it, and edits that keep both right.
+"""A graph with its edges: the node that computes a tensor, the nodes that read it, and edits that keep both up to date.
 
-`onnx-ir` offers this too. It is not used here because it converts whole models: after its conversion back a model has
-shape records for all weights and lacks sparse weights, so that artifacts would have other bytes.
+`onnx-ir` offers this too. It is not used here because it converts whole models: after the conversion back, a model has
+shape records for all weights and has lost its sparse weights, so that the bytes of artifacts would change.
 
 One rule holds for all rewrites of graphs, here and in `lowering` and `sources.rewrites`: a rewrite takes a model,
 changes it in place and returns nothing.
@@ -29,15 +29,15 @@ class GraphIndex:
     """The edges of a model's graph, by the names of tensors. Nodes are compared by identity, not by content.
 
     `constants` holds the initializers by name, `outputs` the names of the graph's outputs. To change a graph, use the
-    index as a context and edit it by its methods alone. The model has the changes when the context ends; it is then
-    without nodes and weights that no output needs, and without the shapes that were inferred:
+    index as a context manager and edit the graph only through its methods. The changes are written to the model when
+    the context ends; nodes and weights that no output needs and inferred shapes are removed then:
 
         with GraphIndex(model) as graph:
             for node in graph:
                 if node.op_type == "HardSwish":
                     graph.replace(node, [...])
 
-    An iteration leaves out nodes that were added or removed since it began.
+    An iteration skips nodes that were added or removed after it began.
     """
 
     def __init__(self, model: onnx.ModelProto) -> None:
@@ -71,22 +71,22 @@ class GraphIndex:
         return node in self._order
 
     def producer(self, tensor: str, *operators: str) -> onnx.NodeProto | None:
-        """The node that makes a tensor; None for inputs and constants, and for a node of none of the `operators`."""
+        """The node that computes a tensor; None for inputs and constants, and if its operator is not in `operators`."""
         return _of_type(self._producers.get(tensor), operators)
 
     def consumers(self, tensor: str) -> list[onnx.NodeProto]:
-        """The nodes that read a tensor, each once, also those whose branches read it."""
+        """The nodes that read a tensor, each once, including nodes whose branches read it."""
         return list(self._consumers.get(tensor, {}).values())
 
     def only_consumer(self, tensor: str, *operators: str) -> onnx.NodeProto | None:
-        """The node that alone reads a tensor, if it is of one of the `operators`; an output is read by others too."""
+        """The only node that reads a tensor, if its operator is in `operators`; None for an output of the graph."""
         consumers = self._consumers.get(tensor, {})
         if len(consumers) != 1 or tensor in self.outputs:
             return None
         return _of_type(next(iter(consumers.values())), operators)
 
     def read_once(self, tensor: str) -> bool:
-        """Whether one input of one node is all that reads a tensor."""
+        """Whether a tensor is read by one input of one node and by nothing else."""
         node = self.only_consumer(tensor)
         return node is not None and list(node.input).count(tensor) == 1
 
@@ -95,23 +95,23 @@ class GraphIndex:
         return self.constant(tensor) if tensor in self.constants else None
 
     def constant(self, tensor: str) -> np.ndarray:
-        """The values of a tensor that is a constant. Raises KeyError for one that is computed."""
+        """The values of a constant. Raises KeyError for a tensor that is computed."""
         return numpy_helper.to_array(self.constants[tensor])
 
     def number(self, tensor: str) -> float | None:
-        """The value of a constant that has one element; None for any other tensor."""
+        """The value of a constant with one element; None for any other tensor."""
         return number(self.constants, tensor)
 
     def fresh(self, name: str) -> str:
-        """A name for a tensor and its node that nothing in the graph has: `name`, or `name` and a number."""
+        """A name that is not taken in the graph: `name`, or `name` with a number after it."""
         return self.names.fresh(name)
 
     def add_constant(self, name: str, values: np.ndarray | np.generic) -> str:
-        """Add an initializer under a fresh name like `name`, and return its name."""
+        """Add an initializer with a fresh name based on `name`, and return that name."""
         return self.copy_constant(name, numpy_helper.from_array(np.asarray(values)))
 
     def copy_constant(self, name: str, stored: onnx.TensorProto) -> str:
-        """Add a copy of an initializer, whatever its type, under a fresh name like `name`, and return its name."""
+        """Add a copy of an initializer of any type with a fresh name based on `name`, and return that name."""
         entry = self.model.graph.initializer.add()
         entry.CopyFrom(stored)
         entry.name = self.fresh(name)
@@ -119,13 +119,13 @@ class GraphIndex:
         return str(entry.name)
 
     def set_constant(self, tensor: str, values: np.ndarray) -> None:
-        """Give a constant other values."""
+        """Replace the values of a constant."""
         self.constants[tensor].CopyFrom(numpy_helper.from_array(values, tensor))
 
     def insert_before(self, node: onnx.NodeProto | None, added: Iterable[onnx.NodeProto]) -> None:
-        """Add nodes, in order, before one of the graph's, or at the end for None.
+        """Add nodes, in order, before a node of the graph, or at the end for None.
 
-        Raises GraphError for a node that makes a tensor that is there already.
+        Raises GraphError for a node with an output that exists already.
         """
         for new in added:
             self._order.insert(new, node)
@@ -133,11 +133,11 @@ class GraphIndex:
         self._changed = True
 
     def insert_after(self, node: onnx.NodeProto | None, added: Iterable[onnx.NodeProto]) -> None:
-        """Add nodes, in order, after one of the graph's, or at the start for None. Raises as `insert_before` does."""
+        """Add nodes, in order, after a node of the graph, or at the start for None. Raises as `insert_before` does."""
         self.insert_before(self._order.after(node), added)
 
     def replace(self, node: onnx.NodeProto, added: Iterable[onnx.NodeProto]) -> None:
-        """Put nodes in the place of one, which may be among them. They may make its tensors.
+        """Replace a node by other nodes. They may include the node, and may have its outputs.
 
         Raises as `insert_before` does.
         """
@@ -146,25 +146,25 @@ class GraphIndex:
         self.insert_before(following, added)
 
     def remove(self, node: onnx.NodeProto) -> None:
-        """Remove a node. It may be inserted again, elsewhere."""
+        """Remove a node. It may be inserted again at another place."""
         self._unlink(node)
         self._order.remove(node)
         self._changed = True
 
     def set_inputs(self, node: onnx.NodeProto, tensors: Iterable[str]) -> None:
-        """Let a node read these tensors, in this order."""
+        """Set the inputs of a node."""
         self._relink(node, list(tensors), list(node.output))
 
     def set_input(self, node: onnx.NodeProto, place: int, tensor: str) -> None:
-        """Let one input of a node read a tensor."""
+        """Set one input of a node."""
         self.set_inputs(node, [tensor if i == place else name for i, name in enumerate(node.input)])
 
     def set_outputs(self, node: onnx.NodeProto, tensors: Iterable[str]) -> None:
-        """Let a node make tensors under these names. Raises GraphError for one that another node makes."""
+        """Set the outputs of a node. Raises GraphError for a tensor that another node computes."""
         self._relink(node, list(node.input), list(tensors))
 
     def set_output(self, node: onnx.NodeProto, place: int, tensor: str) -> None:
-        """Let a node make one of its tensors under another name. Raises GraphError for one that another node makes."""
+        """Set one output of a node. Raises GraphError for a tensor that another node computes."""
         self.set_outputs(node, [tensor if i == place else name for i, name in enumerate(node.output)])
 
     def _relink(self, node: onnx.NodeProto, inputs: list[str], outputs: list[str]) -> None:
@@ -176,7 +176,7 @@ class GraphIndex:
     def _link(self, node: onnx.NodeProto) -> None:
         for name in filter(None, node.output):
             if name in self._producers or name in self.constants:
-                raise GraphError(f"the graph makes the tensor {name} twice", "export the model again")
+                raise GraphError(f"the graph computes the tensor {name} twice", "export the model again")
             self._producers[name] = node
         for name in read_tensors(node):
             self._consumers.setdefault(name, {})[id(node)] = node
@@ -193,7 +193,7 @@ def _of_type(node: onnx.NodeProto | None, operators: tuple[str, ...]) -> onnx.No
 
 
 class _Order:
-    """Nodes in order, as a linked list: inserting and removing take the same time in a graph of any size."""
+    """Nodes in order, as a linked list: an insertion or removal takes constant time."""
 
     def __init__(self) -> None:
         self._nodes: dict[int, onnx.NodeProto] = {}  # by identity; 0 stands before the first and after the last
@@ -209,7 +209,7 @@ class _Order:
         return id(node) in self._nodes
 
     def after(self, node: onnx.NodeProto | None) -> onnx.NodeProto | None:
-        """The next node, for None the first; None after the last."""
+        """The node after `node`, or the first node for None; None after the last one."""
         return self._nodes.get(self._next[0 if node is None else id(node)])
 
     def insert(self, node: onnx.NodeProto, before: onnx.NodeProto | None) -> None:

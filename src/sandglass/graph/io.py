@@ -1,4 +1,4 @@
-"""Reading, checking and writing ONNX files, and the static shapes of inputs and outputs."""
+"""Read, check and write ONNX files; the static shapes of inputs and outputs."""
 
 from __future__ import annotations
 
@@ -15,49 +15,49 @@ from sandglass.core.errors import GraphError
 from sandglass.core.files import atomic_file
 from sandglass.core.reading import open_file
 
-MOST_ELEMENTS = 1 << 31  # of a weight: an ONNX file holds 2 GiB
+MOST_ELEMENTS = 1 << 31  # elements of a weight, at most: an ONNX file holds 2 GiB
 
 
 def load_graph(path: Path) -> onnx.ModelProto:
-    """Read an ONNX file with its weights. Raises GraphError when it is missing, truncated or not an ONNX file."""
+    """Read an ONNX file with its weights. Raises GraphError if it is missing, truncated or not an ONNX file."""
     try:
         with open_file(path, GraphError) as stream:
             model = onnx.load(stream, format="protobuf", load_external_data=False)
-        load_external_data_for_model(model, str(path.parent))  # which refuses files elsewhere, and links
+        load_external_data_for_model(model, str(path.parent))  # this refuses files in other folders, and links
         check_weights(model)
     except DecodeError as error:
-        raise GraphError(f"{path} is not an ONNX file, or not a whole one", "export or download it again") from error
+        raise GraphError(f"{path} is not an ONNX file, or it is incomplete", "export or download it again") from error
     except (OSError, OverflowError, ValueError, onnx.checker.ValidationError) as error:
-        raise GraphError(f"cannot read {path}: {error}", "check the path, and weights in files beside it") from error
+        raise GraphError(f"cannot read {path}: {error}", "check the path, and the files with its weights") from error
     if not model.graph.node or not model.opset_import:
         raise GraphError(f"{path} is not an ONNX model: it has no nodes", "give a .onnx file")
     return model
 
 
 def check_weights(model: onnx.ModelProto) -> None:
-    """Raise ValueError for a weight of an unknown type, or with other bytes than its shape needs."""
+    """Raise ValueError for a weight with an unknown type, or with a number of bytes that does not match its shape."""
     for entry in model.graph.initializer:
         if entry.data_type not in onnx.TensorProto.DataType.values() or entry.data_type == onnx.TensorProto.UNDEFINED:
-            raise ValueError(f"the weight {entry.name} is of the unknown type {entry.data_type}")
+            raise ValueError(f"the weight {entry.name} has the unknown type {entry.data_type}")
         if min(entry.dims, default=0) < 0 or math.prod(entry.dims) > MOST_ELEMENTS:
-            raise ValueError(f"the weight {entry.name} has the shape {list(entry.dims)}")
+            raise ValueError(f"the weight {entry.name} has the impossible shape {list(entry.dims)}")
         if entry.data_type != onnx.TensorProto.STRING:
             numpy_helper.to_array(entry)
 
 
 def save_graph(model: onnx.ModelProto, path: Path) -> None:
-    """Write a graph into one file, atomically. Raises GraphError for one over ONNX's 2 GiB."""
+    """Write a graph to one file, atomically. Raises GraphError if it exceeds 2 GiB, the limit of ONNX."""
     with atomic_file(path) as temporary:
         try:
             temporary.write_bytes(model.SerializeToString())
         except (EncodeError, ValueError) as error:
             raise GraphError(
-                f"{path}: a graph of 2 GiB or more fits no single ONNX file", "use a smaller model"
+                f"{path}: the graph is 2 GiB or larger, and an ONNX file cannot hold it", "use a smaller model"
             ) from error
 
 
 def static_inputs(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of the graph's inputs by name, weights left out. Raises GraphError for a dimension that is not fixed."""
+    """Shapes of the graph's inputs by name, without weights. Raises GraphError for a dimension that is not fixed."""
     weights = {initializer.name for initializer in model.graph.initializer}
     return {value.name: _shape(value) for value in model.graph.input if value.name not in weights}
 
@@ -73,6 +73,6 @@ def _shape(value: Any) -> tuple[int, ...]:
     fixed = tuple(dim for dim in shape if isinstance(dim, int) and dim > 0)
     if not shape or len(fixed) != len(shape):
         raise GraphError(
-            f"{value.name} has the shape {shape}, and a static one is needed", "export it with fixed sizes"
+            f"{value.name} has the shape {shape}, but a static shape is needed", "export it with fixed sizes"
         )
     return fixed

@@ -1,4 +1,4 @@
-"""Edits of layers with weights: constants of their own, and values that are added to their biases."""
+"""Edits of layers with weights: copies of shared constants, and values added to biases."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from sandglass.graph.layers import find_layers
 
 
 def own_constants(model: onnx.ModelProto) -> None:
-    """Give each layer, in place, weights and a bias that no other node reads, so that they can be changed."""
+    """Give each layer weights and a bias that no other node reads, so that they can be edited. Changes the model."""
     layers, graph = find_layers(model), GraphIndex(model)
     read = {name for node in graph if node.name not in layers for name in node.input}
     for node in (node for node in graph if node.name in layers):
@@ -21,7 +21,7 @@ def own_constants(model: onnx.ModelProto) -> None:
 
 
 def add_to_bias(graph: GraphIndex, node: onnx.NodeProto, channels: int, values: np.ndarray) -> None:
-    """Add to a layer's bias, (channels,), `values`, one for each channel or one for all; add a bias where it has none.
+    """Add `values`, (channels,) or (1,), to the bias of a layer, which gets a bias if it has none.
 
     The bias must be a constant that no other node reads.
     """

@@ -1,4 +1,4 @@
-"""What the graph offers to quantize: layers with constant weights, the tensors around them, and facts about each."""
+"""The layers of a graph that can be quantized, the tensors around them, and facts about each layer."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from sandglass.graph.index import GraphIndex
 from sandglass.graph.nodes import attributes_of, number
 
 OPERATORS = ("Conv", "ConvTranspose", "Gemm", "MatMul")
-CLAMPS = ("Relu", "Clip")  # a clamp after a layer is part of it: the tensor before it is never stored
+CLAMPS = ("Relu", "Clip")  # a clamp after a layer belongs to the layer: the tensor between them is never stored
 
 
 @dataclass(frozen=True)
 class Layer:
-    """One layer with weights: its node, its operator, and the tensors that it reads and makes."""
+    """A layer with weights: the names of its node, operator, input tensor, output tensor and weight."""
 
     name: str
     operator: str
@@ -30,44 +30,44 @@ class Layer:
 
 @dataclass(frozen=True)
 class Facts:
-    """What a target may ask of a layer before it agrees to run it in int8."""
+    """Facts about a layer that decide whether and how a target can run it in int8."""
 
     layer: Layer
-    shape: tuple[int, ...]
+    shape: tuple[int, ...]  # of the weight
     group: int
     stride: tuple[int, ...]
     dilation: tuple[int, ...]
     pads: tuple[int, ...]
-    axis: int  # of the weight: its output channels, each with a scale of its own
-    explicit: bool  # padding is told in numbers, and the output neither grown nor of a size that is told
-    makes_output: bool
+    axis: int  # axis of the weight with its output channels, each of which has a scale
+    explicit: bool  # padding is given as numbers, without auto_pad, output_padding and output_shape
+    makes_output: bool  # the result is an output of the graph
 
     @property
     def depthwise(self) -> bool:
-        """One filter a channel."""
+        """Whether this is a convolution with one filter for each channel."""
         return self.layer.operator == "Conv" and self.group > 1 and self.shape[1] == 1
 
     @property
     def channelwise(self) -> bool:
-        """One filter a channel, forward or transposed, as many channels out as in."""
+        """Whether this is a convolution, transposed or not, with one filter for each channel and as many outputs."""
         return self.group > 1 and self.shape[:2] == (self.group, 1)
 
     @property
     def pointwise(self) -> bool:
-        """A convolution of each pixel by itself, all channels with all."""
+        """Whether this is a 1x1 convolution without stride, padding and groups."""
         still = {*self.stride} == {1} and not any(self.pads) and self.explicit
         return self.layer.operator == "Conv" and self.group == 1 and self.shape[2:] == (1, 1) and still
 
     @property
     def channels(self) -> int:
-        """Output channels."""
+        """The number of output channels."""
         if self.layer.operator == "ConvTranspose":
             return self.shape[1] * self.group
         return self.shape[self.axis]
 
 
 def find_layers(model: onnx.ModelProto) -> dict[str, Layer]:
-    """Layers with weights that are initializers, by node name, in the graph's order."""
+    """The layers whose weights are initializers, by the name of the node, in the graph's order."""
     weights = {initializer.name for initializer in model.graph.initializer}
     return {
         node.name: Layer(node.name, node.op_type, node.input[0], node.output[0], node.input[1])
@@ -77,7 +77,7 @@ def find_layers(model: onnx.ModelProto) -> dict[str, Layer]:
 
 
 def facts(model: onnx.ModelProto) -> dict[str, Facts]:
-    """Facts of every layer, by name."""
+    """The facts about each layer, by name."""
     graph, nodes = GraphIndex(model), {node.name: node for node in model.graph.node}
     return {
         name: fact_of(
@@ -88,7 +88,7 @@ def facts(model: onnx.ModelProto) -> dict[str, Facts]:
 
 
 def fact_of(node: onnx.NodeProto, shape: Sequence[int], makes_output: bool = False) -> Facts:
-    """Facts of a layer whose weights have a `shape`."""
+    """The facts about the layer of a node whose weight has the `shape`."""
     attributes = attributes_of(node)
     steps, holes = tuple(attributes.get("strides", (1, 1))), tuple(attributes.get("dilations", (1, 1)))
     pads, group = tuple(attributes.get("pads", (0, 0, 0, 0))), attributes.get("group", 1)
@@ -109,13 +109,13 @@ def _channel_axis(operator: str, shape: tuple[int, ...], group: int, transposed:
 
 
 def rounded_tensor(graph: GraphIndex, tensor: str) -> str:
-    """Where a layer's result can be rounded: after the clamp that alone follows it, else its own output."""
+    """The tensor in which a layer's result is rounded: the output of a clamp that is its only reader, or `tensor`."""
     clamp = graph.only_consumer(tensor, *CLAMPS)
     return str(clamp.output[0]) if clamp is not None else tensor
 
 
 def clamp_bounds(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
-    """For each layer the bounds of the clamp that alone follows it; infinite without one."""
+    """For each layer the bounds of the clamp that is its only reader; infinite if there is none."""
     graph = GraphIndex(model)
     clamps = {name: graph.only_consumer(layer.output, *CLAMPS) for name, layer in find_layers(model).items()}
     return {
@@ -124,7 +124,7 @@ def clamp_bounds(model: onnx.ModelProto) -> dict[str, tuple[float, float]]:
 
 
 def clamp_ends(clamp: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto]) -> tuple[float, float]:
-    """Bounds of a ReLU or Clip; infinite where they are not given, or computed."""
+    """The bounds of a ReLU or Clip; infinite for a bound that is missing or computed."""
     if clamp.op_type == "Relu":
         return 0.0, np.inf
     low, high = (number(constants, end) for end in [*clamp.input[1:], "", ""][:2])
@@ -132,7 +132,7 @@ def clamp_ends(clamp: onnx.NodeProto, constants: Mapping[str, onnx.TensorProto])
 
 
 def measured_tensors(model: onnx.ModelProto) -> list[str]:
-    """Every activation that some target may round: what nodes read, but for tensors that only a clamp reads."""
+    """All activations that a target may round: the inputs of nodes, without those that only a clamp reads."""
     graph = GraphIndex(model)
     constants = {*graph.constants, *(node.output[0] for node in graph if node.op_type == "Constant")}
     read = dict.fromkeys(name for node in model.graph.node for name in node.input if name and name not in constants)
@@ -141,7 +141,7 @@ def measured_tensors(model: onnx.ModelProto) -> list[str]:
 
 
 def fingerprint(model: onnx.ModelProto) -> str:
-    """Hash of the graph's layers, their tensors and weights: the same for the same network, however it was written."""
+    """Hash of the graph's layers, their tensors and weights; it does not depend on other details of the file."""
     digest = hashlib.sha256()
     weights = {initializer.name: initializer for initializer in model.graph.initializer}
     for layer in find_layers(model).values():

@@ -1,4 +1,4 @@
-"""Single nodes of a graph: attributes, branches, the tensors that they read, and changed copies."""
+"""Single nodes of a graph: attributes, branches, input tensors, and changed copies."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Attributes = dict[str, Any]
 
 
 def attributes_of(node: onnx.NodeProto) -> Attributes:
-    """A node's attributes by name, texts as str."""
+    """The attributes of a node by name; texts are str."""
     values = {attribute.name: helper.get_attribute_value(attribute) for attribute in node.attribute}
     return {name: value.decode() if isinstance(value, bytes) else value for name, value in values.items()}
 
 
 def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
-    """The branches and loop bodies of nodes, without those inside them."""
+    """The branches and loop bodies of nodes, but not those nested inside them."""
     for attribute in (attribute for node in nodes for attribute in node.attribute):
         if attribute.HasField("g"):
             yield attribute.g
@@ -27,13 +27,13 @@ def subgraphs(nodes: Iterable[onnx.NodeProto]) -> Iterator[onnx.GraphProto]:
 
 
 def read_tensors(node: onnx.NodeProto) -> set[str]:
-    """Names of the tensors that a node reads, in its branches and loop bodies too."""
+    """Names of the tensors that a node reads, including those that its branches and loop bodies read."""
     inner = (part for graph in subgraphs([node]) for part in graph.node)
     return set(filter(None, node.input)).union(*map(read_tensors, inner))
 
 
 def number(constants: Mapping[str, onnx.TensorProto], tensor: str) -> float | None:
-    """The value of a constant that has one element; None for any other tensor."""
+    """The value of a constant with one element; None for any other tensor."""
     entry = constants.get(tensor)
     return float(numpy_helper.to_array(entry).item()) if entry is not None and prod(entry.dims) == 1 else None
 
@@ -41,7 +41,7 @@ def number(constants: Mapping[str, onnx.TensorProto], tensor: str) -> float | No
 def changed_node(
     node: onnx.NodeProto, inputs: Sequence[str] = (), output: str = "", **attributes: object
 ) -> onnx.NodeProto:
-    """A copy of a node with other inputs, another output or other attributes; an attribute that is None is removed."""
+    """A copy of a node with new inputs, a new output or new attributes; an attribute that is None is removed."""
     copy = onnx.NodeProto.FromString(node.SerializeToString())
     copy.input[:] = inputs or node.input
     copy.output[:] = [output] if output else node.output

@@ -1,8 +1,8 @@
-"""The parts of a network's outputs that are compared one by one: scores apart from boxes, probabilities as logits.
+"""The parts of a network's outputs that are compared separately: boxes and scores, probabilities as logits.
 
-A softmax or a sigmoid at the end of a network hides what happens before it: 0.99999 stays about 1 whatever is rounded,
-and boxes in pixels outweigh the scores next to them. Therefore each joined tensor is a part of its own, and a part that
-a softmax or a sigmoid computes is compared as logarithms:
+A softmax or a sigmoid at the end of a network hides rounding errors before it, because 0.99999 stays close to 1. And
+boxes in pixels outweigh scores in the same output. So each tensor that a Concat joins is a separate part, and the
+result of a softmax or a sigmoid is compared as logarithms:
 
     boxes  (1, 4, 100) ----------+
                                  Concat -> y (1, 84, 100) -> Transpose -> output (1, 100, 84)
@@ -24,15 +24,14 @@ from sandglass.graph.shapes import known_shapes
 Space = Literal["values", "log", "logit"]
 SPACES: Mapping[str, Space] = {"Softmax": "log", "Sigmoid": "logit"}
 MOVES = ("Identity", "Reshape", "Flatten", "Squeeze", "Unsqueeze")  # the same values in another shape
-# Probability that stands for all below it, and its distance from 1 for all above: the resolution of float32 next to 1.
-SMALLEST = 1e-7
+SMALLEST = 1e-7  # least probability, and least distance of a probability from 1: the resolution of float32 near 1
 
 
 @dataclass(frozen=True)
 class OutputPart:
-    """A part of the output `output`: the entries `start` to `stop` along `axis`, or all of it if `axis` is None.
+    """A part of an `output`: the entries from `start` to before `stop` along `axis`, or all of it if `axis` is None.
 
-    `name` is that of the tensor that the part is made of. `space` says how its values are compared.
+    `name` is the name of the tensor that becomes this part. `space` says how its values are compared.
     """
 
     name: str
@@ -43,7 +42,7 @@ class OutputPart:
     stop: int = 0
 
     def values(self, outputs: Mapping[str, np.ndarray]) -> np.ndarray:
-        """The values to compare, float64, of the shape of the part."""
+        """The values to compare, float64 in the shape of the part."""
         values = outputs[self.output]
         if self.axis is not None:
             values = values.take(range(self.start, self.stop), axis=self.axis)
@@ -55,12 +54,12 @@ class OutputPart:
 
 
 def whole_outputs(names: Iterable[str]) -> tuple[OutputPart, ...]:
-    """Each output as one part, as it is: for outputs whose graph is not known."""
+    """Each output as one part with unchanged values, for outputs whose graph is not known."""
     return tuple(OutputPart(name, name) for name in names)
 
 
 def output_parts(model: onnx.ModelProto) -> tuple[OutputPart, ...]:
-    """The parts of all outputs, in their order; an output that is not joined of tensors is one part."""
+    """The parts of all outputs, in their order; an output without a Concat at its end is one part."""
     graph, shapes = GraphIndex(model), known_shapes(model)
     return tuple(part for value in model.graph.output for part in _parts(graph, shapes, value.name, value.name))
 
@@ -68,7 +67,7 @@ def output_parts(model: onnx.ModelProto) -> tuple[OutputPart, ...]:
 def _parts(
     graph: GraphIndex, shapes: Mapping[str, tuple[int, ...]], tensor: str, output: str
 ) -> tuple[OutputPart, ...]:
-    """The parts of `output` by what makes `tensor`, which has the same values in the same shape."""
+    """The parts of `output`, from the nodes that compute `tensor`, which has the same values in the same shape."""
     node = graph.producer(tensor)
     if node is not None and node.op_type == "Concat" and all(name in shapes for name in node.input):
         return _joined(graph, shapes, node, output)
@@ -94,7 +93,7 @@ def _joined(
 
 
 def _space(graph: GraphIndex, tensor: str) -> Space:
-    """How the values of a tensor are compared, by the operator that makes them before they are moved."""
+    """The space in which a tensor is compared, from the operator that computes its values before they are moved."""
     node = graph.producer(tensor)
     while node is not None and node.op_type in (*MOVES, "Transpose"):
         node = graph.producer(node.input[0])

@@ -1,4 +1,4 @@
-"""Running a graph: the fp32 truth that every artifact is compared with, and the source of calibration statistics."""
+"""Run a graph: the float32 reference for all artifacts, and the source of calibration statistics."""
 
 from __future__ import annotations
 
@@ -16,31 +16,36 @@ from sandglass.core import host
 from sandglass.core.errors import GraphError
 from sandglass.graph.io import load_graph, save_graph
 
-# What onnxruntime raises has no common base class but Exception; these are the ones it documents.
+# The exceptions of onnxruntime have no common base class but Exception; these are the documented ones.
 _state = onnxruntime.capi.onnxruntime_pybind11_state
 RUNTIME_ERRORS = (
     _state.Fail, _state.InvalidArgument, _state.InvalidGraph, _state.InvalidProtobuf, _state.NotImplemented,
     _state.RuntimeException, _state.NoSuchFile, _state.EPFail,
 )  # fmt: skip
 NUMPY: Mapping[str, type[np.floating]] = {"tensor(float16)": np.float16, "tensor(double)": np.float64}
-# onnx's evaluator documents no exceptions; these come out of numpy and of its own checks.
+# onnx's evaluator documents no exceptions; these come from numpy and from its own checks.
 EVALUATOR_ERRORS = (ArithmeticError, AttributeError, LookupError, RuntimeError, TypeError, ValueError)
-# They would multiply weights by what scales a layer's sums: integers would be integers no longer.
+# Fusions that multiply weights by the scale of a layer's sums: weights that are integers would not stay integers.
 FUSIONS = ("ConvMulFusion", "ConvAddFusion", "MatMulScaleFusion")
 
 
 def lacks_kernel(error: GraphError) -> bool:
-    """Whether a graph cannot be run because ONNX Runtime has no kernel for an element type; it is whole otherwise."""
+    """Whether a valid graph cannot run because ONNX Runtime has no kernel for one of its element types."""
     return isinstance(error.__cause__, _state.NotImplemented)
 
 
 class GraphSession:
-    """A graph on onnxruntime's CPU kernels.
+    """A graph on the CPU kernels of ONNX Runtime.
 
-    `outputs` names tensors to return beside or instead of the graph's own; the weights are then mapped from a file
-    beside the changed graph, so that they are in memory once. It may then be given as a model, which is changed.
-    Without `optimize` the nodes run as they are written; without `fuse` weights at least remain as they are. With
-    `exact` int8 weights are made unsigned where sums of signed ones saturate on this processor: slower, and right.
+    path      the file of the graph; with `outputs` it may be a model, which is changed
+    outputs   names of the tensors to return, in place of the graph's outputs; weights are then mapped from a temporary
+              file, so that they are in memory once
+    threads   threads of one run; by default all of this machine
+    optimize  allow ONNX Runtime to change the graph; without it the nodes run as they are written
+    fuse      allow it to change weights too
+    exact     turn int8 weights into uint8 if sums of int8 saturate on this processor: slower, but exact
+
+    Raises GraphError if the graph cannot run.
     """
 
     def __init__(
@@ -60,9 +65,9 @@ class GraphSession:
             options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
         try:
             if outputs is None:
-                left_out = () if fuse else FUSIONS
+                disabled = () if fuse else FUSIONS
                 self._session = onnxruntime.InferenceSession(
-                    str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=left_out
+                    str(path), options, providers=["CPUExecutionProvider"], disabled_optimizers=disabled
                 )
             else:
                 self._session = _with_outputs(path, outputs, options)
@@ -73,9 +78,11 @@ class GraphSession:
         self.output_names = list(outputs) if outputs is not None else [v.name for v in self._session.get_outputs()]
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name. Raises GraphError for an input that is missing or does not fit."""
+        """Outputs by name. Raises GraphError for a missing input, or one with a wrong shape or type."""
         if missing := [name for name in self.input_names if name not in inputs]:
-            raise GraphError(f"the graph needs the input {missing[0]}, and {sorted(inputs)} were given", "name it so")
+            raise GraphError(
+                f"the graph needs the input {missing[0]}, but got {sorted(inputs)}", f"name the input {missing[0]}"
+            )
         try:
             values = self._session.run(self.output_names, dict(inputs))
         except RUNTIME_ERRORS as error:
@@ -86,7 +93,7 @@ class GraphSession:
 
 
 def session_options(threads: int) -> onnxruntime.SessionOptions:
-    """Options of every session: threads for one run, and no warnings. All that changes results is the default."""
+    """The options of all sessions: the threads of one run, and no warnings. Defaults for all that changes results."""
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.log_severity_level = 3
@@ -96,10 +103,10 @@ def session_options(threads: int) -> onnxruntime.SessionOptions:
 def _with_outputs(
     path: Path | onnx.ModelProto, outputs: Sequence[str], options: onnxruntime.SessionOptions
 ) -> onnxruntime.InferenceSession:
-    """A session over the graph with other outputs. Optimizations that would rename or fuse tensors are off."""
+    """A session for the graph with other outputs. Optimizations that rename or fuse tensors are off."""
     model = load_graph(path) if isinstance(path, Path) else path
-    made = {name for node in model.graph.node for name in node.output}
-    if unknown := [name for name in outputs if name not in made]:
+    computed = {name for node in model.graph.node for name in node.output}
+    if unknown := [name for name in outputs if name not in computed]:
         raise GraphError(f"the graph computes no tensor {unknown[0]}", "name an output of one of its nodes")
     del model.graph.output[:]
     model.graph.output.extend(onnx.helper.make_empty_tensor_value_info(name) for name in outputs)
@@ -112,7 +119,7 @@ def _with_outputs(
 
 
 def run_once(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-    """Outputs by name of a model that is not in a file. Raises GraphError where it does not run."""
+    """The outputs of a model that is not in a file, by name. Raises GraphError if it cannot run."""
     with TemporaryDirectory(prefix="sandglass-") as folder:
         path = Path(folder) / "graph.onnx"
         save_graph(model, path)
@@ -120,7 +127,7 @@ def run_once(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> dict[s
 
 
 class ReferenceSession:
-    """A graph run by onnx's own evaluator, which knows every element type: slow, in plain numpy."""
+    """A graph on onnx's own evaluator, which supports all element types. It is slow: it computes with numpy."""
 
     def __init__(self, path: Path) -> None:
         self._evaluator = ReferenceEvaluator(str(path))
@@ -128,7 +135,7 @@ class ReferenceSession:
         self.input_types = {name: helper.tensor_dtype_to_np_dtype(kind.tensor_type.elem_type) for name, kind in types}
 
     def run(self, inputs: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
-        """Outputs by name. Raises GraphError where the evaluator fails."""
+        """Outputs by name. Raises GraphError if the evaluator fails."""
         try:
             values = self._evaluator.run(None, dict(inputs))
         except EVALUATOR_ERRORS as error:

@@ -1,4 +1,4 @@
-"""Free dimensions of the input: fixed to one image of a size, or left open for images of many."""
+"""Shapes of a graph: a fixed input size for one image, or open sides for images of many sizes."""
 
 from __future__ import annotations
 
@@ -14,46 +14,47 @@ Size = tuple[int, int]
 
 
 def fix_input(model: onnx.ModelProto, size: Size) -> None:
-    """Set the image input to 1 x 3 x height x width in place, and forget shapes that followed from another.
+    """Set the shape of the image input to (1, 3, height, width), and remove the shapes of other tensors.
 
-    Raises what `check_input` raises.
+    Changes the model. Raises GraphError as `check_input` does.
     """
     check_input(model, size)
-    for dim, want in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, *size), strict=True):
-        dim.dim_value = want
+    for dim, length in zip(model.graph.input[0].type.tensor_type.shape.dim, (1, 3, *size), strict=True):
+        dim.dim_value = length
     forget_shapes(model)
 
 
 def check_input(model: onnx.ModelProto, size: Size) -> None:
-    """Raise GraphError when the model has several inputs, or one with another fixed shape or element type."""
+    """Raise GraphError if the model has several inputs, or one with another fixed shape or element type."""
     if len(model.graph.input) != 1:
         names = ", ".join(value.name for value in model.graph.input)
         raise GraphError(
             f"the graph has {len(model.graph.input)} inputs ({names}), expected one image", "split the model"
         )
     value = model.graph.input[0]
-    wanted = (1, 3, *size)
-    kind = value.type.tensor_type.elem_type
-    if kind != onnx.TensorProto.FLOAT:
-        found = onnx.TensorProto.DataType.Name(kind).lower() if value.type.HasField("tensor_type") else "no tensor"
+    expected = (1, 3, *size)
+    element_type = value.type.tensor_type.elem_type
+    if element_type != onnx.TensorProto.FLOAT:
+        name = onnx.TensorProto.DataType.Name(element_type).lower()
+        shown = name if value.type.HasField("tensor_type") else "no tensor"
         raise GraphError(
-            f"the input {value.name} is of type {found}, expected float",
+            f"the input {value.name} is of type {shown}, expected float",
             "export the model with a float input: the card says how images are normalized",
         )
     dims = value.type.tensor_type.shape.dim
     fixed = [dim.dim_value if dim.dim_value > 0 else None for dim in dims]
-    if len(fixed) != 4 or any(have not in (None, want) for have, want in zip(fixed[1:], wanted[1:], strict=True)):
+    if len(fixed) != 4 or any(dim not in (None, side) for dim, side in zip(fixed[1:], expected[1:], strict=True)):
         shape = [dim or "?" for dim in fixed]
-        last = len(fixed) == 4 and fixed[3] == 3
-        fix = "export the model with channels first" if last else "give the size of the graph in the card"
-        raise GraphError(f"the input {value.name} has the shape {shape}, the card says {list(wanted)}", fix)
+        channels_last = len(fixed) == 4 and fixed[3] == 3
+        fix = "export the model with channels first" if channels_last else "set the size in the card to the graph's"
+        raise GraphError(f"the input {value.name} has the shape {shape}, but the card says {list(expected)}", fix)
 
 
 def free_sides(model: onnx.ModelProto) -> None:
-    """Leave height and width of the image open, in place, in a static graph for one image.
+    """Make height and width of the image open in a static graph for one image. Changes the model.
 
-    What is resized to a constant size is resized by a constant factor instead. Whether the graph holds for another size
-    is not known without trying: other constants may follow from the size.
+    A Resize to a constant size becomes a Resize by a constant factor. The graph may still fail at another size, because
+    other constants can depend on the size; only a run shows this.
     """
     _resize_by_factors(model)
     for value in model.graph.input:
@@ -63,14 +64,14 @@ def free_sides(model: onnx.ModelProto) -> None:
 
 
 def at_size(model: onnx.ModelProto, size: Size) -> onnx.ModelProto:
-    """A static graph, or one with free sides, for one image of another `size`, with shapes; the model is changed."""
+    """The graph for one image of another `size`, with inferred shapes, from a static or open one. Changes the model."""
     free_sides(model)
     fix_input(model, size)
     return onnx.shape_inference.infer_shapes(model)
 
 
 def closed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.ModelProto:
-    """A graph with free sides for the size of its `inputs`, NCHW; another one as it is."""
+    """A graph with open sides at the size of its `inputs`, (batch, channels, height, width); a static one unchanged."""
     dims = model.graph.input[0].type.tensor_type.shape.dim
     if not any(dim.dim_param for dim in dims):
         return model
@@ -79,7 +80,7 @@ def closed(model: onnx.ModelProto, inputs: Mapping[str, np.ndarray]) -> onnx.Mod
 
 
 def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Dimensions of the inputs, the outputs and all tensors between that shape inference tells of; 0 if unknown."""
+    """Shapes by name, from shape inference: of inputs, outputs and tensors between them; an unknown length is 0."""
     graph = onnx.shape_inference.infer_shapes(model).graph
     return {
         value.name: tuple(dim.dim_value for dim in value.type.tensor_type.shape.dim)
@@ -88,13 +89,13 @@ def inferred_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
 
 
 def known_shapes(model: onnx.ModelProto) -> dict[str, tuple[int, ...]]:
-    """Shapes of tensors and weights by name, as inference finds them; those with an open dimension are left out."""
+    """Shapes of tensors and weights by name, from shape inference, without those with an open dimension."""
     weights = {entry.name: tuple(entry.dims) for entry in model.graph.initializer}
     return weights | {name: shape for name, shape in inferred_shapes(model).items() if all(shape)}
 
 
 def has_open_outputs(model: onnx.ModelProto) -> bool:
-    """Whether an output has no shape, or one that is not fixed."""
+    """Whether an output has no shape, or a shape that is not fixed."""
     shapes = [value.type.tensor_type.shape.dim for value in model.graph.output]
     return not all(dims and all(dim.dim_value > 0 for dim in dims) for dims in shapes)
 
@@ -109,7 +110,7 @@ def set_output_shapes(model: onnx.ModelProto, shapes: Mapping[str, tuple[int, ..
 
 
 def forget_shapes(model: onnx.ModelProto) -> None:
-    """Forget the shapes of all tensors but the inputs, in place, so that they are inferred again."""
+    """Remove the shapes of all tensors but the inputs, so that they are inferred again. Changes the model."""
     del model.graph.value_info[:]
     for output in model.graph.output:
         for dim in output.type.tensor_type.shape.dim:
@@ -117,6 +118,7 @@ def forget_shapes(model: onnx.ModelProto) -> None:
 
 
 def _resize_by_factors(model: onnx.ModelProto) -> None:
+    """Give each Resize with a constant size the equal constant factors. Changes the model."""
     shapes = {
         value.name: [dim.dim_value for dim in value.type.tensor_type.shape.dim]
         for value in (*model.graph.input, *model.graph.value_info, *model.graph.output)

@@ -1,4 +1,4 @@
-"""Tensors that hold the values of others: results of MaxPool, Resize to the nearest, and Concat."""
+"""Tensors that hold the values of other tensors: the outputs of MaxPool, Concat, and Resize to the nearest pixel."""
 
 from __future__ import annotations
 
@@ -11,15 +11,16 @@ from sandglass.graph.nodes import attributes_of
 
 
 def moves(node: onnx.NodeProto) -> bool:
-    """Whether what a node makes are values of its first input, as they were."""
+    """Whether the output of a node has only unchanged values of its first input."""
     nearest = node.op_type == "Resize" and attributes_of(node).get("mode", "nearest") == "nearest"
     return node.op_type == "MaxPool" or nearest
 
 
 def carriers(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, str]:
-    """For each of `tensors` the one that stands for all with the same values, perhaps itself.
+    """For each of `tensors` the tensor that stands for its group of equal values, which may be the tensor itself.
 
-    A part of a Concat has them too, but where others read it: these read it on a grid of its own.
+    An input of a Concat belongs to the group of the output only if no other node reads it: other readers need it with a
+    range of its own.
     """
     graph = GraphIndex(model)
     stands = {name: name for name in tensors}
@@ -30,10 +31,10 @@ def carriers(model: onnx.ModelProto, tensors: Collection[str]) -> dict[str, str]
         return name
 
     for node in graph:
-        made, parts = node.output[0], list(node.input[:1]) if moves(node) else []
+        output, parts = node.output[0], list(node.input[:1]) if moves(node) else []
         if node.op_type == "Concat":
             parts = [name for name in node.input if graph.read_once(name)]
         for name in parts:
-            if name in stands and made in stands:
-                stands[representative(name)] = representative(made)
+            if name in stands and output in stands:
+                stands[representative(name)] = representative(output)
     return {name: representative(name) for name in tensors}

@@ -1,7 +1,9 @@
-"""1x1 convolutions of integers whose results stay in float, as products of matrices: a row is a pixel's channels.
+"""1x1 convolutions of integers with results in float, as matrix products: a row holds the channels of a pixel.
 
-A runtime that fuses rounding into layers has an integer convolution only where the result is rounded too. For a product
-of matrices it has a kernel that leaves sums in float.
+A runtime that fuses rounding into layers has an integer convolution only if the result is rounded too. For a matrix
+product it has a kernel whose sums stay in float.
+
+    image (1, C, H, W) -> rows (1, H, W, C) @ weights (C, outputs) -> (1, H, W, outputs) -> (1, outputs, H, W)
 """
 
 from __future__ import annotations
@@ -15,9 +17,9 @@ from sandglass.graph.layers import fact_of, rounded_tensor
 
 
 def outputs_as_products(model: onnx.ModelProto) -> None:
-    """Write every 1x1 convolution that makes an output, of integers, as a MatMul of its name.
+    """Replace each 1x1 convolution of integers that computes an output of the graph by a MatMul with its name.
 
-    Integers are what stands before a DequantizeLinear, weights and biases too.
+    The inputs, weights and biases of such a convolution all come from a DequantizeLinear.
     """
     with GraphIndex(model) as graph:
         for node in graph:
@@ -31,7 +33,7 @@ def outputs_as_products(model: onnx.ModelProto) -> None:
 
 
 def _as_product(graph: GraphIndex, node: onnx.NodeProto, data: onnx.NodeProto, weight: onnx.NodeProto) -> None:
-    """Replace a convolution of what `data` and `weight` turn to float, if it is a 1x1 convolution."""
+    """Replace a convolution if it is 1x1; `data` and `weight` are the DequantizeLinear nodes that it reads."""
     integers = graph.value(weight.input[0])
     if integers is None or not fact_of(node, integers.shape).pointwise:
         return
@@ -39,8 +41,8 @@ def _as_product(graph: GraphIndex, node: onnx.NodeProto, data: onnx.NodeProto, w
     rows, sums, biased, image = (graph.fresh(f"{node.name}.{part}") for part in ("rows", "sums", "biased", "image"))
     scaled = []
     for part, source, axis in ((rows, data, 3), (columns, weight, 1)):
-        made = graph.fresh(f"{part}.float")
-        scaled.append(helper.make_node("DequantizeLinear", [part, *source.input[1:]], [made], made, axis=axis))
+        output = graph.fresh(f"{part}.float")
+        scaled.append(helper.make_node("DequantizeLinear", [part, *source.input[1:]], [output], output, axis=axis))
     bias = [helper.make_node("Add", [sums, node.input[2]], [biased], biased)] if len(node.input) > 2 else []
     new = [
         helper.make_node("Transpose", [data.input[0]], [rows], rows, perm=[0, 2, 3, 1]),

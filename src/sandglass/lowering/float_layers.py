@@ -1,8 +1,8 @@
-"""Layers that stay in float between rounded tensors, written so that ONNX Runtime leaves them in float.
+"""Layers in float between rounded tensors, in a form in which ONNX Runtime leaves them in float.
 
-Its optimizer rounds the weights of a layer that reads a DequantizeLinear and leads to a QuantizeLinear, with one scale
-for all channels, unless the DequantizeLinear has a scale for each channel. Such a layer therefore reads one of its own,
-whose scales are all the same:
+Its optimizer rounds the weights of a layer between a DequantizeLinear and a QuantizeLinear, with one scale for all
+channels. It does not do so if the DequantizeLinear has a scale for each channel. So such a layer gets a
+DequantizeLinear of its own, whose scales are all the same:
 
     q -> DequantizeLinear(s) -> Conv -> QuantizeLinear      becomes
     q -> DequantizeLinear([s, s, ...]) -> Conv -> QuantizeLinear
@@ -18,18 +18,18 @@ from sandglass.graph.index import GraphIndex
 from sandglass.graph.nodes import attributes_of
 
 ROUNDED_BY_OPTIMIZER = ("Conv", "ConvTranspose", "Gemm")
-PASSED = ("Relu", "Clip")  # between the layer and the QuantizeLinear
+PASSED = ("Relu", "Clip")  # operators between the layer and the QuantizeLinear that do not prevent the rounding
 
 
 def keep_in_float(model: onnx.ModelProto) -> None:
-    """Keep layers with float weights in float in ONNX Runtime with its default options."""
+    """Keep layers with float weights in float, in ONNX Runtime with its default options."""
     with GraphIndex(model) as graph:
         for node in graph:
             source = graph.producer(node.input[0], "DequantizeLinear") if node.input else None
             if source is not None and _would_be_rounded(graph, node):
-                own = _by_channel(graph, node, source)
-                graph.insert_before(node, [own])
-                graph.set_input(node, 0, own.output[0])
+                dequantize = _by_channel(graph, node, source)
+                graph.insert_before(node, [dequantize])
+                graph.set_input(node, 0, dequantize.output[0])
 
 
 def _would_be_rounded(graph: GraphIndex, node: onnx.NodeProto) -> bool:
@@ -50,11 +50,11 @@ def _input_channels(graph: GraphIndex, node: onnx.NodeProto) -> int:
 
 
 def _by_channel(graph: GraphIndex, node: onnx.NodeProto, source: onnx.NodeProto) -> onnx.NodeProto:
-    """A DequantizeLinear like `source` for a layer, with its scale and zero point once for each channel."""
-    made = graph.fresh(f"{source.output[0]}.{node.name}")
+    """A DequantizeLinear like `source` for a layer, with the scale and zero point repeated for each channel."""
+    output = graph.fresh(f"{source.output[0]}.{node.name}")
     names = []
     for part, parameter in zip(("scale", "zero_point"), source.input[1:], strict=False):
         values = np.repeat(graph.constant(parameter).ravel(), _input_channels(graph, node))
-        names.append(graph.add_constant(f"{made}.{part}", values))
+        names.append(graph.add_constant(f"{output}.{part}", values))
     inputs = [source.input[0], *names]
-    return helper.make_node("DequantizeLinear", inputs, [made], graph.fresh(f"{made}.node"), axis=1)
+    return helper.make_node("DequantizeLinear", inputs, [output], graph.fresh(f"{output}.node"), axis=1)

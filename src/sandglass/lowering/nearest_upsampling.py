@@ -1,4 +1,4 @@
-"""Upsampling of integers to the nearest, as copies of whole pixels: a tenth of the time of ONNX Runtime's Resize."""
+"""Upsampling of integers to the nearest pixel, as copies of pixels: a tenth of the time of ONNX Runtime's Resize."""
 
 from __future__ import annotations
 
@@ -12,8 +12,8 @@ from sandglass.graph.nodes import attributes_of
 from sandglass.graph.shapes import inferred_shapes
 from sandglass.lowering.interleave import interleaved
 
-CENTRED = ("half_pixel", "pytorch_half_pixel")
-# By `nearest_mode`: the input's pixel for a place between two.
+CENTERED = ("half_pixel", "pytorch_half_pixel")  # coordinate modes with coordinates at the centers of pixels
+# By `nearest_mode`: the pixel of the input for a place between two pixels.
 NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
     "floor": np.floor,
     "ceil": np.ceil,
@@ -23,9 +23,9 @@ NEAREST: dict[str, Callable[[np.ndarray], np.ndarray]] = {
 
 
 def repeat_pixels(model: onnx.ModelProto) -> None:
-    """Write each Resize as copies that repeats rounded values and whose result is rounded on the grid they lie on.
+    """Replace each Resize that repeats pixels of integers by copies. Changes the model.
 
-    The sizes must be known.
+    Its input and output have the same scale and zero point, and its sizes are known.
     """
     shapes = inferred_shapes(model)
     with GraphIndex(model) as graph:
@@ -36,18 +36,18 @@ def repeat_pixels(model: onnx.ModelProto) -> None:
                 continue
             shape = shapes.get(node.output[0], ())
             if side := _side(node, shapes.get(node.input[0], ()), shape):
-                parts, made = [before.input[0]] * side**2, after.output[0]
+                parts, output = [before.input[0]] * side**2, after.output[0]
                 graph.remove(after)
-                graph.replace(node, interleaved(graph, f"{node.name}.copies", parts, made, shape))
+                graph.replace(node, interleaved(graph, f"{node.name}.copies", parts, output, shape))
 
 
 def _grid(graph: GraphIndex, node: onnx.NodeProto) -> list[bytes]:
-    """Scale and zero point of a node that rounds values or turns integers to float."""
+    """The bytes of the scale and of the zero point of a QuantizeLinear or DequantizeLinear."""
     return [values.tobytes() for values in map(graph.value, node.input[1:]) if values is not None]
 
 
 def _side(node: onnx.NodeProto, before: tuple[int, ...], after: tuple[int, ...]) -> int:
-    """How often a Resize repeats each row and column, or 0 for any other."""
+    """The number of times that a Resize repeats each row and column; 0 for a Resize that does something else."""
     if len(before) != 4 or not all((*before, *after)) or before[:2] != after[:2]:
         return 0
     side, rest = divmod(after[2], before[2])
@@ -56,7 +56,7 @@ def _side(node: onnx.NodeProto, before: tuple[int, ...], after: tuple[int, ...])
 
 
 def _repeats(node: onnx.NodeProto, side: int) -> bool:
-    """Whether place p of the output is pixel p // side of the input, tried on four pixels."""
+    """Whether pixel p of the output is pixel p // side of the input, tested on four pixels."""
     attributes = attributes_of(node)
     mode, places, rounding = (
         attributes.get(name, default)
@@ -66,8 +66,8 @@ def _repeats(node: onnx.NodeProto, side: int) -> bool:
             ("nearest_mode", "round_prefer_floor"),
         )
     )
-    if mode != "nearest" or rounding not in NEAREST or places not in (*CENTRED, "asymmetric"):
+    if mode != "nearest" or rounding not in NEAREST or places not in (*CENTERED, "asymmetric"):
         return False
-    at = np.arange(4 * side)
-    read = (at + 0.5) / side - 0.5 if places in CENTRED else at / side
-    return bool((np.clip(NEAREST[rounding](read), 0, 3) == at // side).all())
+    outputs = np.arange(4 * side)
+    sources = (outputs + 0.5) / side - 0.5 if places in CENTERED else outputs / side
+    return bool((np.clip(NEAREST[rounding](sources), 0, 3) == outputs // side).all())

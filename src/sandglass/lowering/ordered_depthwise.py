@@ -1,10 +1,12 @@
-"""Depthwise layers that add in a known order: the bias first, then tap after tap, each rounded once.
+"""Depthwise layers that add in a fixed order: the bias first, then one tap of the kernel after the other.
 
-In float the order of a sum decides its last bit. This one is that of ncnn's kernels, which take four channels or more
-at once (those for just four, and neither 3x3 nor 5x5, round each product too, which is not shown here). ONNX Runtime's
-own depthwise kernels add the bias last. Its matrix product, though, adds along the inner dimension one after the other,
-with instructions that multiply and add at once. A grouped convolution of two channels, led by one of ones that brings
-the bias in, is such a product. (A single channel would be a product with one row, which has a kernel of its own.)
+The order of a sum of floats decides its last bit. The order here is that of ncnn's kernels for four channels or more,
+which round once for each tap. (The kernels for exactly four channels that are neither 3x3 nor 5x5 also round each
+product, which is not modelled here.) The depthwise kernels of ONNX Runtime add the bias last. But its matrix product
+adds along the inner dimension in order, with instructions that multiply and add at once. So a depthwise layer is
+written as a grouped convolution that becomes such a product. A group has three input channels: one of ones, whose
+weight is the bias, and two channels of the layer. (With one channel the product would have one row, and ONNX Runtime
+has a different kernel for that.)
 """
 
 from __future__ import annotations
@@ -20,16 +22,16 @@ from sandglass.graph.layers import Facts, fact_of
 from sandglass.graph.nodes import changed_node
 from sandglass.lowering.transposed_conv import split_depthwise
 
-TOGETHER = 2
-PACKED = 4  # ncnn keeps the order where channels come in packs of as many
-BLOCK = 128  # a longer inner dimension is added up in blocks
+TOGETHER = 2  # channels of the layer in a group
+PACKED = 4  # channels in a pack of ncnn: it adds in this order if the number of channels is a multiple
+BLOCK = 128  # length of the inner dimension above which ONNX Runtime adds in blocks
 
 
 def tap_by_tap(model: onnx.ModelProto) -> None:
-    """Let depthwise convolutions in float, transposed ones too, add in order.
+    """Let depthwise convolutions in float, including transposed ones, add in order. Changes the model.
 
-    The arithmetic is the same but for the last bits. What has no constant weights and bias, dilation, or a padding as
-    wide as its kernel stays as it is.
+    The results are the same up to the last bits. A layer stays as it is if it has dilation, a padding as wide as its
+    kernel, or weights or a bias that are computed.
     """
     split_depthwise(model)
     with GraphIndex(model) as graph:
@@ -49,9 +51,9 @@ def _can_be_ordered(fact: Facts) -> bool:
 
 
 def _ordered(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> list[onnx.NodeProto]:
-    """Nodes that make what a layer does: the ones before each group's channels, and their convolution."""
+    """The nodes that replace a layer: a channel of ones before the channels of each group, and the convolution."""
     groups, name = fact.group // TOGETHER, graph.fresh(f"{node.name}.taps")
-    places = np.zeros((groups, TOGETHER + 1), np.int64)
+    places = np.zeros((groups, TOGETHER + 1), np.int64)  # channel 0 of the padded input is the ones
     places[:, 1:] = 1 + np.arange(fact.group).reshape(groups, TOGETHER)
     constants = {
         "weights": _with_bias(graph, node, fact),
@@ -69,7 +71,7 @@ def _ordered(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> list[onnx.
 
 
 def _with_bias(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> np.ndarray:
-    """Weights of the grouped convolution, (channels, TOGETHER + 1, height, width): its first input brings the bias."""
+    """The weights of the grouped convolution, (channels, TOGETHER + 1, height, width); the first input has the bias."""
     groups = fact.group // TOGETHER
     stored, *bias = (graph.constant(name) for name in node.input[1:] if name)
     weight = np.zeros((groups, TOGETHER, TOGETHER + 1, *fact.shape[2:]), np.float32)
@@ -77,6 +79,6 @@ def _with_bias(graph: GraphIndex, node: onnx.NodeProto, fact: Facts) -> np.ndarr
     for i in range(TOGETHER):
         weight[:, i, 1 + i] = filters[:, i]
     if bias:
-        top, left = fact.pads[:2]  # a tap that never meets the padding
+        top, left = fact.pads[:2]  # the tap that never reads the padding, so that it always reads a one
         weight[:, :, 0, top, left] = bias[0].reshape(groups, TOGETHER)
     return weight.reshape(fact.group, TOGETHER + 1, *fact.shape[2:])

@@ -1,6 +1,6 @@
-"""Rounding before nodes that only move values, MaxPool and Resize to the nearest: the result is the same.
+"""Rounding before MaxPool and Resize to the nearest pixel, which only move values: the result is the same.
 
-Integers are moved faster than floats, there are fewer of them before a Resize, and a layer can make them by itself.
+Integers move faster than floats, there are fewer values before a Resize, and a layer can write the integers itself.
 """
 
 from __future__ import annotations
@@ -12,14 +12,14 @@ from sandglass.graph.shared_values import moves
 
 
 def round_early(model: onnx.ModelProto) -> None:
-    """Move each rounding pair before the nodes that move its values.
+    """Move QuantizeLinear and DequantizeLinear to before the nodes that move their values. Changes the model.
 
-    Those nodes have to be all that read the values; not so for a Resize, which makes more of them.
+    Such a node must be the only reader of its input. For a Resize this is not needed, because it has fewer values to
+    round at its input.
     """
     with GraphIndex(model) as graph:
         for node in filter(moves, reversed(graph)):
-            made = node.output[0]
-            quantize = graph.only_consumer(made, "QuantizeLinear")
+            quantize = graph.only_consumer(node.output[0], "QuantizeLinear")
             dequantize = graph.only_consumer(quantize.output[0], "DequantizeLinear") if quantize is not None else None
             alone = node.op_type == "Resize" or graph.only_consumer(node.input[0]) is not None
             if quantize is not None and dequantize is not None and alone:
@@ -27,7 +27,7 @@ def round_early(model: onnx.ModelProto) -> None:
 
 
 def _move_before(graph: GraphIndex, node: onnx.NodeProto, quantize: onnx.NodeProto, dequantize: onnx.NodeProto) -> None:
-    """Put a rounding pair that follows a node before it: x -> node -> pair becomes x -> pair -> node."""
+    """Move the pair of rounding nodes after a node to before it: x -> node -> pair becomes x -> pair -> node."""
     for part in (quantize, dequantize):
         graph.remove(part)
         graph.insert_before(node, [part])

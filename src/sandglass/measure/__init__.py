@@ -1,1 +1,1 @@
-"""Measurements of artifacts on their runtimes: accuracy, speed, settings, and what runs in int8."""
+"""Measurements of artifacts on their runtimes: accuracy, speed, settings, and the layers in int8."""

@@ -1,6 +1,7 @@
-"""Speed of artifacts on their runtimes: warm-up, then short bursts of each in turn, so that ratios survive drift.
+"""Speed of artifacts on their runtimes: a warm-up, then short bursts in turns.
 
-Each artifact runs in a process of its own.
+The turns keep ratios between artifacts right if the speed of the machine changes. Each artifact runs in a process of
+its own.
 """
 
 from __future__ import annotations
@@ -18,18 +19,25 @@ from sandglass.core.json_values import JsonRecord
 from sandglass.core.sizes import Size
 from sandglass.measure.worker import Worker
 
-WARM_UP_SECONDS = 0.5
-BURST_SECONDS = 0.25
-ALONE_SECONDS = 1.0
-CROWDED = 0.9  # times what one thread takes: more threads save a tenth at least, unless others are at work as well
-ATTEMPTS = 3
+WARM_UP_SECONDS = 0.5  # inference before the first burst
+BURST_SECONDS = 0.25  # inference in one turn of an artifact
+ALONE_SECONDS = 1.0  # inference on one thread, for the comparison in `undisturbed`
+# Ratio to the time on one thread above which a measurement on several threads counts as disturbed: on a quiet machine
+# they save at least a tenth.
+CROWDED = 0.9
+ATTEMPTS = 3  # measurements of a disturbed machine, at most
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Latencies in milliseconds of one batch, pure inference; memory in MiB; throughput in images per second.
+    """The speed of an artifact: inference alone, without preprocessing and decoding.
 
-    `shape` is the input's (height, width), where the artifact has several.
+    median, p90, p99, minimum  milliseconds of one batch
+    throughput                 images per second
+    peak_memory                of the process, in MiB
+    runs                       number of measured runs
+    settings, tuned_for        settings of the runtime, and the goal that they were tuned for, or ""
+    shape                      (height, width) of the input, for an artifact with several shapes
     """
 
     artifact: Artifact
@@ -47,7 +55,7 @@ class Speed:
     shape: Size | None = None
 
     def to_dict(self) -> JsonRecord:
-        """JSON-able result with the conditions of the measurement."""
+        """The result as JSON data, with the conditions of the measurement."""
         return {
             "model": self.artifact.card.name,
             "input": list(self.shape or self.artifact.card.input.size),
@@ -75,10 +83,10 @@ def benchmark(
     seconds: float = 3.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[Speed]:
-    """Time each artifact for `seconds` of inference at `batch`, in interleaved bursts, with its tuned settings.
+    """Time each artifact for `seconds` of inference with `batch` images in a call, in interleaved bursts.
 
-    An artifact of several shapes is timed at each of them and has a result for each, in their order.
-
+    Artifacts run with their tuned settings, if there are any, and on `threads` threads (default: the tuned number, or
+    all cores). An artifact with several shapes is timed at each of them and has one result for each, in their order.
     Raises the SandglassError of the first artifact that cannot be loaded or run.
     """
     speeds: list[Speed] = []
@@ -97,7 +105,7 @@ def benchmark_each(
     seconds: float = 3.0,
     progress: Callable[[int, int], None] = lambda done, total: None,
 ) -> list[list[Speed] | SandglassError]:
-    """`benchmark`, for each artifact its speeds, or the error that stopped it: it stops no other."""
+    """`benchmark` with errors as results: for each artifact its speeds or its error, which does not stop the others."""
     lanes: list[_Lane] = []
     try:
         for artifact in artifacts:
@@ -118,7 +126,7 @@ def benchmark_each(
 
 
 class _Lane:
-    """One artifact that is timed: its process, the seconds of its runs by shape, and the error that stopped it."""
+    """One artifact in a benchmark: its process, the seconds of its runs by shape, and the error that stopped it."""
 
     def __init__(self, artifact: Artifact, threads: int, batch: int) -> None:
         self.artifact, self.threads, self.batch = artifact, threads, batch
@@ -129,7 +137,7 @@ class _Lane:
         self.attempt(self._open)
 
     def attempt(self, step: Callable[[], None]) -> None:
-        """Take a step, unless one before it failed."""
+        """Call a step, unless an earlier one failed."""
         try:
             if self.error is None:
                 step()
@@ -140,27 +148,27 @@ class _Lane:
         self.worker = Worker(self.artifact, self.threads, self.batch)
 
     def warm_up(self) -> None:
-        """A burst at each shape that does not count."""
+        """Run a burst at each shape without counting it."""
         assert self.worker is not None
         for shape in self.times:
             self.worker.burst(WARM_UP_SECONDS, shape)
 
     def burst(self) -> None:
-        """A burst at each shape."""
+        """Run a burst at each shape."""
         assert self.worker is not None
         for shape, collected in self.times.items():
             collected.extend(self.worker.burst(BURST_SECONDS, shape))
 
     def weigh(self) -> None:
-        """Read the peak memory of the process."""
+        """Record the peak memory of the process."""
         assert self.worker is not None
         self.memory = self.worker.peak_memory()
 
     def speeds(self) -> list[Speed]:
         """The speed at each shape."""
         return [
-            speed(self.artifact, spent, self.memory, self.threads, self.batch, shape)
-            for shape, spent in self.times.items()
+            speed(self.artifact, seconds, self.memory, self.threads, self.batch, shape)
+            for shape, seconds in self.times.items()
         ]
 
     def close(self) -> None:
@@ -172,25 +180,29 @@ class _Lane:
 def undisturbed(
     artifacts: Sequence[Artifact], *, seconds: float = 3.0, say: Callable[[str], None] = lambda line: None
 ) -> list[Speed]:
-    """`benchmark`, and again while the first artifact is hardly faster than on one thread alone.
+    """`benchmark`, repeated while the first artifact is hardly faster than on one thread.
 
-    A runtime's threads wait for each other in every layer: one that shares its core with other work delays all of them,
-    and the time is no longer that of the layers. The attempt counts in which the first artifact was fastest.
+    The threads of a runtime wait for each other in each layer. If one of them shares its core with another program, all
+    are delayed, and the measured time is not that of the layers. The result is the attempt in which the first artifact
+    was fastest.
     """
-    tried = [benchmark(artifacts, seconds=seconds)]
+    attempts = [benchmark(artifacts, seconds=seconds)]
     if artifacts[0].threads > 1:
         alone = benchmark(artifacts[:1], threads=1, seconds=min(seconds, ALONE_SECONDS))[0].median
-        while tried[-1][0].median > CROWDED * alone and len(tried) < ATTEMPTS:
-            name, took = f"{artifacts[0].backend}:{artifacts[0].precision}", f"{tried[-1][0].median:.2f} ms"
-            say(f"benchmark: {name} takes {took}, on one thread {alone:.2f}: measured again, for others may be at work")
-            tried.append(benchmark(artifacts, seconds=seconds))
-    return min(tried, key=lambda speeds: speeds[0].median)
+        while attempts[-1][0].median > CROWDED * alone and len(attempts) < ATTEMPTS:
+            name, threads = f"{artifacts[0].backend}:{artifacts[0].precision}", artifacts[0].threads
+            say(
+                f"benchmark: {name} takes {attempts[-1][0].median:.2f} ms on {threads} threads, {alone:.2f} ms on one; "
+                "other programs may be running: measuring again"
+            )
+            attempts.append(benchmark(artifacts, seconds=seconds))
+    return min(attempts, key=lambda speeds: speeds[0].median)
 
 
 def mean_throughput(speeds: Sequence[Speed]) -> float | None:
-    """Images per second over the images that an artifact's shapes were chosen for, from its speed at each shape.
+    """Images per second over the images for which an artifact's shapes were chosen, from its speed at each shape.
 
-    None where it is not known how many images have each shape.
+    None if the number of images of each shape is unknown.
     """
     counts = [speed.artifact.shapes.get(speed.shape, 0) if speed.shape else 0 for speed in speeds]
     seconds = sum(count / speed.throughput for count, speed in zip(counts, speeds, strict=True))
@@ -200,7 +212,7 @@ def mean_throughput(speeds: Sequence[Speed]) -> float | None:
 def speed(
     artifact: Artifact, times: list[float], memory: float, threads: int, batch: int, shape: Size | None = None
 ) -> Speed:
-    """Seconds of runs of a batch, and peak memory in MiB, as a Speed."""
+    """The `Speed` from `times`, the seconds of each run of a batch, and `memory`, the peak in MiB."""
     milliseconds, tuned = np.array(times) * 1e3, artifact.tuned()
     median, p90, p99 = np.percentile(milliseconds, (50, 90, 99))
     return Speed(

@@ -1,9 +1,9 @@
-"""The only loop that sees both seams: a task's samples through a backend's session, to metrics.
+"""Evaluation: the samples of a task run through the session of a backend, and the predictions become metrics.
 
-Each of the machine's cores takes a batch all the way from image to predictions, on a session that all share and that
-computes each call on one core. No core waits for another, so this is faster than one inference spread over them all.
-The session runs in a process of its own: what a runtime does there cannot end the loop. Samples, predictions and the
-journal are here.
+This is the only loop that uses both a task and a backend. Each core processes whole batches, from image to predictions,
+on a shared session that computes each call on one core. No core waits for another, so that this is faster than one
+inference spread over all cores. The session runs in a process of its own, so that a crash of the runtime does not end
+the loop. Samples, predictions and the journal are in this process.
 """
 
 from __future__ import annotations
@@ -33,21 +33,22 @@ from sandglass.metrics import Change, Interval, Metric, bootstrap
 from sandglass.sources.card import Card
 from sandglass.tasks import Outputs, Prediction, Sample, Task, View, check_dataset, load_task
 
-AHEAD = 4  # portions of batches a core
-# Of work that is handed over at once: handing over a batch of a small network takes as long as the batch.
+AHEAD = 4  # portions of work that wait for each core
+# Work in a portion, which one thread gets at once. For a small network, passing on a single batch would take as long as
+# the batch itself.
 PORTION_SECONDS = 0.01
 Progress = Callable[[int, int], None]
 
 
 class Images(Protocol):
-    """Where images come from: a dataset, or anything else that reads them."""
+    """The source of images: a dataset, or another object that reads them by id."""
 
     @property
     def read(self) -> Read: ...
 
 
 class Origin(TypedDict):
-    """What it takes to believe a result, or to get it again."""
+    """The origin of a result, with which it can be checked and reproduced."""
 
     artifact_sha256: str
     graph_sha256: str
@@ -61,10 +62,14 @@ class Origin(TypedDict):
 
 @dataclass(frozen=True)
 class Evaluation:
-    """What one artifact reached on one dataset.
+    """The result of one artifact on one dataset.
 
-    `metrics` are by name; `protocol` and `origin` say what was measured and by what; `predictions` are the task's own,
-    in sample order; `seconds` counts this run's part only.
+    metrics      by name, with intervals
+    protocol     the conditions: dataset, subset, flip test, number of samples
+    origin       the artifact, the machine and the command
+    predictions  those of the task, in the order of the samples
+    seconds      duration of this run; a resumed run counts only its own part
+    resumed      number of samples from an earlier run that was interrupted
     """
 
     artifact: Artifact
@@ -77,7 +82,7 @@ class Evaluation:
     resumed: int
 
     def to_dict(self) -> JsonRecord:
-        """JSON-able result, without the predictions."""
+        """The result as JSON data, without the predictions."""
         return {
             "model": self.artifact.card.name,
             "input": list(self.artifact.card.input.size),
@@ -104,12 +109,18 @@ def evaluate(
     progress: Progress = lambda done, total: None,
     journal: Journal[Prediction] | None = None,
 ) -> Evaluation:
-    """Run every sample of `dataset` through `artifact` and score the predictions by the task's metric.
+    """Run all samples of `dataset` through `artifact` and compute the metrics of the task.
 
-    `threads` batches are worked on at once (default: one for each core). `flip_test` averages each output with that of
-    the mirrored image (default: what the card says, else not). A run with the same artifact, dataset and protocol that
-    was killed is resumed; `journal` replaces the one in the user's cache. Raises BusyError where another run evaluates
-    the same artifact on the same data.
+    threads    batches that are processed at the same time (default: one for each core)
+    batch      images in one call of the runtime
+    flip_test  average each output with that of the mirrored image (default: as the card says, or not)
+    seed       seed of the bootstrap
+    progress   called with the numbers of finished and of all samples
+    journal    stores finished samples; the default is a file in the user's cache
+
+    If a run with the same artifact, dataset and protocol was killed, this run resumes it. Raises BusyError if another
+    run evaluates the same artifact on the same data, DatasetError for a dataset that does not suit the task, InputError
+    for an image that is larger than the artifact allows, and the BackendError of a runtime that fails.
     """
     task = load_task(artifact.card.task)
     check_dataset(task, dataset)
@@ -137,7 +148,7 @@ def evaluate(
 def evaluate_each(
     artifacts: Sequence[Artifact], evaluated: Callable[[Artifact], Evaluation]
 ) -> list[Evaluation | SandglassError]:
-    """For each artifact what `evaluated` returns, or the error that stopped it: it stops no other."""
+    """For each artifact the evaluation by `evaluated`, or its error; an error does not stop the other artifacts."""
     results: list[Evaluation | SandglassError] = []
     for artifact in artifacts:
         try:
@@ -148,12 +159,12 @@ def evaluate_each(
 
 
 def opened(artifact: Artifact, workers: int) -> AbstractContextManager[Session]:
-    """A session that computes `workers` calls at once, each on one core, with the runtime's own defaults."""
+    """A session that computes `workers` calls at the same time, each on one core, with the runtime's defaults."""
     return artifact.isolated(threads=1, settings=DEFAULTS, callers=workers)
 
 
 def flips(card: Card) -> bool:
-    """Whether a card wants each output averaged with that of the mirrored image."""
+    """Whether a card asks for the flip test: each output averaged with that of the mirrored image."""
     return bool(card.decode.get("flip_test", False))
 
 
@@ -167,15 +178,15 @@ def infer(
     flip_test: bool = False,
     workers: int = 1,
 ) -> Iterator[dict[int, Prediction]]:
-    """Yield predictions by sample index, a batch or some at a time, in order; `session` is run by `workers` threads.
+    """Yield predictions by sample index, in order, one or several batches at a time, computed by `workers` threads.
 
-    Samples of a batch whose inputs have several shapes run in a batch for each. Raises InputError for an image that
-    needs an input larger than the artifact has.
+    If the inputs of a batch have several shapes, each shape runs in a batch of its own. Raises InputError for an image
+    that needs a larger input than the artifact has.
     """
     portions = _Portions(task, artifact, session, batch, flip_test)
     pool = ThreadPoolExecutor(workers)
     try:
-        # Images are queued some batches before the work that needs them: what waits for an image waits shortly.
+        # Images are read some batches before they are needed, so that no thread waits long for one.
         planned: deque[tuple[Sequence[Sample], list[Future[np.ndarray]]]] = deque()
         waiting: deque[Future[dict[int, Prediction]]] = deque()
         pending: dict[Id, Future[np.ndarray]] = {}
@@ -194,17 +205,17 @@ def infer(
         while waiting:
             yield wait_for(waiting.popleft(), "a batch")
     finally:
-        # Nobody waits for work that is not needed any more, nor for a session that answers no longer.
+        # Do not wait for work that is no longer needed, or for a session that does not answer.
         pool.shutdown(wait=False, cancel_futures=True)
 
 
 class _Portions:
-    """Some batches at once, all the way from their images to predictions, on the thread that calls."""
+    """Processes a portion of samples, from images to predictions, on the calling thread."""
 
     def __init__(self, task: Task, artifact: Artifact, session: Session, batch: int, flip_test: bool) -> None:
         self.task, self.artifact, self.session = task, artifact, session
         self.batch, self.flip_test = batch, flip_test
-        self.size = batch  # samples that a thread is given at once
+        self.size = batch  # samples in a portion; it adapts to PORTION_SECONDS
 
     def predictions(self, part: Sequence[Sample], images: Sequence[Future[np.ndarray]]) -> dict[int, Prediction]:
         """Predictions by sample index, in the order of `part`."""
@@ -223,7 +234,7 @@ class _Portions:
         return {sample.index: by_index[sample.index] for sample in part}
 
     def _prepared(self, image: np.ndarray, sample: Sample) -> tuple[np.ndarray, View]:
-        """A sample's input, in the smallest of the artifact's shapes that holds it, and what `decode` needs."""
+        """The input of a sample, in the smallest shape of the artifact that is large enough, and its view."""
         card, shapes = self.artifact.card, self.task.SHAPES
         if not self.artifact.shapes or shapes is None:
             return self.task.prepare(image, sample, card)
@@ -246,14 +257,17 @@ class _Portions:
 
 
 def _joined(outputs: Sequence[Outputs]) -> Outputs:
-    """Outputs of several batches as those of one; of a single one, which may be large, no copy is made."""
+    """The outputs of several batches as one; the outputs of a single batch, which may be large, are not copied."""
     if len(outputs) == 1:
         return outputs[0]
     return {name: np.concatenate([one[name] for one in outputs]) for name in outputs[0]}
 
 
 def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Change] | None]:
-    """Each result's paired change against the first fp32 result of the same model and dataset; None for that one."""
+    """The paired change of each result against the first fp32 result; None for that result, or if there is none.
+
+    All results are of the same model and dataset.
+    """
     base = next((result for result in results if result.artifact.precision == "fp32"), None)
     return [
         None
@@ -266,12 +280,12 @@ def changes(results: Sequence[Evaluation], seed: int = 0) -> list[dict[str, Chan
 
 
 def has_truths(task: Task, metrics: Mapping[str, Interval]) -> bool:
-    """Whether metrics were measured against truths: without any the first one is -1 or NaN."""
+    """Whether metrics were computed with labels: without labels the first metric is -1 or NaN."""
     return metrics[task.METRICS[0]]["value"] >= 0
 
 
 def fidelity(base: Evaluation, predictions: Sequence[Prediction], seed: int = 0) -> dict[str, Interval]:
-    """Agreement of predictions with those of `base` on the same samples."""
+    """Fidelity: the agreement of predictions with those of `base` on the same samples, by name of the measure."""
     task = load_task(base.artifact.card.task)
     agreements = [task.agreement(a, b) for a, b in zip(base.predictions, predictions, strict=True)]
     return mean_agreement(task, agreements, [sample["image_id"] for sample in base.predictions], seed)
@@ -280,17 +294,18 @@ def fidelity(base: Evaluation, predictions: Sequence[Prediction], seed: int = 0)
 def mean_agreement(
     task: Task, agreements: Sequence[Mapping[str, float]], images: Sequence[Hashable], seed: int = 0
 ) -> dict[str, Interval]:
-    """How near predictions are to others for the same samples.
+    """The mean agreement over samples, with bootstrap intervals over images, by name of the measure.
 
-    `agreements` is the task's agreement of each sample. Each of its FIDELITY measures is the mean over samples where it
-    has a meaning. `images` names the image of each sample; the intervals are over images.
+    `agreements` holds the agreement of each sample, by the names in the task's FIDELITY; a NaN does not count. `images`
+    holds the image of each sample.
     """
-    number = {image: i for i, image in enumerate(dict.fromkeys(images))}
-    places = [number[image] for image in images]
-    values = np.array([[entry[name] for name in task.FIDELITY] for entry in agreements])
-    sums, counts = np.zeros((2, len(number), len(task.FIDELITY)))
-    np.add.at(sums, places, np.nan_to_num(values))
-    np.add.at(counts, places, np.isfinite(values))
+    numbers = {image: i for i, image in enumerate(dict.fromkeys(images))}
+    positions = [numbers[image] for image in images]
+    values = np.array([[entry[name] for name in task.FIDELITY] for entry in agreements])  # (samples, measures)
+    sums, counts = np.zeros((2, len(numbers), len(task.FIDELITY)))  # (images, measures) each
+    np.add.at(sums, positions, np.nan_to_num(values))
+    np.add.at(counts, positions, np.isfinite(values))
+    # Sums and counts are resampled together, since a mean over samples is a ratio of sums over images.
     drawn, present = np.split(bootstrap.means(np.hstack([sums, counts]), seed), 2, axis=1)
     resampled = np.divide(drawn, present, out=np.full_like(drawn, np.nan), where=present > 0)
     measures: dict[str, Interval] = {}
@@ -302,7 +317,7 @@ def mean_agreement(
 
 
 def origin(artifact: Artifact) -> Origin:
-    """What it takes to believe a result, or to get it again."""
+    """The origin of a result of this artifact on this machine."""
     manifest = artifact.manifest
     return {
         "artifact_sha256": artifact.sha256,

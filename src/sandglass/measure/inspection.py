@@ -1,4 +1,4 @@
-"""Is it really int8? What a runtime executes of an artifact, layer by layer, with the time each takes."""
+"""Is it really int8? The layers of an artifact as its runtime executes them, with their times."""
 
 from __future__ import annotations
 
@@ -17,21 +17,22 @@ from sandglass.core.errors import InputError
 from sandglass.core.json_values import JsonRecord
 from sandglass.core.process import run_isolated
 
-ROUNDS = 3  # artifacts are profiled in turn; of each layer the quietest round counts
-WHOLE_RUNS = 10
-SLOWER, NOTICEABLE = 1.05, 0.01  # times, and milliseconds
-FEW_TERMS = 32
-# Steps of 8-bit grids: what lies outside saw NaN-like activations or nothing at all.
-SMALLEST_STEP, LARGEST_STEP = 1e-7, 1e3
-DEAD_STEP = 1e-12
-UNEVEN = 1e-4
+ROUNDS = 3  # rounds of profiling, with the artifacts in turns; the fastest round of each layer counts
+WHOLE_RUNS = 10  # runs without a profiler
+SLOWER = 1.05  # ratio to the float time above which an int8 layer counts as slower
+NOTICEABLE = 0.01  # milliseconds by which it also has to be slower
+FEW_TERMS = 32  # products in an output value below which int8 can hardly save time
+SMALLEST_STEP, LARGEST_STEP = 1e-7, 1e3  # plausible steps of an 8-bit activation
+DEAD_STEP = 1e-12  # step of a tensor or channel that is always 0
+UNEVEN = 1e-4  # ratio to the median step of the weights below which a channel is nearly 0
 
 
 @dataclass(frozen=True)
 class Inspection:
-    """The layers of one artifact in the order they run, on `threads` threads under default settings.
+    """The layers of one artifact in the order in which they run, on `threads` threads with default settings.
 
-    `milliseconds` is the median of whole runs without a profiler; `against` is a float artifact inspected with it.
+    `milliseconds` is the median of whole runs without a profiler. `against` is the inspection of a float artifact that
+    was measured together with this one.
     """
 
     artifact: Artifact
@@ -52,19 +53,19 @@ class Inspection:
 
     @property
     def time(self) -> float | None:
-        """Sum of the layers' times in milliseconds; None where the runtime has no timer."""
+        """Sum of the layers' times in milliseconds; None if the runtime does not report times."""
         times = [run.milliseconds for run in self.runs if run.milliseconds is not None]
         return sum(times) if times else None
 
     def time_share(self, *, integer: bool) -> float | None:
-        """Share of the layers' time that goes to int8 (or float) layers with weights, 0 to 1."""
+        """Share of the layers' time in int8 (or float) layers with weights, 0 to 1; None without times."""
         if not self.time:
             return None
         chosen = [run for run in self.runs if run.macs and (run.arithmetic == INT8) == integer]
         return sum(run.milliseconds or 0.0 for run in chosen) / self.time
 
     def layer_times(self) -> dict[str, float]:
-        """Milliseconds of the layers with weights, by name; of those that the runtime times."""
+        """Milliseconds of the layers with weights, by name, if the runtime reports them."""
         return {run.name: run.milliseconds for run in self.runs if run.macs and run.milliseconds is not None}
 
     def float_times(self) -> dict[str, float]:
@@ -72,16 +73,16 @@ class Inspection:
         return self.against.layer_times() if self.against else {}
 
     def slower(self) -> dict[str, str]:
-        """Why int8 layers are slower than the same layers of the float artifact, by name."""
-        known = self.float_times()
+        """The int8 layers that are slower than the same layer of the float artifact, by name, with the reason."""
+        float_times = self.float_times()
         return {
             run.name: slower_reason(run)
             for run in self.runs
-            if run.arithmetic == INT8 and _is_slower(run.milliseconds, known.get(run.name))
+            if run.arithmetic == INT8 and _is_slower(run.milliseconds, float_times.get(run.name))
         }
 
     def to_dict(self) -> JsonRecord:
-        """JSON-able result with the conditions of the measurement."""
+        """The result as JSON data, with the conditions of the measurement."""
         slower = self.slower()
         return {
             "artifact": str(self.artifact.folder),
@@ -108,10 +109,11 @@ class Inspection:
 
 
 def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact | None = None) -> Inspection:
-    """Run an artifact under its runtime's profiler, together with the float artifact `against` where one is given.
+    """Run an artifact with its runtime's profiler, together with the float artifact `against` if it is given.
 
-    They run in a process of their own. Raises InputError when `against` is not a float artifact of the same graph,
-    and the BackendError of a runtime that fails, crashes or hangs.
+    `threads` is the number of threads (default: one for each core). The artifacts run in a separate process. Raises
+    InputError if `against` is not a float artifact of the same graph, and the BackendError of a runtime that fails,
+    crashes or hangs.
     """
     artifacts = [artifact] if against is None else [artifact, against]
     if against is not None:
@@ -126,7 +128,10 @@ def inspect(artifact: Artifact, *, threads: int | None = None, against: Artifact
 
 
 def scale_problem(steps: Sequence[float]) -> str:
-    """What is wrong with the steps of a layer (its input's first, then its weights'), or ""."""
+    """The problem with the steps of a layer, or "" if there is none.
+
+    `steps` holds the step of the input, and then the steps of the weights of each channel.
+    """
     if not steps:
         return ""
     first, weights = steps[0], np.array(steps[1:], np.float64)
@@ -146,38 +151,39 @@ def scale_problem(steps: Sequence[float]) -> str:
 
 
 def slower_reason(run: LayerRun) -> str:
-    """Why an int8 layer may be slower than the float one."""
+    """A likely reason why an int8 layer is slower than in float."""
     if run.note:
         return run.note
     if run.terms < FEW_TERMS:
-        return f"only {run.terms} products make an output: rounding and rescaling cost more than they save"
-    return "no reason known; measure again on a quiet machine"
+        return f"an output is the sum of only {run.terms} products: rounding and rescaling cost more than int8 saves"
+    return "no known reason; measure again on a quiet machine"
 
 
 def summary(inspection: Inspection) -> list[str]:
-    """The answer in a few lines."""
+    """The result in a few lines of text."""
     share, millions = 100 * inspection.integer_share, inspection.macs / 1e6
     lines = [f"{share:.1f} % of {millions:.1f} million multiply-accumulates run in int8"]
     integer, floats = inspection.time_share(integer=True), inspection.time_share(integer=False)
     if integer is None or floats is None:
-        lines.append("this runtime cannot time its layers")
+        lines.append("this runtime does not report the times of layers")
     else:
         rest = 1 - integer - floats
         lines.append(
             f"time: {100 * integer:.0f} % in int8 layers, {100 * floats:.0f} % in float layers, "
-            f"{100 * rest:.0f} % in what has no weights"
+            f"{100 * rest:.0f} % in operators without weights"
         )
     lines.append(f"a whole run takes {inspection.milliseconds:.2f} ms on {inspection.threads} threads")
     if troubled := [run.name for run in inspection.runs if scale_problem(run.steps)]:
-        lines.append(f"scales: {len(troubled)} layers have dead, infinite or absurd ones: {', '.join(troubled[:5])}")
+        lines.append(
+            f"scales: {len(troubled)} layers have a scale of 0, infinity or an odd size: {', '.join(troubled[:5])}"
+        )
     if inspection.against is not None:
         ratio = inspection.milliseconds / inspection.against.milliseconds
-        slower, known = inspection.slower(), inspection.float_times()
-        lost = sum(
-            (run.milliseconds or 0) - known[run.name] for run in inspection.runs if run.macs and run.name in slower
-        )
+        slower, float_times = inspection.slower(), inspection.float_times()
+        slower_runs = [run for run in inspection.runs if run.macs and run.name in slower]
+        lost = sum((run.milliseconds or 0) - float_times[run.name] for run in slower_runs)
         lines.append(f"{ratio:.2f} times the latency of float ({inspection.against.milliseconds:.2f} ms)")
-        lines.append(f"{len(slower)} int8 layers are slower than float and lose {lost:.2f} ms together")
+        lines.append(f"{len(slower)} int8 layers are slower than in float; together they lose {lost:.2f} ms")
     return lines
 
 
@@ -187,13 +193,13 @@ def _is_slower(integer: float | None, floats: float | None) -> bool:
 
 def _check_pair(artifact: Artifact, against: Artifact) -> None:
     if against.precision != "fp32":
-        raise InputError(f"{against.folder} is {against.precision}, expected a float artifact", "give an fp32 one")
+        raise InputError(f"{against.folder} is {against.precision}, expected fp32", "name an fp32 artifact")
     if against.manifest.graph_sha256 != artifact.manifest.graph_sha256:
-        raise InputError(f"{against.folder} and {artifact.folder} are of different graphs", "deploy both together")
+        raise InputError(f"{against.folder} and {artifact.folder} have different graphs", "deploy both together")
 
 
 def _measured(folders: Sequence[Path], threads: int) -> tuple[list[list[list[LayerRun]]], list[float]]:
-    """The layers of each artifact in each round, and milliseconds of its whole runs."""
+    """The layers of each artifact in each round, and the milliseconds of a whole run of each artifact."""
     artifacts = [load_artifact(folder) for folder in folders]
     rounds = [[_profile(artifact, threads) for artifact in artifacts] for _ in range(ROUNDS)]
     return rounds, _whole(artifacts, threads)
@@ -206,18 +212,22 @@ def _profile(artifact: Artifact, threads: int) -> list[LayerRun]:
 
 
 def quietest(rounds: Sequence[Sequence[LayerRun]]) -> tuple[LayerRun, ...]:
-    """Every kernel with the least of its times. What takes no time on a runtime's clock may be missing in a round."""
+    """Each kernel with its least time over the rounds.
+
+    A kernel that takes no measurable time may be missing in a round. A layer may have several kernels of one operator:
+    their order distinguishes them.
+    """
     kernels: defaultdict[tuple[str, str, int], list[LayerRun]] = defaultdict(list)
     for runs in sorted(rounds, key=len, reverse=True):
-        seen: Counter[tuple[str, str]] = Counter()
+        counts: Counter[tuple[str, str]] = Counter()
         for run in runs:
-            seen[run.name, run.operator] += 1
-            kernels[run.name, run.operator, seen[run.name, run.operator]].append(run)
-    return tuple(replace(same[0], milliseconds=_least(same)) for same in kernels.values())
+            counts[run.name, run.operator] += 1
+            kernels[run.name, run.operator, counts[run.name, run.operator]].append(run)
+    return tuple(replace(repeats[0], milliseconds=_least(repeats)) for repeats in kernels.values())
 
 
-def _least(same: Sequence[LayerRun]) -> float | None:
-    return min((run.milliseconds for run in same if run.milliseconds is not None), default=None)
+def _least(runs: Sequence[LayerRun]) -> float | None:
+    return min((run.milliseconds for run in runs if run.milliseconds is not None), default=None)
 
 
 def _whole(artifacts: Sequence[Artifact], threads: int) -> list[float]:
@@ -227,6 +237,6 @@ def _whole(artifacts: Sequence[Artifact], threads: int) -> list[float]:
         for (session, inputs), collected in zip(sessions, times, strict=True):
             started = time.perf_counter()
             session.run(inputs)
-            if turn:  # the first one allocates
+            if turn:  # the first run allocates memory and does not count
                 collected.append(time.perf_counter() - started)
     return [float(np.median(collected)) * 1e3 for collected in times]

@@ -1,4 +1,4 @@
-"""Ways to run one artifact, timed against each other in short bursts in turn, so that their ratios survive drift."""
+"""Configurations of one artifact, timed in short bursts in turns, so that changes of the machine's speed cancel out."""
 
 from __future__ import annotations
 
@@ -13,15 +13,15 @@ from sandglass.backends import Settings
 from sandglass.core.errors import SandglassError
 from sandglass.measure.worker import Worker
 
-WARM_UP_SECONDS = 0.3
-BURST_SECONDS = 0.15
-ROUNDS = 6
-HOPELESS = 1.3  # times slower in two rounds: not timed further
+WARM_UP_SECONDS = 0.3  # inference before the first burst
+BURST_SECONDS = 0.15  # inference in one turn of a configuration
+ROUNDS = 6  # turns of each configuration
+HOPELESS = 1.3  # ratio to the base's time, in all rounds from the second on, at which a configuration is dropped
 
 
 @dataclass(frozen=True)
 class Configuration:
-    """How an artifact is run; `settings` holds what differs from the runtime's defaults."""
+    """A way to run an artifact: threads and processes, images in a call, and settings that differ from the defaults."""
 
     threads: int
     batch: int = 1
@@ -30,15 +30,17 @@ class Configuration:
 
 
 class Lane:
-    """One configuration with its processes."""
+    """One configuration with its processes and its times."""
 
-    def __init__(self, artifact: Artifact, how: Configuration) -> None:
-        self.how, self.workers = how, list[Worker]()
+    def __init__(self, artifact: Artifact, configuration: Configuration) -> None:
+        self.configuration, self.workers = configuration, list[Worker]()
         self.rounds: list[tuple[float, float]] = []  # milliseconds of a batch, images per second
-        self.error: SandglassError | None = None  # what ended it in a race
+        self.error: SandglassError | None = None  # the error that ended it in a race
         try:
-            for _ in range(how.processes):
-                self.workers.append(Worker(artifact, how.threads, how.batch, how.settings))
+            for _ in range(configuration.processes):
+                self.workers.append(
+                    Worker(artifact, configuration.threads, configuration.batch, configuration.settings)
+                )
             self.burst(WARM_UP_SECONDS)
         except SandglassError:
             self.close()
@@ -46,15 +48,15 @@ class Lane:
         self.rounds.clear()
 
     def burst(self, seconds: float) -> None:
-        """One round of all processes at once."""
+        """Run one round: all processes at the same time."""
         for worker in self.workers:
             worker.start(seconds)
         bursts = [worker.finish() for worker in self.workers]
         middle = float(np.median([spent for times in bursts for spent in times])) * 1e3
-        self.rounds.append((middle, sum(self.how.batch * len(times) / sum(times) for times in bursts)))
+        self.rounds.append((middle, sum(self.configuration.batch * len(times) / sum(times) for times in bursts)))
 
     def survives(self, seconds: float) -> bool:
-        """One round, and whether its processes did not fail in it."""
+        """Run one round; returns whether all processes completed it."""
         try:
             self.burst(seconds)
         except SandglassError as error:
@@ -62,9 +64,9 @@ class Lane:
         return self.error is None
 
     def ratios(self, base: Lane, goal: str) -> np.ndarray:
-        """How many times faster than `base` in each round that both ran."""
-        mine, other = np.array(self.rounds), np.array(base.rounds[: len(self.rounds)])
-        return other[:, 0] / mine[:, 0] if goal == "latency" else mine[:, 1] / other[:, 1]
+        """The speed of this lane over that of `base` in each round that both completed, (rounds,)."""
+        times, base_times = np.array(self.rounds), np.array(base.rounds[: len(self.rounds)])  # (rounds, 2)
+        return base_times[:, 0] / times[:, 0] if goal == "latency" else times[:, 1] / base_times[:, 1]
 
     def middle(self) -> dict[str, float]:
         """Medians over rounds: milliseconds of a batch, images per second."""
@@ -78,9 +80,9 @@ class Lane:
 
 
 def race(base: Lane, lanes: Sequence[Lane], goal: str, deadline: float, rounds: int = ROUNDS) -> None:
-    """Bursts of every lane in turn, at least two rounds; a lane that is hopeless or fails is timed no further.
+    """Run bursts of all lanes in turns, at least two rounds; a lane that is hopeless or fails drops out.
 
-    What a lane failed with is its `error`. Raises that of `base`.
+    The error of a lane is stored in its `error`. Raises the SandglassError of `base`.
     """
     base.rounds.clear()
     racing = list(lanes)

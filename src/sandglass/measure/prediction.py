@@ -1,4 +1,4 @@
-"""One image through an artifact, drawn."""
+"""Predictions of an artifact for one image, and their picture."""
 
 from __future__ import annotations
 
@@ -17,9 +17,10 @@ Box = Sequence[float]
 
 
 def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple[np.ndarray, list[Prediction]]:
-    """What `artifact` sees in an image: the picture with it drawn in (HWC uint8 RGB), and the task's predictions.
+    """The image with the predictions drawn into it, (height, width, 3) uint8 RGB, and the predictions of the task.
 
-    `boxes` are x, y, width, height in pixels of the samples to look at; without any, the whole image is one.
+    `boxes` are the samples as (x, y, width, height) in pixels; without boxes the whole image is one sample. Raises
+    InputError for a file that is not an image, and the BackendError of a runtime that fails.
     """
     task = load_task(artifact.card.task)
     pixels = read_image(image)
@@ -33,7 +34,7 @@ def predict(artifact: Artifact, image: Path, boxes: Sequence[Box] = ()) -> tuple
 
 
 class _OneImage:
-    """One image, whatever the id."""
+    """A source of images that returns the same image for all ids."""
 
     def __init__(self, pixels: np.ndarray) -> None:
         self.pixels = pixels

@@ -1,8 +1,8 @@
-"""The fastest settings of a runtime on this machine: coordinate descent, candidates timed in turn in short bursts.
+"""The fastest settings of a runtime on this machine, by coordinate descent.
 
-One knob after the other is tried: all its values are timed together with the best before it, each in a process of its
-own. A value is kept when it is faster by more than the noise and computes the same. At the end the best is timed again
-together with the defaults.
+One setting after the other is tuned: all its values are timed together with the best configuration so far, in short
+bursts in turns, each in a process of its own. A value is chosen if it is faster by more than the noise and computes the
+same. At the end the best configuration is timed again together with the defaults.
 """
 
 from __future__ import annotations
@@ -28,20 +28,22 @@ from sandglass.core.progress import Say
 from sandglass.core.records import to_data
 from sandglass.measure.interleaved import BURST_SECONDS, ROUNDS, Configuration, Lane, race
 
-FINAL_SHARE = 0.2  # of the time, for the comparison with the defaults
-MARGIN = 1.03  # a smaller gain is noise
-BUSY = 0.5  # share of the threads in use before the search: above it the result is reported as unreliable
+FINAL_SHARE = 0.2  # share of the time for the comparison with the defaults
+MARGIN = 1.03  # ratio of speeds below which a gain counts as noise
+BUSY = 0.5  # share of the threads in use before the search above which the result is reported as unreliable
 BATCHES = (1, 2, 4, 8)
-Knob = tuple[str, tuple[SettingValue, ...]]  # a name, and the values that are tried
-# The integers are the same under any setting: only float layers and rounding between them may differ.
+Knob = tuple[str, tuple[SettingValue, ...]]  # the name of a setting, and the values to compare
+# Least correlation of int8 or fp16 results with those of the defaults. Integer sums are the same with all settings:
+# only layers in float, and the rounding after them, may differ.
 INTEGER_CORRELATION = 0.999
 
 
 @dataclass(frozen=True)
 class Trial:
-    """One candidate: milliseconds of a batch, images per second over all processes, and what became of it.
+    """One configuration that was tried, and its verdict.
 
-    `ratio` is how many times faster than the best before it, paired by rounds. Numbers are None where it was not timed.
+    `milliseconds` is the time of a batch, and `throughput` the images per second of all processes. `ratio` is the speed
+    over that of the best configuration before it, paired by rounds. Numbers are None if it was not timed.
     """
 
     changed: str
@@ -57,7 +59,11 @@ class Trial:
 
 @dataclass(frozen=True)
 class Tuning:
-    """What was tried, in order, and what was stored; `load` is how many threads the machine ran before."""
+    """The result of tuning: all trials in order, and the best configuration, which is stored.
+
+    `seconds` is the duration. `untried` names the settings for which there was no time. `load` is the number of threads
+    that other programs used before.
+    """
 
     artifact: Artifact
     trials: tuple[Trial, ...]
@@ -67,7 +73,7 @@ class Tuning:
     load: float = 0.0
 
     def to_dict(self) -> JsonRecord:
-        """JSON-able result with the conditions of the measurement."""
+        """The result as JSON data, with the conditions of the measurement."""
         return {
             "artifact": str(self.artifact.folder),
             "artifact_sha256": self.artifact.sha256,
@@ -82,17 +88,18 @@ class Tuning:
 
 
 def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, say: Say = lambda line: None) -> Tuning:
-    """Search for about `seconds`, and store the best next to the artifact for this kind of processor.
+    """Search for about `seconds`, and store the best settings in the artifact's folder for this kind of processor.
 
-    Raises InputError for an unknown goal, BusyError where another run tunes the artifact, and the SandglassError of an
-    artifact that does not run with its defaults.
+    `goal` is "latency" or "throughput". Raises InputError for another goal, ArtifactError if the folder cannot be
+    written, BusyError if another run tunes the artifact, and the SandglassError of an artifact that does not run with
+    default settings.
     """
     if goal not in GOALS:
         raise InputError(f"unknown goal {goal!r}", f"known: {', '.join(GOALS)}")
     backend = load_backend(artifact.backend)
     backend.available()
     if not os.access(artifact.folder, os.W_OK):
-        raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a folder that can be written")
+        raise ArtifactError(f"cannot write {artifact.folder / TUNING}", "tune a copy in a writable folder")
     with locked_folder(artifact.folder):
         started, load = time.perf_counter(), host.load()
         search = _Search(artifact, goal, started + seconds * (1 - FINAL_SHARE), say)
@@ -107,20 +114,26 @@ def tune(artifact: Artifact, *, goal: str = "latency", seconds: float = 60.0, sa
 
 
 def knobs(offered: OfferedSettings, goal: str) -> list[Knob]:
-    """What is tried, in order, without the defaults: threads, the runtime's settings, batch, processes."""
+    """The settings to tune, in order, with their values except the defaults.
+
+    They are threads, the settings of the runtime, and for throughput also batch and processes.
+    """
     threads = host.threads()
     powers = [2**i for i in range(threads.bit_length()) if 2**i < threads]
-    turned: list[Knob] = [("threads", tuple(reversed(powers)))]
+    ordered: list[Knob] = [("threads", tuple(reversed(powers)))]
     if goal == "throughput" and "streams" in offered:
-        turned.insert(0, ("streams", offered["streams"][1:]))  # first: streams share the threads, and want them all
-    turned += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
+        ordered.insert(0, ("streams", offered["streams"][1:]))  # first, because streams share all threads
+    ordered += [(name, values[1:]) for name, values in offered.items() if name != "streams"]
     if goal == "throughput":
-        turned += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
-    return turned
+        ordered += [("batch", BATCHES[1:]), ("processes", tuple(p for p in (*powers[1:], threads) if p > 1))]
+    return ordered
 
 
 def changed(best: Configuration, name: str, value: SettingValue) -> Configuration:
-    """A configuration with one knob turned. Streams need a batch that keeps them busy; processes share the threads."""
+    """A configuration with one setting changed.
+
+    Streams need a batch that is large enough for all of them; processes share the threads.
+    """
     if name == "threads":
         return replace(best, threads=int(value))
     if name == "batch":
@@ -134,26 +147,31 @@ def changed(best: Configuration, name: str, value: SettingValue) -> Configuratio
 
 
 def disagreement(expected: Mapping[str, np.ndarray], actual: Mapping[str, np.ndarray], precision: str) -> str:
-    """Why results differ too much from those of the defaults, or ""."""
+    """The reason why outputs differ too much from those of the defaults, or "" if they do not."""
     for name, reference in expected.items():
         result = actual[name]
         difference, agreement = relative_difference(reference, result), correlation(reference, result)
         if not np.isfinite(difference):
             return "its result is not finite"
         if precision == "fp32" and difference > FLOAT_TOLERANCE:
-            return f"its result differs by {difference:.1e} of the largest value, allowed is {FLOAT_TOLERANCE:g}"
+            return (
+                f"its result differs by {difference:.1e} of the largest value (at most {FLOAT_TOLERANCE:g} is allowed)"
+            )
         if precision != "fp32" and agreement < INTEGER_CORRELATION:
-            return f"its result correlates by {agreement:.4f}, allowed is {INTEGER_CORRELATION:g}"
+            return f"its result has a correlation of {agreement:.4f} (at least {INTEGER_CORRELATION:g} is needed)"
     return ""
 
 
 def is_better(ratios: np.ndarray) -> bool:
-    """Whether a lane is faster by more than the noise: in the middle round by MARGIN, and in three of four at all."""
+    """Whether ratios of speeds, (rounds,), show a gain above the noise.
+
+    The median must reach MARGIN, and three quarters of the rounds must be faster.
+    """
     return float(np.median(ratios)) >= MARGIN and float(np.percentile(ratios, 25)) > 1
 
 
 def summary(tuning: Tuning) -> list[str]:
-    """The outcome in a few lines."""
+    """The result in a few lines of text."""
     best, unit = tuning.best, "times the speed" if tuning.best.goal == "latency" else "times the images per second"
     if best.gain > 1:
         low, high = best.measured["gain_90"]
@@ -167,26 +185,27 @@ def summary(tuning: Tuning) -> list[str]:
         if best.measured:
             low, high = best.measured["gain_90"]
             lines[0] += (
-                f": the best other gave {best.measured['gain']:.2f} {unit} ({low:.2f} .. {high:.2f} over rounds)"
+                f": the best other configuration has {best.measured['gain']:.2f} {unit} "
+                f"({low:.2f} .. {high:.2f} over rounds)"
             )
     if best.advice:
         lines.append(
-            f"advice, for the program that calls the runtime: {best.advice['processes']} processes of "
-            f"{best.advice['threads']} threads each give {best.advice['gain']:.2f} {unit} of the defaults together"
+            f"advice for the program that calls the runtime: {best.advice['processes']} processes with "
+            f"{best.advice['threads']} threads each have together {best.advice['gain']:.2f} {unit} of the defaults"
         )
     if tuning.load > BUSY * host.threads():
         lines.append(
-            f"unreliable: the machine was busy with {tuning.load:.1f} threads of {host.threads()} before this began; "
-            "tune again when it is quiet"
+            f"unreliable: before tuning, other programs used {tuning.load:.1f} of {host.threads()} threads; "
+            "tune again on a quiet machine"
         )
     if tuning.untried:
-        lines.append(f"out of time before {', '.join(tuning.untried)}: give more --seconds")
-    lines.append(f"kept in {tuning.artifact.folder / TUNING} for {processor_kind()}")
+        lines.append(f"no time was left for {', '.join(tuning.untried)}: use a larger --seconds")
+    lines.append(f"stored in {tuning.artifact.folder / TUNING} for {processor_kind()}")
     return lines
 
 
 class _Search:
-    """Where the descent stands: the best lane, which stays open, and what was tried."""
+    """The state of the descent: the best lane so far, which stays open, and all trials."""
 
     def __init__(self, artifact: Artifact, goal: str, deadline: float, say: Say) -> None:
         self.artifact, self.goal, self.deadline, self.say = artifact, goal, deadline, say
@@ -203,7 +222,7 @@ class _Search:
         self.trials = [self._trial("the defaults", self.base, "", None)]
 
     def turn(self, name: str, values: Sequence[SettingValue]) -> None:
-        """Time the values of one knob together with the best before them, and keep the fastest if it is faster."""
+        """Time the values of one setting together with the best lane so far, and choose the fastest if it is better."""
         if time.perf_counter() > self.deadline:
             self.untried.append(name)
             return
@@ -211,8 +230,10 @@ class _Search:
         winner = None
         try:
             for value in values:
-                how = changed(self.base.how, name, value)
-                lane = self._open(f"{name} {value}", how) if how != self.base.how else None
+                configuration = changed(self.base.configuration, name, value)
+                lane = (
+                    self._open(f"{name} {value}", configuration) if configuration != self.base.configuration else None
+                )
                 if lane is not None:
                     lanes[value] = lane
             race(self.base, list(lanes.values()), self.goal, self.deadline)
@@ -223,27 +244,31 @@ class _Search:
             for value, lane in lanes.items():
                 better, gain = is_better(ratios[value]), float(np.median(ratios[value]))
                 winner = lane if better and value == fastest else winner
-                verdict = "kept" if lane is winner else "faster, not the fastest" if better else "no faster"
+                verdict = "chosen" if lane is winner else "faster, but not the fastest" if better else "not faster"
                 self.trials.append(self._trial(f"{name} {value}", lane, verdict, gain))
-                self.say(f"tune: {name} {value}: {gain:.2f} times the best before, {verdict}")
+                self.say(f"tune: {name} {value}: {gain:.2f} times the speed of the best so far, {verdict}")
         finally:
             for lane in lanes.values():
                 if lane is not winner or name == "processes":
                     lane.close()
         if winner is not None and name == "processes":
-            self.crowd = winner.how
+            self.crowd = winner.configuration
         elif winner is not None:
             self.base.close()
             self.base = winner
 
     def final(self, seconds: float) -> Tuned:
-        """The best, and several processes where they were better, timed with the defaults; a gain must hold there."""
-        self.say("tune: the best, together with the defaults")
-        candidates = [how for how in (self.base.how, self.crowd) if how is not None and how != self.default]
+        """Time the best configuration, and several processes if they were better, together with the defaults.
+
+        Only a gain in this comparison counts.
+        """
+        self.say("tune: timing the best configuration together with the defaults")
+        results = (self.base.configuration, self.crowd)
+        candidates = [entry for entry in results if entry is not None and entry != self.default]
         lanes: list[Lane] = []
         try:
-            for how in (self.default, *candidates):
-                lanes.append(Lane(self.artifact, how))
+            for configuration in (self.default, *candidates):
+                lanes.append(Lane(self.artifact, configuration))
             rounds = max(ROUNDS, int(seconds / (BURST_SECONDS * len(lanes))))
             race(lanes[0], lanes[1:], self.goal, time.perf_counter() + seconds, rounds)
         finally:
@@ -251,49 +276,68 @@ class _Search:
                 lane.close()
         best, advice = Tuned(self.goal, self.default.threads), {}
         for lane in (lane for lane in lanes[1:] if lane.error is None):
-            ratios, how = lane.ratios(lanes[0], self.goal), lane.how
+            ratios, configuration = lane.ratios(lanes[0], self.goal), lane.configuration
             gain = round(float(np.median(ratios)), 3)
-            if how.processes > 1:
+            if configuration.processes > 1:
                 if gain >= MARGIN * best.gain:
-                    advice = {"processes": how.processes, "threads": how.threads, "gain": gain}
+                    advice = {"processes": configuration.processes, "threads": configuration.threads, "gain": gain}
                 continue
             interval = [round(float(value), 3) for value in np.percentile(ratios, (5, 95))]
             measured = {"gain": gain, "gain_90": interval, "defaults": lanes[0].middle(), "best": lane.middle()}
             best = structs.replace(best, measured=measured)
             if is_better(ratios):
                 best = structs.replace(
-                    best, threads=how.threads, batch=how.batch, settings=dict(how.settings), gain=gain
+                    best,
+                    threads=configuration.threads,
+                    batch=configuration.batch,
+                    settings=dict(configuration.settings),
+                    gain=gain,
                 )
         return structs.replace(best, advice=advice)
 
-    def _open(self, label: str, how: Configuration) -> Lane | None:
-        """A lane that computes the same as the defaults; else None, and a trial that says why not."""
+    def _open(self, label: str, configuration: Configuration) -> Lane | None:
+        """A lane that computes the same as the defaults; otherwise None, after a trial with the reason."""
         lane = None
         try:
-            lane = Lane(self.artifact, how)
+            lane = Lane(self.artifact, configuration)
             problem = disagreement(self.expected, lane.workers[0].outputs(SAMPLES), self.artifact.precision)
-            why = f"refused: {problem}" if problem else ""
+            reason = f"refused: {problem}" if problem else ""
         except SandglassError as error:
-            why = f"failed: {error.message}"
-        if not why:
+            reason = f"failed: {error.message}"
+        if not reason:
             return lane
         if lane is not None:
             lane.close()
-        self._refuse(label, how, why)
+        self._refuse(label, configuration, reason)
         return None
 
     def _drop(self, label: str, lane: Lane) -> None:
-        """A lane that failed while it was timed."""
+        """Close a lane that failed while it was timed, and record its trial."""
         lane.close()
-        self._refuse(label, lane.how, f"failed: {lane.error.message if lane.error else ''}")
+        self._refuse(label, lane.configuration, f"failed: {lane.error.message if lane.error else ''}")
 
-    def _refuse(self, label: str, how: Configuration, why: str) -> None:
-        self.say(f"tune: {label}: {why}")
-        self.trials.append(Trial(label, how.threads, how.batch, how.processes, how.settings, why))
+    def _refuse(self, label: str, configuration: Configuration, reason: str) -> None:
+        self.say(f"tune: {label}: {reason}")
+        self.trials.append(
+            Trial(
+                label,
+                configuration.threads,
+                configuration.batch,
+                configuration.processes,
+                configuration.settings,
+                reason,
+            )
+        )
 
     def _trial(self, label: str, lane: Lane, verdict: str, ratio: float | None) -> Trial:
-        how, numbers = lane.how, lane.middle()
+        configuration, numbers = lane.configuration, lane.middle()
         return Trial(
-            label, how.threads, how.batch, how.processes, how.settings, verdict, **numbers,
+            label,
+            configuration.threads,
+            configuration.batch,
+            configuration.processes,
+            configuration.settings,
+            verdict,
+            **numbers,
             ratio=None if ratio is None else round(ratio, 3),
-        )  # fmt: skip
+        )

@@ -1,4 +1,4 @@
-"""An artifact in a process of its own: its peak memory is its own, and no runtime's threads meet another's."""
+"""An artifact in a process of its own: its peak memory can be measured, and no other runtime's threads disturb it."""
 
 from __future__ import annotations
 
@@ -18,24 +18,27 @@ from sandglass.core.sizes import Size
 
 
 class Worker:
-    """An artifact in its own process, which runs bursts on request.
+    """An artifact in a process of its own, which runs bursts of inferences on request.
 
-    Without `settings` it runs with those that it is tuned to. Raises the SandglassError that it meets there, and
-    CrashError where its runtime crashes or hangs.
+    Without `settings` it runs with the tuned ones. Raises the SandglassError of the artifact in the process, and
+    CrashError if its runtime crashes or hangs.
     """
 
     def __init__(self, artifact: Artifact, threads: int, batch: int, settings: Settings | None = None) -> None:
-        own = None if settings is None else dict(settings)
-        self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, own)
+        copied = None if settings is None else dict(settings)
+        self._process = Process(str(artifact.folder), _Bench, artifact.folder, threads, batch, copied)
         self._finish: Callable[[], list[float]] = list
 
     @property
     def pid(self) -> int:
-        """The number of its process."""
+        """The id of the process."""
         return self._process.pid
 
     def burst(self, seconds: float, shape: Size | None = None) -> list[float]:
-        """Seconds of each run in a burst of about `seconds`, at least one, at one of the artifact's shapes."""
+        """Run a burst of about `seconds`, with at least one run, at one of the artifact's shapes.
+
+        Returns the seconds of each run.
+        """
         self.start(seconds, shape)
         return self.finish()
 
@@ -44,15 +47,15 @@ class Worker:
         self._finish = self._process.begin(_Bench.burst, seconds, shape, more_seconds=seconds)
 
     def finish(self) -> list[float]:
-        """Seconds of each run in the burst that was begun."""
+        """Wait for the burst that `start` began; returns the seconds of each run."""
         return self._finish()
 
     def outputs(self, images: int) -> dict[str, np.ndarray]:
-        """What it computes from `images` inputs of the artifact's noise."""
+        """The outputs, by name, for `images` random inputs; they are the same for all workers of an artifact."""
         return self._process.call(_Bench.outputs, images)
 
     def peak_memory(self) -> float:
-        """The process's largest resident size so far, MiB."""
+        """The largest resident memory of the process so far, in MiB."""
         return self._process.call(_Bench.peak_memory)
 
     def close(self) -> None:
@@ -61,7 +64,7 @@ class Worker:
 
 
 class _Bench:
-    """What the process holds: the artifact's session, and inputs for each shape."""
+    """The state in the process: the session of the artifact, and inputs for each shape."""
 
     def __init__(self, folder: Path, threads: int, batch: int, settings: Settings | None) -> None:
         self._artifact, self._batch = load_artifact(folder), batch
@@ -85,8 +88,8 @@ class _Bench:
 
 
 def peak_memory() -> float:
-    """This process's largest resident size so far, MiB."""
-    # On Linux not from getrusage, which starts a child at its parent's peak.
+    """The largest resident memory of this process so far, in MiB."""
+    # Linux: getrusage would count from the peak of the parent process.
     status = Path("/proc/self/status")
     if status.exists():
         line = next(line for line in status.read_text(encoding="utf-8").splitlines() if line.startswith("VmHWM"))

@@ -1,4 +1,4 @@
-"""Metrics: what a number measured on a dataset is, and how each task's numbers are computed."""
+"""Metrics: the types of measured values with their intervals, and the computation of each task's metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from typing import TypedDict
 
 
 class Interval(TypedDict):
-    """A value and its 95 % bootstrap interval over images; -1 or NaN where the dataset has no truths for it."""
+    """A value and its 95 % bootstrap interval over images; -1 or NaN if the dataset has no labels for it."""
 
     value: float
     low: float
@@ -16,8 +16,8 @@ class Interval(TypedDict):
 class Metric(Interval, total=False):
     """A metric of one set of predictions.
 
-    A metric that is taken at the best of several score thresholds names that `threshold`, and has the whole `sweep`: a
-    row of the threshold and of every metric for each.
+    If the metric is evaluated at several score thresholds, `threshold` is the best of them, and `sweep` has one row for
+    each threshold: the threshold, and then all metrics of the task.
     """
 
     threshold: float

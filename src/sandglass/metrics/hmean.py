@@ -1,9 +1,9 @@
-"""Recall, precision and their harmonic mean for text, by the overlap of polygons, with intervals.
+"""Recall, precision and their harmonic mean for text detection, from the overlap of polygons, with intervals.
 
-The protocol is ICDAR's (2015, Challenge 4): a detection of which more than half lies in one ignored region does not
-count; the others are matched, in order, to the first text that is free and shares an IoU above 0.5. As mmocr does, a
-sweep over thresholds of the detections' scores finds the best one. Overlaps are computed once for the whole sweep, and
-the counts of every image are stored, so that the bootstrap draws images without matching again.
+The protocol is that of ICDAR (2015, Challenge 4). A detection with more than half of its area in one ignored region
+does not count. Each other detection is matched, in order, with the first text that has no match yet and an IoU above
+0.5 with it. As in mmocr, the score threshold with the best harmonic mean is chosen. Overlaps are computed once for all
+thresholds, and the counts of each image are stored, so that the bootstrap resamples images without matching again.
 """
 
 from __future__ import annotations
@@ -19,14 +19,19 @@ from sandglass.vision import polygon
 from sandglass.vision.polygon import AnnotatedText, DetectedText
 
 METRICS = ("hmean", "recall", "precision")
-THRESHOLDS = np.round(np.arange(0.3, 0.951, 0.05), 2)  # those of mmocr's configurations
-IOU = 0.5
-IGNORED = 0.5  # share of a detection
+THRESHOLDS = np.round(np.arange(0.3, 0.951, 0.05), 2)  # score thresholds, those of mmocr's configurations
+IOU = 0.5  # intersection over union above which a detection and a text match
+IGNORED = 0.5  # share of a detection in an ignored region above which the detection does not count
 
 
 @dataclass(frozen=True)
 class Matches:
-    """Counts of each image: right and counted (images, thresholds) detections, and texts that count (images,)."""
+    """Counts of each image.
+
+    right    matched detections at each threshold, (images, thresholds)
+    counted  detections that are not in an ignored region, at each threshold, (images, thresholds)
+    truths   texts that are not ignored, (images,)
+    """
 
     right: np.ndarray
     counted: np.ndarray
@@ -34,28 +39,28 @@ class Matches:
 
 
 def match(truths: Sequence[Sequence[AnnotatedText]], detections: Sequence[Sequence[DetectedText]]) -> Matches:
-    """Match the detections of each image to its texts, at every threshold."""
-    counts = [_match(texts, seen) for texts, seen in zip(truths, detections, strict=True)]
-    right, counted, to_find = zip(*counts, strict=True)
-    return Matches(np.array(right), np.array(counted), np.array(to_find))
+    """Match the detections of each image with its texts, at each threshold."""
+    counts = [_match(texts, detected) for texts, detected in zip(truths, detections, strict=True)]
+    right, counted, truth_counts = zip(*counts, strict=True)
+    return Matches(np.array(right), np.array(counted), np.array(truth_counts))
 
 
 def _match(texts: Sequence[AnnotatedText], detections: Sequence[DetectedText]) -> tuple[np.ndarray, np.ndarray, int]:
-    """Of one image: right (thresholds,), counted (thresholds,), and the number of texts that count."""
+    """The counts of one image: right (thresholds,), counted (thresholds,), and the number of texts that count."""
     shapes = polygon.regions([points for points, _ in texts])
     ignored = np.array([flag for _, flag in texts], bool)
     scores = np.array([detection["score"] for detection in detections], float)
-    seen = polygon.regions([detection["points"] for detection in detections])
-    hidden = polygon.overlaps(seen, shapes[ignored]).max(axis=1, initial=0)
-    counted = hidden <= IGNORED * shapely.area(seen)
-    scores, seen = scores[counted], seen[counted]
-    pairs = np.argwhere(polygon.similarities(shapes[~ignored], seen) > IOU)
+    regions = polygon.regions([detection["points"] for detection in detections])
+    ignored_area = polygon.overlaps(regions, shapes[ignored]).max(axis=1, initial=0)  # (detections,)
+    counted = ignored_area <= IGNORED * shapely.area(regions)
+    scores, regions = scores[counted], regions[counted]
+    pairs = np.argwhere(polygon.similarities(shapes[~ignored], regions) > IOU)  # (pairs, 2): text, detection
     right = [_assigned(pairs[scores[pairs[:, 1]] >= threshold]) for threshold in THRESHOLDS]
     return np.array(right), (scores[:, None] >= THRESHOLDS).sum(axis=0), int((~ignored).sum())
 
 
 def _assigned(pairs: np.ndarray) -> int:
-    """How many of the pairs (text, detection), in order, join two that are both still free."""
+    """The number of pairs (text, detection) that become matches, in order, if each text and detection has one match."""
     texts: set[int] = set()
     detections: set[int] = set()
     for text, detection in pairs.tolist():
@@ -66,9 +71,9 @@ def _assigned(pairs: np.ndarray) -> int:
 
 
 def accumulate(matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
-    """The metrics for each row of image `weights` (rows, images), at each threshold: name to (rows, thresholds).
+    """The metrics for each row of image `weights` (rows, images): (rows, thresholds) float64 by name of the metric.
 
-    NaN where no text counts.
+    NaN for rows without texts that count.
     """
     right, counted = (weights @ counts.astype(float) for counts in (matches.right, matches.counted))
     truths = (weights @ matches.truths.astype(float))[:, None]
@@ -82,10 +87,10 @@ def accumulate(matches: Matches, weights: np.ndarray) -> dict[str, np.ndarray]:
 def score(
     truths: Sequence[Sequence[AnnotatedText]], detections: Sequence[Sequence[DetectedText]], seed: int = 0
 ) -> dict[str, Metric]:
-    """Each metric at the threshold of the best hmean, with the 95 % bootstrap interval over images at that threshold.
+    """Each metric at the threshold of the best hmean, with its 95 % bootstrap interval over images at that threshold.
 
-    The entry of hmean names its `threshold` and has the whole `sweep`, a row of threshold, hmean, recall and precision
-    for each. -1 where no text counts.
+    The entry of hmean also has this `threshold` and the `sweep`: a row of threshold, hmean, recall and precision for
+    each threshold. Values are -1 if no text counts.
     """
     matches = match(truths, detections)
     values, best = _whole(matches)
@@ -105,7 +110,10 @@ def paired(
     after: Sequence[Sequence[DetectedText]],
     seed: int = 0,
 ) -> dict[str, Change]:
-    """Each metric's change from `before` to `after`, each at its own best threshold, from the same resampled images."""
+    """The change of each metric from `before` to `after`, with its 95 % interval from the same resampled images.
+
+    Each side is evaluated at its own best threshold.
+    """
     weights = bootstrap.multiplicities(len(truths), seed)
     sides = []
     for detections in (before, after):
@@ -118,7 +126,7 @@ def paired(
 
 
 def _whole(matches: Matches) -> tuple[dict[str, np.ndarray], int]:
-    """The metrics (thresholds,) over all images, and the place of the best hmean: of equal ones the lowest."""
+    """The metrics over all images, (thresholds,) by name, and the index of the best hmean (the first of equal ones)."""
     values = {name: rows[0] for name, rows in accumulate(matches, np.ones((1, len(matches.truths)))).items()}
     return values, int(np.nan_to_num(values["hmean"]).argmax())
 

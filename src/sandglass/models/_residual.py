@@ -7,7 +7,7 @@ from torch import Tensor, nn
 
 
 class BasicBlock(nn.Module):
-    """Two 3x3 convolutions with a shortcut, projected where the shape changes."""
+    """Two 3x3 convolutions with a shortcut, which is a projection if the shape changes."""
 
     def __init__(self, inputs: int, outputs: int, stride: int = 1) -> None:
         super().__init__()
@@ -24,10 +24,10 @@ class BasicBlock(nn.Module):
 
 
 class Bottleneck(nn.Module):
-    """1x1, 3x3 and 1x1 convolutions with a shortcut, projected where the shape changes.
+    """1x1, 3x3 and 1x1 convolutions with a shortcut, which is a projection if the shape changes.
 
-    Inside it has `middle` channels, by default a quarter of its outputs, in `groups` (ResNeXt: Xie et al., 2017). The
-    stride is in the 3x3 convolution, or in the first one where it is `strided_first` (style "caffe").
+    The 3x3 convolution has `middle` channels, by default a quarter of the outputs, in `groups` (ResNeXt: Xie et al.,
+    2017). The stride is in the 3x3 convolution, or in the first one with `strided_first` (style "caffe").
     """
 
     def __init__(

@@ -1,7 +1,7 @@
-"""Hourglass for human pose (Newell et al., 2016) as OpenMMLab publishes it: one stack, basic residual blocks.
+"""Hourglass for human pose (Newell et al., 2016), as published by OpenMMLab: one stack of basic residual blocks.
 
-State-dict keys, shapes and results are those of mmpose 1.x's `HourglassNet` with a heatmap head; Hourglass-52 is the
-default of `build`.
+State-dict keys, shapes and results are those of mmpose 1.x's `HourglassNet` with a heatmap head. The default of `build`
+is Hourglass-52.
 """
 
 from __future__ import annotations
@@ -28,13 +28,13 @@ def build(
 ) -> nn.Module:
     """A module in evaluation mode: images (N, 3, H, W) float32 -> heatmaps (N, keypoints, H/4, W/4).
 
-    `stage_channels` and `stage_blocks` hold one entry for each resolution, from a quarter of the input downwards.
+    `stage_channels` and `stage_blocks` have one entry for each resolution, from a quarter of the input downwards.
     """
     return Hourglass(stage_channels, stage_blocks, stem_channels, feature_channels, keypoints).eval()
 
 
 class Hourglass(nn.Module):
-    """Backbone and head."""
+    """A backbone and a head."""
 
     def __init__(
         self, channels: Sequence[int], blocks: Sequence[int], stem_channels: int, feature_channels: int, keypoints: int
@@ -49,7 +49,7 @@ class Hourglass(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem, one hourglass, and the convolution after it."""
+    """A stem, one hourglass, and a convolution after it."""
 
     def __init__(
         self, channels: Sequence[int], blocks: Sequence[int], stem_channels: int, feature_channels: int
@@ -59,7 +59,7 @@ class Backbone(nn.Module):
             ConvNormRelu(3, stem_channels, kernel=7, stride=2), residual_layer(stem_channels, channels[0], 1, stride=2)
         )
         self.hourglass_modules = nn.ModuleList([HourglassModule(channels, blocks)])
-        # Joins two stacks. A single stack never runs it, but published checkpoints hold its weights.
+        # This layer joins two stacks. A single stack never runs it, but published checkpoints have its weights.
         self.inters = residual_layer(channels[0], channels[0], 1)
         self.out_convs = nn.ModuleList([ConvNormRelu(channels[0], feature_channels, kernel=3)])
 
@@ -69,7 +69,7 @@ class Backbone(nn.Module):
 
 
 class HourglassModule(nn.Module):
-    """One resolution of the hourglass around the next lower one."""
+    """One resolution of the hourglass, which contains the next lower one."""
 
     def __init__(self, channels: Sequence[int], blocks: Sequence[int]) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ class HourglassModule(nn.Module):
 
 
 class ConvNormRelu(nn.Module):
-    """Convolution, batch normalization, ReLU."""
+    """A convolution, a batch normalization and a ReLU."""
 
     def __init__(self, inputs: int, outputs: int, kernel: int, stride: int = 1) -> None:
         super().__init__()
@@ -100,7 +100,7 @@ class ConvNormRelu(nn.Module):
 
 
 class Head(nn.Module):
-    """One 1x1 convolution to heatmaps."""
+    """A 1x1 convolution that computes the heatmaps."""
 
     def __init__(self, channels: int, keypoints: int) -> None:
         super().__init__()
@@ -112,7 +112,7 @@ class Head(nn.Module):
 
 
 def residual_layer(inputs: int, outputs: int, blocks: int, stride: int = 1, widen_last: bool = False) -> nn.Sequential:
-    """`blocks` basic blocks; the stride and the change of width are in the first one, or with `widen_last` the last."""
+    """`blocks` basic blocks; the first one has the stride and the change of channels, or the last with `widen_last`."""
     if widen_last:
         layers = [BasicBlock(inputs, inputs) for _ in range(blocks - 1)] + [BasicBlock(inputs, outputs, stride)]
     else:

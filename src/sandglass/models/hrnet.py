@@ -1,7 +1,7 @@
-"""HRNet for human pose (Sun et al., 2019) as OpenMMLab publishes it: branches of several resolutions side by side.
+"""HRNet for human pose (Sun et al., 2019), as published by OpenMMLab: parallel branches of several resolutions.
 
-State-dict keys, shapes and results are those of mmpose 1.x's `HRNet` with a heatmap head; HRNet-W32 is the default of
-`build`. The backbone serves other heads too: see hrnet_ae.py.
+State-dict keys, shapes and results are those of mmpose 1.x's `HRNet` with a heatmap head. The default of `build` is
+HRNet-W32. Other heads use the backbone too: see hrnet_ae.py.
 """
 
 from __future__ import annotations
@@ -23,15 +23,15 @@ def build(
 ) -> nn.Module:
     """A module in evaluation mode: images (N, 3, H, W) float32 -> heatmaps (N, keypoints, H/4, W/4).
 
-    H and W are multiples of 32. `width` is the number of channels at a quarter of the input's resolution, doubled at
-    each lower one: 32 or 48 as published. `modules` are those of the stages with two, three and four resolutions,
-    `blocks` the residual blocks of every branch.
+    H and W are multiples of 32. `width` is the number of channels at a quarter of the input's resolution (published: 32
+    or 48); each lower resolution has twice as many. `modules` is the number of modules in the stages with two, three
+    and four resolutions, and `blocks` the number of residual blocks in each branch.
     """
     return HRNet(width, keypoints, modules, blocks, stem_channels).eval()
 
 
 class HRNet(nn.Module):
-    """Backbone and one 1x1 convolution to maps."""
+    """A backbone, and a 1x1 convolution that computes the maps."""
 
     def __init__(self, width: int, maps: int, modules: Sequence[int], blocks: int, stem_channels: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class HRNet(nn.Module):
 
 
 class Head(nn.Module):
-    """One 1x1 convolution."""
+    """A 1x1 convolution."""
 
     def __init__(self, channels: int, maps: int) -> None:
         super().__init__()
@@ -56,10 +56,10 @@ class Head(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem and four stages: images (N, 3, H, W) -> features, the highest resolution (a quarter) first.
+    """A stem and four stages: images (N, 3, H, W) -> features, the highest resolution (a quarter) first.
 
-    Features at 1/4, 1/8, 1/16 and 1/32 of the input have `width` times 1, 2, 4 and 8 channels. Only the first are
-    computed, and only their weights exist, unless `all_resolutions`.
+    Features at 1/4, 1/8, 1/16 and 1/32 of the input have `width` times 1, 2, 4 and 8 channels. Without
+    `all_resolutions` only the first one is computed, and the last stage has only its weights.
     """
 
     def __init__(
@@ -99,9 +99,9 @@ class Backbone(nn.Module):
 
 
 class ParallelModule(nn.Module):
-    """A branch of residual blocks at each resolution, then every branch added to every other one.
+    """A branch of residual blocks at each resolution; then each branch is added to each other one.
 
-    With `outputs` 1 only the highest resolution is made.
+    With `outputs` 1 only the highest resolution is computed.
     """
 
     def __init__(self, widths: Sequence[int], blocks: int, outputs: int) -> None:
@@ -127,19 +127,19 @@ class ParallelModule(nn.Module):
 
 
 def stage(widths: Sequence[int], modules: int, blocks: int, all_resolutions: bool = True) -> nn.Sequential:
-    """`modules` parallel modules over the same resolutions."""
+    """`modules` parallel modules with the same resolutions."""
     outputs = [len(widths)] * (modules - 1) + [len(widths) if all_resolutions else 1]
     return nn.Sequential(*(ParallelModule(widths, blocks, count) for count in outputs))
 
 
 def transition(widths: Sequence[int]) -> nn.ModuleList:
-    """One more resolution, half as fine as the last; the others go on as they are."""
+    """One more resolution, half of the last one; the others stay unchanged."""
     new = nn.Sequential(halving(widths[-2], widths[-1], relu=True))
     return nn.ModuleList([*(nn.Identity() for _ in widths[:-1]), new])
 
 
 def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu: bool = False) -> nn.Sequential:
-    """Convolution and batch normalization, with a ReLU where asked."""
+    """A convolution and a batch normalization, and a ReLU with `relu`."""
     layers: list[nn.Module] = [
         nn.Conv2d(inputs, outputs, kernel, stride, kernel // 2, bias=False),
         nn.BatchNorm2d(outputs),
@@ -148,16 +148,16 @@ def conv_norm(inputs: int, outputs: int, kernel: int = 3, stride: int = 1, relu:
 
 
 def halving(inputs: int, outputs: int, relu: bool) -> nn.Sequential:
-    """To half the resolution."""
+    """A convolution that halves the resolution."""
     return conv_norm(inputs, outputs, stride=2, relu=relu)
 
 
 def _exchange(widths: Sequence[int], source: int, target: int) -> nn.Module:
-    """What brings the features of one resolution to another: nothing, repeated halving, or 1x1 and nearest pixels."""
+    """The layers between two resolutions: none, repeated halving, or a 1x1 convolution and nearest-pixel upsampling."""
     if source == target:
         return nn.Identity()
     if source > target:
         enlarged = nn.Upsample(scale_factor=2 ** (source - target), mode="nearest")
         return conv_norm(widths[source], widths[target], kernel=1).append(enlarged)
-    kept = [halving(widths[source], widths[source], relu=True) for _ in range(target - source - 1)]
-    return nn.Sequential(*kept, halving(widths[source], widths[target], relu=False))
+    first = [halving(widths[source], widths[source], relu=True) for _ in range(target - source - 1)]
+    return nn.Sequential(*first, halving(widths[source], widths[target], relu=False))

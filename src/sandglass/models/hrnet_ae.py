@@ -1,7 +1,7 @@
 """HRNet with an associative-embedding head (Newell et al., 2017): heatmaps of all people, and tags that group them.
 
 State-dict keys, shapes and results are those of mmpose 1.x's `HRNet` with an `AssociativeEmbeddingHead` that has a tag
-for each keypoint; HRNet-W32 is the default of `build`.
+for each keypoint. The default of `build` is HRNet-W32.
 """
 
 from __future__ import annotations

@@ -1,7 +1,7 @@
-"""HRNet for classification (Wang et al., 2019) as OpenMMLab publishes it: four resolutions joined from fine to coarse.
+"""HRNet for classification (Wang et al., 2019), as published by OpenMMLab: four resolutions, joined fine to coarse.
 
-State-dict keys, shapes and results are those of mmpretrain 1.x's `HRNet` with an `HRFuseScales` neck and a linear head;
-HRNet-W18 is the default of `build`.
+State-dict keys, shapes and results are those of mmpretrain 1.x's `HRNet` with an `HRFuseScales` neck and a linear head.
+The default of `build` is HRNet-W18.
 """
 
 from __future__ import annotations
@@ -31,14 +31,14 @@ def build(
 ) -> nn.Module:
     """A module in evaluation mode: images (N, 3, H, W) float32 -> logits (N, classes).
 
-    H and W are multiples of 32. `neck_channels` are those of the finest resolution before it is joined with the others,
-    doubled at each coarser one; the other arguments are those of hrnet.py.
+    H and W are multiples of 32. `neck_channels` is the number of channels of the finest resolution in the neck; each
+    coarser resolution has twice as many. The other arguments are those of hrnet.py.
     """
     return Classifier(width, classes, modules, blocks, stem_channels, neck_channels).eval()
 
 
 class Classifier(nn.Module):
-    """Backbone, neck, global average, and a linear head."""
+    """A backbone, a neck, a global average, and a linear head."""
 
     def __init__(
         self, width: int, classes: int, modules: Sequence[int], blocks: int, stem_channels: int, neck_channels: int
@@ -55,13 +55,13 @@ class Classifier(nn.Module):
 
 
 class Neck(nn.Module):
-    """Every resolution widened by a bottleneck, and added to the finer ones, which are halved on the way."""
+    """A bottleneck widens each resolution; the finer ones are halved and added to it, from fine to coarse."""
 
     def __init__(self, inputs: Sequence[int], channels: int) -> None:
         super().__init__()
         widths = [channels << level for level in range(len(inputs))]
         self.increase_layers = nn.ModuleList(
-            nn.Sequential(Bottleneck(given, made)) for given, made in zip(inputs, widths, strict=True)
+            nn.Sequential(Bottleneck(narrow, wide)) for narrow, wide in zip(inputs, widths, strict=True)
         )
         self.downsample_layers = nn.ModuleList(
             ConvNormRelu(fine, coarse, kernel=3, stride=2) for fine, coarse in pairwise(widths)

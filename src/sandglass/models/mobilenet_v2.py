@@ -1,4 +1,4 @@
-"""MobileNetV2 (Sandler et al., 2018) for classification as OpenMMLab publishes it.
+"""MobileNetV2 (Sandler et al., 2018) for classification, as published by OpenMMLab.
 
 State-dict keys, shapes and results are those of mmpretrain 1.x's `MobileNetV2` with a linear head.
 """
@@ -11,9 +11,9 @@ from torch.nn import functional
 OUTPUTS = ("logits",)
 TINY = {"width": 0.25, "classes": 10}
 TINY_SIZE = (64, 48)
-# A row for each layer: expansion, channels, blocks, stride of the first block.
+# One row for each layer: expansion, channels, blocks, stride of the first block.
 LAYERS = ((1, 16, 1, 1), (6, 24, 2, 2), (6, 32, 3, 2), (6, 64, 4, 2), (6, 96, 3, 1), (6, 160, 3, 2), (6, 320, 1, 1))
-LAST = 1280
+LAST = 1280  # channels of the last convolution
 
 
 def build(width: float = 1.0, classes: int = 1000) -> nn.Module:
@@ -22,7 +22,7 @@ def build(width: float = 1.0, classes: int = 1000) -> nn.Module:
 
 
 class MobileNetV2(nn.Module):
-    """Backbone, global average, and a linear head."""
+    """A backbone, a global average, and a linear head."""
 
     def __init__(self, width: float, classes: int) -> None:
         super().__init__()
@@ -36,7 +36,7 @@ class MobileNetV2(nn.Module):
 
 
 class Backbone(nn.Module):
-    """A convolution, seven layers of inverted residuals, a convolution."""
+    """A convolution, seven layers of inverted residual blocks, and a convolution."""
 
     def __init__(self, width: float) -> None:
         super().__init__()
@@ -61,7 +61,7 @@ class Backbone(nn.Module):
 
 
 class InvertedResidual(nn.Module):
-    """Channels widened, filtered one by one, and narrowed without a clamp; with a shortcut where the shape stays."""
+    """More channels, a depthwise convolution, fewer channels without a clamp; a shortcut if the shape is the same."""
 
     def __init__(self, inputs: int, outputs: int, expansion: int, stride: int) -> None:
         super().__init__()
@@ -72,12 +72,12 @@ class InvertedResidual(nn.Module):
         self.adds = stride == 1 and inputs == outputs
 
     def forward(self, features: Tensor) -> Tensor:
-        made: Tensor = self.conv(features)
-        return features + made if self.adds else made
+        output: Tensor = self.conv(features)
+        return features + output if self.adds else output
 
 
 class ConvNorm(nn.Module):
-    """Convolution, batch normalization, and ReLU6 unless told otherwise."""
+    """A convolution, a batch normalization, and a ReLU6 unless `clamps` is false."""
 
     def __init__(
         self, inputs: int, outputs: int, kernel: int, stride: int = 1, groups: int = 1, clamps: bool = True
@@ -88,11 +88,11 @@ class ConvNorm(nn.Module):
         self.clamps = clamps
 
     def forward(self, features: Tensor) -> Tensor:
-        made: Tensor = self.bn(self.conv(features))
-        return functional.relu6(made) if self.clamps else made
+        output: Tensor = self.bn(self.conv(features))
+        return functional.relu6(output) if self.clamps else output
 
 
 def multiple_of_eight(channels: float) -> int:
-    """The nearest multiple of 8 that is not below nine tenths of `channels`."""
-    near = max(8, int(channels + 4) // 8 * 8)
-    return near + 8 if near < 0.9 * channels else near
+    """The nearest multiple of 8 that is at least nine tenths of `channels`."""
+    nearest = max(8, int(channels + 4) // 8 * 8)
+    return nearest + 8 if nearest < 0.9 * channels else nearest

@@ -1,4 +1,4 @@
-"""PANet, also called PAN, for text detection (Wang et al., 2019) as OpenMMLab publishes it.
+"""PANet, also called PAN, for text detection (Wang et al., 2019), as published by OpenMMLab.
 
 State-dict keys, shapes and results are those of mmocr 1.x's `PANet`: a ResNet with a deep stem, the `FPEM_FFM` neck and
 a `PANHead`. The default of `build` is the published network with ResNet-18.
@@ -15,7 +15,7 @@ from sandglass.models.resnet import Backbone
 OUTPUTS = ("maps",)
 TINY = {"base_channels": 4, "deep_stem": 8, "neck_channels": 8, "repeats": 1}
 TINY_SIZE = (64, 96)
-MAPS = 6  # text, kernel, and an embedding of four
+MAPS = 6  # text, kernel, and an embedding with four channels
 
 
 def build(
@@ -23,14 +23,14 @@ def build(
 ) -> nn.Module:
     """A module in evaluation mode: images (N, 3, H, W) float32 -> raw maps (N, 6, H/4, W/4).
 
-    H and W are multiples of 32. `depth` is 18 or 34; `deep_stem` is the width of the stem, `neck_channels` that of the
-    `repeats` feature pyramids.
+    H and W are multiples of 32. `depth` is 18 or 34. `deep_stem` is the number of channels in the stem, and
+    `neck_channels` that in the `repeats` feature pyramids.
     """
     return PANet(depth, base_channels, deep_stem, neck_channels, repeats).eval()
 
 
 class PANet(nn.Module):
-    """Backbone, neck and head."""
+    """A backbone, a neck and a head."""
 
     def __init__(self, depth: int, base_channels: int, deep_stem: int, neck_channels: int, repeats: int) -> None:
         super().__init__()
@@ -44,7 +44,7 @@ class PANet(nn.Module):
 
 
 class Neck(nn.Module):
-    """Every stage at the same width, enhanced by pyramids, summed over them, and joined at the first resolution."""
+    """Stages with equal channels, enhanced by pyramids, summed, and joined at the resolution of the first stage."""
 
     def __init__(self, inputs: list[int], channels: int, repeats: int) -> None:
         super().__init__()
@@ -64,7 +64,7 @@ class Neck(nn.Module):
 
 
 class Pyramid(nn.Module):
-    """FPEM: down the resolutions' pyramid by enlarging and adding, and up again by strides."""
+    """FPEM: from coarse to fine by enlarging and adding, and back to coarse by strided convolutions."""
 
     def __init__(self, channels: int) -> None:
         super().__init__()
@@ -88,7 +88,7 @@ def _enlarged_sum(small: Tensor, large: Tensor) -> Tensor:
 
 
 class SeparableConv(nn.Module):
-    """Depthwise and pointwise convolution, batch normalization and ReLU."""
+    """A depthwise and a pointwise convolution, a batch normalization and a ReLU."""
 
     def __init__(self, channels: int, stride: int) -> None:
         super().__init__()
@@ -101,7 +101,7 @@ class SeparableConv(nn.Module):
 
 
 class Head(nn.Module):
-    """Two convolutions to maps."""
+    """Two convolutions that compute the maps."""
 
     def __init__(self, inputs: int, hidden: int) -> None:
         super().__init__()

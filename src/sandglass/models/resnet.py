@@ -1,7 +1,7 @@
-"""ResNet (He et al., 2015) and ResNeXt (Xie et al., 2017) for classification as OpenMMLab publishes them.
+"""ResNet (He et al., 2015) and ResNeXt (Xie et al., 2017) for classification, as published by OpenMMLab.
 
 State-dict keys, shapes and results are those of mmpretrain 1.x's `ResNet`, `ResNet_CIFAR` and `ResNeXt` (style
-"pytorch": the stride is in the 3x3 convolution) with a linear head; ResNet-18 for ImageNet is the default of `build`.
+"pytorch": the stride is in the 3x3 convolution) with a linear head. The default of `build` is ResNet-18 for ImageNet.
 """
 
 from __future__ import annotations
@@ -16,8 +16,8 @@ OUTPUTS = ("logits",)
 TINY = {"depth": 50, "base_channels": 8, "groups": 2, "group_width": 32, "classes": 10}
 TINY_SIZE = (64, 48)
 BLOCKS = {18: (2, 2, 2, 2), 34: (3, 4, 6, 3), 50: (3, 4, 6, 3), 101: (3, 4, 23, 3), 152: (3, 8, 36, 3)}
-EXPANSION = 4  # of a bottleneck's outputs over its stage's width
-REFERENCE_WIDTH = 64  # of the first stage, to which `group_width` refers
+EXPANSION = 4  # ratio of a bottleneck's output channels to the width of its stage
+REFERENCE_WIDTH = 64  # channels of the first stage to which `group_width` refers
 
 
 def build(
@@ -30,14 +30,15 @@ def build(
 ) -> nn.Module:
     """A module in evaluation mode: images (N, 3, H, W) float32 -> logits (N, classes).
 
-    `depth` is one of BLOCKS; from 50 on blocks are bottlenecks, with `groups` of `group_width` channels in the first
-    stage (ResNeXt-50 32x4d: depth 50, 32 groups, width 4). With `cifar` the stem keeps the resolution.
+    `depth` is a key of BLOCKS. From 50 on the blocks are bottlenecks, with `groups` groups of `group_width` channels in
+    the first stage (ResNeXt-50 32x4d: depth 50, 32 groups, width 4). With `cifar` the stem does not reduce the
+    resolution.
     """
     return ResNet(depth, base_channels, groups, group_width, cifar, classes).eval()
 
 
 class ResNet(nn.Module):
-    """Backbone, global average, and a linear head."""
+    """A backbone, a global average, and a linear head."""
 
     def __init__(
         self, depth: int, base_channels: int, groups: int, group_width: int, cifar: bool, classes: int
@@ -53,10 +54,10 @@ class ResNet(nn.Module):
 
 
 class Backbone(nn.Module):
-    """Stem and four stages, each at half the resolution of the one before it.
+    """A stem and four stages, each at half the resolution of the one before it.
 
-    `deep_stem` is the width of three 3x3 convolutions in place of the stem's one (He et al., 2018); see Bottleneck for
-    `strided_first`. `channels` are those of the last stage.
+    With `deep_stem` the stem has three 3x3 convolutions with that number of channels, and not one 7x7 convolution (He
+    et al., 2018). See Bottleneck for `strided_first`. `channels` is the number of channels of the last stage.
     """
 
     def __init__(
@@ -96,19 +97,19 @@ class Backbone(nn.Module):
         return self.stages(image)[-1]
 
     def stages(self, image: Tensor) -> list[Tensor]:
-        """What each of the four stages gives."""
+        """The outputs of the four stages."""
         features = self.stem(image) if hasattr(self, "stem") else torch.relu(self.bn1(self.conv1(image)))
         if self.pools:
             features = functional.max_pool2d(features, 3, 2, 1)
-        found = []
+        outputs = []
         for stage in range(1, 5):
             features = self.get_submodule(f"layer{stage}")(features)
-            found.append(features)
-        return found
+            outputs.append(features)
+        return outputs
 
 
 def _deep_stem(width: int) -> nn.Sequential:
-    """Three 3x3 convolutions with batch normalization and ReLU, the first with the stride, the last of `width`."""
+    """Three 3x3 convolutions with batch normalization and ReLU: the first has the stride, the last `width` channels."""
     layers: list[nn.Module] = []
     inputs = 3
     for outputs, stride in ((width // 2, 2), (width // 2, 1), (width, 1)):

@@ -1,4 +1,4 @@
-"""TextSnake for curved text (Long et al., 2018) as OpenMMLab publishes it.
+"""TextSnake for curved text (Long et al., 2018), as published by OpenMMLab.
 
 State-dict keys, shapes and results are those of mmocr 1.x's `TextSnake`: a ResNet whose stride is in the first
 convolution of a block, the `FPN_UNet` neck and a `TextSnakeHead`. The default of `build` is the published network.
@@ -20,14 +20,14 @@ MAPS = 5  # text, centre, sine, cosine, radius
 def build(depth: int = 50, base_channels: int = 64, neck_channels: int = 32, widest: int = 256) -> nn.Module:
     """A module in evaluation mode: images (N, 3, H, W) float32 -> raw maps (N, 5, H, W).
 
-    H and W are multiples of 32. `depth` is 50, 101 or 152; the neck has `neck_channels` at the full and at half of the
-    resolution, and twice as many at each lower one, up to `widest`.
+    H and W are multiples of 32. `depth` is 50, 101 or 152. The neck has `neck_channels` channels at the full and at
+    half the resolution, and twice as many at each lower one, up to `widest`.
     """
     return TextSnake(depth, base_channels, neck_channels, widest).eval()
 
 
 class TextSnake(nn.Module):
-    """Backbone, neck and head."""
+    """A backbone, a neck and a head."""
 
     def __init__(self, depth: int, base_channels: int, neck_channels: int, widest: int) -> None:
         super().__init__()
@@ -41,7 +41,7 @@ class TextSnake(nn.Module):
 
 
 class Neck(nn.Module):
-    """From the last stage up to the image's resolution, each finer stage joined on the way."""
+    """From the last stage to the resolution of the image; each finer stage is joined at its resolution."""
 
     def __init__(self, inputs: list[int], channels: int, widest: int) -> None:
         super().__init__()
@@ -54,15 +54,15 @@ class Neck(nn.Module):
     def forward(self, features: list[Tensor]) -> Tensor:
         current = torch.relu(self.up4(features[3]))
         for level in (3, 2, 1):
-            # mmocr resizes the stage to the same size, which changes nothing for sides that are multiples of 32
+            # mmocr resizes the stage to the same size, which has no effect for sides that are multiples of 32.
             joined = torch.cat([current, features[level - 1]], 1)
             current = torch.relu(self.get_submodule(f"up_block{level}")(joined))
-        found: Tensor = self.up_block0(current)
-        return found
+        output: Tensor = self.up_block0(current)
+        return output
 
 
 class UpBlock(nn.Module):
-    """Two convolutions and a transposed one, to twice the resolution."""
+    """Two convolutions, and a transposed convolution that doubles the resolution."""
 
     def __init__(self, inputs: int, outputs: int) -> None:
         super().__init__()
@@ -72,5 +72,5 @@ class UpBlock(nn.Module):
 
     def forward(self, features: Tensor) -> Tensor:
         hidden = torch.relu(self.conv3x3(torch.relu(self.conv1x1(features))))
-        found: Tensor = self.deconv(hidden)
-        return found
+        output: Tensor = self.deconv(hidden)
+        return output

@@ -1,1 +1,1 @@
-"""From a float graph and calibration samples to a plan: which layers run in int8, with which scales."""
+"""From a float graph and calibration samples to a plan: the layers in int8, and their scales."""

@@ -1,7 +1,7 @@
-"""The threshold method that suits a network: the one that leaves the least noise at its outputs, by simulation.
+"""The threshold method for a network: the one with the least noise at its outputs, by simulation.
 
-No method is the best one everywhere. `mse` and `minmax` keep rare large values, and every other image pays for them
-with coarse steps; `kl` clips them, and some networks need them.
+No method is best for all networks. `mse` and `minmax` keep rare large values, which makes the steps coarse for all
+other images. `kl` clips these values, but some networks need them.
 """
 
 from __future__ import annotations
@@ -23,27 +23,25 @@ from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import Spec
 from sandglass.quantization.thresholds import METHODS
 
-MOST_INPUTS = 16  # calibration inputs that each method is tried on: methods that matter differ by several dB there
-# A plan serves every target, so that methods are tried on one with zero points and on one without.
+MOST_INPUTS = 16  # calibration inputs for each method, at most: important differences are several dB, and 16 show them
+# A plan without repairs serves all targets: methods are tested for a target with zero points and for one without.
 TARGETS = tuple(Spec(OPERATORS, asymmetric=asymmetric) for asymmetric in (True, False))
 
 
 def automatic_plan(graph: Path, batches: Sequence[np.ndarray | Outputs], calibration: JsonObject | None = None) -> Plan:
-    """The plan of the method with the least noise at the outputs when all layers are in int8.
+    """The plan of the method with the least noise at the outputs if all layers are in int8.
 
-    The noise in dB is the mean over the parts of the outputs, inputs spread over `batches`, and TARGETS. Raises what
-    `make_plan` raises.
+    The noise in dB is the mean over the parts of the outputs, over inputs spread evenly over `batches`, and over
+    TARGETS. `batches` and `calibration` are those of `make_plan`, and so are the errors.
     """
     plans, session = make_plans(graph, batches, METHODS, calibration), GraphSession(graph)
     work = sum(macs for macs, _ in layer_work(load_graph(graph)).values())
     chosen = spread(batches, inputs_to_try(work, MOST_INPUTS))
-    tried = [batch if isinstance(batch, Mapping) else {session.input_names[0]: batch} for batch in chosen]
-    expected = run(session, tried)
-
-    measure = OutputNoise.of(graph)
+    inputs = [batch if isinstance(batch, Mapping) else {session.input_names[0]: batch} for batch in chosen]
+    expected, measure = run(session, inputs), OutputNoise.of(graph)
 
     def noise_of(plan: Plan) -> float:
-        noises = [measure.noise(expected, run(simulate(graph, plan, spec), tried)) for spec in TARGETS]
+        noises = [measure.noise(expected, run(simulate(graph, plan, spec), inputs)) for spec in TARGETS]
         return float(np.mean([-decibels(noise) for noise in noises]))
 
     return min(plans.values(), key=noise_of)

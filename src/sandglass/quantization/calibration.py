@@ -20,7 +20,7 @@ Look = tuple[np.ndarray, View]  # an input, (1, 3, H, W) float32, and the view w
 
 @dataclass(frozen=True)
 class Calibration:
-    """How activation ranges are measured: on `size` samples of `dataset`, drawn at random with `seed`.
+    """The measurement of activation ranges: on `size` samples of `dataset`, drawn at random with `seed`.
 
     `method` chooses the thresholds: one of `thresholds.METHODS`, or "auto" (see `automatic_method`).
     """
@@ -63,7 +63,7 @@ def _samples(task: Task, calibration: Calibration) -> list[Sample]:
     if not samples:
         raise DatasetError("the calibration set is empty", "give images with annotated samples")
     chosen = random.Random(calibration.seed).sample(samples, min(calibration.size, len(samples)))
-    return sorted(chosen, key=lambda sample: sample.index)
+    return sorted(chosen, key=lambda sample: sample.index)  # in the order of the dataset
 
 
 def _look(task: Task, card: Card, image: np.ndarray, sample: Sample, shape: Size | None = None) -> Look:

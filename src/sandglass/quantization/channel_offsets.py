@@ -44,7 +44,7 @@ def offset_tensors(model: onnx.ModelProto, layers: set[str], pads: bool = False)
     """
     graph = OffsetGraph(model)
     linear, clamped = [], []
-    for name in dict.fromkeys(graph.known[layer].layer.input for layer in graph.known if layer in layers):
+    for name in dict.fromkeys(graph.layer_facts[layer].layer.input for layer in graph.layer_facts if layer in layers):
         node = graph.makers.get(name)
         if node is None or name in graph.outputs:
             continue
@@ -55,7 +55,7 @@ def offset_tensors(model: onnx.ModelProto, layers: set[str], pads: bool = False)
         if one_offset:
             if in_clamped_term or graph.shiftable(node):
                 clamped.append(name)
-        elif node.op_type == "Add" or (node.name in graph.known and graph.own_bias(node)):
+        elif node.op_type == "Add" or (node.name in graph.layer_facts and graph.own_bias(node)):
             linear.append(name)
     return OffsetTensors(tuple(linear), tuple(clamped))
 
@@ -63,8 +63,7 @@ def offset_tensors(model: onnx.ModelProto, layers: set[str], pads: bool = False)
 def through_weights(weight: np.ndarray, fact: Facts, offset: np.ndarray) -> np.ndarray:
     """W o: the change of a layer's output for an `offset` of its input, (output channels,) float64.
 
-    `offset` is (input channels,) or (1,). If it has more entries than the layer has input channels, the first ones
-    count (see `SplitChannels`).
+    `offset` is (input channels,) or (1,).
     """
     sums = weight.reshape(*weight.shape[:2], -1).sum(2, dtype=np.float64)  # (outputs, inputs of a group)
     sums = sums.reshape(fact.group, -1, weight.shape[1])
@@ -79,7 +78,7 @@ class OffsetGraph:
     """A graph with the nodes that write and read each tensor, to follow offsets through it."""
 
     def __init__(self, model: onnx.ModelProto) -> None:
-        self.model, self.known = model, facts(model)
+        self.model, self.layer_facts = model, facts(model)
         self.constants = {entry.name: entry for entry in model.graph.initializer}
         self.makers = {name: node for node in model.graph.node for name in node.output}
         self.readers: defaultdict[str, list[onnx.NodeProto]] = defaultdict(list)
@@ -96,10 +95,10 @@ class OffsetGraph:
         """Whether a reader can compensate an offset exactly; with `padded` a layer may pad its input."""
         if node.op_type == "Add":
             return self._open_sum(node)
-        if node.op_type != "Conv" or node.name not in self.known or not self.own_bias(node):
+        if node.op_type != "Conv" or node.name not in self.layer_facts or not self.own_bias(node):
             return False
         automatic = any(a.name == "auto_pad" and a.s not in (b"NOTSET", b"VALID") for a in node.attribute)
-        return not automatic and (padded or not any(self.known[node.name].pads))
+        return not automatic and (padded or not any(self.layer_facts[node.name].pads))
 
     def _open_sum(self, node: onnx.NodeProto) -> bool:
         """Whether a sum has a free term that cancels an offset, or readers that can all compensate it."""
@@ -113,8 +112,8 @@ class OffsetGraph:
             name
             for name in node.input
             if (maker := self.makers.get(name)) is not None
-            and maker.name in self.known
-            and self.known[maker.name].channels > 1
+            and maker.name in self.layer_facts
+            and self.layer_facts[maker.name].channels > 1
             and self.own_bias(maker)
             and len(self.readers[name]) == 1
             and name not in self.outputs
@@ -132,7 +131,7 @@ class OffsetGraph:
             maker = self.makers.get(name)
             if maker is not None and maker.op_type in CLAMPS and len(self.readers[name]) == 1:
                 term = term or (name if name not in self.outputs and self.shiftable(maker) else "")
-            elif maker is not None and (maker.op_type in ("Add", *CLAMPS) or maker.name in self.known):
+            elif maker is not None and (maker.op_type in ("Add", *CLAMPS) or maker.name in self.layer_facts):
                 return ""
         return term
 
@@ -155,7 +154,7 @@ class OffsetGraph:
         """Whether the result of a node can be less by an offset: that of a layer, or of a sum with a free term."""
         if node.op_type == "Add":
             return bool(self._free_terms(node))
-        return node.name in self.known and self.own_bias(node)
+        return node.name in self.layer_facts and self.own_bias(node)
 
     def propagated(self, offsets: Mapping[str, np.ndarray]) -> dict[str, np.ndarray]:
         """The offsets of all tensors that need one so that those in `offsets` have theirs, in the graph's order.

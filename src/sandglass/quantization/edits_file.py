@@ -47,6 +47,8 @@ def save_arrays(fields: Fields, path: Path) -> None:
 
 def load_arrays(path: Path) -> Fields:
     """Read arrays by field and name. Raises PlanError for a missing or incomplete file, or one of another format."""
+    if not path.exists():
+        raise PlanError(f"the plan needs {path}, which does not exist", "keep both files of a plan together")
     try:
         with open_file(path, PlanError):
             arrays = load_file(path)

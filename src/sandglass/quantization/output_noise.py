@@ -1,4 +1,4 @@
-"""The noise that rounding adds to the outputs of a network, as a whole and by layer."""
+"""The noise that rounding adds to the outputs of a network: of the whole network, and of single layers."""
 
 from __future__ import annotations
 
@@ -14,22 +14,22 @@ from sandglass.graph.session import GraphSession
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.spec import Spec, decide
 
-EXACT = 1e-12  # noise of what is equal but for the last bits
+EXACT = 1e-12  # noise of outputs that differ in the last bits only
 Outputs = Mapping[str, np.ndarray]
 Batches = Sequence[Outputs]
 
 
-def only(plan: Plan, kept: Sequence[str]) -> Plan:
-    """The plan with every layer in float but those in `kept`."""
+def only(plan: Plan, names: Sequence[str]) -> Plan:
+    """The plan with all layers in float except those in `names`."""
     layers = {
-        name: layer if name in kept else replace(layer, keep_float=True, reason="left out")
+        name: layer if name in names else replace(layer, keep_float=True, reason="left out")
         for name, layer in plan.layers.items()
     }
     return replace(plan, layers=layers)
 
 
 def without(plan: Plan, reasons: Mapping[str, str]) -> Plan:
-    """The plan with the layers in `reasons` in float, each for its reason."""
+    """The plan with the layers in `reasons` in float, each with its reason."""
     layers = {
         name: replace(layer, keep_float=True, reason=reasons[name]) if name in reasons else layer
         for name, layer in plan.layers.items()
@@ -38,18 +38,18 @@ def without(plan: Plan, reasons: Mapping[str, str]) -> Plan:
 
 
 def integer_layers(graph: Path, plan: Plan, spec: Spec) -> list[str]:
-    """Layers that a target with `spec` runs in int8 under `plan`, in the graph's order."""
+    """The layers that a target with `spec` runs in int8 under `plan`, in the graph's order."""
     return [name for name, reason in decide(plan, spec, load_graph(graph)).items() if not reason]
 
 
 def run(session: GraphSession, batches: Batches) -> list[Outputs]:
-    """Outputs by name for each batch."""
+    """The outputs of each batch, by name."""
     return [session.run(batch) for batch in batches]
 
 
 @dataclass(frozen=True)
 class OutputNoise:
-    """The noise of a network's outputs: the power of their change over their own power, for each part by itself."""
+    """The noise of a network's outputs: for each part, the power of its change over its power."""
 
     parts: tuple[OutputPart, ...]
 
@@ -59,14 +59,17 @@ class OutputNoise:
         return OutputNoise(output_parts(load_graph(graph)))
 
     def ratios(self, expected: Sequence[Outputs], actual: Sequence[Outputs]) -> np.ndarray:
-        """Power of the change over the power of the expected values, (inputs, parts) float64; NaN for a part of 0."""
+        """The power of the change over the power of the expected values, (inputs, parts) float64.
+
+        NaN for a part whose expected values are all 0.
+        """
         return np.array([
             [_ratio(part.values(first), part.values(second)) for part in self.parts]
             for first, second in zip(expected, actual, strict=True)
         ])  # fmt: skip
 
     def changes(self, expected: Sequence[Outputs], actual: Sequence[Outputs]) -> np.ndarray:
-        """The mean of the ratios over the parts that are not 0, (inputs,) float64; 0 without any."""
+        """The mean of the ratios over the parts for which they are not NaN, (inputs,) float64; 0 if there are none."""
         ratios = self.ratios(expected, actual)
         counts = np.isfinite(ratios).sum(axis=1)  # (inputs,)
         return np.asarray(np.nansum(ratios, axis=1) / np.maximum(counts, 1))
@@ -74,16 +77,16 @@ class OutputNoise:
     def noise(self, expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
         """The geometric mean of the ratios over inputs and parts; 0 if all parts are 0.
 
-        Noise has a long tail: in a sum, the few inputs whose peaks are clipped would outweigh all others; in a mean of
-        ratios, a detector's output for an image in which there is nothing to detect.
+        Noise has a long tail. In a sum of powers, the few inputs with clipped peaks would outweigh all others. In an
+        arithmetic mean of ratios, images in which a detector has nothing to detect would.
         """
         ratios = self.ratios(expected, actual)
-        known = ratios[np.isfinite(ratios)]
-        return float(np.exp(np.log(np.maximum(known, EXACT)).mean())) if len(known) else 0.0
+        finite = ratios[np.isfinite(ratios)]
+        return float(np.exp(np.log(np.maximum(finite, EXACT)).mean())) if len(finite) else 0.0
 
 
 def noise(expected: Sequence[Outputs], actual: Sequence[Outputs]) -> float:
-    """`OutputNoise.noise` of outputs as they are, each of them one part."""
+    """The noise of outputs without their graph, each as one part; see `OutputNoise.noise`."""
     return OutputNoise(whole_outputs(expected[0])).noise(expected, actual)
 
 
@@ -93,22 +96,28 @@ def _ratio(expected: np.ndarray, actual: np.ndarray) -> float:
 
 
 def layer_noises(changed: np.ndarray, full: Sequence[int]) -> np.ndarray:
-    """What each variant of a layer adds to the noise of the whole network, (variants,).
+    """The noise that each variant of a layer adds to the whole network, (variants,).
 
-    `changed` (variants, inputs) holds the change that each variant makes alone (see `OutputNoise.changes`). The rows in
-    `full` make up a network with all layers in int8: the changes of single layers add up nearly to that of all. On each
-    input the share of a variant in this sum counts, so that no input counts for more than another.
+    `changed` (variants, inputs) has the change by each variant alone (see `OutputNoise.changes`). The rows in `full`
+    are a network with all layers in int8: the sum of these changes is nearly the change by all layers together. Each
+    variant gets its mean share of this sum, so that all inputs have the same weight.
+
+    Example: two layers, whose changes are 0.03 and 0.01 on one input, and 0.30 and 0.10 on another. The sums are 0.04
+    and 0.40, with the geometric mean 0.126. The layers have 3/4 and 1/4 of it, on both inputs.
+
+        >>> layer_noises(np.array([[0.03, 0.30], [0.01, 0.10]]), full=[0, 1]).round(3)
+        array([0.095, 0.032])
     """
-    together = changed[list(full)].sum(axis=0)  # (inputs,): of a network that is all in int8, nearly
+    together = changed[list(full)].sum(axis=0)  # (inputs,): nearly the change by all layers in int8
     used = together > 0
     if not used.any():
         return np.zeros(len(changed))
-    # noise = geometric mean over inputs of the sum of all layers' changes. A layer's part of it is the mean of its
-    # share in that sum, so that the parts of all layers add up to the noise.
+    # The noise of the network is the geometric mean over inputs of these sums. The mean shares of all layers add up to
+    # 1, so that their noises add up to the noise of the network.
     typical = np.exp(np.log(together[used]).mean())
     return np.asarray(typical * (changed[:, used] / together[used]).mean(axis=1))
 
 
 def decibels(power: float) -> float:
-    """Signal over noise in dB, from noise over signal."""
+    """The signal over noise in dB, from noise over signal: 0.01 gives 20 dB."""
     return -10 * float(np.log10(max(power, EXACT)))

@@ -25,7 +25,7 @@ from sandglass.quantization.spec import Spec
 
 @dataclass(frozen=True)
 class Network:
-    """The float network before its channels are scaled or shifted, in the file `graph`.
+    """The float network before its channels are shifted, in the file `graph`.
 
     `integer` holds the layers that the target can run in int8, and `offsets` the tensors that can have offsets.
     """
@@ -129,7 +129,7 @@ def read_ranges(state: NetworkState) -> RangeState:
     save_graph(model, graph)
     state.say(f"plan: measuring activation ranges on {len(state.batches)} samples, method {state.method}")
     plan = make_plan.make_plan(graph, state.batches, state.method)
-    # An edit gives each layer that shares a weight a copy of its own; the plan has the names of the original graph.
+    # An edit gives each layer that shares a weight a separate copy; the plan has the names of the original graph.
     layers = {name: replace(plan.layers[name], weight=weight) for name, weight in weights.items()}
     data = draw(model, graph, layers, state.spec, state.batches, state.rounding)
     before = {entry.name: getattr(state, entry.name) for entry in fields(NetworkState)}

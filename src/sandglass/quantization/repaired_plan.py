@@ -1,6 +1,6 @@
-"""A plan with repairs for one target, and the graph with a plan's repairs in it.
+"""A plan with repairs for one target, and the graph after the repairs of a plan.
 
-Repairs know of a target only its Spec: whether activations have a zero point, and how many bits its weights may have.
+Repairs depend on a target through its Spec only: whether activations have a zero point, and the bits of its weights.
 """
 
 from __future__ import annotations
@@ -31,8 +31,6 @@ from sandglass.quantization.repairs import (
 )
 from sandglass.quantization.spec import Spec, decide
 
-REPAIRS = tuple(repair.NAME for repair in load_repairs())
-
 
 def repaired_plan(
     graph: Path,
@@ -40,17 +38,16 @@ def repaired_plan(
     spec: Spec,
     scratch: Path,
     method: str = "mse",
-    repairs: Sequence[str] = REPAIRS,
+    repairs: Sequence[str] | None = None,
     calibration: JsonObject | None = None,
     say: Say = lambda line: None,
 ) -> tuple[Plan, LayerData]:
-    """A plan for a target with `spec`, and the data to round single layers again.
+    """A plan for a target with `spec`, and the data with which single layers can be rounded again.
 
-    Graphs are written
-    into the folder `scratch`. Raises DatasetError without batches, PlanError for activations that are not finite, and
-    InputError for an unknown repair.
+    `repairs` are names (default: all repairs). Graphs are written into the folder `scratch`. Raises DatasetError if
+    there are no batches, PlanError for activations that are not finite, and InputError for an unknown repair.
     """
-    chosen = chosen_repairs(repairs)
+    chosen = load_repairs() if repairs is None else chosen_repairs(repairs)
     names = tuple(repair.NAME for repair in chosen)
     rounding = {name: step.round for name, step in steps_of(load_repairs(), WeightStep)}
     network = _network(graph, batches, spec)
@@ -60,18 +57,19 @@ def repaired_plan(
     )  # fmt: skip
     for _, network_step in steps_of(chosen, NetworkStep):
         state = network_step.plan(state)
-    ranged = read_ranges(state)
+    range_state = read_ranges(state)
     for _, range_step in steps_of(chosen, RangeStep):
-        ranged = range_step.plan(ranged)
-    plan = _plan(ranged, calibration or {})
+        range_state = range_step.plan(range_state)
+    plan = _plan(range_state, calibration or {})
+    # Weights last: their rounding depends on the final ranges of the layers' inputs.
     if steps_of(chosen, WeightStep):
-        say(f"repair: rounding the weights of {len(ranged.data.rows)} layers")
-        plan = plan.with_edit(SetWeights(_rounded(ranged.data, plan)))
-    return plan, ranged.data
+        say(f"repair: rounding the weights of {len(range_state.data.rows)} layers")
+        plan = plan.with_edit(SetWeights(_rounded(range_state.data, plan)))
+    return plan, range_state.data
 
 
 def _rounded(data: LayerData, plan: Plan) -> dict[str, Rounded]:
-    """All layers that can be rounded, each to the bits of the plan, on all cores."""
+    """The weights of all layers with rows, rounded to the bits of the plan; uses all cores."""
 
     def round_layer(name: str) -> Rounded:
         return data.round(plan, name, plan.layers[name].weight_bits, plan.repairs)
@@ -92,7 +90,7 @@ def _plan(state: RangeState, calibration: JsonObject) -> Plan:
 
 
 def _network(graph: Path, batches: Batches, spec: Spec) -> Network:
-    """The network in the file `graph`, of which a target with `spec` can run some layers in int8."""
+    """The network in the file `graph`, with the layers that a target with `spec` can run in int8."""
     model = load_graph(graph)
     integer = {name for name, fact in facts(model).items() if spec.runs(fact)}
     offsets = offset_tensors(model, integer, spec.pads)
@@ -100,7 +98,7 @@ def _network(graph: Path, batches: Batches, spec: Spec) -> Network:
 
 
 def repaired(graph: Path, plan: Plan, spec: Spec) -> onnx.ModelProto:
-    """The graph with the plan's edits in it, for the layers that a target with `spec` runs in int8."""
+    """The graph after the plan's edits, for the layers that a target with `spec` runs in int8."""
     model = load_graph(graph)
     integer = [name for name, reason in decide(plan, spec, model).items() if not reason]
     return apply_edits(model, plan.edits, integer)

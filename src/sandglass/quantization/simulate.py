@@ -48,13 +48,13 @@ def integer_sums(model: onnx.ModelProto, plan: Plan, spec: Spec) -> None:
     The input of such a layer is rounded for this layer alone; all other readers of the tensor read floats.
     """
     integer = {name for name, reason in decide(plan, spec, model).items() if not reason}
-    known = facts(model)
+    layer_facts = facts(model)
     with GraphIndex(model) as graph:
         of_layers = _between_layers(graph, plan, integer) if spec.arithmetic.grid else set()
         writer = _Writer(graph, plan, spec, of_layers)
         for node in graph:
             if node.name in integer:
-                graph.replace(node, writer.layer(node, known[node.name]))
+                graph.replace(node, writer.layer(node, layer_facts[node.name]))
     if spec.arithmetic.ordered_taps:
         tap_by_tap(model)
 
@@ -141,7 +141,7 @@ class _Writer:
         bits = self.spec.weight_bits(fact, layer.weight_bits)
         planned = self.plan.weight_scales(layer.name, bits) is not None
         factors = 1 / scales if planned else weight_factors(weight, fact.axis, bits)
-        # As in the target, both factors are rounded to float32, then their product, and then its reciprocal.
+        # Both factors, as in the target, are rounded to float32, then their product, and then its reciprocal.
         return 1 / (np.float32(127 / tensor_range.threshold) * factors)
 
     def _linear(

@@ -45,7 +45,7 @@ def never(layer: Facts) -> bool:
 
 @dataclass(frozen=True)
 class Grid:
-    """How a target turns an activation into integers: clip(round(value * factor + shift), first, last) - zero.
+    """The conversion of an activation to integers: clip(round(value * factor + shift), first, last) - zero.
 
     With `fused` one instruction multiplies and adds, so that value * factor + shift is rounded to float once.
     """
@@ -132,7 +132,7 @@ class Spec:
 
 
 def decide(plan: Plan, spec: Spec, model: onnx.ModelProto) -> dict[str, str]:
-    """For each layer of the graph, by name: "" if it runs in int8 on the target, else the reason why it does not."""
+    """For each layer of the graph, by name: "" if it runs in int8 on the target, or the reason."""
     return {name: _reason(plan, spec, fact) for name, fact in facts(model).items()}
 
 

@@ -54,7 +54,7 @@ def threshold(statistics: TensorStatistics, method: str, averaged: bool = True) 
 
 
 def percentile(statistics: TensorStatistics) -> float:
-    """The magnitude under which 99.99 % of all values lie, zeros included."""
+    """The magnitude that 99.99 % of all values do not exceed, zeros included."""
     counts = statistics.histogram(MSE_BINS)
     counts[0] += statistics.zeros
     cumulative = np.cumsum(counts)
@@ -86,14 +86,14 @@ def kl_divergences(normed: np.ndarray) -> np.ndarray:
     thresholds = np.arange(LEVELS, len(normed))
     width = thresholds[:, None] / LEVELS  # bins in a level, (thresholds, 1); exact in binary, and so are its multiples
     edges = np.arange(LEVELS + 1) * width  # (thresholds, levels + 1)
-    below = np.floor(edges).astype(np.intp)  # the bin in which an edge lies
+    below = np.floor(edges).astype(np.intp)  # the bin that contains an edge
     fraction = edges - below  # the part of that bin below the edge
-    above = below + (fraction > 0)  # the first bin that lies above the edge
+    above = below + (fraction > 0)  # the first bin above the edge
     cumulative = np.concatenate([[0.0], np.cumsum(normed)])  # (bins + 1,)
     # q: the mean of p over each level, (thresholds, levels).
     levels = np.diff(cumulative[below] + fraction * normed[np.minimum(below, len(normed) - 1)]) / width
 
-    # Sum of p log q over the bins that lie in one level: log q times a difference of the cumulative histogram.
+    # Sum of p log q over the bins inside one level: log q times a difference of the cumulative histogram.
     rest = 1.0 - cumulative[thresholds]  # the share that is clipped and counted in the last bin, (thresholds,)
     whole = cumulative[below[:, 1:]] - cumulative[above[:, :-1]] + KL_EPSILON * (below[:, 1:] - above[:, :-1])
     whole[:, -1] += rest

@@ -1,1 +1,1 @@
-"""From a plan to the fastest int8 artifact that keeps a budget of accuracy."""
+"""From a plan to the fastest int8 artifact within a budget of accuracy."""

@@ -1,4 +1,7 @@
-"""Attempts: choices are simulated at rising prices, built where they suffice, and checked; the first to pass wins."""
+"""Attempts: choices are simulated at rising prices of noise, built if their fidelity suffices, and checked.
+
+The first attempt that keeps the budget wins.
+"""
 
 from __future__ import annotations
 
@@ -20,27 +23,25 @@ from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import CHOICES, SPEEDS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 
-# Choices that are built at most. It bounds the time of a search whose simulation is wrong about a runtime: the steps
+# Choices that are built, at most. It bounds the time of a search if the simulation differs from the runtime: the steps
 # between choices double, so that 12 of them reach the quietest one.
 ATTEMPTS = 12
-# What int8 counts as saving besides a layer's own time, as shares of the average time of its work in float: tried in
-# turn until a choice reaches the share of int8 that was asked for. At 1 only layers that lose more than float takes on
-# average stay in float. Finer steps may find faster choices, and take a ladder of simulations each.
+# Bonuses for int8, for a minimum share of int8: a layer in int8 counts as saving this share of the average time of its
+# work in float, in addition to the time that it really saves. They are tried in this order until a choice reaches the
+# requested share. With 1 a layer stays in float only if int8 costs it more than float takes on average. Finer steps may
+# find faster choices, but each step takes a series of simulations.
 BONUSES = (0.0, 0.25, 0.5, 1.0)
-# Fidelity that a runtime may have more than the simulation, or less: a choice that falls short by up to this is built
-# too. It bounds the attempts that are spent on such choices. Not measured on several networks.
+# Difference of fidelity between a runtime and the simulation that is tolerated: a choice that falls short by up to this
+# is built too. It bounds the attempts with such choices. Not measured on several networks.
 NEAR = 0.001
 # Share of the chosen artifact's time below which full int8 counts as faster. It bounds the time that the choice may
-# lose to full int8, and keeps the noise of the clock from deciding.
+# lose to full int8, and prevents a decision by the noise of the clock.
 NOTABLY = 0.97
 
 
 @dataclass(frozen=True)
 class PreparedSearch:
-    """What choices are made, built and checked with.
-
-    `model` holds the costs that choices are made by.
-    """
+    """The data of a search with which choices are made, built and checked; `model` holds the costs of the choices."""
 
     inputs: SearchInputs
     repaired: RepairedPlan
@@ -53,7 +54,7 @@ class PreparedSearch:
 class Attempt:
     """A choice that was built, its evaluation, and the verdict on it.
 
-    `change` is the paired change of each metric against float, empty without truths.
+    `change` is the paired change of each metric against float; it is empty if the dataset has no labels.
     """
 
     choice: Choice
@@ -65,9 +66,12 @@ class Attempt:
 
 
 def choices_to_build(search: PreparedSearch, run: Run) -> Iterator[Choice]:
-    """Different choices with enough fidelity by simulation, the fastest first, as far as the caller reads them."""
+    """Different choices with enough fidelity by simulation, the fastest first.
+
+    This is a generator: a choice is simulated when the caller reads it.
+    """
     layers, budget = search.repaired.integer_layers, search.budget
-    read = list[dict[str, int]]()
+    yielded = list[dict[str, int]]()
 
     @cache
     def fidelity(bits: tuple[tuple[str, int], ...]) -> float:
@@ -86,10 +90,10 @@ def choices_to_build(search: PreparedSearch, run: Run) -> Iterator[Choice]:
 
     for bonus in BONUSES if budget.min_int8_share else BONUSES[:1]:
         if bonus:
-            run.say(f"search: int8 counts as faster by {bonus:.0%} of the average time of a layer's work")
+            run.say(f"search: adding a bonus for int8, {bonus:.0%} of the average time of a layer's work in float")
         for choice in worth_building(simulated(search.model.with_bonus(bonus)), budget.min_fidelity, NEAR):
-            if choice.bits not in read:
-                read.append(choice.bits)
+            if choice.bits not in yielded:
+                yielded.append(choice.bits)
                 yield _without_bonus(search.model, choice)
 
 
@@ -101,13 +105,13 @@ def _choice_line(model: CostModel, choice: Choice) -> str:
 
 
 def _without_bonus(model: CostModel, choice: Choice) -> Choice:
-    """A choice with the times of `model`."""
+    """A choice with the times of `model`, which have no bonus."""
     reasons = {layer.name: float_reason(layer) for layer in model.layers if layer.name in choice.reasons}
     return replace(choice, reasons=reasons, saved_ms=model.saved_ms(model.assignment(choice.bits)))
 
 
 def build_attempts(search: PreparedSearch, choices: Iterable[Choice], run: Run) -> Iterator[Attempt | BackendError]:
-    """Each of the first ATTEMPTS choices built and checked, or the error of the runtime that refused it."""
+    """Builds and checks the first ATTEMPTS choices; yields the error instead if the runtime refuses a choice."""
     for number, choice in enumerate(islice(choices, ATTEMPTS)):
         plan = plan_with(search.inputs, search.repaired, choice.bits, choice.reasons)
         try:
@@ -122,9 +126,9 @@ def build_attempts(search: PreparedSearch, choices: Iterable[Choice], run: Run) 
 
 
 def first_within_budget(attempts: Iterable[Attempt | BackendError]) -> Attempt | None:
-    """The first attempt that keeps the budget, else the one with the highest fidelity; None without attempts.
+    """The first attempt that keeps the budget, or else the one with the highest fidelity; None without attempts.
 
-    No attempt after the first that keeps it is read. Raises the last BackendError if there is nothing else.
+    Attempts after the first that keeps the budget are not read. Raises the last BackendError if all choices failed.
     """
     best: Attempt | None = None
     failure: BackendError | None = None
@@ -142,7 +146,7 @@ def first_within_budget(attempts: Iterable[Attempt | BackendError]) -> Attempt |
 
 
 def checked(search: PreparedSearch, choice: Choice, plan: Plan, result: Evaluation) -> Attempt:
-    """A choice that was built and evaluated, against the budget."""
+    """The attempt of a choice that was built and evaluated, with the verdict by the budget."""
     base = search.check.base
     change, fidelity = paired_change(search.inputs, base, result), check_artifact(search.check, result)
     verdict = check_budget(change.get(search.budget.metric), fidelity, len(base.dataset.image_ids), search.budget)
@@ -150,7 +154,7 @@ def checked(search: PreparedSearch, choice: Choice, plan: Plan, result: Evaluati
 
 
 def paired_change(inputs: SearchInputs, base: Evaluation, result: Evaluation) -> dict[str, Change]:
-    """The paired change of each metric; empty where the dataset has no truths."""
+    """The paired change of each metric; empty if the dataset has no labels."""
     if not has_truths(inputs.task, base.metrics):
         return {}
     return dict(inputs.task.paired(base.predictions, result.predictions, base.dataset))

@@ -1,19 +1,19 @@
-"""Which layers run in int8: assignments at rising prices of noise, and the choices among them worth building.
+"""Candidates for a search: assignments of layers to int8 at rising prices of noise, and the choices worth building.
 
-Noises of single layers add up, and so do times, except for conversions where integers end. A price for noise, in
-milliseconds for noise as strong as the outputs, makes one number of both: each layer then runs as the variant that is
-cheapest for it, given all others. The higher the price the less noise is bought, and the search is for the lowest price
-whose assignment has enough fidelity (a Lagrangian relaxation of the knapsack problem).
+The noises of single layers add up, and so do their times, except for conversions between int8 and float. A price for
+noise, in milliseconds for noise with the power of the outputs, combines both into one cost, and the minimum cut gives
+the cheapest assignment. The higher the price, the less noise and the more time. The search takes the lowest price whose
+assignment has enough fidelity (a Lagrangian relaxation of the knapsack problem).
 
     noise
-      |*  price 0: all layers that gain time
+      |*  price 0: all layers that are faster in int8
       |  *
       |     *  .  .  *         * cheapest at some price: the lower left hull
-      |                  *     . between two of them that are many layers apart
+      |                  *     . inserted where two neighbours differ in many layers
       +------------------------ milliseconds
 
-Prices rise step by step rather than by bisection, because rounding is chaotic: fidelity on a few images does not rise
-monotonically as noise falls, so that bisection would end at an arbitrary place.
+Prices rise step by step. Bisection would not work: fidelity on a few images does not rise monotonically as noise falls,
+so that bisection would end at an arbitrary price.
 """
 
 from __future__ import annotations
@@ -24,24 +24,24 @@ from dataclasses import dataclass
 from sandglass.search.costs import Assignment, CostModel, LayerCost
 from sandglass.search.min_cut import cheapest
 
-# Assignments between the fastest one and the quietest: a step of the search is 1/24 of the time that can be saved, or
-# of the layers. It bounds the time that the choice may miss, and the number of simulations.
+# Steps between the fastest assignment and the quietest: a step is 1/24 of the time that can be saved, or of the layers.
+# It bounds the time by which the choice may miss the best one, and the number of simulations.
 STEPS = 24
-# Ratio of two prices that count as the same: it ends the division of an interval in which a price has no effect.
+# Ratio of two prices that count as equal: it ends the division of an interval in which a price has no effect.
 CLOSE = 1.02
-# Choices that are awaited before the fastest of them is built, besides the first one. Fidelity is not monotonic, and a
-# later choice may save more time than the first: each costs one simulation more. Not measured on several networks.
+# Further sufficient choices that are simulated before the fastest of them is built. Fidelity is not monotonic, so that
+# a later choice may save more time than the first. Each costs one more simulation. Not measured on several networks.
 SPARES = 4
-# Noise of a layer without any, as a share of the outputs' power: it keeps ratios of time to noise finite.
+# Least noise by which a time is divided, as a share of the outputs' power.
 QUIET = 1e-12
 
 
 @dataclass(frozen=True)
 class Choice:
-    """Layers in int8 with the bits of their weights, and for every other layer the reason why it stays in float.
+    """The layers in int8 with the bits of their weights, and for each other layer the reason why it stays in float.
 
-    `fidelity` was simulated, 0 to 1; `noise` (of the outputs' power) and `saved_ms` (over all layers in float) are sums
-    over the cost model.
+    `fidelity` comes from a simulation, 0 to 1. `noise`, as a share of the outputs' power, and `saved_ms`, compared with
+    all layers in float, are sums from the cost model.
     """
 
     bits: dict[str, int]
@@ -52,7 +52,7 @@ class Choice:
 
 
 def choice_of(model: CostModel, assignment: Assignment, fidelity: float) -> Choice:
-    """The choice that an assignment with a simulated fidelity is."""
+    """An assignment and its simulated fidelity as a choice."""
     return Choice(
         {name: variant.bits for name, variant in assignment.items()},
         {layer.name: float_reason(layer) for layer in model.layers if layer.name not in assignment},
@@ -63,20 +63,21 @@ def choice_of(model: CostModel, assignment: Assignment, fidelity: float) -> Choi
 
 
 def float_reason(layer: LayerCost) -> str:
-    """Why a layer stays in float."""
+    """The reason why a layer stays in float."""
     best = min(layer.variants, key=lambda variant: variant.milliseconds)
     if best.milliseconds >= layer.float_ms:
-        return f"int8 gains no time: {best.milliseconds:.3f} ms, float {layer.float_ms:.3f} ms"
-    return f"gives {best.noise:.1e} of the output's power as noise for {layer.float_ms - best.milliseconds:.3f} ms"
+        return f"int8 is not faster: {best.milliseconds:.3f} ms, float {layer.float_ms:.3f} ms"
+    saved_ms = layer.float_ms - best.milliseconds
+    return f"int8 saves {saved_ms:.3f} ms, but its noise is {best.noise:.1e} of the outputs' power"
 
 
 def worth_building(choices: Iterable[Choice], min_fidelity: float, tolerance: float = 0.0) -> Iterator[Choice]:
-    """The choices to build, of `choices` at rising prices, which are read no further than needed.
+    """The choices to build; `choices` come at rising prices, and no more are read than needed.
 
-    A choice suffices if its fidelity is `min_fidelity` or more; one that falls short by up to `tolerance` is built too,
-    but does not count. Of the first SPARES + 1 that suffice the one that saves the most time comes first. A caller that
-    needs more gets quieter ones in steps of 1, 2, 4.. choices, down to the quietest. Where none comes near
-    `min_fidelity` the choice with the highest fidelity is the only one.
+    A choice suffices if its fidelity is at least `min_fidelity`. Choices that fall short by up to `tolerance` are built
+    too, but do not count. The first SPARES + 1 sufficient choices come first, ordered by the time that they save. A
+    caller that reads on gets quieter choices in steps of 1, 2, 4.. down to the quietest. If no choice comes near
+    `min_fidelity`, the one with the highest fidelity is the only result.
     """
     waiting: list[Choice] = []
     best: Choice | None = None
@@ -89,10 +90,10 @@ def worth_building(choices: Iterable[Choice], min_fidelity: float, tolerance: fl
         if choice.fidelity < min_fidelity:
             continue
         sufficient += 1
-        further = sufficient - SPARES - 1
+        further = sufficient - SPARES - 1  # number of the choice after the first SPARES + 1
         if further == 0:
             yield from _fastest_first(waiting)
-        elif further > 0 and further.bit_count() == 1:
+        elif further > 0 and further.bit_count() == 1:  # a power of two
             yield choice
         else:
             continue
@@ -108,19 +109,19 @@ def _fastest_first(choices: Sequence[Choice]) -> list[Choice]:
 
 
 def assignments(model: CostModel) -> Iterator[Assignment]:
-    """Different assignments at rising prices, from the fastest to the quietest; all layers in float are the slowest."""
-    seen: set[tuple[tuple[str, int], ...]] = set()
+    """Different assignments at rising prices, from the fastest to the quietest, with all layers in float."""
+    yielded: set[tuple[tuple[str, int], ...]] = set()
     for entry in _ladder(model):
-        # A conversion that the cut does not count may make an assignment slower than all layers in float.
+        # The cut leaves out one kind of conversion: with it an assignment may be slower than all layers in float.
         assignment = entry if model.saved_ms(entry) >= 0 else {}
         key = tuple((name, variant.bits) for name, variant in assignment.items())
-        if key not in seen:
-            seen.add(key)
+        if key not in yielded:
+            yielded.add(key)
             yield assignment
 
 
 def _ladder(model: CostModel) -> Iterator[Assignment]:
-    """The assignments of the hull, and some between two of them that are many layers apart."""
+    """The assignments of the hull, with some inserted between neighbours that differ in many layers."""
     before = cheapest(model, 0.0)
     yield before
     for after in _hull(model):
@@ -139,10 +140,9 @@ class _Step:
 
 
 def _hull(model: CostModel) -> Iterator[Assignment]:
-    """The cheapest assignments at rising prices, so many that neighbours save times no more than 1/STEPS apart.
+    """The cheapest assignments at rising prices; neighbours differ by at most 1/STEPS of the time that can be saved.
 
-    Where neighbours are further apart, no assignment between them is the cheapest at any price but those CLOSE to
-    theirs.
+    If two neighbours differ by more, no other assignment between them is the cheapest at any price (up to CLOSE).
     """
     prices = _price_range(model)
     if not prices:
@@ -154,7 +154,7 @@ def _hull(model: CostModel) -> Iterator[Assignment]:
 
 
 def _hull_between(model: CostModel, first: _Step, last: _Step, finest: float) -> Iterator[Assignment]:
-    """The hull's assignments after `first`, up to `last`; `finest` is the difference in milliseconds that suffices."""
+    """The assignments of the hull after `first`, up to `last`, at most `finest` milliseconds apart where possible."""
     if first.assignment == last.assignment:
         return
     apart = model.saved_ms(first.assignment) - model.saved_ms(last.assignment)
@@ -168,10 +168,11 @@ def _hull_between(model: CostModel, first: _Step, last: _Step, finest: float) ->
 
 
 def _price_range(model: CostModel) -> tuple[float, float] | None:
-    """A price at which no layer goes back to float for its noise alone, and one at which all layers do.
+    """A price at which no layer stays in float because of its noise, and one at which all layers do.
 
-    None if no layer gains time.
+    None if no layer is faster in int8.
     """
+    # A layer changes sides at the price (float_ms - int8_ms) / noise, if no conversion depends on it.
     ratios = [
         (layer.float_ms - variant.milliseconds) / variant.noise
         for layer in model.layers
@@ -182,9 +183,10 @@ def _price_range(model: CostModel) -> tuple[float, float] | None:
 
 
 def _between(model: CostModel, before: Assignment, after: Assignment) -> Iterator[Assignment]:
-    """Assignments on the way from one to the quieter `after`, as long as they save more time than that one.
+    """Assignments between `before` and the quieter `after`, as long as they save more time than `after`.
 
-    The layers that lose the least time for the noise that they take with them go back to float first.
+    Layers return to float one group after the other: first those that lose the least time for the noise that they take
+    away.
     """
     layers_a_step, least = max(1, len(model.layers) // STEPS), model.saved_ms(after)
     assignment = {name: after.get(name, variant) for name, variant in before.items()}
@@ -199,7 +201,7 @@ def _between(model: CostModel, before: Assignment, after: Assignment) -> Iterato
 
 
 def _next_to_leave(model: CostModel, assignment: Assignment, leaving: Sequence[str]) -> str:
-    """The layer of `leaving` with the least time lost, or the most gained, for the noise that goes with it."""
+    """The layer of `leaving` whose return to float costs the least time, or saves the most, per noise."""
     total = model.saved_ms(assignment)
 
     def gain_for_noise(name: str) -> tuple[float, str]:

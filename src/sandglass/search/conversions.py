@@ -1,4 +1,4 @@
-"""Where integers end: the tensors that a target converts when one side of them runs in int8 and the other in float."""
+"""The tensors that a target converts between int8 and float, because layers on their two sides differ in precision."""
 
 from __future__ import annotations
 
@@ -16,8 +16,8 @@ from sandglass.search.costs import Boundary
 def boundaries(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> dict[Boundary, int]:
     """The boundary at each tensor that one of `layers` reads, with the tensor's number of elements.
 
-    A target whose layers are timed together with the conversion of their input (`spec.timed_converting`) has one
-    boundary for each layer, which no other layer shares.
+    If the time of a layer includes the conversion of its input (`spec.timed_converting`), each layer has a boundary of
+    its own.
     """
     layer_facts = facts(model)
     shapes = inferred_shapes(model)
@@ -25,6 +25,7 @@ def boundaries(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> d
     elements = {tensor: math.prod(shapes.get(tensor, (0,))) for tensor in inputs.values()}
     if spec.timed_converting:
         return {Boundary(frozenset(), frozenset({name}), False): elements[t] for name, t in inputs.items()}
+    # All layers that read a tensor share its conversion.
     makers = _integer_makers(model, spec, layer_facts, shapes)
     readers: dict[str, set[str]] = {}
     for name, tensor in inputs.items():
@@ -38,26 +39,26 @@ def boundaries(model: onnx.ModelProto, spec: Spec, layers: Collection[str]) -> d
 def _integer_makers(
     model: onnx.ModelProto, spec: Spec, layer_facts: Mapping[str, Facts], shapes: Mapping[str, tuple[int, ...]]
 ) -> dict[str, frozenset[str]]:
-    """For each tensor the layers whose integers it can be made of; empty where it is always computed in float.
+    """For each tensor the layers from whose integers it can be computed; empty if it is always computed in float.
 
-    Integers pass through clamps, which are part of their layer, and through the operators in `spec.between` where all
-    terms are integers: a sum of two layers' results has both layers as its makers.
+    Integers pass through clamps, which belong to their layer, and through the operators in `spec.between` if all terms
+    are integers: a sum of the results of two layers has both layers as makers.
     """
     makers: dict[str, frozenset[str]] = {}
     for node in model.graph.node:
-        own: frozenset[str] = frozenset()
+        node_makers: frozenset[str] = frozenset()
         if node.name in layer_facts:
-            own = frozenset({node.name})
+            node_makers = frozenset({node.name})
         elif node.op_type in CLAMPS:
-            own = makers.get(node.input[0], own)
-        elif node.op_type in spec.between:  # constants have no entry in `makers`, and are no terms
+            node_makers = makers.get(node.input[0], node_makers)
+        elif node.op_type in spec.between:  # constants have no entry in `makers` and do not count as terms
             terms = [makers[name] for name in node.input if name in makers and not _is_broadcast(name, node, shapes)]
-            own = own.union(*terms) if all(terms) else own
-        makers |= dict.fromkeys(node.output, own)
+            node_makers = node_makers.union(*terms) if all(terms) else node_makers
+        makers |= dict.fromkeys(node.output, node_makers)
     return makers
 
 
 def _is_broadcast(tensor: str, node: onnx.NodeProto, shapes: Mapping[str, tuple[int, ...]]) -> bool:
-    """Whether a term is spread over the node's larger output, as a channel's gate is: converting it costs nothing."""
+    """Whether a term is broadcast to a larger output, such as one factor for each channel: its conversion is free."""
     size, output_size = (math.prod(shapes.get(name, (0,))) for name in (tensor, node.output[0]))
     return node.op_type in ("Add", "Mul") and size < output_size

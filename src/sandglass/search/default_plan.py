@@ -1,18 +1,19 @@
-"""The default plan of a deployment: all repairs that help a target, and in float only what the task cannot do without.
+"""The default plan of a deployment: all repairs, and as few layers in float as the task needs.
 
-Full int8 is simulated on the calibration images first. If the task's agreement with the float network is too low,
-layers go back to float, those with the most noise for their multiply-accumulates first, until it is high enough. No
-runtime is timed for this, and no truths are needed.
+Full int8 is simulated on the calibration images. If the task's agreement with the float network is too low, layers
+return to float until it is high enough, first those with the most noise for their multiply-accumulates. This measures
+no times on a runtime and needs no labels.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import isnan
 from pathlib import Path
 from tempfile import TemporaryDirectory
 
+from sandglass.core.errors import GraphError
 from sandglass.core.progress import Say
 from sandglass.core.sizes import Size
 from sandglass.graph.session import GraphSession
@@ -21,25 +22,28 @@ from sandglass.quantization import output_noise
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
-from sandglass.search.fidelity_check import INPUTS, MARGIN
+from sandglass.search.fidelity_check import INPUTS
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.layer_costs import measure_noises
 from sandglass.search.run import CHOICES, Run
 from sandglass.search.trials import RepairedPlan, full_int8_plan, plan_with
 from sandglass.sources.source import Source
 
-# Inputs that each layer is rounded alone on, at most. They only order the layers: what is kept is measured on INPUTS.
+# Inputs on which each layer is rounded alone, at most. They only order the layers; the agreement is measured on INPUTS.
 ORDERING_INPUTS = 8
-# Signal over noise at the outputs in dB, the least where no calibration image shows the task anything to agree on:
-# noise of 1 % of the outputs' power is a correlation of 0.995. A network is published from 0.9, see `artifacts.parity`.
+# Least signal over noise at the outputs, in dB, if the task's agreement is undefined on all calibration images: noise
+# of 1 % of the outputs' power is a correlation of 0.995. An artifact is published from 0.9 on, see `artifacts.parity`.
 LEAST_DECIBELS = 20.0
 
 
 @dataclass(frozen=True)
 class Agreement:
-    """How well a plan agrees with the float network on the calibration images: `value` of `measure`, `least` needed."""
+    """The agreement of a plan with the float network on the calibration images: `value` of a `measure`.
+
+    `least` is the value that is needed.
+    """
 
     measure: str
     value: float
@@ -52,26 +56,40 @@ class Agreement:
 
     @property
     def text(self) -> str:
-        """The measure with its value and the least one."""
+        """The measure, its value, and the value that is needed."""
         return f"{self.measure} to float {self.value:.4g} (at least {self.least:.4g})"
 
 
 def default_plan(source: Source, backend: str, calibration: Calibration, say: Say, shape: Size | None = None) -> Plan:
-    """The plan for one backend and the source's processor, from calibration images alone.
+    """The plan for one backend and the processor of the source, from calibration images alone.
 
-    Inputs have the card's size, or `shape` (height, width). Raises DatasetError, GraphError, PlanError and InputError.
+    Inputs have the size of the card, or of `shape` (height, width). Raises InputError for a backend without int8,
+    DatasetError for the calibration set, GraphError for the graph, and PlanError for activations that are not finite.
     """
     inputs = prepare_inputs(source, backend, calibration, shape)
     with TemporaryDirectory(dir=source.graph.parent) as scratch:
         run = Run.new(Path(scratch), say)
-        return acceptable_plan(inputs, full_int8_plan(inputs, REPAIRS, run), run)
+        inputs = without_predictions_of_another_task(inputs, say)
+        return acceptable_plan(inputs, full_int8_plan(inputs, repair_names(), run), run)
+
+
+def without_predictions_of_another_task(inputs: SearchInputs, say: Say) -> SearchInputs:
+    """The same inputs, with `decodes` false if the task refuses the outputs of the graph.
+
+    The noise at the outputs then decides in place of predictions, so that a network of any task can be deployed.
+    """
+    look = inputs.looks[0]
+    outputs = GraphSession(inputs.source.graph).run(look.inputs)
+    try:
+        inputs.prediction(outputs, look)
+    except GraphError as error:
+        say(f"plan: {error.message}; noise at the outputs decides in place of predictions")
+        return replace(inputs, decodes=False)
+    return inputs
 
 
 def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> Plan:
-    """The repaired plan with as few layers in float as the task's agreement needs.
-
-    The agreement has to stay above the task's least fidelity by the margin that a search keeps for other images.
-    """
+    """The repaired plan with layers in float until the agreement reaches the task's least fidelity."""
     agreement = _simulation(inputs)
     full = agreement(repaired.plan)
     run.say(f"plan: all {len(repaired.integer_layers)} layers in int8: {full.text}")
@@ -81,7 +99,7 @@ def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> P
     run.left.expect(CHOICES, len(order).bit_length())
 
     def plan_without(count: int) -> Plan:
-        reason = f"rounding costs too much: {full.text} with all layers in int8"
+        reason = f"the error is too large: {full.text} with all layers in int8"
         return plan_with(inputs, repaired, {}, dict.fromkeys(order[:count], reason))
 
     def suffices(count: int) -> bool:
@@ -96,7 +114,7 @@ def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> P
 
 
 def fewest(most: int, suffices: Callable[[int], bool]) -> int:
-    """The least number from 1 to `most` that suffices, where every larger one does too; `most` is not tried."""
+    """The least number from 1 to `most` that suffices, if all larger numbers do too; `most` itself is not tested."""
     low, high = 0, 1  # `low` does not suffice
     while high < most and not suffices(high):
         low, high = high, 2 * high
@@ -108,20 +126,21 @@ def fewest(most: int, suffices: Callable[[int], bool]) -> int:
 
 
 def _layers_by_cost(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> list[str]:
-    """The layers in int8, the one with the most noise for its multiply-accumulates first."""
+    """The layers in int8, first those with the most noise for their multiply-accumulates."""
     bits = {name: inputs.spec.bits(inputs.layers[name])[0] for name in repaired.integer_layers}
     noises = measure_noises(inputs, repaired, list(bits.items()), run, ORDERING_INPUTS)
     return sorted(bits, key=lambda name: -noises[name, bits[name]].output / max(1, inputs.macs.get(name, 0)))
 
 
 def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
-    """The agreement of a plan with the float network: the task's first measure, else the noise at the outputs."""
+    """A function that simulates a plan and returns its agreement with the float network.
+
+    The measure is the task's first one, or the noise at the outputs if that is undefined.
+    """
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, INPUTS))
     feeds = [look.inputs for look in looks]
     expected = output_noise.run(GraphSession(inputs.source.graph), feeds)
     predictions, noise_of = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
-    measure, task_least = inputs.task.FIDELITY[0], inputs.task.LEAST_FIDELITY
-    least = task_least + MARGIN * (1 - task_least)
 
     def agreement(plan: Plan) -> Agreement:
         outputs = output_noise.run(simulate(inputs.source.graph, plan, inputs.spec), feeds)
@@ -129,6 +148,6 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
         if isnan(value):
             noise = output_noise.decibels(noise_of.noise(expected, outputs))
             return Agreement("signal over noise in dB", noise, LEAST_DECIBELS)
-        return Agreement(measure, value, least)
+        return Agreement(inputs.task.FIDELITY[0], value, inputs.task.LEAST_FIDELITY)
 
     return agreement

@@ -1,4 +1,4 @@
-"""What a search starts from: the source for one backend, the inputs that it is tried on, and facts about its layers."""
+"""The starting point of a search: the source for one backend, the calibration inputs, and facts about the layers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ Arrays = Mapping[str, np.ndarray]  # a network's inputs or outputs by name, batc
 
 @dataclass(frozen=True)
 class Look:
-    """One input, (1, 3, H, W) float32 by its name, and what the task needs to decode the outputs for it."""
+    """One calibration input, (1, 3, H, W) float32 by its name, and the view with which the task decodes its outputs."""
 
     inputs: Arrays
     view: View
@@ -34,8 +34,10 @@ class Look:
 class SearchInputs:
     """A source for one backend, whose arithmetic is `spec`, with its task.
 
-    Activation ranges are read on `looks[:range_looks]`; fidelity has to be kept on all of them. `layers` and `macs`
-    hold facts and multiply-accumulates by layer. `reference` compares float artifacts with the graph.
+    Activation ranges are measured on `looks[:range_looks]`; fidelity is checked on all `looks`. `layers` and `macs`
+    hold the facts and the multiply-accumulates of each layer. `reference` compares artifacts with the graph. `decodes`
+    is false if the task cannot decode the outputs, such as those of a detector with a classifier's card: then there are
+    no predictions.
     """
 
     source: Source
@@ -48,10 +50,11 @@ class SearchInputs:
     range_looks: int
     layers: Mapping[str, Facts]
     macs: Mapping[str, int]
+    decodes: bool = True
 
     @property
     def batches(self) -> list[Arrays]:
-        """The inputs that activation ranges are read on."""
+        """The inputs on which activation ranges are measured, by name."""
         return [look.inputs for look in self.looks[: self.range_looks]]
 
     @property
@@ -60,7 +63,7 @@ class SearchInputs:
         return sum(self.macs.values())
 
     def share(self, integer: Iterable[str]) -> float:
-        """Share of the network's multiply-accumulates that the layers in `integer` have, 0 to 1."""
+        """Share of the network's multiply-accumulates that belong to the layers in `integer`, 0 to 1."""
         return sum(self.macs.get(name, 0) for name in integer) / max(1, self.total_macs)
 
     def prediction(self, outputs: Arrays, look: Look) -> Prediction:
@@ -68,11 +71,13 @@ class SearchInputs:
         return self.task.decode(outputs, [look.view], self.source.card)[0]
 
     def predictions(self, outputs: Sequence[Arrays], looks: Sequence[Look]) -> list[Prediction]:
-        """The task's prediction from the outputs for each look."""
+        """The task's prediction from the outputs for each look; none if the task cannot decode them."""
+        if not self.decodes:
+            return []
         return [self.prediction(one, look) for one, look in zip(outputs, looks, strict=True)]
 
     def agreement(self, before: Sequence[Prediction], after: Sequence[Prediction]) -> float:
-        """The task's first measure of fidelity: the mean over the predictions where it is not NaN; NaN without any."""
+        """The mean of the task's first measure of fidelity, over predictions for which it is not NaN; or NaN."""
         pairs = zip(before, after, strict=True)
         values = np.array([self.task.agreement(first, second)[self.task.FIDELITY[0]] for first, second in pairs])
         return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
@@ -81,8 +86,8 @@ class SearchInputs:
 def prepare_inputs(source: Source, backend: str, calibration: Calibration, shape: Size | None = None) -> SearchInputs:
     """Read the calibration images and the graph.
 
-    Inputs have the card's size, or `shape` (height, width) where the task's inputs may have another. Raises
-    DatasetError, GraphError and InputError.
+    Inputs have the size of the card, or of `shape` (height, width) if the task allows other sizes. Raises InputError
+    for a backend without int8, DatasetError for the calibration set, and GraphError for the graph.
     """
     spec = load_backend(backend).SPEC
     if spec is None:

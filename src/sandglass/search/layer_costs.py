@@ -1,4 +1,4 @@
-"""What each layer costs: its noise when it is rounded alone, by simulation, and its time, by the runtime's profiler."""
+"""The costs of each layer: its noise when it alone is in int8, by simulation, and its times, by the profiler."""
 
 from __future__ import annotations
 
@@ -20,8 +20,8 @@ from sandglass.search.inputs import Arrays, Look, SearchInputs
 from sandglass.search.run import LAYERS, Run
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 
-# Inputs that each layer is rounded alone on, at most. It bounds the longest stage of a search: a simulation on all of
-# them for each variant of each layer. `inputs_to_try` takes fewer where the network is large.
+# Inputs on which each layer is rounded alone, at most. It bounds the longest stage of a search: a simulation on all of
+# them for each variant of each layer. `inputs_to_try` chooses fewer for a large network.
 SENSITIVITY_SAMPLES = 24
 
 Variant = tuple[str, int]  # a layer's name and the bits of its weights
@@ -29,8 +29,10 @@ Variant = tuple[str, int]  # a layer's name and the bits of its weights
 
 @dataclass(frozen=True)
 class Noise:
-    """The error of a layer that is rounded alone: its power as a share of the outputs' power at the network's outputs,
-    the same at the layer's own output, and the agreement with the float network, 0 to 1.
+    """The error when one layer alone is rounded.
+
+    `output` is the power of the error at the network's outputs over the power of the outputs. `local` is the same at
+    the output of the layer. `fidelity` is the agreement with the float network, 0 to 1.
     """
 
     output: float
@@ -41,20 +43,21 @@ class Noise:
 def measure_layer_costs(
     inputs: SearchInputs, repaired: RepairedPlan, full: Artifact, base: Artifact, run: Run
 ) -> list[LayerCost]:
-    """What each layer that `full` runs in int8 costs and gains, in each of its variants, in the graph's order.
+    """The noise and the times of each layer that `full` runs in int8, in each of its variants, in the graph's order.
 
-    `base` is the float artifact. Variants with fewer bits are timed in artifacts of their own.
+    `full` has all layers in int8 with their most bits, and `base` is the float artifact. Variants with fewer bits are
+    timed in artifacts of their own.
     """
-    bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # the most bits first
+    bits = {name: inputs.spec.bits(inputs.layers[name]) for name in repaired.integer_layers}  # largest number first
     variants = [(name, count) for name in bits for count in bits[name]]
     noises = measure_noises(inputs, repaired, variants, run, SENSITIVITY_SAMPLES)
-    float_ms, int8_ms = run.timer.layers_beside(full, base)
+    float_ms, int8_ms = run.timer.paired_layers(full, base)
     times = {(name, bits[name][0]): int8_ms.get(name, 0.0) for name in bits}
     for count in {count for counts in bits.values() for count in counts[1:]}:
         narrower = {name: count for name in bits if count in bits[name][1:]}
         plan = plan_with(inputs, repaired, narrower, {})
         artifact = build_trial(inputs, plan, run.scratch / f"{count}-bit", run.say)
-        _, int8_ms = run.timer.layers_beside(artifact, base)
+        _, int8_ms = run.timer.paired_layers(artifact, base)
         times |= {(name, count): int8_ms.get(name, 0.0) for name in narrower}
 
     def variant(name: str, count: int) -> LayerVariant:
@@ -75,9 +78,9 @@ def measure_layer_costs(
 def measure_noises(
     inputs: SearchInputs, repaired: RepairedPlan, variants: Sequence[Variant], run: Run, most_looks: int
 ) -> dict[Variant, Noise]:
-    """The noise of each variant of a layer that is rounded alone, on `most_looks` looks or fewer.
+    """The noise of each variant of a layer that alone is in int8, on at most `most_looks` looks.
 
-    Simulations are journaled: a killed run continues.
+    Finished simulations are written to a journal, so that a run that was killed can continue.
     """
     looks = spread(inputs.looks, inputs_to_try(inputs.total_macs, most_looks))
     session, started = GraphSession(inputs.source.graph), time.monotonic()
@@ -92,7 +95,7 @@ def measure_noises(
         for number, (name, bits) in enumerate(variants):
             if number in journal.done:
                 continue
-            outputs, local = _rounded_alone(inputs, repaired, name, bits, looks)
+            outputs, local = _outputs_with_one(inputs, repaired, name, bits, looks)
             fidelity = inputs.agreement(predictions, inputs.predictions(outputs, looks))
             journal.append({number: (measure.changes(expected, outputs).tolist(), local, fidelity)})
             decibels = output_noise.decibels(measure.noise(expected, outputs))
@@ -101,6 +104,7 @@ def measure_noises(
     rows = [journal.done[number] for number in range(len(variants))]
     changes = np.array([change for change, _, _ in rows])  # (variants, looks)
     first_of_layer = [i for i, (name, _) in enumerate(variants) if name not in dict(variants[:i])]
+    # The first variants of all layers together are full int8: the noises are shares of its noise.
     noises = output_noise.layer_noises(changes, first_of_layer)  # (variants,)
     journal.close()
     return {
@@ -109,10 +113,10 @@ def measure_noises(
     }
 
 
-def _rounded_alone(
+def _outputs_with_one(
     inputs: SearchInputs, repaired: RepairedPlan, name: str, bits: int, looks: Sequence[Look]
 ) -> tuple[list[Arrays], float]:
-    """The network's outputs for each look with one layer in int8, and the noise at that layer's own output."""
+    """The network's outputs for each look with one layer in int8, and the noise at the output of that layer."""
     plan = plan_with(inputs, repaired, {name: bits}, {})
     session = simulate(inputs.source.graph, output_noise.only(plan, [name]), inputs.spec)
     data = repaired.layer_data

@@ -1,9 +1,10 @@
-"""The search: from a source and a budget to the fastest int8 artifact that keeps the budget, with proof.
+"""The search: from a source and a budget to the fastest int8 artifact that keeps the budget, proved by measurements.
 
-Two measures steer. Fidelity, the agreement with the float network on the same images, needs no truths and has little
-noise: it chooses, by simulation, on the calibration images too. Of the choices the fastest is built first, and its
-runtime has to reach the same fidelity. The task's metric, as a paired change with its interval, decides where there are
-truths. A metric on few images would choose badly: a choice that keeps a budget on them by chance misses it on others.
+Two measures guide it. Fidelity, the agreement with the float network on the same images, needs no labels and has little
+statistical noise. It selects choices by simulation, also on the calibration images. The fastest sufficient choice is
+built first, and it has to reach the same fidelity on its runtime. The task's metric, as a paired change with its
+interval, decides at the end if the dataset has labels. It would be a bad guide for the selection: a choice that keeps
+the budget on a few images by chance misses it on others.
 """
 
 from __future__ import annotations
@@ -29,7 +30,6 @@ from sandglass.measure.evaluation import Evaluation, evaluate, fidelity
 from sandglass.metrics import Change, Interval
 from sandglass.quantization.calibration import Calibration, shared_images
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS
 from sandglass.search.attempts import (
     Attempt,
     PreparedSearch,
@@ -57,18 +57,25 @@ from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
 from sandglass.tasks import load_task
 
-GAINS = ("time", "work")  # what int8 saves: time on this machine, or multiply-accumulates
-USUAL_CHOICES = 36  # simulated choices of a usual search; the estimate of the time left starts with it
+GAINS = ("time", "work")  # the saving to maximize: time on this machine, or multiply-accumulates in float
+USUAL_CHOICES = 36  # choices that a typical search simulates, with which the estimate of the time left starts
 
 
 @dataclass(frozen=True)
 class Quantization:
     """The result of a search.
 
-    `evaluations` and `speeds` are of the float artifact, of full int8, and of the chosen one; `changes` are the paired
-    changes of each metric (empty without truths) and `agreements` the fidelity, with intervals, of the latter two.
-    `fidelity` is the acceptance check of the chosen one; `expected_ms` is its time by the time model; `met` says
-    whether it keeps the budget, and `verdict` how sure that is, in one sentence.
+    artifact, plan  the chosen artifact and its plan
+    costs           noise and times of each layer
+    choice          the layers in int8, and the reasons for float
+    evaluations     of the float artifact, of full int8, and of the chosen artifact
+    agreements      fidelity with intervals, of full int8 and of the chosen artifact
+    changes         paired change of each metric, of full int8 and of the chosen artifact; empty without labels
+    speeds          of the float artifact, of full int8, and of the chosen artifact
+    expected_ms     milliseconds of the chosen artifact by the time model
+    integer_share   share of the multiply-accumulates in int8, 0 to 1
+    fidelity        the acceptance check of the chosen artifact
+    met, verdict    whether it keeps the budget, and one sentence that explains this and its certainty
     """
 
     artifact: Artifact
@@ -107,18 +114,29 @@ def quantize(
     timer: Timer = CLOCK,
     say: Say = lambda line: None,
 ) -> Quantization:
-    """Write `out/BACKEND-int8`, the float artifact next to it and its plan; see the module's docstring.
+    """Search the fastest int8 artifact within a budget; see the module's docstring.
 
-    `source` is a zoo model's name, a card's path, a float artifact's folder or a Card; `ema` takes the averaged weights
-    of the checkpoint. The budget: `max_drop` in points (hundredths) of `metric`, by default the task's first;
-    `min_fidelity`, 0 to 1, by default the task's own; `min_int8_share` of the multiply-accumulates, 0 to 1, even where
-    that makes layers slower. `without` names repairs to leave out. By `gain` int8 saves "time", as `timer` measures it
-    on this machine, or "work", its multiply-accumulates: for an artifact that will run on another machine. `processor`
-    is the kind of processor that integer sums have to be exact on (see `deploy`).
+    Writes `out/BACKEND-int8`, its plan, and the float artifact next to it. A search that was killed continues if it is
+    started with the same arguments.
 
-    Raises BudgetError if the budget cannot be kept, unless `best_effort`; InputError for a metric that the task lacks,
-    an unknown repair or a search in `out` that was started with other arguments; BusyError where another run works in
-    `out`; the SandglassError of a card, checkpoint, dataset or runtime.
+    source          name of a zoo model, path of a card, folder of a float artifact, or a Card
+    target          for example "onnxruntime:int8"
+    calibration     the samples on which activation ranges are measured
+    evaluation      the dataset on which metric and fidelity are measured
+    checkpoint      weights in place of the card's; `ema` takes the averaged weights in it
+    max_drop        largest drop of `metric` in points (hundredths); the default metric is the first one of the task
+    min_fidelity    smallest agreement with the float network, 0 to 1; the default is that of the task
+    min_int8_share  smallest share of the multiply-accumulates in int8, 0 to 1, even where that makes layers slower
+    without         names of repairs to leave out
+    gain            "time": int8 saves milliseconds, measured by `timer` on this machine; "work": it saves
+                    multiply-accumulates, for an artifact that will run on another machine
+    processor       the kind of processor on which integer sums have to be exact (see `deploy`)
+    best_effort     publish the best attempt if none keeps the budget
+    force           replace existing artifacts, and start again in a folder with another search
+
+    Raises BudgetError if no attempt keeps the budget, unless `best_effort` is true. Raises InputError for an unknown
+    metric or repair, or a search in `out` with other arguments; BusyError if another run works in `out`; and the
+    SandglassError of the card, checkpoint, dataset or runtime.
     """
     card = source if isinstance(source, Card) else find_card(source)
     task, int8 = load_task(card.task), _int8_target(target)
@@ -130,7 +148,7 @@ def quantize(
         "model": card.name,
         "target": str(int8),
         **asdict(budget),
-        "without": [name for name in REPAIRS if name not in repairs],
+        "repairs": repairs,
         "gain": gain,
         "processor": processor.name,
         "calibration": [calibration.dataset.fingerprint, calibration.size, calibration.method, calibration.seed],
@@ -146,20 +164,24 @@ def quantize(
         run = Run.new(ready.graph.parent, say, timer)
         _expect_stages(run, ready, len(task.samples(evaluation)))
 
+        # The plan: ranges from the calibration set, and the repairs with the least noise.
         inputs = prepare_inputs(ready, int8.backend, calibration)
         repaired = full_int8_plan(inputs, repairs, run)
+        # The costs: noise of each layer by simulation; times of layers and conversions, fitted to whole runs.
         base = build_exact(inputs, None, out, run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
         float_result = evaluate(base, evaluation)
         layers = measure_layer_costs(inputs, repaired, full, base, run)
         times = measure_cost_model(inputs, repaired, layers, full, base, run)
         model = times if gain == "time" else times.by_work()
+        # The choice: candidates at rising prices of noise, until one keeps the budget on its runtime.
         check = prepare_check(inputs, float_result, budget.min_fidelity)
         search = PreparedSearch(inputs, repaired, model, check, budget)
         best = first_within_budget(build_attempts(search, choices_to_build(search, run), run))
         best = _accepted(best, inputs, repaired.integer_layers, budget, best_effort)
         full_result = evaluate(full, evaluation)
         speeds = compare_speeds(search, best, full_result, run)
+        # The time model may be wrong: if full int8 is faster and keeps the budget, it replaces the choice.
         if gain == "time" and is_full_faster(speeds):
             whole = attempt_of_full(search, times, full_result, run)
             best, speeds = (whole, [*speeds[:2], speeds[1]]) if whole.verdict.met else (best, speeds)
@@ -194,10 +216,10 @@ def sensitivity(
     timer: Timer = CLOCK,
     say: Say = lambda line: None,
 ) -> list[LayerCost]:
-    """What each layer that a target runs in int8 costs and gains when it is rounded alone, in the graph's order.
+    """The noise and the times of each layer when it alone runs in int8, in the graph's order.
 
     The arguments are those of `quantize`. Raises InputError for a target that is not int8 or an unknown repair, and the
-    SandglassError of a card, checkpoint, dataset or runtime.
+    SandglassError of the card, checkpoint, dataset or runtime.
     """
     card = source if isinstance(source, Card) else find_card(source)
     int8, repairs = _int8_target(target), repairs_without(without)
@@ -207,7 +229,7 @@ def sensitivity(
         _expect_stages(run, ready)
         inputs = prepare_inputs(ready, int8.backend, calibration)
         repaired = full_int8_plan(inputs, repairs, run)
-        # The float artifact comes first: an int8 one is built only where the same runtime's float one agrees.
+        # The float artifact comes first: if it does not agree with the graph, int8 on that runtime makes no sense.
         base = build_exact(inputs, None, run.scratch / "base", run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
         return measure_layer_costs(inputs, repaired, full, base, run)
@@ -221,9 +243,10 @@ def _int8_target(text: str) -> Target:
 
 
 def _expect_stages(run: Run, source: Source, samples: int = 0) -> None:
-    """Let the time left expect that each layer is rounded alone, and with evaluation `samples` a whole search.
+    """Tell the estimate of the time left how many simulations and measurements follow.
 
-    A search looks at as many choices as usual, each on all images that the fidelity check looks at.
+    Each layer is simulated alone. With evaluation `samples` a whole search follows: USUAL_CHOICES simulations on all
+    images of the fidelity check.
     """
     left, work = run.left, layer_work(load_graph(source.graph))
     macs = sum(macs for macs, _ in work.values())
@@ -237,22 +260,22 @@ def _expect_stages(run: Run, source: Source, samples: int = 0) -> None:
 def _accepted(
     best: Attempt | None, inputs: SearchInputs, integer_layers: Sequence[str], budget: Budget, best_effort: bool
 ) -> Attempt:
-    """The best attempt; raises BudgetError if there is none, or if it misses the budget and that is not accepted."""
+    """The best attempt. Raises BudgetError if there is none, or if it misses the budget without `best_effort`."""
     if best is None:
-        most = f"{inputs.share(integer_layers):.0%} can at most"
+        most = f"the most is {inputs.share(integer_layers):.0%}"
         raise BudgetError(
             f"no choice runs {budget.min_int8_share:.0%} of the multiply-accumulates in int8; {most}",
-            "ask for less with --min-int8-share, or for --gain work",
+            "use a smaller --min-int8-share, or --gain work",
         )
     if not best.verdict.met and not best_effort:
         raise BudgetError(
-            best.verdict.text, "allow more with --max-drop, or publish the best attempt with --best-effort"
+            best.verdict.text, "allow a larger --max-drop, or publish the best attempt with --best-effort"
         )
     return best
 
 
 def _publish(best: Attempt, out: Path, target: Target, replace_old: bool) -> Artifact:
-    """Copy the very artifact that was measured to its folder, and write its plan."""
+    """Copy the artifact that was measured to its folder, and write its plan."""
     best.plan.save(plan_path(out, target))
     with atomic_folder(out / target.folder, replace_old) as folder:
         shutil.copytree(best.result.artifact.folder, folder, dirs_exist_ok=True)

@@ -1,4 +1,4 @@
-"""How one search runs: where its trials are built, what times them, and where its progress goes."""
+"""The environment of one search: the folder for trials, the clock, and the output of progress."""
 
 from __future__ import annotations
 
@@ -8,15 +8,15 @@ from pathlib import Path
 from sandglass.core.progress import Say, TimeLeft
 from sandglass.search.timer import CLOCK, Timer
 
-# Stages of the time left.
+# The stages for the estimate of the time left.
 PLANS, LAYERS, TIMES, CHOICES, SPEEDS = "plans", "layers", "times", "choices", "speeds"
 
 
 @dataclass(frozen=True)
 class Run:
-    """The folder `scratch` for trials, the clock, a function for lines of progress, and the estimate of the time left.
+    """The folder `scratch` for trials, the clock `timer`, the function `say` for progress, and the time `left`.
 
-    The estimate follows the run: it is the only part of it that changes.
+    The estimate of the time left is the only part that changes.
     """
 
     scratch: Path

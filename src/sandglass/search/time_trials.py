@@ -1,4 +1,4 @@
-"""Whole runs of a few artifacts, and the time model that is fitted to them."""
+"""Measured times of whole runs of a few artifacts, and the time model that is fitted to them."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ from sandglass.search.run import TIMES, Run
 from sandglass.search.timing import WholeRun, cost_model, factor_bounds, fit_time_model
 from sandglass.search.trials import RepairedPlan, build_trial, plan_with
 
-TIMED_ARTIFACTS = 5  # float, full int8, and three with half of the layers in int8
+TIMED_ARTIFACTS = 5  # float, full int8, and three artifacts with half of the layers in int8
 
 
 def measure_cost_model(
@@ -29,10 +29,11 @@ def measure_cost_model(
     base: Artifact,
     run: Run,
 ) -> CostModel:
-    """The profiled `layers` with times that add up to what whole runs take, and the times of conversions.
+    """The profiled `layers` with times that add up to the times of whole runs, and the times of conversions.
 
-    Timed are the float artifact `base`, `full`, and three artifacts with half of the layers in int8, which are built
-    here: every other layer converts the most, the first and the last half the least.
+    The float artifact `base`, `full`, and three artifacts with half of the layers in int8 are timed. The three are
+    built here: one with every other layer in int8, which has the most conversions, and one each with the first and the
+    second half, which have the fewest.
     """
     sizes = boundaries(load_graph(inputs.source.graph), inputs.spec, repaired.integer_layers)
     trials = _halves(layers)
@@ -48,23 +49,26 @@ def measure_cost_model(
         WholeRun(profiled.saved_ms(part), crossed_elements(sizes, part), float_ms - milliseconds)
         for part, milliseconds in zip(trials, trial_ms, strict=True)
     ]
-    # Layers that were timed converting may have been timed too long: a conversion then saves time.
+    # If times of layers include conversions, they may be too long: the time of a conversion can then be negative.
     least = -np.inf if inputs.spec.timed_converting else 0.0
     time_model = fit_time_model(runs, factor_bounds(host.threads()), least)
     run.say(
-        f"search: float takes {float_ms:.2f} ms, full int8 {trial_ms[0]:.2f}; times of layers count "
-        f"{time_model.factor:.2f}-fold, converting a million elements {1e6 * time_model.ms_per_element:+.2f} ms"
+        f"search: float takes {float_ms:.2f} ms, full int8 {trial_ms[0]:.2f} ms; time model: {time_model.factor:.2f} "
+        f"times the profiled times of layers, {1e6 * time_model.ms_per_element:+.2f} ms per million converted elements"
     )
     return cost_model(time_model, layers, sizes, float_ms, inputs.spec.timed_converting)
 
 
 def crossed_elements(sizes: Mapping[Boundary, int], assignment: Assignment) -> int:
-    """Elements of the tensors that an assignment converts."""
+    """The number of elements in all tensors that an assignment converts."""
     return sum(elements for boundary, elements in sizes.items() if boundary.is_crossed(assignment))
 
 
 def _halves(layers: Sequence[LayerCost]) -> list[Assignment]:
-    """All layers in int8, every other one, the first half, and the second half, each as its first variant."""
+    """Four assignments: all layers in int8, every other one, the first half, and the second half.
+
+    Each layer has its first variant, the one with the most bits.
+    """
     middle = len(layers) // 2
     parts = (layers, layers[::2], layers[:middle], layers[middle:])
     return [{layer.name: layer.variants[0] for layer in part} for part in parts]
@@ -79,5 +83,5 @@ def _build_part(
     say: Say,
 ) -> Artifact:
     """The artifact with the layers of `part` in int8 and the other `layers` in float."""
-    rest = {layer.name: "in float for its time" for layer in layers if layer.name not in part}
+    rest = {layer.name: "in float to measure times" for layer in layers if layer.name not in part}
     return build_trial(inputs, plan_with(inputs, repaired, {}, rest), folder, say)

@@ -1,4 +1,4 @@
-"""The clock of a search: everything that is measured in milliseconds on this machine."""
+"""The clock of a search: all measurements of milliseconds on this machine."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ from sandglass.core.progress import Say
 from sandglass.measure.benchmarking import Speed, undisturbed
 from sandglass.measure.inspection import inspect
 
-# Seconds of inference for each artifact in a comparison. It bounds the noise of medians: bursts of all artifacts take
-# turns, and slow drift of the machine cancels out. A search times 8 artifacts.
+# Seconds of inference for each artifact in a comparison. It bounds the noise of the medians. The artifacts run in short
+# turns, so that slow changes of the machine cancel out. A search times 8 artifacts.
 TIMED_SECONDS = 3.0
 
-LayerTimes = dict[str, float]  # milliseconds by layer, of the layers with weights that the runtime times
+LayerTimes = dict[str, float]  # milliseconds by layer, for the layers with weights whose time the runtime reports
 
 
 class Timer(Protocol):
-    """What times artifacts. A search takes its times from nowhere else."""
+    """The source of all times in a search."""
 
     @property
     def seconds(self) -> float:
@@ -27,15 +27,15 @@ class Timer(Protocol):
         ...
 
     def layers(self, artifact: Artifact) -> LayerTimes:
-        """Times of an artifact's layers on one thread."""
+        """Times of the layers of an artifact on one thread."""
         ...
 
-    def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[LayerTimes, LayerTimes]:
-        """Times of the layers of a float artifact and of another one of the same graph, taken in turns."""
+    def paired_layers(self, artifact: Artifact, base: Artifact) -> tuple[LayerTimes, LayerTimes]:
+        """Times of the layers of the float artifact `base` and of `artifact`, of the same graph, measured in turns."""
         ...
 
     def whole_runs(self, artifacts: Sequence[Artifact], say: Say) -> list[Speed]:
-        """Speeds of whole runs on all threads, taken in turns; the first artifact is the float one."""
+        """Speeds of whole runs on all threads, measured in turns; the first artifact is the float one."""
         ...
 
 
@@ -46,10 +46,10 @@ class Clock:
     seconds: float = TIMED_SECONDS
 
     def layers(self, artifact: Artifact) -> LayerTimes:
-        """One thread is less disturbed than all, and has the same proportions between layers."""
+        """See `Timer`. One thread is disturbed less than several, and the proportions between layers are the same."""
         return inspect(artifact, threads=1).layer_times()
 
-    def layers_beside(self, artifact: Artifact, base: Artifact) -> tuple[LayerTimes, LayerTimes]:
+    def paired_layers(self, artifact: Artifact, base: Artifact) -> tuple[LayerTimes, LayerTimes]:
         inspection = inspect(artifact, threads=1, against=base)
         return inspection.float_times(), inspection.layer_times()
 

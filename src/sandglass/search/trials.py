@@ -1,4 +1,4 @@
-"""Trials: the repaired plan of a source, plans with other layers or bits, and artifacts built to be measured."""
+"""Trials: the repaired plan of a source, plans with other layers or bits, and artifacts that are built and measured."""
 
 from __future__ import annotations
 
@@ -19,22 +19,23 @@ from sandglass.quantization.calibration import drawn
 from sandglass.quantization.edits import Rounded
 from sandglass.quantization.layer_data import LayerData
 from sandglass.quantization.plan import Plan
-from sandglass.quantization.repaired_plan import REPAIRS, repaired_plan
+from sandglass.quantization.repaired_plan import repaired_plan
+from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.repairs.output_thresholds import NAME as OUTPUT_THRESHOLDS
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import PLANS, Run
 from sandglass.sources.source import Source
 
-FIRST_METHOD = "mse"  # that thresholds are chosen by before a repair chooses them by the outputs of layers
+FIRST_METHOD = "mse"  # method for thresholds before a repair chooses them by the outputs of layers
 
 
 @dataclass(frozen=True)
 class RepairedPlan:
-    """The best plan for one backend, and what it takes to round its layers to other numbers of bits.
+    """The best plan for one backend, and the data with which its layers are rounded to other numbers of bits.
 
-    `integer_layers` run in int8 under the plan, in the graph's order. `roundings` holds each variant of a layer, by
-    name and bits of its weights, that the plan itself does not have.
+    `integer_layers` are the layers in int8 under the plan, in the graph's order. `roundings` holds the variants of
+    layers that the plan itself does not have, by the name of the layer and the bits of its weights.
     """
 
     plan: Plan
@@ -44,15 +45,15 @@ class RepairedPlan:
 
 
 def repairs_without(names: Sequence[str]) -> list[str]:
-    """All repairs but those in `names`; raises InputError for a name that is unknown."""
-    options = {name.replace(" ", "-"): name for name in REPAIRS}
-    if unknown := [name for name in names if name not in options and name not in REPAIRS]:
+    """All repairs except those in `names`, with spaces or hyphens. Raises InputError for an unknown name."""
+    options = {name.replace(" ", "-"): name for name in repair_names()}
+    if unknown := [name for name in names if name not in {*options, *options.values()}]:
         raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(options)}")
     return [name for option, name in options.items() if option not in names and name not in names]
 
 
 def full_int8_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> RepairedPlan:
-    """The plan with `repairs`, for every layer that the target can run in int8.
+    """The plan with `repairs` and all layers in int8 that the target can run in int8.
 
     Raises DatasetError without inputs, and PlanError for activations that are not finite.
     """
@@ -71,14 +72,14 @@ def _method(inputs: SearchInputs, repairs: Sequence[str]) -> str:
     method = inputs.calibration.method
     if method != AUTO:
         return method
-    # Thresholds by the layers' outputs replace those of the method nearly everywhere: it is not worth a comparison.
+    # The repair replaces nearly all thresholds of the method: a comparison of methods would have no effect.
     return FIRST_METHOD if OUTPUT_THRESHOLDS in repairs else automatic_plan(inputs.source.graph, inputs.batches).method
 
 
 def _other_roundings(
     inputs: SearchInputs, plan: Plan, layer_data: LayerData, integer: Sequence[str]
 ) -> dict[tuple[str, int], Rounded]:
-    """Layers rounded to numbers of bits that the target offers besides the plan's, where the plan rounds them."""
+    """The layers for which the plan has integers, rounded to the other numbers of bits that the target offers."""
     variants = [
         (name, bits)
         for name in integer
@@ -97,8 +98,10 @@ def _planned_bits(inputs: SearchInputs, plan: Plan, name: str) -> int:
 def plan_with(
     inputs: SearchInputs, repaired: RepairedPlan, bits: Mapping[str, int], reasons: Mapping[str, str]
 ) -> Plan:
-    """The plan with the weights of the layers in `bits` rounded to those bits, and with the layers in `reasons` in
-    float, each for its reason.
+    """The plan with other layers or bits.
+
+    The weights of the layers in `bits` are rounded to those numbers of bits. The layers in `reasons` are in float, each
+    with its reason.
     """
     plan = repaired.plan
     changed = {name: count for name, count in bits.items() if count != _planned_bits(inputs, plan, name)}
@@ -109,12 +112,15 @@ def plan_with(
 
 
 def build_exact(inputs: SearchInputs, plan: Plan | None, folder: Path, say: Say) -> Artifact:
-    """The artifact for a plan, or the float one, in `folder`; raises the error that stopped it."""
+    """The artifact of a plan, or the float one for None, in `folder`. Raises the error that stopped the build."""
     return _build(inputs, inputs.source, plan, inputs.reference, folder, say)
 
 
 def build_trial(inputs: SearchInputs, plan: Plan, folder: Path, say: Say) -> Artifact:
-    """The artifact for a plan that will be measured, however far it is from float; raises the error that stopped it."""
+    """The artifact of a plan for measurements; it may differ from float by any amount.
+
+    Raises the error that stopped the build.
+    """
     return _build(inputs, inputs.source, plan, inputs.reference.lenient(), folder, say)
 
 
@@ -124,5 +130,5 @@ def _build(
     target = Target(inputs.backend, "int8" if plan else "fp32")
     outcome = build_artifact(target, BuildRequest(source, plan, reference, folder, say, force=True))
     if outcome.artifact is None:
-        raise outcome.error or InputError(f"{target} was not made")
+        raise outcome.error or InputError(f"{target} was not built")
     return outcome.artifact

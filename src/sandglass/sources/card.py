@@ -110,7 +110,7 @@ def zoo() -> dict[str, Path]:
 
 
 def _check_known(seam: str, name: str) -> None:
-    if name not in discover.names(seam):
+    if not discover.has(seam, name):
         raise ValueError(f"unknown {seam[:-1]} {shown(name)}, known: {', '.join(discover.names(seam))}")
 
 

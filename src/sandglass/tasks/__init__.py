@@ -1,8 +1,8 @@
-"""The seam of tasks: one file is what inputs and outputs of a network mean. A task never imports a backend.
+"""The seam of tasks: each file defines the meaning of a network's inputs and outputs. A task never imports a backend.
 
-Each file is a `TaskModule`. Its samples, what it keeps of them for decoding, and its predictions have types of its own,
-which mypy checks within the file (tests/unit/test_seams.py asks for that). `load_task` returns it as a `Task`, which
-forgets these types: who runs a task knows of them only what every task has, and gives back to it what came from it.
+Each file is a `TaskModule`. Its samples, views and predictions have types of its own, which mypy checks within the file
+(tests/unit/test_seams.py requires that). `load_task` returns the file as a `Task`, in which these types are general: a
+caller uses only the fields that all tasks have, and passes samples, views and predictions back to the same task.
 """
 
 from __future__ import annotations
@@ -26,15 +26,15 @@ from sandglass.vision.coco_format import CocoResult
 
 Outputs = Mapping[str, np.ndarray]  # of a graph by name, batch first
 Extent = tuple[float, float]  # height and width of an image or a box, in pixels
-DecodeField = type | tuple[object, ...]  # a field of `[decode]`: its type, or its values with the default first
+DecodeField = type | tuple[object, ...]  # a field of `[decode]`: its type, or its allowed values, the default first
 
 
 class Sample(Protocol):
-    """What a network looks at once: an image, or the region `box` of it (x, y, width, height in pixels)."""
+    """The part of the data for one run of a network: an image, or its region `box` (x, y, width, height in pixels)."""
 
     @property
     def index(self) -> int:
-        """Its place in the list of samples."""
+        """The position in the list of samples."""
         ...
 
     @property
@@ -45,13 +45,13 @@ class Sample(Protocol):
 
 
 class View(TypedDict):
-    """What `decode` needs to know of a sample; tasks add fields."""
+    """The facts about a sample that `decode` needs; tasks add fields."""
 
     image_id: Id
 
 
 class Prediction(TypedDict):
-    """What was predicted for a sample, JSON-able; tasks add fields."""
+    """The prediction for a sample, as JSON data; tasks add fields."""
 
     image_id: Id
 
@@ -64,10 +64,10 @@ PredictionT = TypeVar("PredictionT", bound=Prediction)
 
 @dataclass(frozen=True)
 class Variants(Generic[SampleT]):
-    """Other looks at the same sample, for tasks whose samples are parts of images.
+    """Variants of a sample, for tasks whose samples are parts of images.
 
-    `wider(sample)` has more around it, which may reach beyond the image: repairs see each sample both ways.
-    `smaller(image, sample)` is the same in an image of fewer pixels, and that image: fidelity is to be kept there too.
+    `wider(sample)` has a larger box, which may extend beyond the image: repairs use each sample with both boxes.
+    `smaller(image, sample)` returns a smaller image and the sample in it: fidelity is checked on it too.
     """
 
     wider: Callable[[SampleT], SampleT]
@@ -76,11 +76,11 @@ class Variants(Generic[SampleT]):
 
 @dataclass(frozen=True)
 class Shapes(Generic[SampleT, ViewT]):
-    """Input shapes that follow the size of the image.
+    """Input shapes that depend on the size of the image.
 
-    The sides of such inputs are multiples of `multiple`. `needed(extent, card)` is the smallest input for an image, or
-    the `box` of a sample, of the height and width `extent`. `prepare(image, sample, card, shape)` is the task's
-    `prepare` for an input of that shape: one larger than needed changes only what is around the image.
+    The sides of such inputs are multiples of `multiple`. `needed(extent, card)` is the smallest input shape for an
+    image, or the `box` of a sample, with the height and width `extent`. `prepare(image, sample, card, shape)` is the
+    `prepare` of the task for an input of that shape: a larger shape only adds to the border around the image.
     """
 
     multiple: int
@@ -89,89 +89,92 @@ class Shapes(Generic[SampleT, ViewT]):
 
 
 class TaskModule(Protocol[DatasetT, SampleT, ViewT, PredictionT]):
-    """What a file in this folder defines."""
+    """The protocol of a file in this folder. N is the number of inputs in a batch."""
 
     @property
     def METRICS(self) -> tuple[str, ...]:
-        """Names of its metrics, the one that decides first."""
+        """Names of the metrics; the first one decides."""
         ...
 
     @property
     def READS(self) -> type[DatasetT]:
-        """The kind of datasets that it reads samples and truths from."""
+        """The kind of datasets from which the task reads samples and labels."""
         ...
 
     @property
     def DATASET(self) -> str:
-        """Name of a dataset of its kind that needs no files."""
+        """The name of a dataset of this kind that needs no files."""
         ...
 
     @property
     def DECODE(self) -> Mapping[str, DecodeField]:
-        """The fields of a card's `[decode]` by name; every field has a default.
+        """The fields of a card's `[decode]` by name; each field has a default.
 
-        `flip_test` says whether evaluations average with the mirrored image where nothing else is asked for.
+        The field `flip_test` says whether evaluations use the flip test by default.
         """
         ...
 
     @property
     def PROTOCOL(self) -> Conditions:
-        """What a result says of its conditions in place of what the dataset says."""
+        """The conditions of a result that replace those of the dataset."""
         ...
 
     @property
     def FIDELITY(self) -> tuple[str, ...]:
-        """Names of the measures of agreement, the one that decides first: 1 for equal predictions."""
+        """Names of the measures of agreement; the first one decides, and it is 1 for equal predictions."""
         ...
 
     @property
     def LEAST_FIDELITY(self) -> float:
-        """What a search for int8 layers keeps of the first of them, where nothing else is asked for."""
+        """The default of the minimum fidelity in a search, for the first measure."""
         ...
 
     @property
     def VARIANTS(self) -> Variants[SampleT] | None:
-        """Other looks at a sample; None where samples are whole images."""
+        """Variants of a sample; None if samples are whole images."""
         ...
 
     @property
     def SHAPES(self) -> Shapes[SampleT, ViewT] | None:
-        """How inputs follow the size of the image; None where they have one size."""
+        """Input shapes that depend on the size of the image; None if all inputs have one size."""
         ...
 
     @property
     def COCO_RESULTS(self) -> Callable[[Sequence[PredictionT]], list[CocoResult]] | None:
-        """Predictions in COCO's result format; None where that format has nothing for them."""
+        """Converts predictions into COCO's result format; None if that format does not suit them."""
         ...
 
     def samples(self, dataset: DatasetT) -> list[SampleT]:
-        """The samples in a stable order; those of an image are neighbours."""
+        """The samples in a stable order; those of one image follow each other."""
         ...
 
     def samples_in_image(self, image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[SampleT]:
-        """The samples of one image (H, W, 3) uint8 with the id 0: one for each box, without boxes the whole image.
+        """The samples of one image, (H, W, 3) uint8, with the id 0: one for each box, or the whole image without boxes.
 
         Boxes are x, y, width, height in pixels. Raises InputError for a box outside the image.
         """
         ...
 
     def prepare(self, image: np.ndarray, sample: SampleT, card: Card) -> tuple[np.ndarray, ViewT]:
-        """The network's input (3, H, W) float32, and what `decode` needs to know of the sample."""
+        """The network's input, (3, H, W) float32, and the view with which `decode` interprets the outputs.
+
+        The image is (height, width, 3) uint8 RGB. Raises CardError for settings of the card that do not fit the input.
+        """
         ...
 
     def decode(self, outputs: Outputs, views: Sequence[ViewT], card: Card) -> list[PredictionT]:
-        """A prediction for each of `views`, the same whatever else is in the batch.
+        """A prediction for each of `views`; it does not depend on the other samples in the batch.
 
-        Raises GraphError for outputs that are not of this task.
+        Raises GraphError for outputs that do not belong to this task.
         """
         ...
 
     def encode(self, predictions: Sequence[PredictionT], views: Sequence[ViewT], card: Card) -> dict[str, np.ndarray]:
-        """The inverse of `decode`, as near as the outputs' resolution allows: what a perfect network would give."""
+        """The inverse of `decode`, up to the resolution of the outputs: the outputs of a perfect network."""
         ...
 
     def truths(self, dataset: DatasetT) -> list[PredictionT]:
-        """The annotations in the form of predictions, one for each sample, for datasets without detections."""
+        """The annotations as predictions, one for each sample, for datasets without detections."""
         ...
 
     def flip_inputs(self, inputs: np.ndarray) -> np.ndarray:
@@ -179,33 +182,34 @@ class TaskModule(Protocol[DatasetT, SampleT, ViewT, PredictionT]):
         ...
 
     def merge_flipped(self, outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
-        """Outputs of a batch and its mirror images (2N, ...), back to one for each image (N, ...)."""
+        """Outputs of inputs and mirrored inputs, (2N, ...), merged into one for each image, (N, ...)."""
         ...
 
     def score(self, predictions: Sequence[PredictionT], dataset: DatasetT, seed: int = 0) -> dict[str, Metric]:
-        """Each of METRICS; predictions are one for each sample, in their order."""
+        """Each of METRICS with its 95 % interval; `predictions` has one for each sample, in their order."""
         ...
 
     def paired(
         self, before: Sequence[PredictionT], after: Sequence[PredictionT], dataset: DatasetT, seed: int = 0
     ) -> dict[str, Change]:
-        """The change of each of METRICS from one set of predictions to another on the same images."""
+        """The change of each of METRICS from `before` to `after` on the same images, with its 95 % interval."""
         ...
 
     def agreement(self, before: PredictionT, after: PredictionT) -> dict[str, float]:
-        """Each of FIDELITY for two predictions of the same sample, without truths; NaN where it has no meaning."""
+        """Each of FIDELITY for two predictions of the same sample, without labels; NaN where it is undefined."""
         ...
 
     def draw(self, image: np.ndarray, predictions: Sequence[PredictionT]) -> np.ndarray:
-        """A copy of an image (H, W, 3) uint8 RGB with the predictions in it."""
+        """A copy of an image, (H, W, 3) uint8 RGB, with the predictions drawn into it."""
         ...
 
 
+CONTRACT = TaskModule  # a plugin is compared with it
 Task = TaskModule[Dataset, Sample, View, Prediction]
 
 
 def load_task(name: str) -> Task:
-    """The task `name`. Raises InputError that lists the known ones."""
+    """The task `name`. Raises InputError for an unknown name; the error lists the known ones."""
     return cast(Task, discover.load("tasks", name))
 
 
@@ -216,7 +220,7 @@ def check_dataset(task: Task, dataset: Dataset) -> None:
 
 
 def check_dataset_name(task: Task, name: str) -> None:
-    """Raise DatasetError for the name of a dataset of another kind than the task reads; nothing is loaded."""
+    """Raise DatasetError for the name of a dataset of another kind than the task reads, without loading the dataset."""
     kind = datasets.load_dataset_module(name).KIND
     if kind is not task.READS:
         raise _another_kind(task, name, kind)
@@ -224,6 +228,6 @@ def check_dataset_name(task: Task, name: str) -> None:
 
 def _another_kind(task: Task, name: str, kind: type[Dataset]) -> DatasetError:
     return DatasetError(
-        f"the dataset {name} holds {kind.HOLDS}, and the model's task reads {task.READS.HOLDS}",
+        f"the dataset {name} holds {kind.HOLDS}, but the task of the model reads {task.READS.HOLDS}",
         f"use one of {', '.join(datasets.of_kind(task.READS))}",
     )

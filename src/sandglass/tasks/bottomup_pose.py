@@ -1,7 +1,8 @@
-"""Bottom-up human pose: a whole image in, everybody's seventeen COCO keypoints out.
+"""Bottom-up human pose: the seventeen COCO keypoints of all people in an image.
 
-Resizing, grouping and scoring are those of mmpose 1.x's configuration of HRNet-W32 with associative embedding for
-512x512 (BottomupResize in mode expand, AssociativeEmbedding, CocoMetric by the groups' scores without suppression).
+Resizing, grouping and scores are those of mmpose 1.x's configuration of HRNet-W32 with associative embedding for
+512x512 (BottomupResize with the mode "expand", AssociativeEmbedding, CocoMetric with the scores of groups and without
+suppression).
 """
 
 from __future__ import annotations
@@ -30,20 +31,20 @@ METRICS = keypoints.METRICS
 READS = KeypointDataset
 DATASET = "synthetic-crowd"
 DECODE: dict[str, DecodeField] = {"flip_shift": bool, "flip_test": bool}
-PROTOCOL: JsonObject = {"boxes": "none, people are looked for in whole images"}
+PROTOCOL: JsonObject = {"boxes": "none, people are detected in whole images"}
 FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
 MULTIPLE = 64  # sides of inputs are multiples of it
-VISIBLE = 0.2  # people and joints up to this score are not drawn, and joints do not count for agreement
-AREA_OF_BOX = 0.53  # of the box around its keypoints a person covers about this much
+VISIBLE = 0.2  # score above which people and joints are drawn, and joints count for the agreement
+AREA_OF_BOX = 0.53  # area of a person as a share of the box, the mean of COCO
 KEYPOINTS = len(coco17.NAMES)
-STRIDE = 4
-TAG_STEP = 2.0  # between the tags of two people of a perfect network
+STRIDE = 4  # pixels of the input for one pixel of a heatmap
+TAG_STEP = 2.0  # difference between the tags of two people in `encode`
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One image to look at, or the region `box` of it: x, y, w, h in pixels."""
+    """One image, or its region `box` (x, y, width, height) in pixels."""
 
     index: int
     image_id: Id
@@ -51,7 +52,7 @@ class Sample:
 
 
 class ImageView(View):
-    """How an image lies in the input of `size` (height, width): see `affine.letterbox`."""
+    """The position of an image in the input of `size` (height, width): see `affine.letterbox`."""
 
     centre: np.ndarray
     scale: np.ndarray
@@ -59,7 +60,7 @@ class ImageView(View):
 
 
 class Person(TypedDict):
-    """A person: keypoints [[x, y, score] * 17] in pixels of the image, and the area of the box around them."""
+    """A person: 17 keypoints [x, y, score] in pixels of the image, and the area of the box around them."""
 
     keypoints: list[list[float]]
     score: float
@@ -67,32 +68,32 @@ class Person(TypedDict):
 
 
 class People(Prediction):
-    """Everybody in an image."""
+    """All people in an image."""
 
     people: list[Person]
 
 
 def samples(dataset: KeypointDataset) -> list[Sample]:
-    """Every image, with people or without, as in mmpose. Detections are not needed."""
+    """One sample for each image, with or without people, as in mmpose. Detections are not needed."""
     return [Sample(index, image_id) for index, image_id in enumerate(dataset.image_ids)]
 
 
 def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
-    """The whole image, or the regions x, y, w, h of it that are to fill the input."""
+    """The whole image, or its regions `boxes` (x, y, width, height)."""
     regions = [(box[0], box[1], box[2], box[3]) for box in boxes]
     return [Sample(index, 0, region) for index, region in enumerate(regions or [None])]
 
 
 def needed(extent: Extent, card: Card) -> Size:
-    """The shape (height, width) at which mmpose runs an image of `extent`: the smallest that holds it at full size."""
+    """The input shape (height, width) that mmpose uses for an image of `extent`, in multiples of MULTIPLE."""
     return affine.expanded(extent, card.input.size, MULTIPLE)[1]
 
 
 def prepare(image: np.ndarray, sample: Sample, card: Card, size: Size | None = None) -> tuple[np.ndarray, ImageView]:
-    """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image.
+    """The network's input, (3, H, W) float32, and the view with which `decode` maps keypoints back into the image.
 
-    `size` is (H, W), by default the card's. The image covers the card's size in its own aspect ratio, as mmpose has it,
-    or is as large as `size` allows; black is around it.
+    `size` is (H, W), by default that of the card. The image keeps its aspect ratio; it covers the card's size, as in
+    mmpose, or is as large as `size` allows. The rest of the input is black.
     """
     shape = size or card.input.size
     whole = (0.0, 0.0, float(image.shape[1]), float(image.shape[0]))
@@ -105,10 +106,10 @@ def prepare(image: np.ndarray, sample: Sample, card: Card, size: Size | None = N
 
 
 def decode(outputs: Outputs, views: Sequence[ImageView], card: Card) -> list[People]:
-    """Predictions from heatmaps and tags (N, 34, h, w).
+    """Predictions from heatmaps and tags, (N, 34, h, w).
 
-    Heatmaps and tags may be two outputs; with tags of the mirrored image they have 51 channels. Raises GraphError for
-    other outputs.
+    Heatmaps and tags may be two outputs; with the tags of the mirrored image they have 51 channels. Raises GraphError
+    for other outputs.
     """
     maps = _maps(outputs)
     return [
@@ -118,7 +119,10 @@ def decode(outputs: Outputs, views: Sequence[ImageView], card: Card) -> list[Peo
 
 
 def _people(heatmaps: np.ndarray, tags: np.ndarray, view: ImageView) -> list[Person]:
-    """Grouped where heatmaps (17, h, w) and tags (L, 17, h, w) have the size of the input, as mmpose does it."""
+    """The people in heatmaps (17, h, w) and tags (tags of a joint, 17, h, w) of one image.
+
+    As in mmpose, both are enlarged to the size of the input before joints are grouped.
+    """
     size = view["size"]
     people, scores = grouping.decode(_enlarged(heatmaps, size), _enlarged(tags, size))
     places = affine.to_image(people[..., :2].reshape(1, -1, 2), view["centre"][None], view["scale"][None], size)
@@ -131,15 +135,15 @@ def _people(heatmaps: np.ndarray, tags: np.ndarray, view: ImageView) -> list[Per
 
 
 def _enlarged(maps: np.ndarray, size: Size) -> np.ndarray:
-    """Maps (..., h, w) at the size (H, W) of the input, between pixel centres linearly."""
+    """Maps (..., h, w) resized to the size (H, W) of the input, linearly."""
     large = np.empty((*maps.shape[:-2], *size), np.float32)
-    for one, place in zip(maps.reshape(-1, *maps.shape[-2:]), large.reshape(-1, *size), strict=True):
-        cv2.resize(one, (size[1], size[0]), dst=place, interpolation=cv2.INTER_LINEAR)
+    for source, target in zip(maps.reshape(-1, *maps.shape[-2:]), large.reshape(-1, *size), strict=True):
+        cv2.resize(source, (size[1], size[0]), dst=target, interpolation=cv2.INTER_LINEAR)
     return large
 
 
 def _maps(outputs: Outputs) -> np.ndarray:
-    """Heatmaps, then tags: (N, 1 + L, 17, h, w)."""
+    """Heatmaps, and then tags: (N, 1 + tags of a joint, 17, h, w)."""
     arrays = list(outputs.values())
     channels = sum(array.shape[1] for array in arrays if array.ndim == 4)
     together = all(array.ndim == 4 and array.shape[2:] == arrays[0].shape[2:] for array in arrays)
@@ -154,17 +158,17 @@ def _maps(outputs: Outputs) -> np.ndarray:
 
 
 def encode(predictions: Sequence[People], views: Sequence[ImageView], card: Card) -> dict[str, np.ndarray]:
-    """Heatmaps and tags at a quarter of the input that `decode` reads as these people.
+    """Heatmaps and tags with a quarter of the input's size that `decode` turns into these people.
 
-    People have tags from left to right. Keypoints that the input does not show, and one of two that fall on the same
-    place, are lost.
+    People get tags from left to right. Keypoints outside the input are lost, and so is one of two keypoints at the same
+    position.
     """
     maps = [_encoded(prediction["people"], view) for prediction, view in zip(predictions, views, strict=True)]
     return {"heatmaps_and_tags": np.stack(maps)}
 
 
 def _encoded(people: Sequence[Person], view: ImageView) -> np.ndarray:
-    """Heatmaps and tags (34, h, w) of one image."""
+    """The heatmaps and tags of one image, (34, h, w)."""
     size = view["size"]
     maps = np.zeros((2, KEYPOINTS, size[0] // STRIDE, size[1] // STRIDE), np.float32)
     if not people:
@@ -173,16 +177,17 @@ def _encoded(people: Sequence[Person], view: ImageView) -> np.ndarray:
     weights = np.maximum(joints[..., 2], 1e-9)
     joints = joints[np.argsort((joints[..., 0] * weights).sum(axis=1) / weights.sum(axis=1))]
     places = affine.to_input(joints[..., :2].reshape(1, -1, 2), view["centre"][None], view["scale"][None], size)
-    # A heatmap's pixel stands for the middle of the input's pixels that it covers.
+    # A heatmap pixel stands for the center of the STRIDE x STRIDE pixels of the input that it covers.
     places = places.reshape(joints[..., :2].shape) - STRIDE / 2
-    each = heatmap.encode(places, joints[..., 2], size, STRIDE)
-    whole = each + 1e-3 * each.max(axis=1, keepdims=True)  # a person's tags reach around its other keypoints too
-    maps[0], maps[1] = each.max(axis=0), TAG_STEP * whole.argmax(axis=0)
+    heatmaps = heatmap.encode(places, joints[..., 2], size, STRIDE)  # (people, 17, h, w)
+    # The tag of a pixel is that of the person with the largest heatmap there, or else with any keypoint near it.
+    nearness = heatmaps + 1e-3 * heatmaps.max(axis=1, keepdims=True)
+    maps[0], maps[1] = heatmaps.max(axis=0), TAG_STEP * nearness.argmax(axis=0)
     return maps.reshape(2 * KEYPOINTS, *maps.shape[2:])
 
 
 def truths(dataset: KeypointDataset) -> list[People]:
-    """The annotated people by image as predictions: labelled keypoints score 1, the others 0."""
+    """The annotated people as predictions, by image: labelled keypoints have the score 1, the others 0."""
     people: dict[Id, list[Person]] = {image_id: [] for image_id in dataset.image_ids}
     for entry in filter(is_sample, dataset.coco["annotations"]):
         joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
@@ -197,9 +202,9 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
 
 
 def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
-    """Mean of the heatmaps of images and of their mirror images, and both tags: (2N, 34, h, w) -> (N, 51, h, w).
+    """The mean heatmaps of images and their mirror images, and the tags of both: (2N, 34, h, w) -> (N, 51, h, w).
 
-    Mirrored maps are moved by a pixel to the right where the card's `[decode]` says `flip_shift = true`.
+    Mirrored maps are shifted by one pixel to the right if the card's `[decode]` has `flip_shift = true`.
     """
     plain, mirrored = np.split(_maps(outputs), 2)
     shift = card.decode.get("flip_shift", False)
@@ -209,22 +214,22 @@ def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
 
 
 def score(predictions: Sequence[People], dataset: KeypointDataset, seed: int = 0) -> dict[str, Metric]:
-    """The ten COCO metrics with 95 % intervals: name to value, low and high."""
+    """The ten COCO metrics with 95 % intervals, by name."""
     return keypoints.score(dataset.coco, to_coco(predictions), seed)
 
 
 def paired(
     before: Sequence[People], after: Sequence[People], dataset: KeypointDataset, seed: int = 0
 ) -> dict[str, Change]:
-    """The change of each metric from one set of predictions to another on the same images."""
+    """The change of each metric from `before` to `after` on the same images, with its 95 % interval."""
     return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
 
 
 def agreement(before: People, after: People) -> dict[str, float]:
-    """How near two predictions for one image are: OKS of people matched one to one, and their distance in pixels.
+    """The agreement of two predictions for one image: OKS of people matched one to one, and their distance in pixels.
 
-    OKS is weighted by the scores of both, and a person whom only one of them has counts as 0, by that score: 1 means
-    the same people at the same places. NaN where neither has anybody, and pixels where nobody is matched.
+    OKS is a mean weighted by the scores of both people; a person without a match counts as 0 with its score. So 1 means
+    the same people at the same positions. NaN if both predictions are empty; "pixels" is NaN if nobody is matched.
     """
     first, second = before["people"], after["people"]
     weights = [np.array([person["score"] for person in people]) for people in (first, second)]
@@ -238,26 +243,27 @@ def agreement(before: People, after: People) -> dict[str, float]:
 
 
 def _pairs(first: Sequence[Person], second: Sequence[Person]) -> list[tuple[int, int, float, float]]:
-    """People matched one to one, the most similar first: index of each, OKS and mean distance in pixels."""
+    """People matched one to one, the most similar first: both indices, OKS, and mean distance in pixels."""
     if not first or not second:
         return []
     a, b = (np.array([person["keypoints"] for person in people]) for people in (first, second))
-    squared = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(axis=-1)
-    seen = np.where((a[..., 2] > VISIBLE).any(axis=1, keepdims=True), a[..., 2] > VISIBLE, True)[:, None]
+    squared = ((a[:, None, :, :2] - b[None, :, :, :2]) ** 2).sum(axis=-1)  # (first, second, joints)
+    # Only visible joints of a person count, or all joints if none is visible: (first, 1, joints).
+    counted = np.where((a[..., 2] > VISIBLE).any(axis=1, keepdims=True), a[..., 2] > VISIBLE, True)[:, None]
     areas = AREA_OF_BOX * np.maximum([person["area"] for person in first], 1.0)[:, None, None]
-    near = np.exp(-squared / (2 * areas * (2 * coco17.SIGMAS) ** 2))
-    oks, distance = (np.where(seen, values, 0).sum(-1) / seen.sum(-1) for values in (near, np.sqrt(squared)))
+    similar = np.exp(-squared / (2 * areas * (2 * coco17.SIGMAS) ** 2))
+    oks, distance = (np.where(counted, values, 0).sum(-1) / counted.sum(-1) for values in (similar, np.sqrt(squared)))
     pairs = []
-    left = oks.copy()
-    for _ in range(min(left.shape)):
-        i, j = np.unravel_index(left.argmax(), left.shape)
+    remaining = oks.copy()  # -1 for people who are matched
+    for _ in range(min(remaining.shape)):
+        i, j = np.unravel_index(remaining.argmax(), remaining.shape)
         pairs.append((int(i), int(j), float(oks[i, j]), float(distance[i, j])))
-        left[i], left[:, j] = -1, -1
+        remaining[i], remaining[:, j] = -1, -1
     return pairs
 
 
 def to_coco(predictions: Sequence[People]) -> list[CocoResult]:
-    """Predictions in COCO's result format, everybody in them."""
+    """All people of the predictions in COCO's result format."""
     return [
         {
             "image_id": prediction["image_id"],
@@ -271,7 +277,7 @@ def to_coco(predictions: Sequence[People]) -> list[CocoResult]:
 
 
 def draw(image: np.ndarray, predictions: Sequence[People]) -> np.ndarray:
-    """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, people and joints above 0.2 only."""
+    """A copy of an image, (H, W, 3) uint8 RGB, with the skeletons of visible people: left orange, right blue."""
     picture = image.copy()
     for prediction in predictions:
         for person in prediction["people"]:

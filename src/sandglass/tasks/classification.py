@@ -1,7 +1,7 @@
-"""Image classification: an image in, one of many classes out.
+"""Image classification: one of many classes for each image.
 
-Preprocessing is that of mmpretrain 1.x (ResizeEdge, CenterCrop, and the normalization of its data preprocessor), top-1
-and top-5 accuracy are those of its Accuracy metric.
+The preprocessing is that of mmpretrain 1.x (ResizeEdge, CenterCrop, and the normalization of its data preprocessor).
+Top-1 and top-5 accuracy are those of its Accuracy metric.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ DECODE: dict[str, DecodeField] = {
     "short_side": int,
     "interpolation": tuple(OPENCV),
     "library": tuple(LIBRARIES),
-    "classes": object,  # names, or the dataset that has them
+    "classes": object,  # a list of names, or the name of a dataset with names of classes
     "probabilities": bool,
     "flip_test": bool,
 }
@@ -40,16 +40,16 @@ VARIANTS = None
 SHAPES = None
 COCO_RESULTS = None
 FIDELITY = ("same class", "logit error")
-LEAST_FIDELITY = 0.95  # of 20 images one may get another class: those between two
-KEPT = 20  # likeliest classes in a prediction
-SHOWN = 5
-FAINTEST = 1e-12  # probabilities below it are equally far from anything
-READABLE = 192  # pixels: a smaller image is enlarged before it is written on
+LEAST_FIDELITY = 0.95  # one of 20 images may get another class, when two classes are nearly equally likely
+LISTED = 20  # classes in a prediction
+SHOWN = 5  # classes in a picture and in the top-5 accuracy
+FAINTEST = 1e-12  # least probability of which a logarithm is taken
+READABLE = 192  # least side of a picture in pixels: a smaller image is enlarged before text is drawn into it
 
 
 @dataclass(frozen=True)
 class Sample:
-    """An image to look at: its class where it is known, and the box x, y, w, h to cut out where it is not all of it."""
+    """An image, its class if it is known, and the box (x, y, width, height) to cut out if it is not the whole image."""
 
     index: int
     image_id: Id
@@ -58,42 +58,42 @@ class Sample:
 
 
 class LabelledView(View):
-    """The class of an image, where it is known."""
+    """A view with the class of the image, if it is known."""
 
     label: int | None
 
 
 class NamedClasses(Prediction, total=False):
-    """`names` has the names of the first classes, where the card has them."""
+    """A prediction with the names of the first classes, if the card has names."""
 
     names: list[str]
 
 
 class Classes(NamedClasses):
-    """The likeliest classes of an image, best first, and their scores: probabilities, to six digits."""
+    """The most likely classes of an image, the best first, and their scores: probabilities with six digits."""
 
     classes: list[int]
     scores: list[float]
 
 
 def samples(dataset: LabelledDataset) -> list[Sample]:
-    """One for each image."""
+    """One sample for each image."""
     return [Sample(index, image_id, label) for index, (image_id, label) in enumerate(dataset.labels.items())]
 
 
 def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
-    """The whole image, or what its boxes x, y, w, h hold. Raises InputError for a box that holds no pixel of it."""
+    """The whole image, or its regions `boxes` (x, y, width, height). Raises InputError for a box outside the image."""
     height, width = image.shape[:2]
     for x, y, w, h in boxes:
         if min(x + w, width) - max(x, 0) < 1 or min(y + h, height) - max(y, 0) < 1:
-            raise InputError(f"the box {x:g},{y:g},{w:g},{h:g} holds no pixel of the image, which is {width}x{height}")
+            raise InputError(f"the box {x:g},{y:g},{w:g},{h:g} is outside the image, which is {width}x{height}")
     return [Sample(i, 0, None, (b[0], b[1], b[2], b[3])) for i, b in enumerate(boxes)] or [Sample(0, 0)]
 
 
 def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, LabelledView]:
-    """The network's input (3, H, W) float32: resized as the card says, its middle cut out, normalized.
+    """The network's input, (3, H, W) float32: the image resized, cropped to its center, and normalized.
 
-    Raises CardError for settings that do not exist or do not fit.
+    Raises CardError for a `short_side` that is smaller than the input.
     """
     if sample.box:
         x, y, w, h = sample.box
@@ -111,14 +111,14 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
 
 
 def decode(outputs: Outputs, views: Sequence[LabelledView], card: Card) -> list[Classes]:
-    """Predictions from logits (N, C), or from probabilities where the card says so.
+    """Predictions from logits (N, classes), or from probabilities (`probabilities` in the card).
 
-    Raises GraphError for an output of another shape, and DatasetError for a sample whose class the network lacks.
+    Raises GraphError for an output of another shape, and DatasetError for a label that the network does not have.
     """
     values = _values(outputs)
     _check_labels(views, values.shape[1])
     names = _names(card.decode.get("classes", ()))
-    best = np.argsort(-values, axis=1, kind="stable")[:, :KEPT]
+    best = np.argsort(-values, axis=1, kind="stable")[:, :LISTED]  # (N, LISTED)
     scores = values.astype(np.float64)
     if not card.decode.get("probabilities", False):
         scores = np.exp(scores - scores.max(1, keepdims=True))
@@ -134,17 +134,17 @@ def decode(outputs: Outputs, views: Sequence[LabelledView], card: Card) -> list[
 
 
 def _check_labels(views: Sequence[LabelledView], classes: int) -> None:
-    """Raise DatasetError for a sample whose class the network lacks."""
+    """Raise DatasetError for a label that the network does not have."""
     for view in views:
         if view["label"] is not None and view["label"] >= classes:
             raise DatasetError(
-                f"image {view['image_id']} has the label {view['label']}, the network has {classes} classes",
-                "use the dataset that the network is for",
+                f"image {view['image_id']} has the label {view['label']}, but the network has {classes} classes",
+                "use a dataset with the network's classes",
             )
 
 
 def _values(outputs: Outputs) -> np.ndarray:
-    """The one output as (N, C); dimensions of 1 may follow, as a last convolution leaves them."""
+    """The only output as (N, classes); further axes of length 1 are allowed, as they follow a final convolution."""
     arrays = list(outputs.values())
     if len(arrays) != 1 or arrays[0].ndim < 2 or arrays[0].shape[1] < 2 or max(arrays[0].shape[2:], default=1) > 1:
         shapes = ", ".join(f"{name} {list(array.shape)}" for name, array in outputs.items())
@@ -153,7 +153,7 @@ def _values(outputs: Outputs) -> np.ndarray:
 
 
 def _names(classes: object) -> tuple[str, ...]:
-    """The names of a card: a list, or the name of the dataset that has them."""
+    """The names of the classes, from a card's list or from the dataset that it names."""
     if isinstance(classes, str):
         return _names_of(classes)
     if not isinstance(classes, Sequence) or not all(isinstance(name, str) for name in classes):
@@ -165,12 +165,12 @@ def _names(classes: object) -> tuple[str, ...]:
 def _names_of(dataset: str) -> tuple[str, ...]:
     names = load_dataset_module(dataset).class_names
     if names is None:
-        raise CardError(f"classes is {dataset!r}, a dataset without classes", "correct the card")
+        raise CardError(f"classes is {dataset!r}, a dataset without a list of class names", "correct the card")
     return tuple(names())
 
 
 def encode(predictions: Sequence[Classes], views: Sequence[LabelledView], card: Card) -> dict[str, np.ndarray]:
-    """Logits (or probabilities) that `decode` reads as these predictions; classes that are not in them get least."""
+    """Logits (or probabilities) that `decode` turns into these predictions; other classes get the least probability."""
     count = 1 + max(max(prediction["classes"]) for prediction in predictions)
     values = np.full((len(predictions), max(2, count)), FAINTEST)
     for row, prediction in zip(values, predictions, strict=True):
@@ -179,9 +179,9 @@ def encode(predictions: Sequence[Classes], views: Sequence[LabelledView], card: 
 
 
 def truths(dataset: LabelledDataset) -> list[Classes]:
-    """The labels as predictions; images without a label have none."""
-    known = {image_id: label for image_id, label in dataset.labels.items() if label is not None}
-    return [{"image_id": image_id, "classes": [label], "scores": [1.0]} for image_id, label in known.items()]
+    """The labels as predictions, for the images with a label."""
+    labels = {image_id: label for image_id, label in dataset.labels.items() if label is not None}
+    return [{"image_id": image_id, "classes": [label], "scores": [1.0]} for image_id, label in labels.items()]
 
 
 def flip_inputs(inputs: np.ndarray) -> np.ndarray:
@@ -196,7 +196,7 @@ def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
 
 def score(predictions: Sequence[Classes], dataset: LabelledDataset, seed: int = 0) -> dict[str, Metric]:
     """Top-1 and top-5 accuracy with 95 % intervals; NaN without labels."""
-    return {name: {**accuracy} for name, accuracy in _means(_right(predictions, dataset), seed).items()}
+    return {name: {**accuracy} for name, accuracy in _means(_correct(predictions, dataset), seed).items()}
 
 
 def paired(
@@ -205,12 +205,15 @@ def paired(
     dataset: LabelledDataset,
     seed: int = 0,
 ) -> dict[str, Interval]:
-    """The change of each metric from one set of predictions to another on the same images."""
-    return _means(_right(after, dataset) - _right(before, dataset), seed)
+    """The change of each metric from `before` to `after` on the same images, with its 95 % interval."""
+    return _means(_correct(after, dataset) - _correct(before, dataset), seed)
 
 
-def _right(predictions: Sequence[Classes], dataset: LabelledDataset) -> np.ndarray:
-    """Whether the class of each image is the likeliest, and among the five likeliest: (images, 2), 0 or 1, or NaN."""
+def _correct(predictions: Sequence[Classes], dataset: LabelledDataset) -> np.ndarray:
+    """For each image whether its label is the first class, and among the first five: (images, 2), 0 or 1.
+
+    NaN for an image without a label.
+    """
     return np.array(
         [
             [_is_among(dataset.labels[p["image_id"]], p["classes"][:count]) for count in (1, SHOWN)]
@@ -225,7 +228,7 @@ def _is_among(label: int | None, classes: Sequence[int]) -> float:
 
 
 def _means(values: np.ndarray, seed: int) -> dict[str, Interval]:
-    """The mean of each column of values (images, metrics), by the metric's name."""
+    """The mean of each column of `values` (images, metrics) with its 95 % interval, by the name of the metric."""
     resampled = bootstrap.means(values, seed)
     means: dict[str, Interval] = {}
     for name, column, drawn in zip(METRICS, values.T, resampled.T, strict=True):
@@ -235,10 +238,10 @@ def _means(values: np.ndarray, seed: int) -> dict[str, Interval]:
 
 
 def agreement(before: Classes, after: Classes) -> dict[str, float]:
-    """Whether two predictions have the same first class, and how far the logits of the five likeliest are apart.
+    """Whether two predictions have the same first class, and the distance of the logits of the first five classes.
 
-    The error is the root of the mean square of the differences of log probabilities, which are logits but for a shift
-    that means nothing. A class that is not among the other's likeliest counts as the last of them.
+    "logit error" is the root mean square of the differences of log probabilities, which are logits up to a constant. A
+    class that `after` does not list counts with the score of its last class.
     """
     other = dict(zip(after["classes"], after["scores"], strict=True))
     least = after["scores"][-1]
@@ -251,9 +254,9 @@ def agreement(before: Classes, after: Classes) -> dict[str, float]:
 
 
 def draw(image: np.ndarray, predictions: Sequence[Classes]) -> np.ndarray:
-    """A copy of an HWC uint8 RGB image with the five likeliest classes of each prediction in its corner.
+    """A copy of an image, (H, W, 3) uint8 RGB, with the five most likely classes of each prediction in its corner.
 
-    An image that is too small to be read is enlarged by a whole factor.
+    An image that is too small for readable text is enlarged by a whole factor.
     """
     factor = -(-READABLE // min(image.shape[:2])) if predictions else 1
     picture = np.ascontiguousarray(image.repeat(factor, 0).repeat(factor, 1)) if factor > 1 else image.copy()

@@ -1,8 +1,8 @@
-"""Text detection: a page in, the outlines of its texts out.
+"""Text detection: the outlines of the texts on a page.
 
-Three kinds of networks are decoded, named by the card's `[decode] decoder`: `dbnet` as PaddleOCR does it, `panet` and
-`textsnake` as mmocr 1.x does. The page keeps its proportions: it is resized (bilinear, OpenCV) to be as large as fits
-the input, and the rest, at the bottom or the right, is 0 after normalization.
+The field `decoder` of a card's `[decode]` names one of three kinds of networks: `dbnet` is decoded as in PaddleOCR,
+`panet` and `textsnake` as in mmocr 1.x. The page keeps its proportions: it is resized (bilinear, OpenCV) to the largest
+size that fits the input. The rest of the input, at the bottom or at the right, is 0 after normalization.
 """
 
 from __future__ import annotations
@@ -33,11 +33,11 @@ METRICS = hmean.METRICS
 READS = TextDataset
 DATASET = "synthetic-text"
 FIDELITY = ("IoU", "hmean")
-LEAST_FIDELITY = 0.9  # a small text that is cut by a pixel on each side keeps as much
+LEAST_FIDELITY = 0.9  # the IoU of a small text that loses one pixel on each side
 Decoder = DBNet | PANet | TextSnake
 DECODERS: dict[str, type[Decoder]] = {"dbnet": DBNet, "panet": PANet, "textsnake": TextSnake}
-# Of every decoder: a page is resized to sides that are multiples of `round_to` (default 1), the longer one not over
-# `longest` (default 0: any).
+# The settings of all decoders. A page is resized to sides that are multiples of `round_to` (default 1); the longer side
+# is at most `longest` (default 0: no limit).
 SHARED: dict[str, DecodeField] = {"decoder": tuple(DECODERS), "round_to": int, "longest": int, "flip_test": bool}
 DECODE: dict[str, DecodeField] = {
     **SHARED,
@@ -48,14 +48,14 @@ PROTOCOL: JsonObject = {
     "match": f"IoU above {hmean.IOU}",
     "score thresholds": f"{hmean.THRESHOLDS[0]} to {hmean.THRESHOLDS[-1]}",
 }
-MULTIPLE = 32  # sides of inputs are multiples of it, where they follow from the page
-UNBOUNDED = 1 << 30
+MULTIPLE = 32  # sides of inputs that depend on the page are multiples of it
+UNBOUNDED = 1 << 30  # a side of an input that limits nothing
 COLOUR = (255, 70, 30)
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One page, or the part of it in a box x, y, w, h of whole pixels."""
+    """One page, or its region `box` (x, y, width, height) in whole pixels."""
 
     index: int
     image_id: Id
@@ -63,9 +63,12 @@ class Sample:
 
 
 class PageView(View):
-    """How a page lies in the input of `size`: the page, at `corner` (x, y) of its image, became `content` large.
+    """The position of a page in the input. Sizes are (height, width) in pixels.
 
-    Sizes are (height, width) in pixels.
+    page     size of the page in its image
+    corner   (x, y) of the page in its image
+    content  size of the page in the input, at its top left corner
+    size     size of the input
     """
 
     page: Size
@@ -75,18 +78,18 @@ class PageView(View):
 
 
 class Texts(Prediction):
-    """The texts of a page, in pixels of its image."""
+    """The texts of a page, with outlines in pixels of its image."""
 
     texts: list[DetectedText]
 
 
 def samples(dataset: TextDataset) -> list[Sample]:
-    """The pages of a dataset."""
+    """One sample for each page of a dataset."""
     return [Sample(index, image_id) for index, image_id in enumerate(dataset.image_ids)]
 
 
 def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
-    """The parts of one image to look at, by their boxes x, y, w, h; without boxes all of it.
+    """The regions `boxes` (x, y, width, height) of one image, or the whole image without boxes.
 
     Raises InputError for a box outside the image.
     """
@@ -103,16 +106,16 @@ def _inside(box: Sequence[float], image: np.ndarray) -> tuple[int, int, int, int
 
 
 def needed(extent: Extent, card: Card) -> Size:
-    """The smallest shape (height, width) for a page of `extent` whose short side becomes the card's."""
+    """The smallest input shape (height, width) for a page of `extent` whose short side becomes that of the card."""
     content = fit(extent, (UNBOUNDED, UNBOUNDED), card)
     height, width = (math.ceil(side / MULTIPLE) * MULTIPLE for side in content)
     return height, width
 
 
 def prepare(image: np.ndarray, sample: Sample, card: Card, size: Size | None = None) -> tuple[np.ndarray, PageView]:
-    """The network's input (3, H, W) float32, and what `decode` needs to map texts back into the image.
+    """The network's input, (3, H, W) float32, and the view with which `decode` maps texts back into the image.
 
-    `size` (height, width) is the input's shape where it is not the card's.
+    `size` is (H, W), by default that of the card.
     """
     left, top, width, height = sample.box or (0, 0, image.shape[1], image.shape[0])
     page = image[top : top + height, left : left + width]
@@ -133,9 +136,9 @@ def prepare(image: np.ndarray, sample: Sample, card: Card, size: Size | None = N
 
 
 def fit(page: Extent, size: Size, card: Card) -> Size:
-    """The size (height, width) of a page in an input of `size`: as large as fits, in the card's steps.
+    """The size (height, width) of a page in an input of `size`: the largest that fits, in multiples of `round_to`.
 
-    Its short side is at most the card's, which matters only where `size` is another than the card's.
+    Its short side is at most that of the card, which matters only if `size` differs from the card's.
     """
     longest, step = card.decode.get("longest", 0), card.decode.get("round_to", 1)
     scale = min(size[0] / page[0], size[1] / page[1], min(card.input.size) / min(page))
@@ -149,7 +152,7 @@ def fit(page: Extent, size: Size, card: Card) -> Size:
 
 
 def decode(outputs: Outputs, views: Sequence[PageView], card: Card) -> list[Texts]:
-    """Predictions from the network's maps (N, C, h, w).
+    """Predictions from the network's maps (N, channels, h, w).
 
     Raises GraphError for outputs of other shapes, and CardError for settings of another decoder.
     """
@@ -167,11 +170,11 @@ def _decode(decoder: Decoder, maps: np.ndarray, view: PageView) -> Texts:
 
 
 def _decoder(card: Card) -> Decoder:
-    """The card's decoder with its settings. Raises CardError for settings of another decoder."""
+    """The decoder of a card with its settings. Raises CardError for settings of another decoder."""
     name = card.decode.get("decoder", next(iter(DECODERS)))
-    known = [*SHARED, *(field.name for field in fields(DECODERS[name]))]
-    if unknown := sorted(set(card.decode) - set(known)):
-        raise CardError(f"{card.name}: [decode] {unknown[0]} is unknown for {name}", f"known: {', '.join(known)}")
+    settings = [*SHARED, *(field.name for field in fields(DECODERS[name]))]
+    if unknown := sorted(set(card.decode) - set(settings)):
+        raise CardError(f"{card.name}: [decode] {unknown[0]} is unknown for {name}", f"known: {', '.join(settings)}")
     return DECODERS[name](**{key: value for key, value in card.decode.items() if key not in SHARED})
 
 
@@ -186,13 +189,13 @@ def _maps(outputs: Outputs, channels: int) -> np.ndarray:
 
 
 def _scale(size: Sequence[int], view: PageView) -> tuple[float, float]:
-    """How many pixels of the page one of a map of `size` is: x, y."""
+    """The number of pixels of the page for one pixel of a map of `size`, along x and y."""
     x, y = (view["size"][axis] / size[axis] * view["page"][axis] / view["content"][axis] for axis in (1, 0))
     return x, y
 
 
 def encode(predictions: Sequence[Texts], views: Sequence[PageView], card: Card) -> dict[str, np.ndarray]:
-    """Maps as large as the input that `decode` reads as these texts, to some pixels. They must not touch."""
+    """Maps of the size of the input that `decode` turns into these texts, up to some pixels; texts must not touch."""
     decoder = _decoder(card)
     maps = []
     for prediction, view in zip(predictions, views, strict=True):
@@ -203,7 +206,7 @@ def encode(predictions: Sequence[Texts], views: Sequence[PageView], card: Card) 
 
 
 def truths(dataset: TextDataset) -> list[Texts]:
-    """The annotated texts that are not ignored as predictions, one for each page."""
+    """The annotated texts as predictions, one for each page; ignored texts are left out."""
     return [
         {"image_id": image, "texts": [{"points": points, "score": 1.0} for points, ignored in texts if not ignored]}
         for image, texts in dataset.texts.items()
@@ -216,12 +219,12 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
 
 
 def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
-    """Mean of the probabilities of images and of their mirror images, (2N, ...) -> (N, ...).
+    """The mean of the probabilities of images and of their mirror images, (2N, ...) -> (N, ...).
 
-    Raises InputError for decoders whose maps are more than a probability, which have no mean.
+    Raises InputError for decoders whose maps are not only probabilities: a mean would be wrong for the others.
     """
     if not isinstance(_decoder(card), DBNet):
-        raise InputError(f"{card.name}: a flip test needs the decoder dbnet", "leave --flip-test out")
+        raise InputError(f"{card.name}: a flip test needs the decoder dbnet", "leave out --flip-test")
     ((name, maps),) = outputs.items()
     plain, mirrored = np.split(maps, 2)
     return {name: (plain + mirrored[..., ::-1]) / 2}
@@ -233,22 +236,23 @@ def score(predictions: Sequence[Texts], dataset: TextDataset, seed: int = 0) -> 
 
 
 def paired(before: Sequence[Texts], after: Sequence[Texts], dataset: TextDataset, seed: int = 0) -> dict[str, Change]:
-    """The change of each metric from one set of predictions to another on the same pages."""
+    """The change of each metric from `before` to `after` on the same pages, with its 95 % interval."""
     sides = [_by_image(predictions, dataset) for predictions in (before, after)]
     return hmean.paired(list(dataset.texts.values()), sides[0], sides[1], seed)
 
 
 def _by_image(predictions: Sequence[Texts], dataset: TextDataset) -> list[list[DetectedText]]:
-    """The texts predicted for each image of a dataset, in its order."""
+    """The predicted texts of each image of a dataset, in the order of the dataset."""
     texts = {prediction["image_id"]: prediction["texts"] for prediction in predictions}
     return [texts[image] for image in dataset.texts]
 
 
 def agreement(before: Texts, after: Texts) -> dict[str, float]:
-    """How near two predictions for one page are, NaN where neither has a text.
+    """The agreement of two predictions for one page; NaN if both have no text.
 
-    Texts are paired off, the most similar first. "IoU" is twice the sum of the pairs' IoU, "hmean" twice the number of
-    those over 0.5, over the number of texts on both sides: what is missing or too many counts against both.
+    Texts are paired one to one, the most similar first. "IoU" is twice the sum of the IoU of all pairs, divided by the
+    number of texts in both predictions. "hmean" is twice the number of pairs with an IoU above 0.5, divided by the same
+    number. So a missing text and an additional text lower both.
     """
     first, second = (polygon.regions([text["points"] for text in side["texts"]]) for side in (before, after))
     total = len(first) + len(second)
@@ -264,7 +268,7 @@ def agreement(before: Texts, after: Texts) -> dict[str, float]:
 
 
 def draw(image: np.ndarray, predictions: Sequence[Texts]) -> np.ndarray:
-    """A copy of an HWC uint8 RGB image with the outlines of its texts."""
+    """A copy of an image, (H, W, 3) uint8 RGB, with the outlines of its texts."""
     picture = image.copy()
     thickness = max(1, round(max(image.shape[:2]) / 500))
     outlines = [np.array(text["points"]).round().astype(np.int32) for p in predictions for text in p["texts"]]

@@ -1,6 +1,6 @@
-"""Top-down human pose: one person's box in, seventeen COCO keypoints out.
+"""Top-down human pose: the seventeen COCO keypoints of the person in a box.
 
-Boxes, warp, decoding and scoring are those of mmpose 1.x (TopdownPoseEstimator with the MSRAHeatmap codec, plain or
+Boxes, warp, decoding and scores are those of mmpose 1.x (TopdownPoseEstimator with the MSRAHeatmap codec, plain or
 unbiased, or the UDPHeatmap codec; CocoMetric).
 """
 
@@ -30,8 +30,8 @@ from sandglass.vision.nms import oks_nms
 METRICS = keypoints.METRICS
 READS = KeypointDataset
 DATASET = "synthetic-people"
-VISIBLE = 0.2  # joints below this score do not count for a person's score, and are not drawn
-PADDING = 1.25
+VISIBLE = 0.2  # score of a joint above which it counts for the score of a person and is drawn
+PADDING = 1.25  # size of the region in the input, as a multiple of the box
 DECODE: dict[str, DecodeField] = {
     "padding": float,
     "method": heatmap.METHODS,
@@ -42,14 +42,14 @@ DECODE: dict[str, DecodeField] = {
 PROTOCOL: JsonObject = {}
 FIDELITY = ("OKS", "pixels")
 LEAST_FIDELITY = 0.985
-AREA_OF_BOX = 0.53
-WIDER = 1.6
-SMALL = 32.0  # pixels, a person's longer side
+AREA_OF_BOX = 0.53  # area of a person as a share of the box, the mean of COCO
+WIDER = 1.6  # size of the box in `wider`, as a multiple of the original one
+SMALL = 32.0  # longer side of a person in `smaller`, in pixels
 
 
 @dataclass(frozen=True)
 class Sample:
-    """One person to look at: box x, y, w, h in pixels of image `image_id`, and the box's score."""
+    """One person: the box (x, y, width, height) in pixels of the image `image_id`, and the score of the box."""
 
     index: int
     image_id: Id
@@ -58,7 +58,7 @@ class Sample:
 
 
 class PersonView(View):
-    """The region of an image that became the input (see `affine.centre_and_scale`), and the sample's box and score."""
+    """The region of an image that is the input (see `affine.centre_and_scale`), and the box and score of the sample."""
 
     centre: np.ndarray
     scale: np.ndarray
@@ -67,7 +67,7 @@ class PersonView(View):
 
 
 class Person(Prediction):
-    """A person: keypoints [[x, y, score] * 17] in pixels of the image, and the area of the region in the input."""
+    """A person: 17 keypoints [x, y, score] in pixels of the image, and the area of the region in the input."""
 
     box: list[float]
     keypoints: list[list[float]]
@@ -76,7 +76,7 @@ class Person(Prediction):
 
 
 def samples(dataset: KeypointDataset) -> list[Sample]:
-    """People of a dataset by image: its detections, or the annotated people with keypoints that are no crowd."""
+    """The people of a dataset by image: its detections, or the annotated people with keypoints that are not a crowd."""
     if dataset.detections is None:
         people = [(entry["image_id"], box, 1.0) for entry, box in _people(dataset)]
     else:
@@ -93,7 +93,7 @@ def _box(values: Sequence[float]) -> Box:
 
 
 def _people(dataset: KeypointDataset) -> list[tuple[CocoPerson, Box]]:
-    """Annotated people who are samples, by image, with their boxes cut to it."""
+    """The annotated people who are samples, by image, with their boxes clipped to the image."""
     sizes = {image["id"]: (image["width"], image["height"]) for image in dataset.coco["images"]}
     people = [
         (entry, clipped_box(entry["bbox"], *sizes[entry["image_id"]]))
@@ -104,28 +104,28 @@ def _people(dataset: KeypointDataset) -> list[tuple[CocoPerson, Box]]:
 
 
 def samples_in_image(image: np.ndarray, boxes: Sequence[Sequence[float]]) -> list[Sample]:
-    """The people of one image by their boxes x, y, w, h; without boxes the whole image is one person."""
+    """The people of one image in `boxes` (x, y, width, height); without boxes the whole image is one person."""
     height, width = image.shape[:2]
     chosen = boxes or [(0.0, 0.0, float(width), float(height))]
     return [Sample(index, 0, _box(box)) for index, box in enumerate(chosen)]
 
 
 def wider(sample: Sample) -> Sample:
-    """The sample with a box WIDER times as wide and high around the same centre.
+    """The sample with a box that is WIDER times as wide and high, around the same center.
 
-    Boxes of people at an image's edge reach over it. What a network makes of the black there may be many times as large
-    as all else, and few people of a calibration set show it.
+    The regions of people at the edge of an image extend beyond it and are black there. At such borders the activations
+    of a network can be many times as large as elsewhere, and few people in a calibration set have them.
     """
     left, top, width, height = sample.box
-    grown = (left - (WIDER - 1) / 2 * width, top - (WIDER - 1) / 2 * height, WIDER * width, WIDER * height)
-    return replace(sample, box=grown)
+    wide_box = (left - (WIDER - 1) / 2 * width, top - (WIDER - 1) / 2 * height, WIDER * width, WIDER * height)
+    return replace(sample, box=wide_box)
 
 
 def smaller(image: np.ndarray, sample: Sample) -> tuple[np.ndarray, Sample]:
-    """The image shrunk until the sample's box is SMALL pixels long, and the sample in it; as they are if it is already.
+    """The image shrunk so that the longer side of the sample's box has SMALL pixels, and the sample in this image.
 
-    Of people who are far away few pixels make the whole input, which has no details then: errors of rounding are alike
-    over whole areas, and weigh more.
+    A smaller box is not changed. For people who are far away, few pixels are enlarged to the whole input. It has no
+    details then, so that rounding errors are the same over whole areas and have a larger effect.
     """
     longest = max(sample.box[2:])
     if longest <= SMALL:
@@ -139,7 +139,7 @@ def smaller(image: np.ndarray, sample: Sample) -> tuple[np.ndarray, Sample]:
 
 
 def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, PersonView]:
-    """The network's input (3, H, W) float32, and what `decode` needs to map keypoints back into the image."""
+    """The network's input, (3, H, W) float32, and the view with which `decode` maps keypoints back into the image."""
     size = card.input.size
     centre, scale = affine.centre_and_scale(sample.box, size, card.decode.get("padding", PADDING))
     pixels = affine.crop(image, affine.warp_matrix(centre, scale, size, unbiased=_method(card) == "udp"), size)
@@ -158,17 +158,17 @@ def prepare(image: np.ndarray, sample: Sample, card: Card) -> tuple[np.ndarray, 
 def decode(outputs: Outputs, views: Sequence[PersonView], card: Card) -> list[Person]:
     """Predictions from heatmaps (N, 17, h, w).
 
-    A person's score is the box's times the mean of its visible joints' scores; its area is that of the cut-out region.
-    Raises GraphError for outputs of other shapes.
+    The score of a person is the score of the box times the mean score of the visible joints. The area is that of the
+    region in the input. Raises GraphError for outputs of other shapes.
     """
     heatmaps = _heatmaps(outputs)
     blur = card.decode.get("blur", heatmap.BLURS[0])
     places, scores = heatmap.decode(heatmaps, card.input.size, _method(card), blur)
     centres, scales = _regions(views)
-    located = affine.to_image(places, centres, scales, card.input.size)
-    shown = scores > VISIBLE
-    mean = np.where(shown, scores, 0).sum(1) / np.maximum(shown.sum(1), 1)
-    joined = np.concatenate([located, scores[..., None]], axis=2)
+    positions = affine.to_image(places, centres, scales, card.input.size)  # (N, 17, 2)
+    visible = scores > VISIBLE
+    mean = np.where(visible, scores, 0).sum(1) / np.maximum(visible.sum(1), 1)  # (N,)
+    joined = np.concatenate([positions, scores[..., None]], axis=2)  # (N, 17, 3)
     return [
         {
             "image_id": view["image_id"],
@@ -202,9 +202,9 @@ def _heatmaps(outputs: Outputs) -> np.ndarray:
 
 
 def encode(predictions: Sequence[Person], views: Sequence[PersonView], card: Card) -> dict[str, np.ndarray]:
-    """Heatmaps at a quarter of the input that `decode` reads as these people, to a quarter of their pixels.
+    """Heatmaps with a quarter of the input's size that `decode` turns into these people, up to a quarter of a pixel.
 
-    A keypoint that the cut-out region does not show is lost.
+    A keypoint outside the region of the input is lost.
     """
     joints = np.array([prediction["keypoints"] for prediction in predictions], np.float64)
     centres, scales = _regions(views)
@@ -213,7 +213,7 @@ def encode(predictions: Sequence[Person], views: Sequence[PersonView], card: Car
 
 
 def truths(dataset: KeypointDataset) -> list[Person]:
-    """The annotated people as predictions, one for each sample: labelled keypoints score 1, the others 0."""
+    """The annotated people as predictions, one for each sample: labelled keypoints have the score 1, the others 0."""
     people: list[Person] = []
     for entry, _ in _people(dataset):
         joints = np.array(entry["keypoints"], np.float64).reshape(-1, 3)
@@ -236,10 +236,10 @@ def flip_inputs(inputs: np.ndarray) -> np.ndarray:
 
 
 def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
-    """Mean of the heatmaps of images and of their mirror images, (2N, ...) -> (N, ...).
+    """The mean of the heatmaps of images and of their mirror images, (2N, ...) -> (N, ...).
 
-    The mirrored ones are moved by a pixel to the right, as mmpose does except with UDP: mirroring pixels displaces them
-    by three quarters of a heatmap pixel. `flip_shift` in the card's `[decode]` says otherwise.
+    Mirrored heatmaps are shifted by one pixel to the right, as in mmpose without UDP, because mirroring pixels
+    displaces them by three quarters of a heatmap pixel. `flip_shift` in the card's `[decode]` overrides this.
     """
     ((name, heatmaps),) = outputs.items()
     plain, mirrored = np.split(heatmaps, 2)
@@ -249,35 +249,35 @@ def merge_flipped(outputs: Outputs, card: Card) -> dict[str, np.ndarray]:
 
 
 def score(predictions: Sequence[Person], dataset: KeypointDataset, seed: int = 0) -> dict[str, Metric]:
-    """The ten COCO metrics with 95 % intervals: name to value, low and high."""
+    """The ten COCO metrics with 95 % intervals, by name."""
     return keypoints.score(dataset.coco, to_coco(predictions), seed)
 
 
 def paired(
     before: Sequence[Person], after: Sequence[Person], dataset: KeypointDataset, seed: int = 0
 ) -> dict[str, Change]:
-    """The change of each metric from one set of predictions to another on the same images."""
+    """The change of each metric from `before` to `after` on the same images, with its 95 % interval."""
     return keypoints.paired(dataset.coco, to_coco(before), to_coco(after), seed)
 
 
 def agreement(before: Person, after: Person) -> dict[str, float]:
-    """How near two predictions for one sample are: their OKS, and the mean distance of their keypoints in pixels.
+    """The agreement of two predictions for one sample: OKS, and the mean distance of the keypoints in pixels.
 
-    Only keypoints count that are visible before; NaN where none is. OKS takes a person's area to be 0.53 of the box,
-    as it is in COCO on average.
+    Only keypoints that are visible in `before` count; NaN if there are none. For OKS the area of a person is 0.53 of
+    the box, the mean of COCO.
     """
     first, second = np.array(before["keypoints"]), np.array(after["keypoints"])
-    seen = first[:, 2] > VISIBLE
-    if not seen.any():
+    visible = first[:, 2] > VISIBLE
+    if not visible.any():
         return {"OKS": float("nan"), "pixels": float("nan")}
-    squared = ((first[:, :2] - second[:, :2]) ** 2).sum(1)[seen]
+    squared = ((first[:, :2] - second[:, :2]) ** 2).sum(1)[visible]  # squared distances in pixels
     area = AREA_OF_BOX * before["box"][2] * before["box"][3]
-    similar = np.exp(-squared / (2 * area * (2 * coco17.SIGMAS[seen]) ** 2))
+    similar = np.exp(-squared / (2 * area * (2 * coco17.SIGMAS[visible]) ** 2))
     return {"OKS": float(similar.mean()), "pixels": float(np.sqrt(squared).mean())}
 
 
 def to_coco(predictions: Sequence[Person]) -> list[CocoResult]:
-    """Predictions in COCO's result format, after suppression of doubles in each image (OKS above 0.9)."""
+    """Predictions in COCO's result format, without duplicates in an image (OKS above 0.9)."""
     by_image: defaultdict[Id, list[Person]] = defaultdict(list)
     for prediction in predictions:
         by_image[prediction["image_id"]].append(prediction)
@@ -294,7 +294,7 @@ def to_coco(predictions: Sequence[Person]) -> list[CocoResult]:
 
 
 def draw(image: np.ndarray, predictions: Sequence[Person]) -> np.ndarray:
-    """A copy of an HWC uint8 RGB image with skeletons: left orange, right blue, joints above 0.2 only."""
+    """A copy of an image, (H, W, 3) uint8 RGB, with skeletons: left orange, right blue, only visible joints."""
     picture = image.copy()
     for prediction in predictions:
         skeleton.draw(picture, np.array(prediction["keypoints"]), prediction["area"], VISIBLE)

@@ -1,1 +1,1 @@
-"""From images to the inputs of networks, and from their outputs to what was seen."""
+"""Image operations: from images to the inputs of networks, and from their outputs to predictions."""

@@ -1,4 +1,4 @@
-"""From a person's box, or a whole image, to the network's input and back, as mmpose's pipelines do it."""
+"""From the box of a person, or a whole image, to the network's input and back, as in mmpose's pipelines."""
 
 from __future__ import annotations
 
@@ -12,10 +12,10 @@ Size = tuple[int, int]
 
 
 def centre_and_scale(box: Box, size: tuple[int, int], padding: float = 1.25) -> tuple[np.ndarray, np.ndarray]:
-    """Centre (x, y) and scale (width, height) in image pixels of the region that becomes the input.
+    """The center (x, y) and the scale (width, height), in pixels of the image, of the region that becomes the input.
 
-    `box` is x, y, width, height in pixels; `size` the input's (height, width). The padded box grows in one direction
-    to the aspect ratio of the input. Matches mmpose's GetBBoxCenterScale and the aspect fix of TopdownAffine.
+    `box` is (x, y, width, height) in pixels, and `size` the (height, width) of the input. The padded box grows in one
+    direction to the aspect ratio of the input, as in mmpose's GetBBoxCenterScale and TopdownAffine.
     """
     x, y, width, height = box
     padded_width, padded_height = width * padding, height * padding
@@ -28,10 +28,10 @@ def centre_and_scale(box: Box, size: tuple[int, int], padding: float = 1.25) -> 
 
 
 def warp_matrix(centre: np.ndarray, scale: np.ndarray, size: tuple[int, int], unbiased: bool = False) -> np.ndarray:
-    """The (2, 3) float64 matrix that takes image pixels to input pixels, for an input of `size` (height, width).
+    """The matrix from image pixels to input pixels, (2, 3) float64, for an input of `size` (height, width).
 
-    Plain: the region's width becomes `width` pixels. Unbiased (UDP, Huang et al., 2020): distances between pixel
-    centres are kept, so it becomes `width - 1`, and each axis has its own factor.
+    By default the width of the region becomes `width` pixels. With `unbiased` (UDP, Huang et al., 2020) distances are
+    those between centers of pixels: the width becomes `width - 1`, and each axis has its own factor.
     """
     height, width = size
     if unbiased:
@@ -44,41 +44,44 @@ def warp_matrix(centre: np.ndarray, scale: np.ndarray, size: tuple[int, int], un
 
 
 def crop(image: np.ndarray, matrix: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Cut the region out of an HWC uint8 image, bilinear, black outside: (height, width, 3) uint8."""
+    """The region of an image as an input of `size`, (height, width, 3) uint8: bilinear, and black outside the image."""
     return cv2.warpAffine(image, matrix, (size[1], size[0]), flags=cv2.INTER_LINEAR)
 
 
 def to_image(points: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Input pixels back to image pixels: points (N, K, 2), centres and scales (N, 2), inverse of the plain warp."""
+    """From input pixels to image pixels, the inverse of the warp without `unbiased`: (N, points, 2).
+
+    `points` are (N, points, 2), `centres` and `scales` are (N, 2).
+    """
     relative = points / np.array([size[1], size[0]])
     return relative * scales[:, None] + centres[:, None] - scales[:, None] / 2
 
 
 def to_input(points: np.ndarray, centres: np.ndarray, scales: np.ndarray, size: tuple[int, int]) -> np.ndarray:
-    """Image pixels to input pixels: the inverse of `to_image`."""
+    """From image pixels to input pixels: the inverse of `to_image`."""
     relative = (points - centres[:, None] + scales[:, None] / 2) / scales[:, None]
     return relative * np.array([size[1], size[0]])
 
 
 def expanded(image: tuple[float, float], size: Size, multiple: int) -> tuple[tuple[float, float], Size]:
-    """Height and width of an image that covers `size` in its own aspect ratio, and the shape that holds it.
+    """The (height, width) of an image that is scaled to cover `size`, and the input shape that contains it.
 
-    `image` and `size` are (height, width). Both `size` and the shape are rounded up to multiples of `multiple`. Matches
-    mmpose's BottomupResize in mode expand.
+    `image` and `size` are (height, width). The image keeps its aspect ratio. `size` and the shape are rounded up to
+    multiples of `multiple`, as in mmpose's BottomupResize with the mode "expand".
     """
     needed = [math.ceil(side / multiple) * multiple for side in size]
-    factor = max(need / side for need, side in zip(needed, image, strict=True))
+    factor = max(target / side for target, side in zip(needed, image, strict=True))
     height, width = (side * factor for side in image)
-    # A side that is a multiple already must not be rounded up for its last bit.
+    # Rounding errors must not increase a side that is already a multiple.
     padded = [math.ceil(round(side, 6) / multiple) * multiple for side in (height, width)]
     return (height, width), (padded[0], padded[1])
 
 
 def letterbox(box: Box, shape: Size, size: Size, multiple: int) -> tuple[np.ndarray, np.ndarray]:
-    """Centre and scale (see `centre_and_scale`) that put a box in the middle of an input of `shape`.
+    """The center and scale (see `centre_and_scale`) that put a box into the middle of an input of `shape`.
 
-    The box becomes as large as `expanded` says, or as `shape` (height, width) allows: with the shape that `expanded`
-    gives, or any larger one, this is what mmpose does.
+    The box gets the size from `expanded`, or the largest that `shape` (height, width) allows. With the shape from
+    `expanded`, or a larger one, the result is that of mmpose.
     """
     x, y, width, height = box
     (target, _), _ = expanded((height, width), size, multiple)

@@ -1,21 +1,21 @@
-"""The cheapest one-to-one matching of two small sets, by Munkres' method.
+"""The one-to-one matching of two small sets with the least cost, by Munkres' method.
 
-Several matchings may cost the same. Which of them is the result depends on the order in which zeros are looked for.
-Here that is the order of the Python library `munkres`, which mmpose uses: it groups the same people.
+Several matchings may have the same cost. The result then depends on the order in which zeros are searched. The order
+here is that of the Python library `munkres`, which mmpose uses, so that the same people are grouped.
 """
 
 from __future__ import annotations
 
 import numpy as np
 
-LEFT_OVER = 1e10  # the cost of a row without a column, as in mmpose: far above the cost of any match
+LEFT_OVER = 1e10  # cost of a row without a column, as in mmpose: far above the cost of any match
 FREE = -1
 
 
 def assign(costs: np.ndarray) -> np.ndarray:
-    """The column of each row (M,) in the matching of least total cost of a matrix (M, N); -1 for rows left over.
+    """The column of each row, (M,), in the matching with the least total cost of a matrix (M, N).
 
-    min(M, N) pairs are matched.
+    min(M, N) pairs are matched; a row without a column has -1.
     """
     rows, columns = costs.shape
     cheapest = costs.argmin(axis=1)
@@ -32,7 +32,7 @@ def assign(costs: np.ndarray) -> np.ndarray:
 
 
 def _first_zeros(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """The column of each row and the row of each column where rows take their first zero that is not taken."""
+    """The column of each row and the row of each column, if each row in turn takes its first free zero."""
     column, row = np.full((2, len(square)), FREE)
     for i, zeros in enumerate(square == 0):
         free = np.flatnonzero(zeros & (row == FREE))
@@ -42,9 +42,9 @@ def _first_zeros(square: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _match_one_more(square: np.ndarray, column: np.ndarray, row: np.ndarray) -> None:
-    """Give one more row a column; rows that have one may move. Changes all three arrays in place.
+    """Give one more row a column; other rows may move to another column. Changes all three arrays.
 
-    `square` keeps the reduced costs: 0 where a match is as cheap as can be.
+    `square` has the reduced costs: 0 for a match of the least cost.
     """
     zero = np.full(len(square), FREE)  # the column to which a row may move
     covered, open_columns = np.zeros(len(square), bool), row == FREE
@@ -66,7 +66,7 @@ def _match_one_more(square: np.ndarray, column: np.ndarray, row: np.ndarray) -> 
 
 
 def _next_zero(zeros: np.ndarray, row: int, column: int) -> tuple[int, int]:
-    """The first row that has a zero, counted from `row`, and its last zero, counted from `column`; both wrap around."""
+    """The first row with a zero, counted from `row`, and its last zero, counted from `column`; both wrap around."""
     size = len(zeros)
     rows = np.flatnonzero(zeros.any(axis=1))
     i = rows[((rows - row) % size).argmin()]
@@ -75,7 +75,7 @@ def _next_zero(zeros: np.ndarray, row: int, column: int) -> tuple[int, int]:
 
 
 def _reduce(square: np.ndarray, covered: np.ndarray, open_columns: np.ndarray) -> None:
-    """Make the least cost in the open rows and columns 0, in place; matches of covered rows keep theirs."""
+    """Subtract the least cost of the open rows and columns, so that a new zero appears; matches keep their zeros."""
     least = square[np.ix_(~covered, open_columns)].min()
     square[covered] += least
     square[:, open_columns] -= least

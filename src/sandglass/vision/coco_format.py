@@ -1,4 +1,4 @@
-"""Records of COCO's format for people: what annotation files, detection files and result files hold."""
+"""Records of COCO's format for people, in annotation files, detection files and result files."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ class CocoImage(TypedDict):
 
 
 class CocoCategory(TypedDict):
-    """A category, with the names of its keypoints and the pairs of keypoints (from 1) that a limb joins."""
+    """A category, with the names of its keypoints and the pairs of keypoints (from 1) that limbs connect."""
 
     id: int
     name: str
@@ -27,7 +27,7 @@ class CocoCategory(TypedDict):
 
 
 class CocoShape(TypedDict):
-    """A person without its image: `keypoints` are 17 times x, y and flag, `bbox` is x, y, width, height in pixels."""
+    """A person without its image: `keypoints` is 17 times x, y and flag, `bbox` is x, y, width, height in pixels."""
 
     category_id: int
     iscrowd: int
@@ -54,7 +54,7 @@ class CocoBox(TypedDict):
 
 
 class CocoResult(TypedDict):
-    """A predicted person; `keypoints` are 17 times x, y and score."""
+    """A predicted person; `keypoints` is 17 times x, y and score."""
 
     image_id: Id
     category_id: int
@@ -63,13 +63,13 @@ class CocoResult(TypedDict):
 
 
 class CocoInfo(TypedDict, total=False):
-    """What a file may say of itself."""
+    """The optional description of a file."""
 
     info: dict[str, object]
 
 
 class CocoTruth(CocoInfo):
-    """A file of annotations."""
+    """The content of an annotation file."""
 
     images: list[CocoImage]
     annotations: list[CocoPerson]

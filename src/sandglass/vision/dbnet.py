@@ -1,7 +1,7 @@
-"""DBNet's probability map to text boxes (Liao et al., 2019), as PaddleOCR's detectors are decoded.
+"""From DBNet's probability map to text boxes (Liao et al., 2019), as in PaddleOCR.
 
-A box is the smallest rectangle around a region over the threshold, scored by the mean probability in it, and grown by
-`unclip`, because the network is trained on shrunk texts. In the page its corners are whole pixels.
+A box is the smallest rectangle around a region above the threshold. Its score is the mean probability in it. It then
+grows by `unclip`, because the network is trained on shrunk texts. Its corners are whole pixels of the page.
 """
 
 from __future__ import annotations
@@ -16,17 +16,18 @@ import numpy as np
 from sandglass.vision import polygon
 from sandglass.vision.polygon import ScoredOutline
 
-CANDIDATES = 1000
-SHORTEST = 3  # side of a region in the map, and, after it has grown, of a box in the page, that is dropped
-GROWN = SHORTEST + 2
+CANDIDATES = 1000  # regions, at most
+SHORTEST = 3  # shorter side of a region in the map, and of a box in the page, in pixels, at least
+GROWN = SHORTEST + 2  # shorter side of a region in the map after it has grown, at least
 
 
 @dataclass(frozen=True)
 class DBNet:
-    """How DBNet's probabilities become texts.
+    """The decoder of DBNet's probabilities.
 
-    A pixel above `threshold` is text, a region of a mean probability of at least `box` is a text, and it grows by its
-    area times `unclip` over its length.
+    threshold  probability above which a pixel is text
+    box        mean probability of a region from which it is a text
+    unclip     a region grows by unclip * area / length of its outline, in pixels
     """
 
     channels: ClassVar[int] = 1
@@ -36,9 +37,10 @@ class DBNet:
     unclip: float = 1.5
 
     def decode(self, maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int]) -> list[ScoredOutline]:
-        """Corners (4, 2) in pixels of the page and a score from 0 to 1 for each text in probabilities (1, h, w).
+        """The corners of each text, (4, 2) in pixels of the page, and its score from 0 to 1.
 
-        `scale` is the size of a pixel of the map in the page (x, y), `page` its height and width.
+        `maps` are probabilities (1, h, w). `scale` is the size (x, y) of a pixel of the map in pixels of the page, and
+        `page` is the height and width of the page.
         """
         probabilities = maps[0]
         mask = (probabilities > self.threshold).astype(np.uint8)
@@ -60,25 +62,25 @@ class DBNet:
         return texts
 
     def encode(self, texts: Sequence[ScoredOutline], size: tuple[int, int]) -> np.ndarray:
-        """Probabilities (1, h, w) float32 that `decode` reads as these texts, given in pixels of the map.
+        """Probabilities (1, h, w) float32 that `decode` turns into these texts, with outlines in pixels of the map.
 
-        They are half a pixel to the lower right, as much as `decode` loses by cutting off fractions.
+        They are shifted by half a pixel to the lower right, because `decode` truncates fractions.
         """
         maps = np.zeros((1, *size), np.float32)
         for points, score in texts:
-            shrunk = polygon.clip(points, self.unclip, margin=0.5)  # filling takes the pixels on the edge too
+            shrunk = polygon.clip(points, self.unclip, margin=0.5)  # filling also covers the pixels on the edge
             cv2.fillPoly(maps[0], [(shrunk + 0.5).round().astype(np.int32)], float(score))
         return maps
 
 
 def _rectangle(points: np.ndarray) -> tuple[np.ndarray, float]:
-    """Corners of the smallest rectangle around points, and its shorter side."""
+    """The corners of the smallest rectangle around points, and its shorter side."""
     rectangle = cv2.minAreaRect(points)
     return cv2.boxPoints(rectangle), min(rectangle[1])
 
 
 def mean_inside(values: np.ndarray, corners: np.ndarray) -> float:
-    """The mean of values (h, w) in a polygon, its points cut off to whole pixels."""
+    """The mean of `values` (h, w) inside a polygon, whose points are truncated to whole pixels."""
     high = (values.shape[1] - 1, values.shape[0] - 1)
     left, top = np.clip(np.floor(corners.min(0)), 0, high).astype(int)
     right, bottom = np.clip(np.ceil(corners.max(0)), 0, high).astype(int)

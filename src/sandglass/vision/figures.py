@@ -1,6 +1,6 @@
-"""Drawn people: an articulated skeleton in three dimensions, dressed, shaded and projected onto an image.
+"""Drawn people: an articulated skeleton in three dimensions, with clothes and shading, projected onto an image.
 
-Axes of a figure are x to the right in the image, y down and z towards the viewer; lengths are in heights of the
+The axes of a figure are x to the right in the image, y down, and z towards the viewer. Lengths are in heights of the
 person. A figure that faces the viewer has its left side at positive x.
 """
 
@@ -13,21 +13,22 @@ import cv2
 import numpy as np
 
 Colour = tuple[int, int, int]
-FRACTION_BITS = 4  # sub-pixel drawing in OpenCV
-LIGHT = np.array([-0.35, -0.6])
+FRACTION_BITS = 4  # coordinates for OpenCV are in 1/16 of a pixel
+LIGHT = np.array([-0.35, -0.6])  # direction to the light in the image
 
-# Part numbers in the label map; which parts show which keypoint is in SHOWN_BY.
-HEAD, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 1, 2, 3, 5, 7, 9  # left limbs; right limbs are one more
+# Numbers of parts in the label map: those of left limbs; right limbs have the next number. SHOWN_BY lists for each
+# keypoint the parts on which it is visible.
+HEAD, TORSO, UPPER_ARM, FOREARM, THIGH, SHIN = 1, 2, 3, 5, 7, 9
 SHOWN_BY = [(HEAD,)] * 5 + [
     (TORSO, UPPER_ARM), (TORSO, UPPER_ARM + 1), (UPPER_ARM, FOREARM), (UPPER_ARM + 1, FOREARM + 1),
     (FOREARM,), (FOREARM + 1,), (TORSO, THIGH), (TORSO, THIGH + 1), (THIGH, SHIN), (THIGH + 1, SHIN + 1),
     (SHIN,), (SHIN + 1,),
 ]  # fmt: skip
-LABELS_A_PERSON = 16
+LABELS_A_PERSON = 16  # labels for the parts of one person
 
 
 class Outfit(NamedTuple):
-    """Colours (RGB) and lengths of clothes."""
+    """Colors (RGB) and lengths of clothes."""
 
     skin: Colour
     hair: Colour
@@ -43,7 +44,7 @@ class Outfit(NamedTuple):
 
 @dataclass
 class Figure:
-    """A posed person: joints (17, 3) in pixels with depth, `height` in pixels, and what it wears."""
+    """A person in a pose: joints (17, 3) with x, y and depth in pixels, `height` in pixels, and clothes."""
 
     joints: np.ndarray
     height: float
@@ -54,7 +55,7 @@ class Figure:
 
 
 def random_outfit(random: np.random.Generator) -> Outfit:
-    """Clothes, skin and hair."""
+    """Random clothes, skin and hair."""
     skins = [(255, 219, 190), (241, 194, 150), (224, 172, 120), (170, 115, 75), (110, 72, 48), (82, 52, 36)]
     hairs = [(35, 25, 22), (70, 45, 30), (120, 80, 45), (200, 165, 95), (150, 150, 150), (120, 50, 30)]
     shirt, stripe, trousers, shoes = (_colour(random) for _ in range(4))
@@ -66,7 +67,7 @@ def random_outfit(random: np.random.Generator) -> Outfit:
 
 
 def random_figure(random: np.random.Generator, foot: tuple[float, float], height: float) -> Figure:
-    """A person of `height` pixels (upright) in a random pose, seen from a random side, its lowest joint at `foot`."""
+    """A person of `height` pixels (if upright) in a random pose, from a random side, its lowest joint at `foot`."""
     yaw = float(random.choice([0.0, np.pi, random.uniform(-np.pi, np.pi)], p=[0.4, 0.2, 0.4])) + random.normal(0, 0.25)
     points = _turn(_pose(random), yaw, lean=random.normal(0, 0.12))
     points *= height
@@ -81,7 +82,7 @@ def _colour(random: np.random.Generator) -> Colour:
 
 
 def _pose(random: np.random.Generator) -> np.ndarray:
-    """Joints (19, 3) of a figure that faces the viewer: COCO's seventeen, the head's centre and the neck."""
+    """The joints of a figure that faces the viewer, (19, 3): COCO's seventeen, the center of the head, and the neck."""
     kind = random.choice(["stand", "walk", "reach", "sit", "free"], p=[0.25, 0.25, 0.2, 0.12, 0.18])
     hip_y, shoulder_y = -0.50, -0.81
     points = np.zeros((19, 3))
@@ -120,12 +121,12 @@ def _pose(random: np.random.Generator) -> np.ndarray:
 
 
 def _direction(side: int, swing: float, spread: float) -> np.ndarray:
-    """Unit vector of a limb: straight down, swung forwards and spread sideways by angles in radians."""
+    """The unit vector of a limb: down, swung forwards and spread sideways by angles in radians."""
     return np.array([side * np.sin(spread), np.cos(spread) * np.cos(swing), np.cos(spread) * np.sin(swing)])
 
 
 def _turn(points: np.ndarray, yaw: float, lean: float) -> np.ndarray:
-    """Turn about the vertical by `yaw`, then lean in the image plane about the origin."""
+    """Points rotated about the vertical axis by `yaw`, then in the image plane about the origin by `lean` (radians)."""
     cos, sin = np.cos(yaw), np.sin(yaw)
     turned = points @ np.array([[cos, 0, -sin], [0, 1, 0], [sin, 0, cos]])
     cos, sin = np.cos(lean), np.sin(lean)
@@ -133,9 +134,9 @@ def _turn(points: np.ndarray, yaw: float, lean: float) -> np.ndarray:
 
 
 def draw(image: np.ndarray, labels: np.ndarray, figure: Figure, person: int) -> None:
-    """Draw a figure into an RGB image (H, W, 3) uint8 and its parts into `labels` (H, W) uint8, in place.
+    """Draw a figure into an image, (H, W, 3) uint8 RGB, and its parts into `labels`, (H, W) uint8, in place.
 
-    A part's label is `person * LABELS_A_PERSON + part`, so at most fifteen people fit.
+    The label of a part is `person * LABELS_A_PERSON + part`, so that there can be at most fifteen people.
     """
     brush = _Brush(image, labels, person * LABELS_A_PERSON)
     joints, outfit, unit = figure.joints, figure.outfit, figure.height
@@ -160,7 +161,7 @@ def face_shown(figure: Figure) -> tuple[bool, bool, bool, bool, bool]:
     """Whether nose, left eye, right eye, left ear and right ear are on the viewer's side of the head."""
     depth = (figure.joints[:5, 2] - figure.head[2]) / figure.height
     nose, left_eye, right_eye, left_ear, right_ear = (depth > [-0.01, 0.015, 0.015, -0.02, -0.02]).tolist()
-    # An eye is drawn on the face only, so a head seen from behind has none.
+    # Eyes are drawn only on a face: a head from behind has none.
     return nose, nose and left_eye, nose and right_eye, left_ear, right_ear
 
 
@@ -200,7 +201,7 @@ def _torso(brush: _Brush, figure: Figure) -> None:
         for level in (0.2, 0.45, 0.7):
             band = shoulders + level * (waist - shoulders)
             brush.hull([*band], [0.014 * unit] * 2, outfit.stripe, TORSO)
-    if figure.facing > 0.2:  # collar and buttons tell the front
+    if figure.facing > 0.2:  # collar and buttons mark the front
         middle = _moved(shoulders.mean(axis=0), 0, 0.02 * unit)
         collar = [_moved(middle, across * unit, -0.03 * unit) for across in (-0.02, 0.02)]
         brush.hull([*collar, middle], [1, 1, 1], outfit.skin, TORSO)
@@ -239,15 +240,14 @@ def _head(brush: _Brush, figure: Figure) -> None:
 
 
 def _long_hair(brush: _Brush, figure: Figure) -> None:
-    """Hair to the shoulders: drawn before the torso when the face is seen, after it from behind."""
+    """Hair to the shoulders: drawn before the torso if the face is visible, and after it for a figure from behind."""
     centre, unit = figure.head[:2], figure.height
     top, bottom = _moved(centre, 0, -0.016 * unit), _moved(centre, 0, 0.06 * unit)
     brush.hull([top, bottom], [0.0713 * unit, 0.0651 * unit], figure.outfit.hair, HEAD)
 
 
 def _moved(point: np.ndarray, right: float, down: float) -> np.ndarray:
-    moved: np.ndarray = point + np.array([right, down])
-    return moved
+    return np.asarray(point + np.array([right, down]))
 
 
 def _shade(colour: Colour, factor: float) -> Colour:
@@ -256,7 +256,7 @@ def _shade(colour: Colour, factor: float) -> Colour:
 
 
 class _Brush:
-    """Draws hulls of circles into an image and its label map, lit from the upper left."""
+    """Draws hulls of circles into an image and its label map, with light from the upper left."""
 
     CIRCLE = np.stack([np.cos(np.linspace(0, 2 * np.pi, 14)[:-1]), np.sin(np.linspace(0, 2 * np.pi, 14)[:-1])], axis=1)
 
@@ -264,11 +264,11 @@ class _Brush:
         self.image, self.labels, self.base = image, labels, base
 
     def limb(self, start: np.ndarray, end: np.ndarray, r0: float, r1: float, colour: Colour, part: int) -> None:
-        """A tapered limb between two joints."""
+        """Draw a tapered limb between two joints."""
         self.hull([start[:2], end[:2]], [r0, r1], colour, part)
 
     def hull(self, centres: list[np.ndarray], radii: list[float], colour: Colour, part: int) -> None:
-        """The convex hull of circles, in three tones: rim, body, and a highlight towards the light."""
+        """Draw the convex hull of circles in four tones, from a dark rim to a highlight towards the light."""
         places, sizes = np.array(centres), np.array(radii)
         for scale, tone in ((1.0, 0.62), (0.86, 0.85), (0.62, 1.0), (0.3, 1.12)):
             shifted = places + LIGHT * (sizes * (1 - scale))[:, None]
@@ -276,7 +276,7 @@ class _Brush:
         self._fill(self.labels, places, sizes, self.base + part, cv2.LINE_8)
 
     def dot(self, centre: np.ndarray, radius: float, colour: Colour, part: int) -> None:
-        """A small disc: a mark on a part, or a nose or ear that sticks out of the head."""
+        """Draw a small disk: a mark on a part, or a nose or ear that extends beyond the head."""
         point = tuple(int(v) for v in np.round(centre * (1 << FRACTION_BITS)))
         size = max(1, round(radius * (1 << FRACTION_BITS)))
         cv2.circle(self.image, point, size, colour, -1, cv2.LINE_AA, FRACTION_BITS)

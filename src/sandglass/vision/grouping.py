@@ -1,8 +1,8 @@
-"""Heatmaps and tags of all people in an image to one set of keypoints for each person.
+"""From the heatmaps and tags of all people in an image to one set of keypoints for each person.
 
-Associative embedding (Newell et al., 2017) as mmpose 1.x's AssociativeEmbedding codec decodes it: keypoint by keypoint
-the peaks are matched to the people so far by their tags, and what a person lacks is looked for where the tags are like
-the person's.
+This is associative embedding (Newell et al., 2017), decoded as in mmpose 1.x's AssociativeEmbedding codec. For one
+keypoint after the other, peaks are matched with the people so far by their tags. A missing keypoint of a person is then
+searched where the tags are similar to the person's.
 """
 
 from __future__ import annotations
@@ -13,26 +13,26 @@ import numpy as np
 from sandglass.vision import heatmap
 from sandglass.vision.assignment import assign
 
-# From the head and the trunk outwards: the first ones tell people apart best.
+# Keypoints from head and trunk outwards: the first ones separate people best.
 ORDER = (0, 1, 2, 3, 4, 5, 6, 11, 12, 7, 8, 9, 10, 13, 14, 15, 16)
-PEAK = 0.1  # a peak of a heatmap is a candidate above this
-NEAR = 1.0  # a candidate belongs to a person whose mean tag is nearer than this
-WINDOW = 5  # pixels around a peak in which it is the largest
-CANDIDATES = 30  # peaks of a heatmap that are looked at
-PEOPLE = 30
-LIKE = 0.5  # half a step: tags as near as this to a person's count as equal
-ROUNDING = 1e-3  # steps: more than two ways of computing a distance in float32 differ by
-SPARSE, HIGH = 4, 256  # of every 4th pixel of every 4th row the 256 largest say which values are high
-EXACT = 2.0**20  # scores are multiples of its reciprocal: sums of costs are exact, and which are equal does not waver
-FIRST = 100.0  # tags come first: a whole step of tag distance weighs more than any heatmap's value
+PEAK = 0.1  # value of a heatmap above which a peak is a candidate
+NEAR = 1.0  # distance of tags below which a candidate belongs to a person
+WINDOW = 5  # side of the square in which a peak is the largest value, in pixels
+CANDIDATES = 30  # peaks of a heatmap, at most
+PEOPLE = 30  # people in an image, at most
+LIKE = 0.5  # distance of tags up to which they count as equal: half a step
+ROUNDING = 1e-3  # more than the difference between two ways to compute a distance in float32, in steps
+SPARSE, HIGH = 4, 256  # in every 4th row and column, the 256 largest values define which values are high
+EXACT = 2.0**20  # scores are rounded to multiples of its reciprocal: then sums of costs are exact, and ties are stable
+FIRST = 100.0  # weight of a step of tag distance: it counts more than any value of a heatmap
 
 
 def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (P, K, 3) as x, y in pixels of the heatmaps and score, and scores (P,) of at most PEOPLE people.
+    """Keypoints (P, K, 3) as x, y in pixels of the heatmaps and score, and scores (P,), of at most PEOPLE people.
 
-    heatmaps (K, h, w) and tags (L, K, h, w) are float32; L is 1, or 2 with those of the mirrored image. `centre` is
-    added to a peak's row and column. A person's score is the mean over all keypoints, 0 for those that no peak gave;
-    the place and score of these are filled in after.
+    P is the number of people and K that of keypoints. `heatmaps` (K, h, w) and `tags` (L, K, h, w) are float32; L is 1,
+    or 2 with the tags of the mirrored image. `centre` is added to the row and column of a peak. The score of a person
+    is the mean over all keypoints, where a keypoint without a peak counts 0. Such keypoints are filled in afterwards.
     """
     people = group(candidates(heatmaps, tags))
     scores = people[..., 2].mean(axis=1)
@@ -45,7 +45,10 @@ def decode(heatmaps: np.ndarray, tags: np.ndarray, centre: float = 0.5) -> tuple
 
 
 def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
-    """Peaks of each heatmap, best first: K arrays (M, 3 + L) float32 of x, y, score and tags, M up to CANDIDATES."""
+    """The peaks of each heatmap, the best first: K arrays (M, 3 + L) float32 with x, y, score and tags.
+
+    M is at most CANDIDATES.
+    """
     by_keypoint = []
     window = np.ones((WINDOW, WINDOW), np.uint8)
     for k, values in enumerate(heatmaps):
@@ -58,13 +61,14 @@ def candidates(heatmaps: np.ndarray, tags: np.ndarray) -> list[np.ndarray]:
 
 
 def group(peaks: list[np.ndarray]) -> np.ndarray:
-    """Candidates (see `candidates`) by person: (P, K, 3) float32 of x, y and score, 0 where a keypoint is missing.
+    """Candidates (see `candidates`) by person: (P, K, 3) float32 with x, y and score, 0 for a missing keypoint.
 
-    The cost of giving a candidate to a person is the distance of tags in whole steps, then the candidate's score.
-    People are numbered by the tag that founded them, as in mmpose: of two with the same tag there is one.
+    The cost of a match between a candidate and a person is the distance of their tags in whole steps, and then the
+    score of the candidate. As in mmpose, a person is identified by the tag of its first candidate, so that two people
+    with the same tag are one.
     """
     joints: dict[float, np.ndarray] = {}
-    members: dict[float, tuple[np.ndarray, int]] = {}  # the sum (L,) of a person's tags, and how many
+    members: dict[float, tuple[np.ndarray, int]] = {}  # the sum of a person's tags, (L,), and their number
     for k in ORDER:
         if not len(peaks[k]):
             continue
@@ -81,23 +85,24 @@ def group(peaks: list[np.ndarray]) -> np.ndarray:
 
 
 def _match(peaks: np.ndarray, members: dict[float, tuple[np.ndarray, int]]) -> list[float | None]:
-    """For each candidate (M, 3 + L) the person it belongs to, by name; None for one that founds a new person."""
+    """For each candidate (M, 3 + L) the key of its person; None if it starts a new person."""
     if not members:
         return [None] * len(peaks)
     names = list(members)
     totals, counts = zip(*members.values(), strict=True)
     means = np.array(totals) / np.array(counts, np.float32)[:, None]
-    distances = np.linalg.norm(peaks[:, None, 3:] - means[None], axis=2)
+    distances = np.linalg.norm(peaks[:, None, 3:] - means[None], axis=2)  # (candidates, people)
     scores = np.round(peaks[:, 2:3].astype(np.float64) * EXACT) / EXACT
     chosen = assign(np.round(distances).astype(np.float64) * FIRST - scores)
     return [names[j] if j >= 0 and distances[i, j] < NEAR else None for i, j in enumerate(chosen)]
 
 
 def fill(joints: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps: np.ndarray, tags: np.ndarray) -> None:
-    """Place each keypoint of `joints` (P, K, 3) that is `missing` (P, K), in place.
+    """Fill in each keypoint of `joints` (P, K, 3) that is `missing` (P, K), in place.
 
-    Its place is where its heatmap is largest among tags like the person's. `centres` (P, L) are the people's mean tags.
-    Where no pixel's tags are within half a step, it is the largest value among the nearest whole step, as in mmpose.
+    It gets the pixel with the largest value of its heatmap among the pixels whose tags are similar to those of the
+    person. `centres` (P, L) are the mean tags of the people. If no tags are within half a step, the pixels within the
+    nearest whole step count, as in mmpose.
     """
     for k in np.flatnonzero(missing.any(axis=0)):
         people = np.flatnonzero(missing[:, k])
@@ -111,7 +116,7 @@ def fill(joints: np.ndarray, missing: np.ndarray, centres: np.ndarray, heatmaps:
 
 
 def _highest(values: np.ndarray) -> np.ndarray:
-    """Pixels of the largest values (h, w), best first: some thousands, among which most of what is missing lies."""
+    """The pixels with the largest values of a map (h, w), the best first: some thousands, which usually suffice."""
     sample = values[::SPARSE, ::SPARSE].ravel()
     level = np.partition(sample, -min(HIGH, sample.size))[-min(HIGH, sample.size)]
     high = np.flatnonzero(values > level)
@@ -120,9 +125,9 @@ def _highest(values: np.ndarray) -> np.ndarray:
 
 
 def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
-    """The pixel of the least cost: distance of tags (L, h, w) from `centre` in whole steps, then values (h, w).
+    """The pixel with the least cost: the distance of tags (L, h, w) to `centre` in whole steps, then the value (h, w).
 
-    The first pass takes pixels whose distance may round to the least step. The second pass computes their costs.
+    The first pass selects the pixels whose distance may round to the least step; the second pass computes their costs.
     """
     apart = cv2.absdiff(tags[0], float(centre[0]))
     for part, c in zip(tags[1:], centre[1:], strict=True):
@@ -133,13 +138,13 @@ def _search(values: np.ndarray, tags: np.ndarray, centre: np.ndarray) -> int:
 
 
 def mean_tags(people: np.ndarray, present: np.ndarray, tags: np.ndarray) -> np.ndarray:
-    """Mean tags (P, L) float32 of people at their keypoints that are `present` (P, K).
+    """The mean tags of people, (P, L) float32, over their keypoints that are `present` (P, K).
 
-    A tag is read at the pixel that holds the refined place, as mmpose does: a quarter of a pixel to the left of a peak
-    is the pixel before it. There the tag may be another person's.
+    As in mmpose, a tag is read at the pixel that contains the refined position. A quarter of a pixel to the left of a
+    peak that is the previous pixel, whose tag may belong to another person.
     """
     height, width = tags.shape[2:]
     x, y = (people[..., i].astype(int).clip(0, side - 1) for i, side in enumerate((width, height)))
     values = tags[:, np.arange(tags.shape[1]), y, x].transpose(1, 2, 0)  # people, keypoints, tags
-    means = [np.mean(person[seen], axis=0) for person, seen in zip(values, present, strict=True)]
+    means = [np.mean(person[flags], axis=0) for person, flags in zip(values, present, strict=True)]
     return np.array(means, np.float32).reshape(-1, len(tags))

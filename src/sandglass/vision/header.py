@@ -1,24 +1,24 @@
-"""The size of an image by its file's header, without decoding it: JPEG, PNG, BMP, WebP, TIFF, PNM and GIF."""
+"""The size of an image from the header of its file, without decoding: JPEG, PNG, BMP, WebP, TIFF, PNM and GIF."""
 
 from __future__ import annotations
 
 import re
 import struct
 
-# Start-of-frame markers; the others in this range are tables.
+# Start-of-frame markers of JPEG; the other markers in this range are tables.
 FRAMES = frozenset(range(0xC0, 0xD0)) - {0xC4, 0xC8, 0xCC}
-ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values with which sides change places
+ORIENTATION, QUARTER_TURNS = 0x0112, (5, 6, 7, 8)  # EXIF's tag, and its values that exchange height and width
 PNM = re.compile(rb"P[1-6](?:\s|#[^\n]{0,200}\n){1,50}(\d{1,9})(?:\s|#[^\n]{0,200}\n){1,50}(\d{1,9})\s")
-# Tags of TIFF: width, height, bits of a sample, samples of a pixel, width and height of a tile.
+# Tags of TIFF: width and height, bits of a sample, samples of a pixel, width and height of a tile.
 TIFF_SIZES, TIFF_BITS, TIFF_SAMPLES, TIFF_TILES = (256, 257), 258, 277, (322, 323)
-MOST_HEADER = 2 << 20  # bytes before a JPEG's pixels: a profile of colours may take 1 MB
-# Bytes that OpenCV takes for each pixel while it decodes to three channels, where it is over 9, the most of a
-# progressive JPEG with its coefficients: WebP and GIF have copies of their own with alpha.
+MOST_HEADER = 2 << 20  # bytes before the pixels of a JPEG, at most: a color profile may have 1 MB
+# Bytes for each pixel while OpenCV decodes to three channels, by the first bytes of the file. Other formats need at
+# most 9, for the coefficients of a progressive JPEG. WebP and GIF need additional copies with an alpha channel.
 BYTES_EACH = {b"RI": 12, b"GI": 16}
 
 
 def stored_size(data: bytes) -> tuple[int, int] | None:
-    """Height and width as stored, from a whole file or its beginning; None for another format or a broken header."""
+    """Height and width as stored, from a whole file or its beginning; None for another format or a damaged header."""
     try:
         return _size(data)
     except (struct.error, IndexError):
@@ -29,9 +29,9 @@ def _size(data: bytes) -> tuple[int, int] | None:
     if data[:8] == b"\x89PNG\r\n\x1a\n":
         width, height = struct.unpack_from(">II", data, 16)
     elif data[:2] == b"BM":
-        old = struct.unpack_from("<I", data, 14)[0] == 12  # OS/2's header, of 16 bits
+        old = struct.unpack_from("<I", data, 14)[0] == 12  # the header of OS/2, with 16 bits
         width, height = struct.unpack_from("<HH" if old else "<ii", data, 18)
-        height = abs(height)  # negative where rows go from the top down
+        height = abs(height)  # it is negative if rows are stored from top to bottom
     elif data[:4] == b"RIFF" and data[8:12] == b"WEBP":
         return _webp(data)
     elif data[:2] == b"\xff\xd8":
@@ -49,7 +49,7 @@ def _size(data: bytes) -> tuple[int, int] | None:
 
 
 def decoding_bytes(data: bytes) -> int:
-    """About what decoding takes, in bytes: the pixels times what its format needs for each; 0 where none has a size."""
+    """The approximate memory for decoding, in bytes: the pixels times the bytes for one; 0 if the size is unknown."""
     size = stored_size(data)
     if size is None:
         return 0
@@ -60,7 +60,7 @@ def decoding_bytes(data: bytes) -> int:
 
 
 def _tiff_bytes(data: bytes, pixels: int) -> int:
-    """A TIFF is decoded by strips or tiles, which may be larger than the image."""
+    """The approximate memory for a TIFF: it is decoded by strips or tiles, which may be larger than the image."""
     try:
         tags = _tiff(data)
     except (struct.error, IndexError):
@@ -71,7 +71,7 @@ def _tiff_bytes(data: bytes, pixels: int) -> int:
 
 
 def _tiff(data: bytes) -> dict[int, tuple[int, ...]]:
-    """Numbers in the first directory by tag; of values that lie elsewhere in the file the first is enough."""
+    """The numbers in the first directory by tag; of several values at another place only the first is read."""
     order = "<" if data[:2] == b"II" else ">"
     start = struct.unpack_from(f"{order}I", data, 4)[0]
     (count,) = struct.unpack_from(f"{order}H", data, start)
@@ -86,7 +86,7 @@ def _tiff(data: bytes) -> dict[int, tuple[int, ...]]:
 
 
 def upright_size(data: bytes) -> tuple[int, int] | None:
-    """The same with the sides exchanged where a JPEG's EXIF data says that it is to be turned by a quarter."""
+    """`stored_size` after the EXIF orientation: a quarter turn of a JPEG exchanges height and width."""
     size = stored_size(data)
     try:
         turned = size is not None and data[:2] == b"\xff\xd8" and _orientation(data) in QUARTER_TURNS
@@ -104,11 +104,11 @@ def _jpeg(data: bytes) -> tuple[int, int] | None:
 
 
 def _segments(data: bytes) -> list[tuple[int, int]]:
-    """Markers of a JPEG's segments before its pixels, and where their lengths stand."""
+    """The markers of a JPEG's segments before its pixels, and the positions of their lengths."""
     data = data[:MOST_HEADER]
     segments, place = [], 2
     while 0 <= (place := data.find(b"\xff", place)) <= len(data) - 4 and data[place + 1] != 0xDA:
-        if data[place + 1] in (0, 0xFF):  # a fill byte, or one of those that decoders skip between segments
+        if data[place + 1] in (0, 0xFF):  # a fill byte, or a byte that decoders skip between segments
             place += 1
             continue
         segments.append((data[place + 1], place + 2))
@@ -133,7 +133,7 @@ def _orientation(data: bytes) -> int:
 def _webp(data: bytes) -> tuple[int, int] | None:
     kind = data[12:16]
     if kind == b"VP8X":
-        low, high, lower, higher = struct.unpack_from("<HBHB", data, 24)  # of 24 bits each
+        low, high, lower, higher = struct.unpack_from("<HBHB", data, 24)  # two numbers with 24 bits each
         width, height = (low | high << 16) + 1, (lower | higher << 16) + 1
     elif kind == b"VP8L":
         bits = struct.unpack_from("<I", data, 21)[0]

@@ -1,4 +1,4 @@
-"""Heatmaps to keypoints, vectorized over batch and joints, as mmpose's MSRAHeatmap and UDPHeatmap codecs do it."""
+"""From heatmaps to keypoints, vectorized over batch and joints, as in mmpose's MSRAHeatmap and UDPHeatmap codecs."""
 
 from __future__ import annotations
 
@@ -8,39 +8,43 @@ import cv2
 import numpy as np
 
 METHODS = ("quarter", "dark", "udp")
-SIGMA = 1.5  # of the Gaussian around a keypoint, in pixels of the heatmap
-BLURS = (11, 17)  # sides of the Gaussian kernel that modulates heatmaps; they fit a sigma of 2 and of 3
+SIGMA = 1.5  # standard deviation of the Gaussian around a keypoint, in pixels of the heatmap
+BLURS = (11, 17)  # sides of the Gaussian kernel that blurs heatmaps, for heatmaps with a sigma of 2 and of 3
 
 
 def decode(
     heatmaps: np.ndarray, size: tuple[int, int], method: str = "quarter", blur: int = BLURS[0]
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Keypoints (N, K, 2) as x, y in input pixels and scores (N, K) from heatmaps (N, K, h, w) float32.
+    """Keypoints (N, K, 2) as x, y in input pixels, and scores (N, K), from heatmaps (N, K, h, w) float32.
 
-    The largest value is moved by fractions of a heatmap pixel:
-    `quarter`  a quarter towards its larger neighbour
-    `dark`     to the top of a parabola through the logarithms of the heatmap, blurred by a kernel of `blur` x `blur`
-               (Zhang et al., 2020)
-    `udp`      the same with the curvature taken closer by, between pixel centres (Huang et al., 2020)
-    `size` is the input's (height, width). A heatmap without a positive value has its keypoint at (-1, -1) heatmap
-    pixels, or near it.
+    N is the batch and K the number of keypoints. `size` is the (height, width) of the input. The position of the
+    largest value is moved by fractions of a heatmap pixel:
+
+    quarter  by a quarter towards the larger neighbour
+    dark     to the top of a parabola through the logarithms of the heatmap after a Gaussian blur of `blur` x `blur`
+             pixels (Zhang et al., 2020)
+    udp      the same, with a curvature from direct neighbours, and distances between centers of pixels (Huang et al.,
+             2020)
+
+    A heatmap without a positive value has its keypoint at (-1, -1) heatmap pixels, or near it.
     """
     joints, scores = maxima(heatmaps)
     if method == "quarter":
-        located = joints + quarter_offset(heatmaps, joints)
+        positions = joints + quarter_offset(heatmaps, joints)
     elif method == "dark":
-        located = joints + dark_offset(heatmaps, joints, blur)
+        positions = joints + dark_offset(heatmaps, joints, blur)
     else:
-        located = joints + udp_offset(heatmaps, joints, blur)
-    return located * _pixels(size, heatmaps.shape[2:], method), scores
+        positions = joints + udp_offset(heatmaps, joints, blur)
+    return positions * _pixels(size, heatmaps.shape[2:], method), scores
 
 
 def encode(
     keypoints: np.ndarray, scores: np.ndarray, size: tuple[int, int], stride: int = 4, method: str = "quarter"
 ) -> np.ndarray:
-    """Heatmaps (N, K, H/stride, W/stride) float32 that `decode` reads as these keypoints, to a quarter of their pixels.
+    """Heatmaps (N, K, H/stride, W/stride) float32 that `decode` turns into these keypoints, up to a quarter pixel.
 
-    A Gaussian around each keypoint whose largest pixel is the score: 0 everywhere where the keypoint lies outside.
+    Each heatmap has a Gaussian around the keypoint, and its largest pixel is the score. It is 0 everywhere for a
+    keypoint outside the input.
     """
     height, width = size[0] // stride, size[1] // stride
     places = keypoints / _pixels(size, (height, width), method)
@@ -52,13 +56,13 @@ def encode(
 
 
 def _pixels(size: tuple[int, int], grid: tuple[int, ...], method: str) -> np.ndarray:
-    """Input pixels in a heatmap's pixel, (2,) x, y; UDP counts the distances between pixel centres."""
+    """The size of a heatmap pixel in input pixels, (2,) as x, y; UDP uses distances between centers of pixels."""
     between = 1 if method == "udp" else 0
     return np.array([size[1] / (grid[1] - between), size[0] / (grid[0] - between)])
 
 
 def maxima(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """Integer places (N, K, 2) x, y of the largest values and these values (N, K)."""
+    """The positions of the largest values, (N, K, 2) integers as x, y, and these values, (N, K)."""
     count, joints, _, width = heatmaps.shape
     flat = heatmaps.reshape(count, joints, -1)
     index = flat.argmax(axis=2)
@@ -69,7 +73,7 @@ def maxima(heatmaps: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def quarter_offset(heatmaps: np.ndarray, places: np.ndarray) -> np.ndarray:
-    """Offsets (N, K, 2) of -0.25, 0 or 0.25 towards the larger neighbour; none at the border, by mmpose's bounds."""
+    """Offsets (N, K, 2) of -0.25, 0 or 0.25 towards the larger neighbour; 0 near the border, as in mmpose."""
     height, width = heatmaps.shape[2:]
     x, y = places[..., 0], places[..., 1]
     at = _reader(heatmaps, places)
@@ -81,7 +85,7 @@ def quarter_offset(heatmaps: np.ndarray, places: np.ndarray) -> np.ndarray:
 
 
 def dark_offset(heatmaps: np.ndarray, places: np.ndarray, blur: int) -> np.ndarray:
-    """Offsets (N, K, 2) to the top of a parabola, differences over two pixels; none within two pixels of the border."""
+    """Offsets (N, K, 2) to the top of a parabola, from differences over two pixels; 0 within two of the border."""
     height, width = heatmaps.shape[2:]
     at = _reader(np.log(np.maximum(modulated(heatmaps, blur), 1e-10)), places)
     slope = 0.5 * np.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], axis=-1)
@@ -93,7 +97,7 @@ def dark_offset(heatmaps: np.ndarray, places: np.ndarray, blur: int) -> np.ndarr
 
 
 def udp_offset(heatmaps: np.ndarray, places: np.ndarray, blur: int) -> np.ndarray:
-    """Offsets (N, K, 2) to the top of a parabola, differences over one pixel; beyond the border is its last value."""
+    """Offsets (N, K, 2) to the top of a parabola, from differences over one pixel; the border is repeated outwards."""
     at = _reader(np.log(np.clip(modulated(heatmaps, blur), 1e-3, 50)), places)
     slope = 0.5 * np.stack([at(1, 0) - at(-1, 0), at(0, 1) - at(0, -1)], axis=-1)
     xx = at(1, 0) - 2 * at(0, 0) + at(-1, 0) + np.finfo(np.float32).eps
@@ -103,20 +107,20 @@ def udp_offset(heatmaps: np.ndarray, places: np.ndarray, blur: int) -> np.ndarra
 
 
 def modulated(heatmaps: np.ndarray, blur: int) -> np.ndarray:
-    """Heatmaps (N, K, h, w) blurred by a Gaussian of `blur` x `blur`, each with its maximum as before."""
+    """Heatmaps (N, K, h, w) after a Gaussian blur of `blur` x `blur` pixels, scaled to their former maximum."""
     count, joints, height, width = heatmaps.shape
     border = blur // 2
     padded = np.zeros((count, joints, height + 2 * border, width + 2 * border), np.float32)
     inner = padded[..., border : border + height, border : border + width]
     inner[:] = heatmaps
-    tall = padded.reshape(-1, width + 2 * border)  # one above the other: the zeros between keep them apart
+    tall = padded.reshape(-1, width + 2 * border)  # all heatmaps in one image, separated by their borders of zeros
     cv2.GaussianBlur(tall, (blur, blur), 0, dst=tall)
     before, after = (maps.max(axis=(2, 3), keepdims=True) for maps in (heatmaps, inner))
     return inner * (before / np.where(after == 0, 1, after))
 
 
 def _reader(maps: np.ndarray, places: np.ndarray) -> Callable[[int, int], np.ndarray]:
-    """Values (N, K) float64 of maps (N, K, h, w) beside `places`, or of the nearest pixel beyond the border."""
+    """A function that reads maps (N, K, h, w) at an offset from `places`, (N, K) float64; it repeats the border."""
     count, joints, height, width = maps.shape
     rows, columns = np.arange(count)[:, None], np.arange(joints)[None]
     x, y = places[..., 0], places[..., 1]
@@ -129,7 +133,7 @@ def _reader(maps: np.ndarray, places: np.ndarray) -> Callable[[int, int], np.nda
 
 
 def _to_top(slope: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -> np.ndarray:
-    """Where a parabola of this slope (..., 2) and curvature has its top, from where they were taken."""
+    """The offset to the top of a parabola with this slope, (..., 2), and these second derivatives: -H^-1 slope."""
     determinant = xx * yy - xy**2
     safe = np.where(determinant == 0, 1, determinant)
     x, y = slope[..., 0], slope[..., 1]
@@ -139,7 +143,7 @@ def _to_top(slope: np.ndarray, xx: np.ndarray, yy: np.ndarray, xy: np.ndarray) -
 def flip_back(heatmaps: np.ndarray, pairs: np.ndarray, shift: bool = False) -> np.ndarray:
     """Heatmaps (N, K, h, w) of a mirrored image, mirrored back: joint k becomes joint `pairs[k]`.
 
-    `shift` moves them by one pixel to the right, which makes up for the half-pixel bias of the plain warp.
+    With `shift` they move by one pixel to the right, which compensates the bias of the warp without `unbiased`.
     """
     flipped = heatmaps[:, pairs, :, ::-1].copy()
     if shift:

@@ -1,4 +1,4 @@
-"""Images in files, as the COCO tools read them, and their pixels as a network wants them."""
+"""Read and write image files, as the COCO tools do, and normalize pixels for networks."""
 
 from __future__ import annotations
 
@@ -14,19 +14,19 @@ from sandglass.core.files import atomic_file
 from sandglass.core.reading import read_bytes
 from sandglass.vision import header
 
-MOST_BYTES = 256 << 20  # of a file
-MOST_DECODED = 972_000_000  # bytes that decoding may take: 108 million pixels of a JPEG, a phone's largest photo
-ROWS = 256  # that change their order of channels together
+MOST_BYTES = 256 << 20  # size of a file, at most
+MOST_DECODED = 972_000_000  # bytes for decoding, at most: 108 million pixels of a JPEG, the largest photo of a phone
+ROWS = 256  # rows whose channels are reordered at once
 FORMATS = "JPEG, PNG, BMP, WebP, TIFF, PNM or GIF"
 
 
 def read_image(path: Path, upright: bool = True) -> np.ndarray:
-    """Read an image file to HWC uint8 RGB.
+    """Read an image file: (height, width, 3) uint8 RGB.
 
-    Grey images get three equal channels, 16 bits are scaled to 8, an alpha channel is dropped, and EXIF orientation is
-    applied: what `cv2.imread` does by default, and mmcv after it. Not `upright`, pixels stay as they are stored, which
-    is what the truths of text datasets refer to. Raises DatasetError when the file is missing, not a readable image of
-    FORMATS, or, by its header, would take over MOST_DECODED bytes: that one is not decoded.
+    A grey image gets three equal channels, 16 bits are scaled to 8, an alpha channel is dropped, and EXIF orientation
+    is applied, as in `cv2.imread` and mmcv. Without `upright` the pixels stay as they are stored, since the labels of
+    text datasets refer to them. Raises DatasetError if the file is missing, is not a readable image of FORMATS, or
+    would need more than MOST_DECODED bytes by its header; such a file is not decoded.
     """
     flags = cv2.IMREAD_COLOR if upright else cv2.IMREAD_COLOR | cv2.IMREAD_IGNORE_ORIENTATION
     data = read_bytes(path, DatasetError, "image", MOST_BYTES)
@@ -36,11 +36,11 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
         raise DatasetError(
             f"{path} is {size[0]}x{size[1]}, {pixels / 1e6:.0f} million pixels; "
             f"the limit is {pixels * MOST_DECODED // needed / 1e6:.0f} million for its format",
-            "make it smaller or leave it out",
+            "make the image smaller or leave it out",
         )
     try:
         decoded = cv2.imdecode(np.frombuffer(data, np.uint8), flags) if needed > 0 else None
-    except cv2.error:  # its header states a size over OpenCV's limit
+    except cv2.error:  # its header has a size above OpenCV's limit
         decoded = None
     if decoded is None:
         raise DatasetError(f"{path} is not a readable image", f"replace it by one of {FORMATS}, or leave it out")
@@ -48,7 +48,7 @@ def read_image(path: Path, upright: bool = True) -> np.ndarray:
 
 
 def _to_rgb(pixels: np.ndarray) -> np.ndarray:
-    """BGR pixels as RGB, in place: a copy of a large image would double its memory."""
+    """Reorder BGR pixels to RGB in place, because a copy of a large image would double the memory."""
     for start in range(0, len(pixels), ROWS):
         rows = pixels[start : start + ROWS]
         rows[:] = cv2.cvtColor(rows, cv2.COLOR_BGR2RGB)
@@ -56,33 +56,36 @@ def _to_rgb(pixels: np.ndarray) -> np.ndarray:
 
 
 def image_size(path: Path) -> tuple[int, int]:
-    """Height and width of an image file as `read_image` reads it upright, by its header where it has a known one.
+    """Height and width of an image as `read_image` returns it upright, from its header if that is possible.
 
-    Raises DatasetError as `read_image`.
+    Raises DatasetError as `read_image` does.
     """
     return header.upright_size(read_bytes(path, DatasetError, "image", MOST_BYTES)) or read_image(path).shape[:2]
 
 
 def normalize(pixels: np.ndarray, mean: Sequence[float], std: Sequence[float]) -> np.ndarray:
-    """(value - mean) / std of each channel: HWC uint8 to CHW float32, equal to the same arithmetic in float32."""
+    """(value - mean) / std of each channel: (height, width, channels) uint8 -> (channels, height, width) float32.
+
+    The results are equal to the same arithmetic in float32.
+    """
     tables = _tables(tuple(mean), tuple(std))
     array = np.empty((len(tables), *pixels.shape[:2]), np.float32)
     for channel, table, out in zip(cv2.split(pixels), tables, array, strict=True):
-        cv2.LUT(channel, table, out)  # looking up 256 results is faster than computing each
+        cv2.LUT(channel, table, out)  # a table of 256 results is faster than the arithmetic for each pixel
     return array
 
 
 @lru_cache
 def _tables(mean: tuple[float, ...], std: tuple[float, ...]) -> np.ndarray:
-    """(channels, 1, 256) float32."""
+    """The result for each byte and channel, (channels, 1, 256) float32."""
     offsets, factors = (np.array(values, np.float32)[:, None, None] for values in (mean, std))
     return (np.arange(256, dtype=np.float32) - offsets) / factors
 
 
 def write_image(path: Path, pixels: np.ndarray) -> None:
-    """Write HWC uint8 RGB pixels as PNG or JPEG by the path's suffix, atomically.
+    """Write pixels, (height, width, 3) uint8 RGB, as PNG or JPEG by the suffix of the path, atomically.
 
-    Raises InputError for another suffix, and ArtifactError where the folder cannot be written.
+    Raises InputError for another suffix, and ArtifactError if the folder cannot be written.
     """
     try:
         encoded, data = cv2.imencode(path.suffix or ".png", cv2.cvtColor(pixels, cv2.COLOR_RGB2BGR))

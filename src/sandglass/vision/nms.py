@@ -1,4 +1,4 @@
-"""Suppression of the same person found twice."""
+"""Suppression of repeated detections of the same person (non-maximum suppression)."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from sandglass.vision import coco17
 
 
 def oks_nms(keypoints: np.ndarray, scores: np.ndarray, areas: np.ndarray, threshold: float = 0.9) -> list[int]:
-    """Indices that are kept, best first; one that is more similar than `threshold` to a kept one goes.
+    """The indices of the people that remain, the best first.
 
-    keypoints (N, 17, 2) pixels, scores (N,), areas (N,) pixels². Similarity is object keypoint similarity over all
-    joints with the mean of both areas, as in mmpose's `oks_nms`.
+    A person whose OKS with a better one is above `threshold` is removed.
+    `keypoints` are (N, 17, 2) in pixels, `scores` (N,), and `areas` (N,) in pixels². OKS is the object keypoint
+    similarity over all joints with the mean of both areas, as in mmpose's `oks_nms`.
     """
     order = np.argsort(-scores, kind="stable")
     survivors = []

@@ -1,8 +1,9 @@
-"""PANet's maps to texts by pixel aggregation (Wang et al., 2019), as mmocr's PANPostprocessor and mmcv's pixel_group.
+"""From PANet's maps to texts by pixel aggregation (Wang et al., 2019).
 
-Kernels, the shrunk texts, grow pixel by pixel over the text regions as long as a pixel's embedding is near the mean one
-of the kernel. Breadth first, one ring of pixels at a time: all of a ring at once gives what one by one would, since
-the first to reach a pixel in the order of the ring before takes it.
+The results are those of mmocr's PANPostprocessor and mmcv's pixel_group. Kernels are shrunk texts. They grow pixel by
+pixel over the text regions, to pixels whose embedding is near the mean embedding of the kernel. The growth is breadth
+first, one ring of pixels at a time. A whole ring at once gives the same result as pixel by pixel, because the first
+neighbour in the order of the previous ring takes a pixel.
 """
 
 from __future__ import annotations
@@ -17,19 +18,22 @@ import numpy as np
 from sandglass.vision import polygon
 from sandglass.vision.polygon import ScoredOutline
 
-EMBEDDING = 4
+EMBEDDING = 4  # channels of the embedding
 OUTLINES = ("quad", "polygon")
-SHRINK = 0.5  # what `encode` takes from a text to its kernel, in shares of its smaller extent
-CERTAIN = 12.0  # a logit that is as good as 1
+SHRINK = 0.5  # difference between a text and its kernel in `encode`, as a share of the smaller extent of the text
+CERTAIN = 12.0  # logit of a probability that is 1 in practice
 
 
 @dataclass(frozen=True)
 class PANet:
-    """How PANet's maps become texts.
+    """The decoder of PANet's maps.
 
-    A pixel of a probability above `text` is text, and above `kernel` part of a kernel. A kernel takes the pixels whose
-    embeddings are nearer than `distance`. A text has at least `area` pixels and a score above `box`. Its outline is the
-    smallest rectangle around it (`outline` "quad") or the region's own ("polygon").
+    text      probability above which a pixel is text
+    kernel    probability above which a pixel of text belongs to a kernel
+    box       score above which a region is a text
+    distance  distance of embeddings below which a kernel takes a pixel
+    area      pixels of a text, at least
+    outline   "quad": the smallest rectangle around a text; "polygon": the outline of its region
     """
 
     channels: ClassVar[int] = 2 + EMBEDDING
@@ -42,10 +46,10 @@ class PANet:
     outline: str = OUTLINES[0]
 
     def decode(self, maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int]) -> list[ScoredOutline]:
-        """Outline in pixels of the page and score from 0 to 1 of each text in raw maps (6, h, w).
+        """The outline of each text, in pixels of the page, and its score from 0 to 1, from raw maps (6, h, w).
 
-        The maps are logits of text and of kernel, and an embedding of 4. `scale` is the size of a pixel of the map in
-        the page (x, y), `page` the page's height and width.
+        The maps are the logits of text and of kernel, and four channels of the embedding. `scale` is the size (x, y) of
+        a pixel of the map in pixels of the page, and `page` is the height and width of the page.
         """
         text = maps[0] > _logit(self.text)
         kernel = text & (maps[1] > _logit(self.kernel))
@@ -62,7 +66,7 @@ class PANet:
         return texts
 
     def encode(self, texts: Sequence[ScoredOutline], size: tuple[int, int]) -> np.ndarray:
-        """Maps (6, h, w) float32 that `decode` reads as these texts, given in pixels of the map."""
+        """Maps (6, h, w) float32 that `decode` turns into these texts, whose outlines are in pixels of the map."""
         maps = np.zeros((self.channels, *size), np.float32)
         maps[:2] = -CERTAIN
         for number, (points, score) in enumerate(texts):
@@ -82,13 +86,13 @@ def _logit(probability: float) -> float:
 
 
 def grow(labels: np.ndarray, text: np.ndarray, embeddings: np.ndarray, distance: float) -> None:
-    """Give pixels (h, w) of text the label of the kernel that reaches them first, in place; 0 is none.
+    """Give pixels of `text` (h, w) the label of the kernel that reaches them first, in place; 0 means none.
 
-    A pixel is reached from one of its four neighbours, where its embedding (4, h, w) is nearer than `distance` to the
-    mean of the kernel's.
+    A kernel reaches a pixel from one of its four neighbours if the embedding of the pixel, (4, h, w), is nearer than
+    `distance` to the mean embedding of the kernel.
     """
     height, width = labels.shape
-    bordered = np.zeros((height + 2, width + 2), labels.dtype)  # so that no neighbour is outside
+    bordered = np.zeros((height + 2, width + 2), labels.dtype)  # with a border, so that all neighbours exist
     bordered[1:-1, 1:-1] = labels
     owners = bordered.ravel()
     free = np.pad(text, 1).ravel() & (owners == 0)
@@ -111,7 +115,7 @@ def grow(labels: np.ndarray, text: np.ndarray, embeddings: np.ndarray, distance:
 
 
 def _regions(labels: np.ndarray) -> Iterator[np.ndarray]:
-    """Points x, y (N, 2) int32 of each label from 1."""
+    """The points (x, y) of each label from 1 on, (N, 2) int32."""
     rows, columns = np.nonzero(labels)
     owners = labels[rows, columns]
     order = np.argsort(owners, kind="stable")

@@ -1,6 +1,6 @@
-"""Resizing as the two libraries do it that networks are trained with.
+"""Resizing as in the two libraries with which networks are trained.
 
-They differ by whole grey levels: Pillow averages over what a new pixel covers, OpenCV samples around its centre.
+They differ by whole grey levels: Pillow averages over the area of a new pixel, OpenCV samples around its center.
 """
 
 from __future__ import annotations
@@ -23,16 +23,17 @@ Size = tuple[int, int]
 
 
 def resize(image: np.ndarray, size: Size, library: str, interpolation: str) -> np.ndarray:
-    """An HWC uint8 image in another size (height, width), by "opencv" or "pillow".
+    """An image, (height, width, 3) uint8, resized to `size` (height, width) by "opencv" or "pillow".
 
-    Raises CardError for a library or an interpolation that is not there.
+    Raises CardError for an unknown library or interpolation.
     """
-    known = LIBRARIES.get(library)
-    if known is None:
+    interpolations = LIBRARIES.get(library)
+    if interpolations is None:
         raise CardError(f"library is {library!r}, expected {' or '.join(LIBRARIES)}", "see docs/classification.md")
-    if interpolation not in known:
+    if interpolation not in interpolations:
         raise CardError(
-            f"interpolation is {interpolation!r}, {library} has {', '.join(known)}", "see docs/classification.md"
+            f"interpolation is {interpolation!r}, but {library} has {', '.join(interpolations)}",
+            "see docs/classification.md",
         )
     if image.shape[:2] == size:
         return image
@@ -45,7 +46,7 @@ def resize(image: np.ndarray, size: Size, library: str, interpolation: str) -> n
 
 
 def by_short_side(size: Size, length: int) -> Size:
-    """The size whose short side is `length`; the long one is cut to whole pixels, as mmpretrain and torchvision do."""
+    """The size whose short side is `length`; the long side is truncated to whole pixels, as in mmpretrain."""
     height, width = size
     if width < height:
         return int(length * height / width), length
@@ -53,7 +54,7 @@ def by_short_side(size: Size, length: int) -> Size:
 
 
 def centre_crop(image: np.ndarray, size: Size) -> np.ndarray:
-    """The middle of an image that is at least as large as `size`; half a pixel goes to the even side, as in mmcv."""
+    """The center of an image that is at least as large as `size`; half pixels round to the even side, as in mmcv."""
     (height, width), (rows, columns) = image.shape[:2], size
     top, left = round((height - rows) / 2), round((width - columns) / 2)
     return image[top : top + rows, left : left + columns]

@@ -1,4 +1,4 @@
-"""Drawn scenes: a room with things in it, seen by a small camera, and what is visible of the people in it."""
+"""Drawn scenes: a room with objects, as a small camera sees it, and annotations of the people in it."""
 
 from __future__ import annotations
 
@@ -14,10 +14,10 @@ OCCLUDER = 255  # in the label map
 def draw(
     random: np.random.Generator, image: np.ndarray, people: list[figures.Figure], minimum: int
 ) -> tuple[np.ndarray, list[CocoShape]]:
-    """A background with people in it, the last one in front: HWC uint8 RGB, and COCO annotations without ids.
+    """A background with people, the last one in front, (H, W, 3) uint8 RGB, and their COCO annotations without ids.
 
-    People with fewer than `minimum` visible keypoints are annotated without keypoints, as COCO does with people whose
-    keypoints cannot be recognized; those of whom nothing is seen are left out.
+    A person with fewer than `minimum` visible keypoints is annotated without keypoints, as in COCO for people whose
+    keypoints cannot be recognized. A person who is not visible at all is left out.
     """
     labels = np.zeros(image.shape[:2], np.uint8)
     for number, figure in enumerate(people):
@@ -28,9 +28,9 @@ def draw(
 
 
 def _annotation(figure: figures.Figure, labels: np.ndarray, person: int, minimum: int) -> CocoShape | None:
-    """COCO annotation from the visible pixels of a person; None where there are none."""
-    own = labels // figures.LABELS_A_PERSON == person
-    mask = own & (labels % figures.LABELS_A_PERSON > 0) & (labels != OCCLUDER)
+    """The COCO annotation from the visible pixels of a person; None if there are none."""
+    of_person = labels // figures.LABELS_A_PERSON == person
+    mask = of_person & (labels % figures.LABELS_A_PERSON > 0) & (labels != OCCLUDER)
     rows, columns = np.flatnonzero(mask.any(axis=1)), np.flatnonzero(mask.any(axis=0))
     if not len(rows):
         return None
@@ -55,7 +55,10 @@ def _annotation(figure: figures.Figure, labels: np.ndarray, person: int, minimum
 
 
 def _visibility(point: np.ndarray, shown_by: tuple[int, ...], labels: np.ndarray, person: int) -> int:
-    """COCO's flag: 0 outside the image, 1 hidden, 2 when the topmost part at the keypoint is one that shows it."""
+    """COCO's flag of a keypoint: 0 outside the image, 1 hidden, 2 visible.
+
+    It is visible if one of the parts `shown_by` is in front at its pixel or next to it.
+    """
     column, row = int(np.floor(point[0])), int(np.floor(point[1]))
     if not (0 <= row < labels.shape[0] and 0 <= column < labels.shape[1]):
         return 0
@@ -65,7 +68,7 @@ def _visibility(point: np.ndarray, shown_by: tuple[int, ...], labels: np.ndarray
 
 
 def background(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray:
-    """A wall and a floor with gradients, clutter and texture: HWC uint8 RGB of `size` (height, width)."""
+    """A wall and a floor with gradients, objects and texture, (H, W, 3) uint8 RGB of `size` (height, width)."""
     height, width = size
     horizon = int(height * random.uniform(0.45, 0.8))
     colours = random.integers(50, 235, (4, 3)).astype(np.float32)
@@ -81,7 +84,7 @@ def background(random: np.random.Generator, size: tuple[int, int]) -> np.ndarray
 
 
 def _occluders(random: np.random.Generator, image: np.ndarray, labels: np.ndarray) -> None:
-    """Sometimes something stands in front: drawn into an image and its label map."""
+    """Draw zero to two objects in front of the people, into the image and its label map."""
     for _ in range(int(random.choice([0, 1, 2], p=[0.55, 0.35, 0.1]))):
         before = image.copy()
         _thing(random, image, float(random.uniform(10, 32)), int(random.integers(100, len(image))))
@@ -89,7 +92,7 @@ def _occluders(random: np.random.Generator, image: np.ndarray, labels: np.ndarra
 
 
 def _thing(random: np.random.Generator, image: np.ndarray, size: float, row: int) -> None:
-    """A box, a ball, a pole or a plant, shaded."""
+    """Draw a box, a ball, a pole or a plant, with shading."""
     column = int(random.integers(0, image.shape[1]))
     colour = random.integers(20, 240, 3)
     lit = tuple(int(c) for c in colour)
@@ -112,7 +115,7 @@ def _thing(random: np.random.Generator, image: np.ndarray, size: float, row: int
 
 
 def _camera(random: np.random.Generator, image: np.ndarray) -> np.ndarray:
-    """Blur, exposure and noise of a small camera."""
+    """The image with the blur, exposure and noise of a small camera."""
     blurred = cv2.GaussianBlur(image, (0, 0), float(random.uniform(0.4, 1.0)))
     noise = random.normal(0, random.uniform(1, 6), image.shape[:2]).astype(np.float32)[..., None]
     gain, bias = random.uniform(0.85, 1.15), random.uniform(-15, 15)

@@ -1,4 +1,4 @@
-"""Drawing COCO's seventeen keypoints."""
+"""Draw COCO's seventeen keypoints."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ LEFT, RIGHT, MIDDLE = (255, 138, 30), (45, 140, 255), (90, 220, 120)
 
 
 def draw(picture: np.ndarray, joints: np.ndarray, area: float, visible: float) -> None:
-    """Draw a person into an HWC uint8 RGB picture, in place: left orange, right blue.
+    """Draw a person into a picture, (H, W, 3) uint8 RGB, in place: left orange, right blue.
 
-    `joints` (17, 3) are x, y in pixels and score; those up to `visible` are left out. `area` in square pixels sets the
-    thickness.
+    `joints` are (17, 3) with x, y in pixels and score; only scores above `visible` are drawn. `area` in pixels² decides
+    the thickness.
     """
     thickness = max(1, round(float(np.sqrt(area)) / 90))
     for a, b in coco17.SKELETON:
@@ -27,7 +27,7 @@ def draw(picture: np.ndarray, joints: np.ndarray, area: float, visible: float) -
 
 
 def _pixel(joint: np.ndarray) -> tuple[int, int]:
-    """Sixteenths of a pixel, as OpenCV's shift of 4 wants them."""
+    """A position in sixteenths of a pixel, for OpenCV's `shift` of 4."""
     return round(float(joint[0]) * 16), round(float(joint[1]) * 16)
 
 

@@ -1,7 +1,7 @@
-"""TextSnake's maps to texts by disks along a centre line (Long et al., 2018), as mmocr's TextSnakePostprocessor.
+"""From TextSnake's maps to texts by disks along a center line (Long et al., 2018), as mmocr's TextSnakePostprocessor.
 
-Of every centre region the skeleton is moved to the middle between its sides, a disk of the predicted radius is put on
-each of its points, and the outline of all disks is the text. Where they do not touch, the largest part counts.
+The skeleton of each center region is moved to the middle between the two sides of the region. Each of its points gets a
+disk with the predicted radius, and the outline of all disks is the text. If they do not touch, the largest part counts.
 """
 
 from __future__ import annotations
@@ -16,18 +16,21 @@ import numpy as np
 from sandglass.vision.polygon import ScoredOutline
 from sandglass.vision.thinning import thin
 
-STEP, STEPS = 0.03, 200  # of a radius; a radius of 0 would never get anywhere
-POINTS = 5  # an outline has at least
-BAND = 0.3  # half the width of the centre region that `encode` draws, in radii
-CERTAIN = 12.0  # a logit that is as good as 1
+STEP = 0.03  # length of a step to the side of a region, in radii
+STEPS = 200  # steps, at most: with a radius of 0 a point would never reach the side
+POINTS = 5  # points of an outline, at least
+BAND = 0.3  # half the width of the center region in `encode`, in radii
+CERTAIN = 12.0  # logit of a probability that is 1 in practice
 
 
 @dataclass(frozen=True)
 class TextSnake:
-    """How TextSnake's maps become texts.
+    """The decoder of TextSnake's maps.
 
-    A pixel of a probability above `center` is part of a centre region, which has at least `area` pixels. Radii are
-    multiplied by `grow`, and disks nearer than `overlap` of both radii are one.
+    center   probability above which a pixel belongs to a center region
+    area     pixels of a center region, at least
+    overlap  distance of two disks, as a share of the sum of their radii, up to which they are merged
+    grow     factor for the radii
     """
 
     channels: ClassVar[int] = 5
@@ -38,10 +41,11 @@ class TextSnake:
     grow: float = 1.03
 
     def decode(self, maps: np.ndarray, scale: tuple[float, float], page: tuple[int, int]) -> list[ScoredOutline]:
-        """Outline in pixels of the page and score from 0 to 1 of each text in raw maps (5, h, w).
+        """The outline of each text, in pixels of the page, and its score from 0 to 1, from raw maps (5, h, w).
 
-        The maps are logits of text and of centre, sine and cosine of the text's direction, and its radius in pixels of
-        the map. `scale` is the size of such a pixel in the page (x, y), `page` the page's height and width.
+        The maps are the logits of text and of center, the sine and cosine of the direction of the text, and its radius
+        in pixels of the map. `scale` is the size (x, y) of a pixel of the map in pixels of the page, and `page` is the
+        height and width of the page.
         """
         text = _sigmoid(maps[0])
         center = _sigmoid(maps[1]) * text
@@ -59,9 +63,9 @@ class TextSnake:
         return texts
 
     def encode(self, texts: Sequence[ScoredOutline], size: tuple[int, int]) -> np.ndarray:
-        """Maps (5, h, w) float32 that `decode` reads as these texts, given in pixels of the map.
+        """Maps (5, h, w) float32 that `decode` turns into these texts, whose outlines are in pixels of the map.
 
-        The first half of an outline's points is one side of the text, the second half the way back on the other.
+        The first half of an outline's points is one side of the text, and the second half is the other side, backwards.
         """
         maps = np.zeros((self.channels, *size), np.float32)
         maps[:2] = -CERTAIN
@@ -71,7 +75,7 @@ class TextSnake:
             radii = np.linalg.norm(across, axis=1)
             along = np.gradient(middle, axis=0)
             along /= np.maximum(np.linalg.norm(along, axis=1, keepdims=True), 1e-9)
-            line = middle.copy()  # a disk at the very end of the text would reach beyond it
+            line = middle.copy()  # shortened at both ends: a disk at the end of the text would extend beyond it
             line[0], line[-1] = middle[0] + along[0] * radii[0] / 2, middle[-1] - along[-1] * radii[-1] / 2
             band = np.concatenate([line - BAND * across, (line + BAND * across)[::-1]])
             cv2.fillPoly(
@@ -91,9 +95,9 @@ def _sigmoid(logits: np.ndarray) -> np.ndarray:
 
 
 def center_line(contour: np.ndarray, maps: np.ndarray) -> np.ndarray:
-    """Points x, y (N, 2) int in the middle of a centre region: its skeleton, moved along the text's normals."""
+    """Points (x, y) in the middle of a center region, (N, 2) int: its skeleton, moved along the normals of the text."""
     left, top, width, height = cv2.boundingRect(contour)
-    inside = np.zeros((height + 2, width + 2), np.uint8)  # bordered, so that what leaves the region is outside
+    inside = np.zeros((height + 2, width + 2), np.uint8)  # with a border, so that points can leave the region
     cv2.drawContours(inside, [contour], -1, 1, -1, offset=(1 - left, 1 - top))
     rows, columns = np.nonzero(thin(inside))
     sine, cosine, radius = maps[2:, rows + top - 1, columns + left - 1].astype(float)
@@ -105,7 +109,7 @@ def center_line(contour: np.ndarray, maps: np.ndarray) -> np.ndarray:
 
 
 def _walk(start: np.ndarray, step: np.ndarray, inside: np.ndarray) -> np.ndarray:
-    """The last points x, y (N, 2) inside a mask on the way from others by steps of their own."""
+    """The last points (x, y) inside a mask on straight ways from `start` (N, 2), each with its own `step` (N, 2)."""
     places, limits = start, np.array(inside.shape[::-1]) - 1
     for _ in range(STEPS):
         columns, rows = np.clip((places + step).astype(int), 0, limits).T
@@ -117,22 +121,22 @@ def _walk(start: np.ndarray, step: np.ndarray, inside: np.ndarray) -> np.ndarray
 
 
 def merged(disks: np.ndarray, overlap: float) -> np.ndarray:
-    """Disks x, y, radius, score (N, 4) without those nearer to a better one than `overlap` of both radii.
+    """Disks (x, y, radius, score), (N, 4), after merging: fewer rows.
 
-    What is left is the mean of each and of those that went with it.
+    Disks nearer to a better one than `overlap` times the sum of both radii are merged with it: their mean remains.
     """
-    left, means = disks[np.argsort(-disks[:, 3], kind="stable")], []
-    while len(left):
-        distance = np.hypot(left[:, 0] - left[0, 0], left[:, 1] - left[0, 1])
-        same = distance <= (left[:, 2] + left[0, 2]) * overlap
+    remaining, means = disks[np.argsort(-disks[:, 3], kind="stable")], []
+    while len(remaining):
+        distance = np.hypot(remaining[:, 0] - remaining[0, 0], remaining[:, 1] - remaining[0, 1])
+        same = distance <= (remaining[:, 2] + remaining[0, 2]) * overlap
         same[0] = True
-        means.append(left[same].mean(0))
-        left = left[~same]
+        means.append(remaining[same].mean(0))
+        remaining = remaining[~same]
     return np.array(means)
 
 
 def _outline(disks: np.ndarray, text: np.ndarray) -> tuple[np.ndarray, float]:
-    """The outline x, y (N, 2) of the largest part that disks cover, and the mean text score under all of them."""
+    """The outline (x, y), (N, 2), of the largest part covered by the disks, and the mean score of text in all disks."""
     shapes = disks[disks[:, 2] > 1, :3].astype(int)
     if not len(shapes):
         return np.empty((0, 2)), 0.0

@@ -1,15 +1,16 @@
-"""Regions to lines one pixel wide (Zhang and Suen, 1984), equal to scikit-image's `skeletonize`."""
+"""Thin regions to lines of one pixel (Zhang and Suen, 1984), with the same results as scikit-image's `skeletonize`."""
 
 from __future__ import annotations
 
 import cv2
 import numpy as np
 
-# Bit of each neighbour, clockwise from the one above.
+# The bit of each neighbour, clockwise from the one above.
 NEIGHBOURS = np.array([[128, 1, 2], [64, 0, 4], [32, 16, 8]], np.float32)
 SIDES = ("N", "NE", "E", "SE", "S", "SW", "W", "NW")
-# Where scikit-image departs from the paper: corners of stairs go, the ends of two-pixel diagonals stay longer. By the
-# neighbours that a pixel has: 1 if the first half of a pass takes it, 2 if the second, 3 if both, 0 if none.
+# The differences of scikit-image from the paper: corners of stairs are removed, and the ends of two-pixel diagonals
+# stay longer. The key is the neighbours that a pixel has. The value is 1 if the first half of a pass removes the pixel,
+# 2 for the second half, 3 for both, and 0 for neither.
 DEPARTURES = {
     "N E": 3, "E S": 3, "S W": 3, "N W": 3,
     "N NE": 1, "NE E": 1, "E SE": 2, "SE S": 0, "S SW": 2, "SW W": 2, "W NW": 0, "N NW": 1,
@@ -20,7 +21,7 @@ DEPARTURES = {
 
 
 def _removable() -> np.ndarray:
-    """For each pattern of neighbours (256,): bit 0 where the first half of a pass takes the pixel, bit 1 the second."""
+    """For each pattern of neighbours (256,): bit 0 if the first half of a pass removes the pixel, bit 1: the second."""
     bits = np.arange(256)[:, None] >> np.arange(8) & 1
     count = bits.sum(1)
     starts = ((bits == 0) & (np.roll(bits, -1, axis=1) == 1)).sum(1)
@@ -36,10 +37,10 @@ REMOVABLE = _removable()
 
 
 def thin(mask: np.ndarray) -> np.ndarray:
-    """The skeleton of a mask (h, w): bool, as connected as the mask is."""
+    """The skeleton of a mask (h, w), (h, w) bool; connected parts of the mask stay connected."""
     pixels = np.pad(mask.astype(np.uint8), 1)
-    left = -1
-    while left != (left := cv2.countNonZero(pixels)):
+    remaining = -1
+    while remaining != (remaining := cv2.countNonZero(pixels)):
         for half in (1, 2):
             patterns = cv2.filter2D(pixels, cv2.CV_16S, NEIGHBOURS, borderType=cv2.BORDER_CONSTANT)
             pixels[(REMOVABLE[patterns] & half) > 0] = 0

@@ -66,10 +66,10 @@ class ReadBytes:
         return model
 
     def _read(self, model: onnx.ModelProto, name: str, readers: Collection[str]) -> None:
-        factors, offsets, known, graph = self.factors[name], self.offsets[name], facts(model), GraphIndex(model)
+        factors, offsets, layer_facts, graph = self.factors[name], self.offsets[name], facts(model), GraphIndex(model)
         batch_norm = _affine(graph, name, 1 / factors, -offsets)
         new_nodes, source, integers = list[onnx.NodeProto](), name, bytes_tensor(graph.names, name)
-        pads = known[min(readers)].pads
+        pads = layer_facts[min(readers)].pads
         if any(pads) and pads_change_level(offsets):
             new_nodes.append(pad_node(graph, name, f"{name}.padded", pads, 0.0))
             source = new_nodes[0].output[0]
@@ -77,7 +77,7 @@ class ReadBytes:
             graph.set_input(node, 0, integers)
             if new_nodes:
                 drop_pads(node)
-            weight, fact = graph.constants[node.input[1]], known[node.name]
+            weight, fact = graph.constants[node.input[1]], layer_facts[node.name]
             shifted = factors.astype(np.float64) * offsets  # (channels,), in units of the input
             change = through_weights(numpy_helper.to_array(weight), fact, shifted)  # (outputs,)
             add_to_bias(graph, node, fact.channels, change)
@@ -96,15 +96,15 @@ def _affine(graph: GraphIndex, name: str, factor: np.ndarray, offset: np.ndarray
 def byte_readers(model: onnx.ModelProto, name: str, layers: Collection[str]) -> list[str]:
     """The layers in `layers` that can read the input `name` as bytes: dense convolutions with constant biases."""
     constants = {entry.name for entry in model.graph.initializer}
-    known = facts(model)
+    layer_facts = facts(model)
     return [
         node.name
         for node in model.graph.node
         if node.name in layers
-        and node.name in known
-        and known[node.name].layer.input == name
+        and node.name in layer_facts
+        and layer_facts[node.name].layer.input == name
         and node.op_type == "Conv"
-        and known[node.name].group == 1
+        and layer_facts[node.name].group == 1
         and all(bias in constants for bias in node.input[2:] if bias)
     ]
 

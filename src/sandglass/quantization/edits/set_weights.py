@@ -32,12 +32,12 @@ class Rounded:
         return int(np.abs(self.integers.astype(np.int16)).max(initial=0))
 
     def weights(self, axis: int) -> np.ndarray:
-        """The weights as floats: integers times scales, whose channels lie along `axis`."""
-        shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]
+        """The weights as floats: integers times scales; `axis` is the axis of channels."""
+        shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]  # for example (outputs, 1, 1, 1)
         return np.asarray(self.integers.astype(np.float32) * self.scales.reshape(shape))
 
     def first(self, channels: int) -> Rounded:
-        """The weights of the first `channels` output channels, which lie along axis 0."""
+        """The weights of the first `channels` output channels, those of axis 0."""
         return Rounded(self.integers[:channels], self.scales[:channels], self.bias[:channels])
 
 
@@ -77,13 +77,13 @@ class SetWeights:
         own_constants(model)  # layers that share a weight round it differently
         constants = {entry.name: entry for entry in model.graph.initializer}
         nodes = {node.name: node for node in model.graph.node}
-        known, names = facts(model), Names(model)
+        layer_facts, names = facts(model), Names(model)
         for name, entry in self.rounded.items():
             if name not in layers:
                 continue
             node = nodes[name]
             weight = constants[node.input[1]]
-            weight.CopyFrom(numpy_helper.from_array(entry.weights(known[name].axis), weight.name))
+            weight.CopyFrom(numpy_helper.from_array(entry.weights(layer_facts[name].axis), weight.name))
             if len(node.input) > 2 and node.input[2]:
                 bias = constants[node.input[2]]
                 bias.CopyFrom(numpy_helper.from_array(entry.bias, bias.name))

@@ -61,14 +61,15 @@ class ShiftChannels:
         padding: dict[str, float] = {}  # by layer
         for name, offset in graph.propagated(self.offsets).items():
             maker = graph.makers[name]
-            if maker.name in graph.known:
-                channels = graph.known[maker.name].channels
+            if maker.name in graph.layer_facts:
+                channels = graph.layer_facts[maker.name].channels
                 add_to_bias(index, maker, channels, -offset[:channels])
             elif maker.op_type in CLAMPS:
                 _move_bounds(index, maker, float(offset[0]))
+            # W (x - o) + (b + W o) = W x + b; the padding becomes 0 - o.
             for reader in graph.readers[name]:
-                if reader.name in graph.known:
-                    fact = graph.known[reader.name]
+                if reader.name in graph.layer_facts:
+                    fact = graph.layer_facts[reader.name]
                     add_to_bias(index, reader, fact.channels, through_weights(graph.weight(reader), fact, offset))
                     if any(fact.pads):
                         padding[reader.name] = -float(offset[0])

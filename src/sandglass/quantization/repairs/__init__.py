@@ -19,12 +19,13 @@ network computes the same.
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Protocol, TypeVar, cast
 
 from sandglass.core import discover
-from sandglass.core.errors import InputError
+from sandglass.core.errors import InputError, PluginError
 from sandglass.quantization.layer_data import RoundWeights
 from sandglass.quantization.repair_state import NetworkState, RangeState
 
@@ -66,18 +67,33 @@ class Repair(Protocol):
     STEPS: tuple[Step, ...]
 
 
+CONTRACT = Repair  # a plugin is compared with it
+
+
 def load_repairs() -> tuple[Repair, ...]:
-    """The repairs of this folder, in the order of their first steps."""
-    repairs = [cast(Repair, module) for module in discover.load_all("quantization/repairs").values()]
-    return tuple(sorted(repairs, key=_first_step))
+    """The repairs of this folder and of plugins, in the order of their first steps.
+
+    Raises PluginError for a plugin that cannot be used: without its repair the plan would be another one.
+    """
+    modules = list(discover.load_all("quantization/repairs").values())
+    for name, count in Counter(module.NAME for module in modules).items():
+        if count > 1:
+            where = ", ".join(module.__name__ for module in modules if name == module.NAME)
+            raise PluginError(f"{where} are repairs of the same NAME {name!r}", "uninstall the package of one of them")
+    return tuple(sorted((cast(Repair, module) for module in modules), key=_first_step))
+
+
+def repair_names() -> tuple[str, ...]:
+    """The names of all repairs, in the order of their first steps."""
+    return tuple(repair.NAME for repair in load_repairs())
 
 
 def chosen_repairs(names: Sequence[str]) -> tuple[Repair, ...]:
     """The repairs with these names, in the order of their first steps. Raises InputError for an unknown name."""
     repairs = load_repairs()
-    known = [repair.NAME for repair in repairs]
-    if unknown := [name for name in names if name not in known]:
-        raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(known)}")
+    all_names = [repair.NAME for repair in repairs]
+    if unknown := [name for name in names if name not in all_names]:
+        raise InputError(f"unknown repair {unknown[0]!r}", f"known: {', '.join(all_names)}")
     return tuple(repair for repair in repairs if repair.NAME in names)
 
 

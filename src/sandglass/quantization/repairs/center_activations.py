@@ -1,12 +1,12 @@
 """Centered activations: the middle of a tensor's range moves into the biases around it.
 
-The integers of a tensor cover one range for all of its channels. A channel whose values lie far from 0 makes that range
+The integers of a tensor cover one range for all of its channels. A channel with values far from 0 makes that range
 wider. So the layer that computes the tensor subtracts the middle of each channel's range, and the layers that read it
 add it back through their weights (see `edits.ShiftChannels`).
 
 The result of a clamp has one offset for all channels, half of its range, and the bounds of the clamp move with it.
 Example: a ReLU has values from 0 to 6. A target with integers from -127 to 127 and no zero point uses only those from 0
-to 127, with steps of 6 / 127. After the offset 3 the values lie between -3 and 3, all integers are used, and the step
+to 127, with steps of 6 / 127. After the offset 3 the values are between -3 and 3, all integers are used, and the step
 is half as large. A sum with such a result among its terms gets its offset through this term. If a target can pad with
 any value, the offset is subtracted from the zeros of a layer's padding too.
 
@@ -57,6 +57,6 @@ def _center_clamped(state: RangeState) -> RangeState:
 
 
 STEPS = (
-    NetworkStep(20, _center_linear),  # before equalization, which then compares centered ranges
+    NetworkStep(20, _center_linear),  # before ranges are measured: the offsets follow from the ranges of channels
     RangeStep(80, _center_clamped),  # after thresholds and factors are chosen: the middle depends on them
 )

@@ -43,7 +43,7 @@ IMAGES = 16  # images in which levels are searched
 
 @dataclass(frozen=True)
 class Pixels:
-    """How an input becomes integers: it is divided by `factors`, then `offsets` are subtracted.
+    """The conversion of an input to integers: it is divided by `factors`, then `offsets` are subtracted.
 
     Both arrays are (channels,) float32. `name` is the tensor with the integers, and `range` its range, in which one
     step is one level. The range includes levels that the calibration images do not have.
@@ -59,17 +59,17 @@ def levels(batches: Sequence[Mapping[str, np.ndarray]], name: str) -> tuple[np.n
     """The step of each channel of an input, and the level of its value 0, both (channels,) float64.
 
     The input is (1, channels, height, width). None if a channel has no levels. Values of exactly 0 are ignored: they
-    come from padding and may lie between two levels.
+    come from padding and may be between two levels.
     """
     arrays = [batch[name] for batch in spread(batches, IMAGES)]
     if not arrays or any(array.dtype != np.float32 or array.ndim != 4 for array in arrays):
         return None
     channels = range(arrays[0].shape[1])
     pairs = [_channel_levels(np.concatenate([array[:, channel].ravel() for array in arrays])) for channel in channels]
-    known = [pair for pair in pairs if pair]
-    if len(known) < len(pairs):
+    on_grid = [pair for pair in pairs if pair]
+    if len(on_grid) < len(pairs):
         return None
-    steps, zeros = np.array(known).T
+    steps, zeros = np.array(on_grid).T
     return steps, zeros
 
 
@@ -94,14 +94,14 @@ def _channel_levels(values: np.ndarray) -> tuple[float, float] | None:
 def find_pixels(
     model: onnx.ModelProto, layers: Collection[str], batches: Sequence[Mapping[str, np.ndarray]], asymmetric: bool
 ) -> dict[str, Pixels]:
-    """How to turn the graph's inputs into bytes, by input, for inputs with levels that some of `layers` read.
+    """The conversion of the graph's inputs to bytes, by input, for inputs with levels that some of `layers` read.
 
     Targets that are not `asymmetric` have no zero point. If an input has to be padded before it becomes bytes, all of
     its readers must have the same padding.
     """
-    pixels, known = {}, facts(model)
+    pixels, layer_facts = {}, facts(model)
     for name in (value.name for value in model.graph.input):
-        readers = [known[layer] for layer in byte_readers(model, name, layers)]
+        readers = [layer_facts[layer] for layer in byte_readers(model, name, layers)]
         if not readers or not (grid := levels(batches, name)):
             continue
         steps, zeros = grid

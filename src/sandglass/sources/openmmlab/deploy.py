@@ -104,8 +104,8 @@ def _read(config: Config, path: Path) -> DeployConfig:
 
 def _refuse_unknown(config: Config, path: Path) -> None:
     backend = at(config, "backend_config.type")
-    if backend not in discover.names("backends"):
-        known = [name for name in discover.names("backends") if discover.load("backends", name).PURPOSE == "deploy"]
+    if not (isinstance(backend, str) and discover.has("backends", backend)):
+        known = [name for name, module in discover.load_usable("backends").items() if module.PURPOSE == "deploy"]
         raise ConfigError(f"{path}: Sandglass has no backend {shown(backend)}", f"known: {', '.join(known)}")
     for section in config:
         if section not in USED:

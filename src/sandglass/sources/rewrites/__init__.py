@@ -33,6 +33,9 @@ class Rewrite(Protocol):
         """Change the model in place."""
 
 
+CONTRACT = Rewrite  # a plugin is compared with it
+
+
 def rewrites() -> dict[str, Rewrite]:
     """All rewrites by name."""
     return {name: cast(Rewrite, module) for name, module in discover.load_all("sources/rewrites").items()}
