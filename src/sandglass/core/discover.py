@@ -1,8 +1,8 @@
 """The members of a seam: its files, and the plugins of other installed packages.
 
 A seam is named by its path in the package. A file is found because it is there; a plugin is found by its entry point
-(see `core.plugins`). A file has precedence over a plugin of the same name. The entry points are read only where all
-names are asked for, or one that no file has: `sandglass --help` needs none of them.
+(see `core.plugins`). A file has precedence over a plugin of the same name. The entry points are read only if a caller
+needs all names, or a name that no file has: `sandglass --help` needs none of them.
 """
 
 from __future__ import annotations

@@ -65,6 +65,6 @@ def check_usable(seam: Seam, name: str) -> None:
 
 
 def members(seam: str) -> list[str]:
-    """Names of the members of a seam that are tested: the one that the command names, else all."""
+    """Names of the members of a seam to test: the one that the command names, or all of them."""
     chosen = os.environ.get(MEMBER)
     return [chosen] if chosen else discover.names(seam)
