@@ -39,7 +39,7 @@ Source = Annotated[
     ),
 ]
 Target = Annotated[
-    str, Parameter(name="--to", metavar="BACKEND:int8", help="runtime to quantize for, such as ncnn:int8")
+    str, Parameter(name="--to", metavar="BACKEND:int8", help="runtime to quantize for, followed by :int8")
 ]
 ArtifactPath = Annotated[
     Path,

@@ -105,12 +105,12 @@ def test_another_models_checkpoint_is_refused_with_all_that_differs(card: Card, 
     first, *_, last = (key for key in state if key.endswith("weight"))
     del state[first]
     state[last] = torch.zeros(*state[last].shape, 2)
-    state["stranger"] = torch.zeros(3)
+    state["unknown"] = torch.zeros(3)
     torch.save(state, tmp_path / "a.pth")
     with pytest.raises(CheckpointError) as caught:
         read_weights(card, tmp_path / "a.pth", tmp_path / "a.safetensors")
     assert f"1 missing ({first})" in caught.value.message
-    assert "1 unexpected (stranger)" in caught.value.message
+    assert "1 unexpected (unknown)" in caught.value.message
     assert f"1 wrongly shaped ({last} [" in caught.value.message
     assert not (tmp_path / "a.safetensors").exists()
 
