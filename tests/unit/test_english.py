@@ -17,7 +17,8 @@ PACKAGE = ROOT / "src" / "sandglass"
 FOLDERS = ("docs",)  # all Markdown and Python in them
 FILES = ("README.md", "CONTRIBUTING.md", "SECURITY.md", "CHANGELOG.md")
 # Folders of the package whose docstrings, comments and texts are checked; "." is the files at its top.
-SOURCES = (".", "artifacts", "backends", "cli", "core", "formats", "kit", "sources", "table")
+SOURCES = (".", "artifacts", "backends", "cli", "core", "datasets", "formats", "graph", "kit", "lowering", "measure",
+           "metrics", "models", "quantization", "search", "sources", "table", "tasks", "vision")  # fmt: skip
 INSTEAD = {
     r"told|foretold|foretells?": "the command says, reports or predicts",
     r"anew|afresh": "again",
