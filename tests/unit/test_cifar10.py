@@ -179,7 +179,7 @@ def spoilt(**entries: bytes) -> bytes:
     ("content", "message"),
     [
         (b"\x80\x02}" + b")" + b"\x85" * 500_000 + b"Ns.", "a key is a nested tuple"),
-        (b"\x80\x02" + b")" + b"\x85" * 1_000_000 + b".", "over 600000 opcodes"),
+        (b"\x80\x02" + b")" + b"\x85" * 1_000_000 + b".", "more than 600000 opcodes"),
         (spoilt(data=b"N", labels=b"]"), "its data is not rows"),
         (spoilt(data=b"]", labels=b"]"), "its data is not rows"),
         (spoilt(labels=b"]"), "'data'"),
@@ -197,7 +197,7 @@ def test_an_array_that_does_not_fit_its_bytes(pixels: np.ndarray, tmp_path: Path
     """A shape that announces more than is there."""
     data = python2(pixels, LABELS)
     (tmp_path / "test_batch").write_bytes(data.replace(b"K" + bytes([COUNT]) + b"M", b"K\x7fM", 1))
-    with pytest.raises(DatasetError, match=r"an array \[127, 3072\] of uint8 has 36864 bytes"):
+    with pytest.raises(DatasetError, match=r"an array of shape \[127, 3072\] and type uint8 has 36864 bytes"):
         cifar10.read_batch(tmp_path / "test_batch")
 
 

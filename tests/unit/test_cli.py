@@ -148,7 +148,7 @@ def test_usage_errors_are_a_line_and_a_fix(
 
 
 def test_unknown_names_list_the_known_ones(card: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    """Unknown models, backends and precisions are answered with those that exist, and nothing is written."""
+    """Errors list similar models, and the known backends and precisions; nothing is written."""
     out = tmp_path / "out"
     assert "hourglass52-coco-256x256" in refused(capsys, "deploy", "hourglas", "--to", "ncnn", "--out", out)
     assert "ncnn, null" in refused(capsys, "deploy", card, "--to", "tensorflow", "--out", out)

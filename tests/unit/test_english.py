@@ -59,7 +59,6 @@ IN_SOURCE = {
     r"\b(?:images|bytes|runs|times|lines) a (?:second|sample|hundred)\b": "per second",
     r"\bof the fewest\b": "with the fewest",
     r"\btaken? back to float\b": "converted to float",
-    r"\bstrangers?\b": "an unknown file or name",
     r"\bnever comes\b|\bcomes? up like\b": "a plain verb",
     r"\bmade of (?:now|then)\b|\bby then\b": "a plain phrase",
     r"\bone (?:another|by one and)\b": "each other",

@@ -314,7 +314,7 @@ def test_tools_that_are_here_are_run(name: str, made: Path, tools: None, tmp_pat
 
 
 @pytest.mark.parametrize(
-    ("script", "said"), [("echo E10001: unknown soc >&2; exit 1", "E10001: unknown soc"), ("", "0")]
+    ("script", "said"), [("echo E10001: unknown soc >&2; exit 1", "E10001: unknown soc"), ("", "exit code 0")]
 )
 def test_compiler_that_fails_is_told_by_its_last_line(
     script: str, said: str, made: Path, tools: None, tmp_path: Path

@@ -111,7 +111,7 @@ def test_plugin_is_used_like_a_file(card: Path, tmp_path: Path) -> None:
         ("broken", "import package_that_is_absent", "No module named 'package_that_is_absent'"),
         ("broken", "raise RuntimeError('no device')", "importing 'other' raised RuntimeError: no device"),
         ("broken", "def available(): ...", "'other' lacks CAPABILITIES, INSTALL, Notes, PRECISIONS"),
-        ("Broken", BACKEND, "a name has lower-case letters, digits and hyphens"),
+        ("Broken", BACKEND, "the name must consist of lower-case letters"),
     ],
 )
 def test_broken_plugin_stops_only_what_uses_it(name: str, code: str, problem: str, tmp_path: Path) -> None:
@@ -141,7 +141,7 @@ def test_name_of_a_file_stays_the_files(tmp_path: Path) -> None:
     install(tmp_path, "sandglass-other", {"sandglass.backends": {"null": "other"}}, other="1 / 0")
     taken = report(tmp_path, "null")
     assert taken["module"] == "sandglass.backends.null"
-    assert "sandglass has a member of this name, which it uses" in taken["problems"]["null"]
+    assert "sandglass itself has a member of this name" in taken["problems"]["null"]
 
 
 def test_name_of_two_plugins_is_refused(tmp_path: Path) -> None:

@@ -18,7 +18,7 @@ Box = tuple[float, ...]
 
 if TYPE_CHECKING:
     DatasetName = str
-else:  # what help and completion show, without reading entry points; `dataset` accepts plugins too
+else:  # help and completion show these names without reading entry points; `dataset` also accepts plugins
     DatasetName = Literal[tuple(discover.own_names("datasets"))]
 LONGEST_NUMBER = 18  # digits of a count; a longer number is a mistake and may not fit into 64 bits
 

@@ -1,8 +1,9 @@
-"""The members of a seam: its files, and the plugins of other installed packages.
+"""Find the members of a seam: the files in its folder, and the plugins of other installed packages.
 
-A seam is named by its path in the package. A file is found because it is there; a plugin is found by its entry point
-(see `core.plugins`). A file has precedence over a plugin of the same name. The entry points are read only where all
-names are asked for, or one that no file has: `sandglass --help` needs none of them.
+A seam is named by the path of its folder in the package, for example `backends` or `quantization/repairs`. Each file in
+the folder is a member. A plugin is found by its entry point (see `core.plugins`). A file has precedence over a plugin
+of the same name. Entry points are read only if all names are needed, or a name without a file. `sandglass --help` does
+not read them.
 """
 
 from __future__ import annotations
@@ -36,7 +37,7 @@ def has(seam: str, name: str) -> bool:
 def load(seam: str, name: str) -> ModuleType:
     """Import and return the member `name` of `seam`.
 
-    Raises InputError that lists the known ones, and PluginError for a plugin that cannot be used.
+    Raises InputError with the known names for an unknown one, and PluginError for a plugin that cannot be used.
     """
     if name in own_names(seam):
         return _module(seam, name)
@@ -48,16 +49,16 @@ def load(seam: str, name: str) -> ModuleType:
 
 
 def load_all(seam: str) -> dict[str, ModuleType]:
-    """Import every member of a seam, of which all are needed at once: by the name of its file or plugin, sorted.
+    """Import all members of a seam. Returns the modules by the name of their file or plugin, sorted.
 
-    Raises PluginError where one of the plugins cannot be used.
+    Raises PluginError if one of the plugins cannot be used.
     """
     members = {file: _module(seam, file) for file in _files(seam)}
     return members | {plugin.name.replace("-", "_"): load_plugin(seam, plugin) for plugin in plugins_of(seam)}
 
 
 def load_usable(seam: str) -> dict[str, ModuleType]:
-    """Import every member of a seam, by its name, sorted; plugins that cannot be used are left out."""
+    """Import all members of a seam except unusable plugins. Returns the modules by name, sorted."""
     return {name: module for name in names(seam) if (module := _usable(seam, name))}
 
 
@@ -74,13 +75,13 @@ def package_of(seam: str, name: str) -> dict[str, str]:
 
 
 def load_plugin(seam: str, plugin: Plugin) -> ModuleType:
-    """Import a plugin. Raises PluginError where its name is taken, or its module lacks what the seam asks for."""
+    """Import a plugin. Raises PluginError if its name is taken or if its module does not implement the protocol."""
     check_name(plugin, own_names(seam))
     return plugin.load(contract(seam))
 
 
 def contract(seam: str) -> type:
-    """The protocol that a member of a seam has."""
+    """The protocol of a seam's members."""
     protocol: type = importlib.import_module(_path(seam)).CONTRACT
     return protocol
 

@@ -1,13 +1,13 @@
-"""Members of seams that other installed packages add by entry points.
+"""Plugins: members of seams that other installed packages add by entry points.
 
-The group of a seam is `sandglass.` and the last part of its path, such as `sandglass.backends`. The name of an entry
-point is the member's name, and its value is the path of the module that is the member:
+The group of a seam is `sandglass.` plus the last part of its path, such as `sandglass.backends`. The name of an entry
+point is the member's name, and its value is the member's module:
 
     [project.entry-points."sandglass.backends"]
     opencv = "sandglass_opencv"
 
-Reading the entry points imports none of the packages. It took 115 to 200 ms on a busy two-core machine with 88
-packages, most of it for the import of importlib.metadata. So it happens only where a name of a seam needs it.
+Reading the entry points does not import the packages. It took 115 to 200 ms on a busy two-core machine with 88
+packages, mostly for the import of importlib.metadata. So they are read only when a name of a seam needs them.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ from sandglass.core.errors import PluginError, shown
 if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
-NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # it is a part of targets, of names of folders and of options
+NAME = re.compile(r"[a-z0-9]+(-[a-z0-9]+)*")  # names appear in targets, folders and options
 
 
 @dataclass(frozen=True)
@@ -39,7 +39,7 @@ class Plugin:
     version: str
 
     def load(self, contract: type) -> ModuleType:
-        """Import the module. Raises PluginError where that fails, or it lacks a name of the protocol `contract`."""
+        """Import the module. Raises PluginError if this fails, or if it lacks a name of the protocol `contract`."""
         try:
             module = importlib.import_module(self.module)
         except Exception as error:  # code of another project, which may raise anything
@@ -72,14 +72,14 @@ def _plugin(entry: EntryPoint) -> Plugin:
 
 
 def check_name(plugin: Plugin, taken: Collection[str]) -> None:
-    """Raise PluginError for a name that cannot be a member's, and for one that sandglass or another package has.
+    """Raise PluginError for an invalid name, and for a name that sandglass or another package also uses.
 
     `taken` are the names of the seam's own files, as a user writes them.
     """
     if not NAME.fullmatch(plugin.name):
-        raise plugin.error("a name has lower-case letters, digits and hyphens")
+        raise plugin.error("the name must consist of lower-case letters, digits and hyphens")
     if plugin.name in taken:
-        raise plugin.error("sandglass has a member of this name, which it uses")
+        raise plugin.error("sandglass itself has a member of this name")
     if others := [other for other in plugins(plugin.group) if other.name == plugin.name and other != plugin]:
         raise plugin.error(f"the package {others[0].package} adds a member of the same name")
 

@@ -22,10 +22,11 @@ def load_card(source: str | Path) -> Card:
 
         return config_card(path)
     if path.suffix != ".toml":
-        similar = get_close_matches(str(source), zoo())
+        similar = get_close_matches(str(source), zoo(), n=4, cutoff=0.5)
+        question = f"did you mean {', '.join(similar)}? " if similar else ""
         raise CardError(
             f"{source} is not a zoo model, a model card (.toml), an OpenMMLab config (.py) or an artifact",
-            f"did you mean {' or '.join(similar)}?" if similar else "`sandglass models` lists the zoo models",
+            f"{question}`sandglass models` lists the zoo models",
         )
     data = read_toml(path, "model card", CardError, HELP)
     return Card.from_dict(data, str(path), path.parent)

@@ -54,7 +54,7 @@ def needs(seam: Seam) -> dict[str, str]:
 
 
 def check_usable(seam: Seam, name: str) -> None:
-    """Raise the error of a member that cannot be loaded or is incomplete, and of a runtime that is not here."""
+    """Raise an error for a member that cannot be loaded or is incomplete, and for a runtime that is not installed."""
     member = discover.load(SEAMS[seam], name)
     contract = discover.contract(SEAMS[seam])
     if missing := missing_names(member, contract):
@@ -65,6 +65,6 @@ def check_usable(seam: Seam, name: str) -> None:
 
 
 def members(seam: str) -> list[str]:
-    """Names of the members of a seam that are tested: the one that the command names, else all."""
+    """The names of the members to test: the member that the command names, or all members of the seam."""
     chosen = os.environ.get(MEMBER)
     return [chosen] if chosen else discover.names(seam)

@@ -30,8 +30,8 @@ PRECISIONS = [(name, precision) for name in NAMES
               for precision in load_backend(name).PRECISIONS]  # fmt: skip
 CALLERS = 4  # threads whose first calls of a session begin together
 SECONDS = 300  # a cold start takes one or two, and many times that on a busy machine; a deadlock never ends
-# As users do it: a session in their own process. Bindings initialize something on their first call, which two threads
-# may wait for each other in.
+# Opens a session in its own process, as users do. Bindings initialize shared data in their first call, in which two
+# threads may deadlock.
 COLD_START = """
 import sys, threading
 from pathlib import Path
