@@ -268,7 +268,7 @@ def _weights(path: Path, **values: float) -> None:
 def test_nan_activation_is_named(house: House) -> None:
     """The error names the first tensor that is NaN and the input, with calibration images and without."""
     _weights(house.graph, w2=float("nan"))
-    first = "the tensor pointwise.out is NaN or infinite on"
+    first = "the tensor c2 is NaN or infinite on"
     assert f"{first} calibration samples, input 0" in house.refused(
         "deploy", house.card, "--to", "onnxruntime:int8", "--out", house.out, *SYNTHETIC
     )
