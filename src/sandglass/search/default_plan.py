@@ -24,7 +24,7 @@ from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
-from sandglass.search.fidelity_check import INPUTS
+from sandglass.search.fidelity_check import INPUTS, MARGIN
 from sandglass.search.inputs import SearchInputs, prepare_inputs
 from sandglass.search.layer_costs import measure_noises
 from sandglass.search.run import CHOICES, Run
@@ -89,7 +89,10 @@ def without_predictions_of_another_task(inputs: SearchInputs, say: Say) -> Searc
 
 
 def acceptable_plan(inputs: SearchInputs, repaired: RepairedPlan, run: Run) -> Plan:
-    """The repaired plan with layers in float until the agreement reaches the task's least fidelity."""
+    """The repaired plan with layers in float until the agreement suffices.
+
+    It must reach the task's least fidelity and the margin that a search keeps for other images.
+    """
     agreement = _simulation(inputs)
     full = agreement(repaired.plan)
     run.say(f"plan: all {len(repaired.integer_layers)} layers in int8: {full.text}")
@@ -141,6 +144,7 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
     feeds = [look.inputs for look in looks]
     expected = output_noise.run(GraphSession(inputs.source.graph), feeds)
     predictions, noise_of = inputs.predictions(expected, looks), OutputNoise.of(inputs.source.graph)
+    least = inputs.task.LEAST_FIDELITY + MARGIN * (1 - inputs.task.LEAST_FIDELITY)
 
     def agreement(plan: Plan) -> Agreement:
         outputs = output_noise.run(simulate(inputs.source.graph, plan, inputs.spec), feeds)
@@ -148,6 +152,6 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
         if isnan(value):
             noise = output_noise.decibels(noise_of.noise(expected, outputs))
             return Agreement("signal over noise in dB", noise, LEAST_DECIBELS)
-        return Agreement(inputs.task.FIDELITY[0], value, inputs.task.LEAST_FIDELITY)
+        return Agreement(inputs.task.FIDELITY[0], value, least)
 
     return agreement
