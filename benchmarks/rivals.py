@@ -274,16 +274,18 @@ def _nncf_recipes() -> list[Recipe]:
 
 
 def _nncf(options: Mapping[str, Any]) -> Callable[[Given, Path], None]:
-    def make(given: Given, folder: Path) -> None:
-        import nncf
-        import openvino
+    return lambda given, folder: nncf_model(given, folder, options)
 
-        model = openvino.convert_model(given.source.graph)
-        dataset = nncf.Dataset(given.arrays, lambda array: {given.input_name: array})
-        made = nncf.quantize(model, dataset, **options)
-        openvino.save_model(made, folder / "model.xml", compress_to_fp16=False)
 
-    return make
+def nncf_model(given: Given, folder: Path, options: Mapping[str, Any]) -> None:
+    """Write `model.xml`, quantized by nncf.quantize with `options`."""
+    import nncf
+    import openvino
+
+    model = openvino.convert_model(given.source.graph)
+    dataset = nncf.Dataset(given.arrays, lambda array: {given.input_name: array})
+    quantized = nncf.quantize(model, dataset, **options)
+    openvino.save_model(quantized, folder / "model.xml", compress_to_fp16=False)
 
 
 def _accuracy_control() -> Recipe:
@@ -354,28 +356,33 @@ def _ort_recipes() -> list[Recipe]:
 
 
 def _ort(options: Mapping[str, Any]) -> Callable[[Given, Path], None]:
-    def make(given: Given, folder: Path) -> None:
-        import onnx
-        from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quant_pre_process, quantize_static
+    return lambda given, folder: ort_model(given, folder, options)
 
-        class Reader(CalibrationDataReader):
-            def __init__(self) -> None:
-                self.feeds = iter({given.input_name: array} for array in given.arrays)
 
-            def get_next(self) -> dict[str, np.ndarray] | None:
-                return next(self.feeds, None)
+def ort_model(given: Given, folder: Path, options: Mapping[str, Any]) -> None:
+    """Write `model.onnx`, quantized by quantize_static with `options`.
 
-        passed = {key: value for key, value in options.items() if key not in ("pre", "keep_output")}
-        with TemporaryDirectory(prefix="sandglass-") as scratch:
-            graph = given.source.graph
-            if options.get("pre"):
-                graph = Path(scratch) / "graph.onnx"
-                quant_pre_process(str(given.source.graph), str(graph))
-            if options.get("keep_output"):
-                passed["nodes_to_exclude"] = _output_layers(onnx.load(graph))
-            quantize_static(str(graph), str(folder / "model.onnx"), Reader(), quant_format=QuantFormat.QDQ, **passed)
+    `pre` pre-processes the graph before, and `keep_output` leaves the layers that make the outputs in float.
+    """
+    import onnx
+    from onnxruntime.quantization import CalibrationDataReader, QuantFormat, quant_pre_process, quantize_static
 
-    return make
+    class Reader(CalibrationDataReader):
+        def __init__(self) -> None:
+            self.feeds = iter({given.input_name: array} for array in given.arrays)
+
+        def get_next(self) -> dict[str, np.ndarray] | None:
+            return next(self.feeds, None)
+
+    passed = {key: value for key, value in options.items() if key not in ("pre", "keep_output")}
+    with TemporaryDirectory(prefix="sandglass-") as scratch:
+        graph = given.source.graph
+        if options.get("pre"):
+            graph = Path(scratch) / "graph.onnx"
+            quant_pre_process(str(given.source.graph), str(graph))
+        if options.get("keep_output"):
+            passed["nodes_to_exclude"] = _output_layers(onnx.load(graph))
+        quantize_static(str(graph), str(folder / "model.onnx"), Reader(), quant_format=QuantFormat.QDQ, **passed)
 
 
 def _output_layers(model: Any) -> list[str]:

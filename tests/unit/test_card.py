@@ -47,8 +47,8 @@ def test_every_zoo_card_parses_and_survives_its_dictionary(name: str) -> None:
     [
         ('name = "mine"', "", "'name' is missing"),
         ('task = "topdown-pose"', 'task = "juggling"', "unknown task 'juggling', known: .*topdown-pose"),
-        ('graph = "mine.onnx"', "", "either `model`"),
-        ('graph = "mine.onnx"', 'graph = "a"\nmodel = "hourglass"', "either `model`"),
+        ('graph = "mine.onnx"', "", "exactly one of `model`"),
+        ('graph = "mine.onnx"', 'graph = "a"\nmodel = "hourglass"', "exactly one of `model`"),
         ('graph = "mine.onnx"', 'model = "octopus"', "unknown model 'octopus'"),
         ("[256, 192]", "[256]", r"input.size is \[256\], expected list of length 2"),
         ("[256, 192]", "[256, 0]", r"input.size\[1\] is 0, expected int >= 1"),

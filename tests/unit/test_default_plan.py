@@ -66,7 +66,7 @@ def test_layers_go_back_to_float_until_the_least_agreement(
     plan = acceptable_plan(inputs, repaired, run)
     in_float = [name for name, layer in plan.layers.items() if layer.keep_float]
     assert in_float == ([] if least < 0 else list(repaired.integer_layers))
-    assert all("signal over noise in dB" in plan.layers[name].reason for name in in_float)
+    assert all("signal-to-noise ratio in dB" in plan.layers[name].reason for name in in_float)
     assert any("all 3 layers in int8" in line for line in lines)
 
 

@@ -119,5 +119,5 @@ def layer_noises(changed: np.ndarray, full: Sequence[int]) -> np.ndarray:
 
 
 def decibels(power: float) -> float:
-    """The signal over noise in dB, from noise over signal: 0.01 gives 20 dB."""
+    """The signal-to-noise ratio in dB, from noise over signal: 0.01 gives 20 dB."""
     return -10 * float(np.log10(max(power, EXACT)))

@@ -33,8 +33,8 @@ from sandglass.sources.source import Source
 
 # Inputs on which each layer is rounded alone, at most. They only order the layers; the agreement is measured on INPUTS.
 ORDERING_INPUTS = 8
-# Least signal over noise at the outputs, in dB, if the task's agreement is undefined on all calibration images: noise
-# of 1 % of the outputs' power is a correlation of 0.995. An artifact is published from 0.9 on, see `artifacts.parity`.
+# Least signal-to-noise ratio at the outputs, in dB, if the task's agreement is undefined on all calibration images:
+# noise of 1 % of the outputs' power is a correlation of 0.995. `artifacts.parity` publishes from 7 dB on, or 0.9.
 LEAST_DECIBELS = 20.0
 
 
@@ -151,7 +151,7 @@ def _simulation(inputs: SearchInputs) -> Callable[[Plan], Agreement]:
         value = inputs.agreement(predictions, inputs.predictions(outputs, looks))
         if isnan(value):
             noise = output_noise.decibels(noise_of.noise(expected, outputs))
-            return Agreement("signal over noise in dB", noise, LEAST_DECIBELS)
+            return Agreement("signal-to-noise ratio in dB", noise, LEAST_DECIBELS)
         return Agreement(inputs.task.FIDELITY[0], value, least)
 
     return agreement
