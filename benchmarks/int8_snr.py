@@ -88,8 +88,8 @@ def ours(case: Case, backend: str, folder: Path) -> tuple[float, str]:
     inputs = SearchInputs(
         case.source, backend, spec.on(ANY), load_task("classification"), Calibration(synthetic_people.load(limit=1)),
         parity.Reference(case.source, case.calibrating),
-        tuple(Look({case.input_name: array}, {}) for array in case.calibrating), len(case.calibrating), facts(model),
-        {layer: macs for layer, (macs, _) in layer_work(model).items()}, decodes=False,
+        tuple(Look({case.input_name: array}, {"image_id": 0}) for array in case.calibrating), len(case.calibrating),
+        facts(model), {layer: macs for layer, (macs, _) in layer_work(model).items()}, decodes=False,
     )  # fmt: skip
     run = Run.new(folder, lambda line: None)
     plan = acceptable_plan(inputs, full_int8_plan(inputs, repair_names(), run), run)

@@ -31,6 +31,9 @@ FACE_SIDE = 2.2  # of the spread of these: a box from the forehead to the chin
 Images = Callable[[], Iterator[np.ndarray]]  # (H, W, 3) uint8 RGB
 
 
+Triple = tuple[float, float, float]
+
+
 @dataclass(frozen=True)
 class Network:
     """A network by its file below DATA, with the images that it is for and how they become its input.
@@ -41,7 +44,7 @@ class Network:
     name: str
     file: str
     size: tuple[int, int]
-    scaling: tuple[tuple[float, ...], tuple[float, ...]]
+    scaling: tuple[Triple, Triple]
     images: Images
     channels: str = "rgb"
 

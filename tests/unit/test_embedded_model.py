@@ -21,7 +21,16 @@ def shipped(name: str) -> bool:
     return checkpoint is not None and (ZOO / checkpoint.file).is_file()
 
 
-@pytest.mark.parametrize("name", [name for name in zoo() if shipped(name)])
+@pytest.mark.parametrize(
+    "name",
+    [
+        pytest.param(
+            name, marks=[pytest.mark.slow] if name.startswith("hrnet") else []
+        )  # three times as long as others
+        for name in zoo()
+        if shipped(name)
+    ],
+)
 def test_embedded_model_reaches_its_level_on_unseen_samples(name: str, tmp_path: Path) -> None:
     """Its metrics on the whole test split are those on record, from a checkpoint under 3 MB."""
     pytest.importorskip("torch")

@@ -173,6 +173,7 @@ def test_repair_of_a_plugin_is_in_every_plan(tmp_path: Path) -> None:
     assert "are repairs of the same NAME 'centre'" in python(tmp_path / "same", "-c", names).stderr
 
 
+@pytest.mark.slow
 def test_conformance_tests_run_on_one_member(tmp_path: Path) -> None:
     """The exit code says whether they pass: a copy of a dataset that has the name of the original does not."""
     copy = "from sandglass.datasets.synthetic_shapes import *\nfrom sandglass.datasets.synthetic_shapes import KIND"

@@ -152,7 +152,10 @@ def test_search_with_other_arguments_is_refused(tmp_path: Path) -> None:
     with claimed_folder(tmp_path, TARGET, GIVEN, force=False):
         pass
     other = {**GIVEN, "max_drop": 1.0}
-    with pytest.raises(InputError, match="other values of max_drop"), claimed_folder(tmp_path, TARGET, other, force=False):
+    with (
+        pytest.raises(InputError, match="other values of max_drop"),
+        claimed_folder(tmp_path, TARGET, other, force=False),
+    ):
         pass
     for damage in ("[]", "{half", "5"):
         (tmp_path / ARGUMENTS).write_text(damage)
