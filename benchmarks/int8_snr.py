@@ -70,7 +70,8 @@ class Case:
         name = session.input_names[0]
         arrays = network.inputs(CALIBRATING + MEASURED)
         measured = [{name: array} for array in arrays[CALIBRATING:]]
-        card = Card(network.name.lower().replace(" ", "-"), "classification", Input(network.size, *network.scaling))
+        prepared = Input(network.size, *network.scaling)
+        card = Card(network.name.lower().replace(" ", "-"), "classification", prepared, graph=graph)
         expected = [session.run(feed) for feed in measured]
         return Case(network, Source(card, graph), name, arrays[:CALIBRATING], measured, expected)
 
