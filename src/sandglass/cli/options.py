@@ -87,7 +87,7 @@ class CalibrationOptions:
     calibration_size: Annotated[int, COUNT] = 64
     """number of calibration samples (default: 64)"""
     calibration_method: Method = "auto"
-    """method for the thresholds (default: auto, the method with the least noise at the network's outputs)"""
+    """method for the thresholds (default: auto, by the outputs of layers; with --quick by those of the network)"""
 
     @property
     def data(self) -> Data:
