@@ -65,7 +65,8 @@ def artifacts(card: Card, people: KeypointDataset, tmp_path_factory: pytest.Temp
             except BackendUnavailable:
                 continue
             targets.append(f"{name}:{precision}")
-    outcomes = deploy(card, targets, tmp_path_factory.mktemp("simplepose"), calibration=Calibration(people))
+    calibration = Calibration(people, size=24)
+    outcomes = deploy(card, targets, tmp_path_factory.mktemp("simplepose"), calibration=calibration)
     assert [str(outcome.error) for outcome in outcomes if outcome.error] == []
     return {str(outcome.target): outcome.artifact for outcome in outcomes if outcome.artifact}
 

@@ -27,7 +27,9 @@ def test_deploy_evaluate_and_predict_several_people(tmp_path: Path, capsys: pyte
     pytest.importorskip("torch")
     out, numbers = tmp_path / "out", tmp_path / "numbers.json"
     calibration = ["--calibration-dataset", "synthetic-crowd", "--calibration-size", "16"]
-    assert run("deploy", MODEL, "--to", "onnxruntime:fp32", "onnxruntime:int8", "--out", out, *calibration) == 0
+    assert (
+        run("deploy", MODEL, "--to", "onnxruntime:fp32", "onnxruntime:int8", "--out", out, *calibration, "--quick") == 0
+    )
     folders = [out / "onnxruntime-fp32", out / "onnxruntime-int8"]
     evaluate = ["--dataset", "synthetic-crowd", "--limit", "40", "--json", numbers]
     assert run("evaluate", *folders, *evaluate) == 0

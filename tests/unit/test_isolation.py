@@ -119,7 +119,7 @@ def test_every_failure_is_a_row(house: House) -> None:
     said = {name: rows[f"{name}:fp32"]["check"].removeprefix("failed: ") for name in failing}
     assert said["absent"] == "it is not installed (pip install it)"
     assert said["full"] == "[Errno 28] No space left on device (free disk space, or check the permissions)"
-    assert "allowed is 0.002" in said["wrong"]
+    assert "difference at most 0.002" in said["wrong"]
     assert said["starving"].startswith("starving:fp32 was killed (signal 9, SIGKILL), probably because memory ran out")
     for name, why, where in (
         ("raising", "raising:fp32: unexpected KeyError: 'cls_8'", "raising.py"),

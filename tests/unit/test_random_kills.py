@@ -48,7 +48,7 @@ class Runs:
             targets = ["onnxruntime:fp32", "onnxruntime:int8", "reference:fp32"]
             return ["deploy", str(self.card), "--to", *targets, "--out", str(out), *SYNTHETIC]
         if self.command == "quantize":
-            return ["quantize", str(self.card), "--to", "onnxruntime:int8", "--out", str(out), *SEARCH, *SYNTHETIC]
+            return ["quantize", str(self.card), "--to", "onnxruntime:int8", "--out", str(out), *SEARCH, *SYNTHETIC[1:]]
         artifact = self.folder / "artifacts/onnxruntime-fp32"
         files = ["--json", str(out / "numbers.json"), "--results", str(out / "predictions.json")]
         return ["evaluate", str(artifact), "--dataset", "synthetic-people", "--limit", "60", "--threads", "1", *files]
