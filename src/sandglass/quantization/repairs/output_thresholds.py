@@ -14,6 +14,7 @@ import numpy as np
 from sandglass.core.parallel import in_threads
 from sandglass.graph.layers import Facts, clamp_bounds
 from sandglass.graph.shared_values import carriers
+from sandglass.quantization import network_thresholds
 from sandglass.quantization.input_rows import weight_matrix
 from sandglass.quantization.layer_rounding import round_input
 from sandglass.quantization.plan import TensorRange
@@ -112,10 +113,22 @@ def _readers(state: RangeState, stands: Mapping[str, str]) -> dict[str, list[Rea
 
 
 def _output_thresholds(state: RangeState) -> RangeState:
-    """The state with thresholds chosen by the layers' outputs."""
+    """The state with thresholds chosen by the layers' outputs.
+
+    For tensors with rare peaks, and for those that a depthwise layer reads, the network's outputs decide.
+    """
     stands = carriers(state.model, state.ranges)
+    readers = _readers(state, stands)
     state.say("repair: choosing thresholds by the layers' outputs")
-    chosen = output_thresholds(state.ranges, _readers(state, stands), state.asymmetric)
+    chosen = output_thresholds(state.ranges, readers, state.asymmetric)
+    live = {name: entries for name, entries in readers.items() if chosen[name].threshold > 0}
+    peaked = [name for name in live if network_thresholds.rare_peaks(live[name][0].rows, chosen[name])]
+    flat = [name for name in live if any(entry.fact.depthwise and state.spec.runs(entry.fact) for entry in live[name])]
+    if peaked or flat:
+        state.say(f"repair: choosing thresholds of {len({*peaked, *flat})} tensors by the network's output")
+        chosen = network_thresholds.choose(
+            state.graph, chosen, peaked, flat, stands, state.data.facts, state.asymmetric, state.batches
+        )
     return state.with_ranges({name: chosen[stands[name]] for name in chosen})
 
 
