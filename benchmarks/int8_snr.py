@@ -17,7 +17,7 @@ import argparse
 import json
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -27,25 +27,20 @@ from networks import NETWORKS, Network
 from rivals import Given, nncf_model, ort_model
 
 from sandglass.artifacts import parity
-from sandglass.backends import load_backend
 from sandglass.core.errors import SandglassError
-from sandglass.core.processor import ANY
 from sandglass.datasets import synthetic_people
-from sandglass.graph.io import load_graph
-from sandglass.graph.layers import facts
 from sandglass.graph.session import GraphSession
-from sandglass.graph.work import layer_work
 from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.output_noise import OutputNoise, decibels
 from sandglass.quantization.repairs import repair_names
 from sandglass.search.default_plan import acceptable_plan
-from sandglass.search.inputs import Arrays, Look, SearchInputs
+from sandglass.search.inputs import Arrays, search_inputs
 from sandglass.search.run import Run
 from sandglass.search.trials import build_exact, full_int8_plan
 from sandglass.sources.card import Card, Input
 from sandglass.sources.source import Source
 from sandglass.table.markdown import markdown
-from sandglass.tasks import load_task
+from sandglass.tasks import View
 
 CALIBRATING, MEASURED = 16, 16
 BACKENDS = ("onnxruntime", "openvino", "ncnn")
@@ -83,15 +78,10 @@ class Case:
 
 def ours(case: Case, backend: str, folder: Path) -> tuple[float, str]:
     """The ratio of the default plan's artifact, and how much of it runs in int8."""
-    spec = load_backend(backend).SPEC
-    assert spec is not None
-    model = load_graph(case.source.graph)
-    inputs = SearchInputs(
-        case.source, backend, spec.on(ANY), load_task("classification"), Calibration(synthetic_people.load(limit=1)),
-        parity.Reference(case.source, case.calibrating),
-        tuple(Look({case.input_name: array}, {"image_id": 0}) for array in case.calibrating), len(case.calibrating),
-        facts(model), {layer: macs for layer, (macs, _) in layer_work(model).items()}, decodes=False,
-    )  # fmt: skip
+    looks = [(array, View(image_id=0)) for array in case.calibrating]
+    reference = parity.Reference(case.source, case.calibrating)
+    calibration = Calibration(synthetic_people.load(limit=1))
+    inputs = replace(search_inputs(case.source, backend, calibration, (looks, []), reference), decodes=False)
     run = Run.new(folder, lambda line: None)
     plan = acceptable_plan(inputs, full_int8_plan(inputs, repair_names(), run), run)
     artifact = build_exact(inputs, plan, folder, lambda line: None)

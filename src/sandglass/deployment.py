@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import cache
 from pathlib import Path
 from types import MappingProxyType
 from typing import TYPE_CHECKING
@@ -25,10 +26,11 @@ from sandglass.core.progress import Say
 from sandglass.core.sizes import Size
 from sandglass.kit.build import build_kit, needs_kit
 from sandglass.quantization.calibrated_plan import calibrated_plan
-from sandglass.quantization.calibration import Calibration, calibration_arrays
+from sandglass.quantization.calibration import Calibration, Look, calibration_arrays, calibration_looks
 from sandglass.quantization.make_plan import load_plan
 from sandglass.quantization.plan import Plan
 from sandglass.search.default_plan import default_plan
+from sandglass.search.inputs import search_inputs
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import is_quantized, prepared_source
 
@@ -97,11 +99,11 @@ def deploy(
         prepared_source(card, checkpoint, say, tuple(shapes), quantized=quantized, ema=ema) as graph,
     ):
         ready = replace(graph, soc=soc, tune_seconds=60 * tune_minutes, processor=processor)
-        inputs = calibration_arrays(card, calibration, next(iter(shapes), None)) if calibration else []
+        shape = next(iter(shapes), None)
+        inputs = calibration_arrays(card, calibration, shape) if calibration else []
         if ready.quantized and plan is not None:
             raise InputError(f"{card.name} is quantized already, so {plan} does not apply to it",
                              "use --dequantize, or leave out --plan")  # fmt: skip
-        shape = next(iter(shapes), None)
         reference = parity.Reference(ready, inputs)
         request = BuildRequest(ready, None, reference, out, say, force, shapes)
         shared = None
@@ -110,13 +112,17 @@ def deploy(
             for target in integer:
                 save_plan(shared, plan_path(out, target), force)
 
+        @cache
+        def looks() -> tuple[list[Look], list[Look]]:
+            return calibration_looks(card, calibration, shape) if calibration else ([], [])
+
         def build(target: Target) -> Outcome:
             if needs_kit(target):
                 return build_kit(target, ready, reference, samples, out, force, say)
             if target not in integer or ready.quantized or calibration is None:
                 return reuse_artifact(target, request) or build_artifact(target, request)
             try:
-                planned = replace(request, plan=shared or _plan(target, request, calibration, shape))
+                planned = replace(request, plan=shared or _plan(target, request, calibration, shape, looks))
             except SandglassError as error:
                 return failed(target, error, say)
             return reuse_artifact(target, planned) or build_artifact(target, planned)
@@ -144,10 +150,19 @@ def _refuse_useless_options(
                          "leave out --shapes and --shapes-from")  # fmt: skip
 
 
-def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape: Size | None) -> Plan:
-    """The default plan of an int8 target. If an earlier call stored it next to its artifact, it is read from there."""
+def _plan(
+    target: Target,
+    request: BuildRequest,
+    calibration: Calibration,
+    shape: Size | None,
+    looks: Callable[[], tuple[list[Look], list[Look]]],
+) -> Plan:
+    """The default plan of an int8 target. If an earlier call stored it next to its artifact, it is read from there.
+
+    `looks` reads the calibration images when a plan is made for the first time.
+    """
     source, data = request.source, calibration.dataset.fingerprint
-    inputs = {
+    made_from = {
         "target": str(target),
         "version": own_version(),
         "card": source.card.to_dict(),
@@ -159,9 +174,10 @@ def _plan(target: Target, request: BuildRequest, calibration: Calibration, shape
 
     def make() -> Plan:
         check_float(target.backend, source, request.reference)  # a runtime that fails needs no plan
-        return default_plan(source, target.backend, calibration, lambda line: request.say(f"{target}: {line}"), shape)
+        inputs = search_inputs(source, target.backend, calibration, looks(), request.reference)
+        return default_plan(inputs, lambda line: request.say(f"{target}: {line}"))
 
-    return load_or_make_plan(plan_path(request.out, target), inputs, request.force, make)
+    return load_or_make_plan(plan_path(request.out, target), made_from, request.force, make)
 
 
 def _capabilities(backend: str) -> Capabilities:

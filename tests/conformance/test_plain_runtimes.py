@@ -13,7 +13,8 @@ import numpy as np
 import pytest
 from graphs import network
 
-from conformance.test_backends import NAMES, save_graph
+from conformance.test_backends import NAMES
+from sandglass.cli.conformance.networks import small_card
 from sandglass.core import discover, host
 from sandglass.core.errors import BackendError, BackendUnavailable
 from sandglass.core.processor import find_processor
@@ -88,8 +89,7 @@ def test_every_runtime_with_int8_has_a_plain_script() -> None:
 def test_plain_runtime_computes_what_was_checked(name: str, tmp_path: Path) -> None:
     """With the runtime's default options outputs are those that the artifact's session gives, and measures."""
     usable(name)
-    graph = save_graph(tmp_path / "small.onnx")
-    card = Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=graph)
+    card = small_card(tmp_path)
     people = Calibration(discover.load("datasets", "synthetic-people").load(limit=6, split="train"), size=8)
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, quick=True)
     assert outcome.artifact is not None, outcome.error
@@ -127,8 +127,7 @@ def test_artifact_for_a_named_processor_is_refused_elsewhere(
 ) -> None:
     """What was made for VNNI says so; it opens where sums are exact, and only there where they would saturate."""
     usable(name)
-    graph = save_graph(tmp_path / "small.onnx")
-    card = Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=graph)
+    card = small_card(tmp_path)
     people = Calibration(discover.load("datasets", "synthetic-people").load(limit=3, split="train"), size=3)
     vnni = find_processor("vnni")
     (outcome,) = deploy(card, [f"{name}:int8"], tmp_path / "out", calibration=people, processor=vnni, quick=True)

@@ -9,8 +9,9 @@ import numpy as np
 import pytest
 from onnx import numpy_helper
 
-from conformance.test_backends import PRECISIONS, save_graph
+from conformance.test_backends import PRECISIONS
 from sandglass.backends import load_backend
+from sandglass.cli.conformance.networks import small_card
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable
 from sandglass.core.processor import ANY
@@ -25,7 +26,7 @@ from sandglass.quantization.output_noise import noise, without
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.simulate import simulate
 from sandglass.quantization.spec import decide
-from sandglass.sources.card import Card, Input
+from sandglass.sources.card import Card
 from sandglass.sources.source import Source
 
 INTEGER = [name for name, precision in PRECISIONS if precision == "int8"]
@@ -34,8 +35,7 @@ INTEGER = [name for name, precision in PRECISIONS if precision == "int8"]
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
     """A card over the small graph."""
-    path = save_graph(tmp_path_factory.mktemp("graph") / "small.onnx")
-    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
+    return small_card(tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="module")

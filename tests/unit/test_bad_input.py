@@ -15,9 +15,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.manifest import write_manifest
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.main import main
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable

@@ -9,10 +9,10 @@ import numpy as np
 import onnx
 import pytest
 
-from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.target import Target
 from sandglass.backends import LayerDecision
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.main import main
 from sandglass.core.errors import InputError
 from sandglass.deployment import deploy

@@ -10,8 +10,8 @@ from typing import Any
 import numpy as np
 import pytest
 
-from conformance.test_backends import save_graph
 from sandglass.cli import main
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.inputs import load_images
 from sandglass.cli.options import Data, Draw
 from sandglass.core.errors import DatasetError

@@ -7,7 +7,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.test_backends import save_graph
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.core.errors import GraphError
 from sandglass.graph.session import GraphSession
 

@@ -8,9 +8,9 @@ from pathlib import Path
 import pytest
 from msgspec.structs import replace
 
-from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import Artifact
 from sandglass.backends import FLOAT, INT8, BuildNotes, LayerDecision, LayerRun, layer_note, read_notes
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.main import main
 from sandglass.core.errors import ArtifactError, InputError
 from sandglass.datasets import synthetic_people

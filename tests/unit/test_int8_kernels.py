@@ -13,8 +13,8 @@ import pytest
 from graphs import network, normal
 from onnx import helper
 
-from conformance.test_backends import save_graph
 from sandglass.backends import ncnn, onnxruntime, openvino
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.core import host
 from sandglass.core.compare import correlation
 from sandglass.core.errors import UnsupportedOperator

@@ -7,13 +7,13 @@ from pathlib import Path
 
 import pytest
 
-from conformance.test_backends import save_graph
+from sandglass.cli.conformance.networks import save_graph, small_card
 from sandglass.core import discover
 from sandglass.deployment import deploy
 from sandglass.graph.io import load_graph
 from sandglass.graph.work import integer_share, layer_work
 from sandglass.quantization.calibration import Calibration
-from sandglass.sources.card import Card, Input
+from sandglass.sources.card import Card
 from sandglass.table.rows import identity
 
 TARGET = "onnxruntime:int8"
@@ -22,8 +22,7 @@ TARGET = "onnxruntime:int8"
 @pytest.fixture
 def card(tmp_path: Path) -> Card:
     """A card over the small graph."""
-    path = save_graph(tmp_path / "small.onnx")
-    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
+    return small_card(tmp_path)
 
 
 @pytest.mark.parametrize("kept", ["none", "all", "all but the smallest"])

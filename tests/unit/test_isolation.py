@@ -19,7 +19,7 @@ import pytest
 from faults import heed_interrupts
 
 import sandglass
-from conformance.test_backends import save_graph
+from sandglass.cli.conformance.networks import save_graph
 from unit.test_cli import CARD, SYNTHETIC
 
 pytestmark = pytest.mark.slow

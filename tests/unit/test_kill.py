@@ -14,9 +14,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.parity import FLOAT_TOLERANCE
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.main import main
 from sandglass.core.compare import correlation, relative_difference
 from sandglass.core.errors import ArtifactError, BackendUnavailable

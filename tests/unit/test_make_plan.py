@@ -13,7 +13,7 @@ from graphs import network, normal, rewritten
 from hypothesis import given
 from hypothesis import strategies as st
 
-from conformance.test_backends import save_graph
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.core.errors import DatasetError, InputError, PlanError
 from sandglass.core.processor import find_processor
 from sandglass.graph import layers

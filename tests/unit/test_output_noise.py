@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from graphs import normal
 
-from conformance.test_backends import save_graph
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.graph.output_parts import OutputPart
 from sandglass.graph.session import GraphSession
 from sandglass.quantization import make_plan

@@ -13,8 +13,8 @@ from pathlib import Path
 
 import pytest
 
-from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import load_artifact
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.core.errors import ArtifactError
 from unit.test_cli import CARD, SYNTHETIC
 

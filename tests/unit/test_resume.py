@@ -9,9 +9,9 @@ import onnx
 import pytest
 from onnx import numpy_helper
 
-from conformance.test_backends import save_graph
 from sandglass.artifacts.artifact import load_artifact
 from sandglass.artifacts.target import Target
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.main import main
 from sandglass.core.errors import ArtifactError, BusyError, InputError
 from sandglass.core.files import PART

@@ -24,6 +24,7 @@ from sandglass.search.trials import (
     full_int8_plan,
     plan_with,
     repairs_without,
+    with_variants,
 )
 from sandglass.sources.card import Card, Input
 from sandglass.sources.source import Source
@@ -54,7 +55,7 @@ def inputs(tmp_path: Path) -> SearchInputs:
 @pytest.fixture
 def repaired(tmp_path: Path, inputs: SearchInputs) -> RepairedPlan:
     """Its plan."""
-    return full_int8_plan(inputs, [BIAS], Run.new(tmp_path, silent))
+    return with_variants(inputs, full_int8_plan(inputs, [BIAS], Run.new(tmp_path, silent)))
 
 
 def test_ranges_are_read_on_people_as_they_are_and_wider_ones(inputs: SearchInputs) -> None:
@@ -93,7 +94,7 @@ def test_plans_differ_in_the_named_layers_only(inputs: SearchInputs, repaired: R
 def test_other_bits_are_rounded_again(tmp_path: Path) -> None:
     """A layer that a target offers with fewer bits has weights with fewer levels, and the plan says so."""
     inputs = prepared(tmp_path, "ncnn")
-    repaired = full_int8_plan(inputs, [BIAS], Run.new(tmp_path, silent))
+    repaired = with_variants(inputs, full_int8_plan(inputs, [BIAS], Run.new(tmp_path, silent)))
     narrow = {name: min(inputs.spec.bits(inputs.layers[name])) for name in repaired.integer_layers}
     assert set(repaired.roundings) == {
         (name, bits) for name in narrow for bits in inputs.spec.bits(inputs.layers[name])[1:]

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 from artifacts import write_null
 
-from conformance.test_backends import save_graph
+from sandglass.cli.conformance.networks import save_graph
 from sandglass.cli.main import main
 from sandglass.cli.system import one_line
 from sandglass.core.files import run_folder

@@ -36,7 +36,6 @@ LEAST_OF_QUANTIZED = 0.9
 # has a fifth of the power of the outputs (a correlation of 0.9), the network is broken and not only quantized.
 LEAST_DECIBELS = {"int8": 7.0}
 LENIENT = {"int8": -1000.0}  # dB; every artifact passes
-MOST_DECIBELS = 120.0  # dB, reported for outputs that differ only in their last bits
 NO_POWER = 1e-12  # smallest divisor, for outputs that are all zero
 
 
@@ -219,6 +218,8 @@ def compare(
 
 def _check_part(part: OutputPart, expected: Sequence[Arrays], results: Sequence[Arrays]) -> OutputCheck:
     """The comparison of one part of the outputs over all inputs together, and on the worst input."""
+    from sandglass.quantization.output_noise import decibels
+
     pairs = [(part.values(first), part.values(second)) for first, second in zip(expected, results, strict=True)]
     powers = np.array([(before**2).sum() for before, _ in pairs])  # (inputs,)
     changes = np.array([((after - before) ** 2).sum() for before, after in pairs])
@@ -226,10 +227,6 @@ def _check_part(part: OutputPart, expected: Sequence[Arrays], results: Sequence[
     scale = np.sqrt(powers.sum() * sum(float((after**2).sum()) for _, after in pairs))
     cosine = products / scale if scale else float(not changes.any())
     used = powers > 0
-    worst = _decibels(float((changes[used] / powers[used]).max())) if used.any() else MOST_DECIBELS
-    return OutputCheck(_decibels(changes.sum() / max(powers.sum(), NO_POWER)), worst, float(cosine))
-
-
-def _decibels(noise: float) -> float:
-    """The signal-to-noise ratio in dB, from the power of the noise over that of the signal; NaN for NaN."""
-    return float(np.clip(-10 * np.log10(max(noise, 1e-300)), -MOST_DECIBELS, MOST_DECIBELS)) + 0 * noise
+    worst = float((changes[used] / powers[used]).max(initial=0.0))
+    overall = float(changes.sum()) / max(float(powers.sum()), NO_POWER)
+    return OutputCheck(decibels(overall), decibels(worst), float(cosine))

@@ -68,7 +68,7 @@ def through_weights(weight: np.ndarray, fact: Facts, offset: np.ndarray) -> np.n
     sums = weight.reshape(*weight.shape[:2], -1).sum(2, dtype=np.float64)  # (outputs, inputs of a group)
     sums = sums.reshape(fact.group, -1, weight.shape[1])
     inputs = fact.group * weight.shape[1]
-    offsets = np.broadcast_to(offset[:inputs], (inputs,)).reshape(fact.group, -1)
+    offsets = np.broadcast_to(offset, (inputs,)).reshape(fact.group, -1)
     # Each output of a group sums over the inputs of the group: (groups, outputs, inputs), (groups, inputs) to
     # (groups, outputs).
     return np.asarray(np.einsum("goi,gi->go", sums, offsets).ravel())

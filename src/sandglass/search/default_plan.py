@@ -15,21 +15,18 @@ from tempfile import TemporaryDirectory
 
 from sandglass.core.errors import GraphError
 from sandglass.core.progress import Say
-from sandglass.core.sizes import Size
 from sandglass.graph.session import GraphSession
 from sandglass.graph.work import inputs_to_try, spread
 from sandglass.quantization import output_noise
-from sandglass.quantization.calibration import Calibration
 from sandglass.quantization.output_noise import OutputNoise
 from sandglass.quantization.plan import Plan
 from sandglass.quantization.repairs import repair_names
 from sandglass.quantization.simulate import simulate
 from sandglass.search.fidelity_check import INPUTS, MARGIN
-from sandglass.search.inputs import SearchInputs, prepare_inputs
+from sandglass.search.inputs import SearchInputs
 from sandglass.search.layer_costs import measure_noises
 from sandglass.search.run import CHOICES, Run
 from sandglass.search.trials import RepairedPlan, full_int8_plan, plan_with
-from sandglass.sources.source import Source
 
 # Inputs on which each layer is rounded alone, at most. They only order the layers; the agreement is measured on INPUTS.
 ORDERING_INPUTS = 8
@@ -60,14 +57,12 @@ class Agreement:
         return f"{self.measure} to float {self.value:.4g} (at least {self.least:.4g})"
 
 
-def default_plan(source: Source, backend: str, calibration: Calibration, say: Say, shape: Size | None = None) -> Plan:
-    """The plan for one backend and the processor of the source, from calibration images alone.
+def default_plan(inputs: SearchInputs, say: Say) -> Plan:
+    """The plan for the backend of the inputs and the processor of their source, from calibration images alone.
 
-    Inputs have the size of the card, or of `shape` (height, width). Raises InputError for a backend without int8,
-    DatasetError for the calibration set, GraphError for the graph, and PlanError for activations that are not finite.
+    Raises GraphError for the graph, and PlanError for activations that are not finite.
     """
-    inputs = prepare_inputs(source, backend, calibration, shape)
-    with TemporaryDirectory(dir=source.graph.parent) as scratch:
+    with TemporaryDirectory(dir=inputs.source.graph.parent) as scratch:
         run = Run.new(Path(scratch), say)
         inputs = without_predictions_of_another_task(inputs, say)
         return acceptable_plan(inputs, full_int8_plan(inputs, repair_names(), run), run)

@@ -10,11 +10,11 @@ import numpy as np
 from sandglass.artifacts import parity
 from sandglass.backends import load_backend
 from sandglass.core.errors import InputError
-from sandglass.core.sizes import Size
 from sandglass.graph.io import load_graph
 from sandglass.graph.layers import Facts, facts
 from sandglass.graph.work import layer_work
 from sandglass.quantization.calibration import Calibration, calibration_looks
+from sandglass.quantization.calibration import Look as CalibrationLook
 from sandglass.quantization.spec import Spec
 from sandglass.sources.source import Source
 from sandglass.tasks import Prediction, Task, View, load_task
@@ -83,17 +83,28 @@ class SearchInputs:
         return float(np.nanmean(values)) if np.isfinite(values).any() else float("nan")
 
 
-def prepare_inputs(source: Source, backend: str, calibration: Calibration, shape: Size | None = None) -> SearchInputs:
+def prepare_inputs(source: Source, backend: str, calibration: Calibration) -> SearchInputs:
     """Read the calibration images and the graph.
 
-    Inputs have the size of the card, or of `shape` (height, width) if the task allows other sizes. Raises InputError
-    for a backend without int8, DatasetError for the calibration set, and GraphError for the graph.
+    Raises InputError for a backend without int8, DatasetError for the calibration set, and GraphError for the graph.
     """
+    looks = calibration_looks(source.card, calibration)
+    reference = parity.Reference(source, [array for array, _ in looks[0]])
+    return search_inputs(source, backend, calibration, looks, reference)
+
+
+def search_inputs(
+    source: Source,
+    backend: str,
+    calibration: Calibration,
+    looks: tuple[Sequence[CalibrationLook], Sequence[CalibrationLook]],
+    reference: parity.Reference,
+) -> SearchInputs:
+    """The inputs from `looks` that are read already (see `calibration_looks`). Raises InputError for no int8."""
     spec = load_backend(backend).SPEC
     if spec is None:
         raise InputError(f"{backend} has no int8 arithmetic", "name another backend")
-    for_ranges, others = calibration_looks(source.card, calibration, shape)
-    reference = parity.Reference(source, [array for array, _ in for_ranges])
+    for_ranges, others = looks
     name = next(iter(reference.inputs))
     model = load_graph(source.graph)
     return SearchInputs(

@@ -51,7 +51,7 @@ from sandglass.search.output_folder import claimed_folder
 from sandglass.search.run import CHOICES, LAYERS, SPEEDS, TIMES, Run
 from sandglass.search.time_trials import TIMED_ARTIFACTS, measure_cost_model
 from sandglass.search.timer import CLOCK, Timer
-from sandglass.search.trials import build_exact, build_trial, full_int8_plan, repairs_without
+from sandglass.search.trials import build_exact, build_trial, full_int8_plan, repairs_without, with_variants
 from sandglass.sources.card import Card
 from sandglass.sources.prepare import prepared_source
 from sandglass.sources.source import Source
@@ -166,7 +166,7 @@ def quantize(
 
         # The plan: ranges from the calibration set, and the repairs with the least noise.
         inputs = prepare_inputs(ready, int8.backend, calibration)
-        repaired = full_int8_plan(inputs, repairs, run)
+        repaired = with_variants(inputs, full_int8_plan(inputs, repairs, run))
         # The costs: noise of each layer by simulation; times of layers and conversions, fitted to whole runs.
         base = build_exact(inputs, None, out, run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)
@@ -228,7 +228,7 @@ def sensitivity(
         run = Run.new(ready.graph.parent, say, timer)
         _expect_stages(run, ready)
         inputs = prepare_inputs(ready, int8.backend, calibration)
-        repaired = full_int8_plan(inputs, repairs, run)
+        repaired = with_variants(inputs, full_int8_plan(inputs, repairs, run))
         # The float artifact comes first: if it does not agree with the graph, int8 on that runtime makes no sense.
         base = build_exact(inputs, None, run.scratch / "base", run.say)
         full = build_trial(inputs, repaired.plan, run.scratch / "full", run.say)

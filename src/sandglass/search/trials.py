@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from sandglass.artifacts import parity
@@ -25,23 +25,23 @@ from sandglass.quantization.repairs.output_thresholds import NAME as OUTPUT_THRE
 from sandglass.quantization.thresholds import AUTO
 from sandglass.search.inputs import SearchInputs
 from sandglass.search.run import PLANS, Run
-from sandglass.sources.source import Source
 
 FIRST_METHOD = "mse"  # method for thresholds before a repair chooses them by the outputs of layers
 
 
 @dataclass(frozen=True)
 class RepairedPlan:
-    """The best plan for one backend, and the data with which its layers are rounded to other numbers of bits.
+    """The plan for one backend, and the data with which its layers are rounded to other numbers of bits.
 
     `integer_layers` are the layers in int8 under the plan, in the graph's order. `roundings` holds the variants of
-    layers that the plan itself does not have, by the name of the layer and the bits of its weights.
+    layers that the plan itself does not have, by the name of the layer and the bits of its weights (see
+    `with_variants`).
     """
 
     plan: Plan
     layer_data: LayerData
     integer_layers: tuple[str, ...]
-    roundings: Mapping[tuple[str, int], Rounded]
+    roundings: Mapping[tuple[str, int], Rounded] = field(default_factory=dict)
 
 
 def repairs_without(names: Sequence[str]) -> list[str]:
@@ -64,7 +64,7 @@ def full_int8_plan(inputs: SearchInputs, repairs: Sequence[str], run: Run) -> Re
     )  # fmt: skip
     run.left.step(PLANS)
     integer = tuple(output_noise.integer_layers(inputs.source.graph, plan, inputs.spec))
-    return RepairedPlan(plan, layer_data, integer, _other_roundings(inputs, plan, layer_data, integer))
+    return RepairedPlan(plan, layer_data, integer)
 
 
 def _method(inputs: SearchInputs, repairs: Sequence[str]) -> str:
@@ -76,18 +76,17 @@ def _method(inputs: SearchInputs, repairs: Sequence[str]) -> str:
     return FIRST_METHOD if OUTPUT_THRESHOLDS in repairs else automatic_plan(inputs.source.graph, inputs.batches).method
 
 
-def _other_roundings(
-    inputs: SearchInputs, plan: Plan, layer_data: LayerData, integer: Sequence[str]
-) -> dict[tuple[str, int], Rounded]:
-    """The layers for which the plan has integers, rounded to the other numbers of bits that the target offers."""
+def with_variants(inputs: SearchInputs, repaired: RepairedPlan) -> RepairedPlan:
+    """The same plan, with its rounded layers also rounded to the other numbers of bits that the target offers."""
+    plan, data = repaired.plan, repaired.layer_data
     variants = [
         (name, bits)
-        for name in integer
+        for name in repaired.integer_layers
         for bits in inputs.spec.bits(inputs.layers[name])
         if name in plan.rounded and bits != _planned_bits(inputs, plan, name)
     ]
-    roundings = in_threads(lambda variant: layer_data.round(plan, *variant, plan.repairs), variants, "rounding a layer")
-    return dict(zip(variants, roundings, strict=True))
+    roundings = in_threads(lambda variant: data.round(plan, *variant, plan.repairs), variants, "rounding a layer")
+    return replace(repaired, roundings=dict(zip(variants, roundings, strict=True)))
 
 
 def _planned_bits(inputs: SearchInputs, plan: Plan, name: str) -> int:
@@ -113,7 +112,7 @@ def plan_with(
 
 def build_exact(inputs: SearchInputs, plan: Plan | None, folder: Path, say: Say) -> Artifact:
     """The artifact of a plan, or the float one for None, in `folder`. Raises the error that stopped the build."""
-    return _build(inputs, inputs.source, plan, inputs.reference, folder, say)
+    return _build(inputs, plan, inputs.reference, folder, say)
 
 
 def build_trial(inputs: SearchInputs, plan: Plan, folder: Path, say: Say) -> Artifact:
@@ -121,14 +120,12 @@ def build_trial(inputs: SearchInputs, plan: Plan, folder: Path, say: Say) -> Art
 
     Raises the error that stopped the build.
     """
-    return _build(inputs, inputs.source, plan, inputs.reference.lenient(), folder, say)
+    return _build(inputs, plan, inputs.reference.lenient(), folder, say)
 
 
-def _build(
-    inputs: SearchInputs, source: Source, plan: Plan | None, reference: parity.Reference, folder: Path, say: Say
-) -> Artifact:
+def _build(inputs: SearchInputs, plan: Plan | None, reference: parity.Reference, folder: Path, say: Say) -> Artifact:
     target = Target(inputs.backend, "int8" if plan else "fp32")
-    outcome = build_artifact(target, BuildRequest(source, plan, reference, folder, say, force=True))
+    outcome = build_artifact(target, BuildRequest(inputs.source, plan, reference, folder, say, force=True))
     if outcome.artifact is None:
         raise outcome.error or InputError(f"{target} was not built")
     return outcome.artifact

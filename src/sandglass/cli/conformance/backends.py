@@ -18,7 +18,7 @@ from sandglass.artifacts.parity import Reference
 from sandglass.artifacts.target import Target
 from sandglass.backends import Backend, BuildNotes, load_backend
 from sandglass.cli.conformance import members
-from sandglass.cli.conformance.networks import save_graph
+from sandglass.cli.conformance.networks import small_card
 from sandglass.core import discover
 from sandglass.core.errors import BackendUnavailable, SandglassError
 from sandglass.deployment import deploy
@@ -54,8 +54,7 @@ print(len(done))
 @pytest.fixture(scope="module")
 def card(tmp_path_factory: pytest.TempPathFactory) -> Card:
     """A card of the small graph."""
-    path = save_graph(tmp_path_factory.mktemp("graph") / "small.onnx")
-    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
+    return small_card(tmp_path_factory.mktemp("graph"))
 
 
 @pytest.fixture(scope="module")

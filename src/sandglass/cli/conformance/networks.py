@@ -9,6 +9,8 @@ import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
 
+from sandglass.sources.card import Card, Input
+
 
 def network(text: str, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
     """The graph `text`, in ONNX's text format, with the `weights` that it reads as float32 constants.
@@ -30,6 +32,12 @@ def network(text: str, weights: Mapping[str, np.ndarray]) -> onnx.ModelProto:
 def normal(seed: int, *shape: int) -> np.ndarray:
     """Values of a normal distribution, float32."""
     return np.random.default_rng(seed).standard_normal(shape).astype(np.float32)
+
+
+def small_card(folder: Path) -> Card:
+    """A card of the graph of `save_graph`, which is written into `folder`."""
+    path = save_graph(folder / "small.onnx")
+    return Card("small", "topdown-pose", Input((32, 24), (123.0, 116.0, 103.0), (58.0, 57.0, 57.0)), graph=path)
 
 
 def save_graph(path: Path) -> Path:

@@ -36,10 +36,6 @@ class Rounded:
         shape = [-1 if i == axis else 1 for i in range(self.integers.ndim)]  # for example (outputs, 1, 1, 1)
         return np.asarray(self.integers.astype(np.float32) * self.scales.reshape(shape))
 
-    def first(self, channels: int) -> Rounded:
-        """The weights of the first `channels` output channels, those of axis 0."""
-        return Rounded(self.integers[:channels], self.scales[:channels], self.bias[:channels])
-
 
 @dataclass(frozen=True)
 class SetWeights:

@@ -62,8 +62,7 @@ class ShiftChannels:
         for name, offset in graph.propagated(self.offsets).items():
             maker = graph.makers[name]
             if maker.name in graph.layer_facts:
-                channels = graph.layer_facts[maker.name].channels
-                add_to_bias(index, maker, channels, -offset[:channels])
+                add_to_bias(index, maker, graph.layer_facts[maker.name].channels, -offset)
             elif maker.op_type in CLAMPS:
                 _move_bounds(index, maker, float(offset[0]))
             # W (x - o) + (b + W o) = W x + b; the padding becomes 0 - o.
